@@ -1,0 +1,1 @@
+"""What every plane shares: types, seams, configuration, media, model families."""

@@ -1,0 +1,1 @@
+"""The configuration tree: one frozen pydantic file per plane."""

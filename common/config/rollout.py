@@ -1,0 +1,77 @@
+"""Configuration of the rollout plane."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import Config
+
+
+class SamplingConfig(Config):
+    """How completions are drawn."""
+
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """Temperature of the sampler; the learner applies the same."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus kept; 1 keeps every token."""
+    top_k: int = Field(default=0, ge=0)
+    """Number of tokens kept; 0 keeps every token."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest completion, in tokens."""
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens can never be drawn."""
+        return self.top_p < 1 or self.top_k > 0
+
+
+class RolloutConfig(Config):
+    """Engines and what they are asked."""
+
+    num_engines: int = Field(default=1, ge=1)
+    """Number of vLLM engines, one Ray actor each."""
+    group_size: int = Field(default=8)
+    """Completions per prompt (G)."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How completions are drawn."""
+    max_model_len: int = Field(default=4096, ge=16)
+    """Longest prompt and completion together, in tokens."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Most sequences that one engine runs at once."""
+    max_num_batched_tokens: int = Field(default=8192, ge=16)
+    """Most tokens of one forward pass; raised to `max_model_len` where it is less."""
+    deadline_s: float = Field(default=600.0, gt=0)
+    """Seconds after which a request is aborted and its draw counted as failed."""
+    num_cpus: float = Field(default=0.5, ge=0)
+    """Ray CPUs that one engine takes."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray GPUs that one engine takes."""
+    num_threads: int = Field(default=1, ge=1)
+    """OpenMP threads of one engine's processes; apart from Ray's accounting."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Memory of the key-value cache on CPU, in GiB."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs over which one engine splits the model."""
+    enforce_eager: bool = True
+    """Whether CUDA graphs and compilation are left out."""
+
+    @model_validator(mode="after")
+    def a_group_has_rewards_to_centre(self) -> Self:
+        """GRPO subtracts the group's mean."""
+        if self.group_size < 2:
+            raise ValueError(
+                f"rollout.group_size must be >= 2, got {self.group_size}; GRPO needs a group to centre rewards"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def a_completion_fits_the_model_length(self) -> Self:
+        """Room must remain for a prompt."""
+        if self.sampling.max_tokens >= self.max_model_len:
+            raise ValueError(
+                f"rollout.sampling.max_tokens must be < rollout.max_model_len, got {self.sampling.max_tokens} "
+                f">= {self.max_model_len}; lower the one or raise the other"
+            )
+        return self

@@ -1,0 +1,92 @@
+"""Every error this project raises on purpose. All survive pickling: they cross processes.
+
+    OmniError
+    ├── UserError                a mistake the user can mend; one line; exit code 2
+    │   ├── ConfigError          a value in the configuration
+    │   ├── ModelError           a model folder
+    │   ├── DatasetError         a corpus
+    │   └── ClusterError         what the cluster cannot give
+    ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
+    ├── EngineError              a rollout engine
+    │   └── ReceiveError         weights that did not arrive whole
+    ├── PublishError             a publish that failed one of its proofs
+    └── NonFiniteError           a loss or gradient that is not a number
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OmniError(Exception):
+    """Root of the tree; carries its constructor's arguments through pickling."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(kind: type[OmniError], args: tuple[Any, ...], state: dict[str, Any]) -> OmniError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class UserError(OmniError):
+    """A mistake of the user's: said in one line, exit code 2."""
+
+
+class ConfigError(UserError):
+    """`<key> must <rule>, got <value>; <remedy>`."""
+
+
+class ModelError(UserError):
+    """A model folder that is missing, incomplete or of another architecture."""
+
+
+class DatasetError(UserError):
+    """A corpus that is missing, empty or malformed."""
+
+
+class ClusterError(UserError):
+    """More than the cluster has."""
+
+
+class MediaError(OmniError):
+    """One clip could not be used.
+
+    Attributes:
+        reason: the short name that the ledger counts, such as `undecodable`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EngineError(OmniError):
+    """A rollout engine failed outside any one request."""
+
+
+class ReceiveError(EngineError):
+    """A worker was handed a set of weights that it must not load."""
+
+
+class PublishError(OmniError):
+    """A publish failed a proof or a phase.
+
+    Attributes:
+        proof: `receipt`, `rehearsal`, `canary`, or the phase that failed (`pause`, `update`, ...).
+        engine: the engine's name.
+        subject: the tensor, layer or component at fault.
+    """
+
+    def __init__(self, message: str, *, proof: str, engine: str, subject: str) -> None:
+        super().__init__(message)
+        self.proof = proof
+        self.engine = engine
+        self.subject = subject
+
+
+class NonFiniteError(OmniError):
+    """Too many steps in a row had a loss or gradient that is not finite."""

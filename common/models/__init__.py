@@ -1,0 +1,1 @@
+"""Model families: what is particular to one architecture, on both planes."""

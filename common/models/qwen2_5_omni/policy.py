@@ -1,0 +1,163 @@
+"""The learner's side of Qwen2.5-Omni: per-token log-probabilities of completions, with gradients.
+
+A `torch.nn.Module` whose parameters are named as in the checkpoint (`thinker.…`). Each clip passes through
+the towers once, however many completions share it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.models.qwen2_5_omni.positions import prompt_positions
+from common.tokens import TokenBatch
+from common.types import ProcessedPrompt
+
+DUMMY_MEL_FRAMES = 8
+
+
+class Qwen2_5OmniPolicy(nn.Module):
+    """The thinker, its towers and its head."""
+
+    def __init__(self, thinker: Any) -> None:
+        super().__init__()
+        self.thinker = thinker
+        self.config: Any = thinker.config
+
+    def forward(self, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the completions' tokens.
+
+        Args:
+            batch: N completions of D prompts.
+            temperature: the sampler's; logits are divided by it.
+
+        Returns:
+            logprobs float32 [N, C] of the sampled tokens and entropy float32 [N, C] without gradient;
+            positions past a completion's end hold the values of a padding token: mask them.
+        """
+        hidden = self._hidden_states(batch)
+        logits = self.thinker.lm_head(hidden).float() / temperature
+        logprobs = torch.log_softmax(logits, dim=-1)
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+        return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), entropy
+
+    def _hidden_states(self, batch: TokenBatch) -> Tensor:
+        """Final hidden states that predict each completion token: [N, C, hidden]."""
+        embeds = self.thinker.model.embed_tokens(batch.input_ids)
+        embeds = self._with_media(embeds, batch)
+        output = self.thinker.model(
+            inputs_embeds=embeds,
+            attention_mask=batch.attention_mask,
+            position_ids=self._positions(batch),
+            use_cache=False,
+        ).last_hidden_state
+        rows = torch.arange(len(output), device=output.device).unsqueeze(-1)
+        return output[rows, batch.predicting]
+
+    def _with_media(self, embeds: Tensor, batch: TokenBatch) -> Tensor:
+        """Puts the towers' features where the placeholders are.
+
+        Both towers always run, on a minimal dummy where a modality is absent: under ZeRO-3 every rank must
+        gather the same parameters in the same order, and a tower skipped on one rank hangs them all.
+        """
+        for modality, features in (("video", self._video(batch)), ("audio", self._audio(batch))):
+            owners = [i for i, p in enumerate(batch.prompts) if modality in p.placeholders]
+            if not owners:
+                embeds = embeds + 0.0 * features.sum()
+                continue
+            rows, columns, sources, offset = [], [], [], 0
+            for owner in owners:
+                start, length = batch.prompts[owner].placeholders[modality]
+                for row in torch.nonzero(batch.prompt_of_row == owner).flatten().tolist():
+                    rows.append(torch.full((length,), row))
+                    columns.append(torch.arange(start, start + length))
+                    sources.append(torch.arange(offset, offset + length))
+                offset += length
+            assert offset == len(features), f"{modality} features and placeholders must match"
+            index = (torch.cat(rows).to(embeds.device), torch.cat(columns).to(embeds.device))
+            embeds = embeds.index_put(index, features[torch.cat(sources).to(embeds.device)].to(embeds.dtype))
+        return embeds
+
+    def _video(self, batch: TokenBatch) -> Tensor:
+        visual = self.thinker.visual
+        found = [p.tensors for p in batch.prompts if "video" in p.placeholders]
+        if found:
+            pixels = _concatenate([t["pixel_values_videos"] for t in found], axis=0)
+            grid = _concatenate([t["video_grid_thw"] for t in found], axis=0)
+        else:
+            merge = self.config.vision_config.spatial_merge_size
+            pixels = torch.zeros(merge * merge, _patch_numel(self.config))
+            grid = torch.tensor([[1, merge, merge]])
+        device, dtype = batch.input_ids.device, _compute_dtype(self.thinker)
+        return visual(pixels.to(device, dtype), grid_thw=grid.to(device)).pooler_output
+
+    def _audio(self, batch: TokenBatch) -> Tensor:
+        tower = self.thinker.audio_tower
+        found = [p.tensors for p in batch.prompts if "audio" in p.placeholders]
+        if found:
+            mel = _concatenate([t["input_features"] for t in found], axis=1)
+            lengths = _concatenate([t["audio_feature_lengths"] for t in found], axis=0)
+        else:
+            mel = torch.zeros(self.config.audio_config.num_mel_bins, DUMMY_MEL_FRAMES)
+            lengths = torch.tensor([DUMMY_MEL_FRAMES])
+        device, dtype = batch.input_ids.device, _compute_dtype(self.thinker)
+        lengths = lengths.to(device)
+        after_cnn, _ = tower._get_feat_extract_output_lengths(lengths)
+        return tower(mel.to(device, dtype), feature_lens=lengths, aftercnn_lens=after_cnn).last_hidden_state
+
+    def _positions(self, batch: TokenBatch) -> Tensor:
+        """[3, N, L]: the prompt's, then one step per completion token."""
+        num_rows, length = batch.input_ids.shape
+        positions = torch.zeros(3, num_rows, length, dtype=torch.long)
+        of_prompt = [self._prompt_positions(p) for p in batch.prompts]
+        for row, owner in enumerate(batch.prompt_of_row.tolist()):
+            prompt = of_prompt[owner]
+            num_prompt = prompt.shape[1]
+            positions[:, row, :num_prompt] = torch.from_numpy(prompt)
+            rest = torch.arange(length - num_prompt) + int(prompt.max()) + 1
+            positions[:, row, num_prompt:] = rest
+        return positions.to(batch.input_ids.device)
+
+    def _prompt_positions(self, prompt: ProcessedPrompt) -> np.ndarray:
+        return prompt_positions(
+            prompt,
+            positions_per_second=self.config.position_id_per_seconds,
+            merge_size=self.config.vision_config.spatial_merge_size,
+        )
+
+
+def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
+    """Loads the thinker of a checkpoint, with no remote code and nothing missing.
+
+    Raises:
+        ModelError: the weights lack a tensor of the thinker.
+    """
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    from common.errors import ModelError
+
+    thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        model_path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+    )
+    if report["missing_keys"]:
+        raise ModelError(
+            f"model.path must hold every weight of the thinker, got {Path(model_path)} without "
+            f"{sorted(report['missing_keys'])[:3]}; fetch the checkpoint again"
+        )
+    return Qwen2_5OmniPolicy(thinker)
+
+
+def _concatenate(arrays: list[np.ndarray], *, axis: int) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays, axis=axis))
+
+
+def _compute_dtype(thinker: Any) -> torch.dtype:
+    return thinker.model.norm.weight.dtype
+
+
+def _patch_numel(config: Any) -> int:
+    vision = config.vision_config
+    return vision.in_channels * vision.temporal_patch_size * vision.patch_size * vision.patch_size

@@ -1,0 +1,124 @@
+"""From a decoded clip to the tensors that both planes consume.
+
+One function, its arguments pinned here: what the engine and the learner see cannot differ, because it is
+the same arrays.
+"""
+
+import functools
+from typing import Any
+
+import blake3
+import numpy as np
+
+from common.media import SAMPLE_RATE
+from common.models.qwen2_5_omni.template import render_prompt
+from common.types import DecodedClip, Modality, ProcessedPrompt
+
+MEL_GUARD_SAMPLES = 1_600
+"""Silence kept behind the waveform: past the extractor's window (400), so its last frame sees zeros, not
+a mirror image, and the features equal those of the full 300-second padding bit for bit."""
+
+
+@functools.lru_cache(maxsize=4)
+def load_processor(model_path: str) -> Any:
+    """The checkpoint's own processor; no remote code."""
+    from transformers import Qwen2_5OmniProcessor
+
+    return Qwen2_5OmniProcessor.from_pretrained(model_path, trust_remote_code=False)
+
+
+def process_prompt(
+    clip: DecodedClip, question: str, *, model_path: str, min_pixels: int, max_pixels: int
+) -> ProcessedPrompt:
+    """Turns a decoded clip and a question into prompt ids and tensors.
+
+    Args:
+        clip: without frames and waveform, the prompt is text only.
+        question: the user's text; must hold no placeholder token.
+        model_path: folder of the checkpoint whose processor is used.
+        min_pixels: lower bound of a frame's height x width after resizing.
+        max_pixels: upper bound of the same.
+
+    Returns:
+        Tensors by name: `pixel_values_videos` float32 [patches, 3 x 2 x patch x patch],
+        `video_grid_thw` int64 [1, 3], `video_second_per_grid` float32 [1] (2 / true fps),
+        `input_features` float32 [mel, frames] without padding, `audio_feature_lengths` int64 [1].
+    """
+    processor = load_processor(model_path)
+    for token in (processor.video_token, processor.audio_token, processor.image_token):
+        if token in question:
+            raise ValueError(f"question must hold no placeholder token, got {token!r}")
+    modalities: list[Modality] = []
+    media: dict[str, Any] = {}
+    if clip.frames is not None:
+        modalities.append("video")
+        media |= {
+            "videos": [clip.frames],
+            "videos_kwargs": {
+                "fps": clip.fps,
+                "do_sample_frames": False,
+                "cap_pixels_per_frame": False,
+                "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
+                "use_audio_in_video": False,
+            },
+        }
+    if clip.waveform is not None:
+        modalities.append("audio")
+        padded = len(clip.waveform) + MEL_GUARD_SAMPLES
+        padded += -padded % processor.feature_extractor.hop_length
+        media |= {
+            "audio": [clip.waveform],
+            "audio_kwargs": {
+                "sampling_rate": SAMPLE_RATE,
+                "max_length": padded,
+                "truncation": False,
+                "return_attention_mask": True,
+            },
+        }
+    outputs = processor(text=[render_prompt(question, modalities=modalities)], return_tensors="pt", **media)
+    ids = tuple(int(i) for i in outputs["input_ids"][0])
+    tensors = _tensors(outputs)
+    pads = {"video": processor.video_token, "audio": processor.audio_token}
+    return ProcessedPrompt(
+        prompt_token_ids=ids,
+        tensors=tensors,
+        placeholders={m: _run_of(processor.tokenizer.convert_tokens_to_ids(pads[m]), ids) for m in modalities},
+        clip_hash=hash_tensors(tensors),
+    )
+
+
+def hash_tensors(tensors: dict[str, np.ndarray]) -> str:
+    """A digest of names, shapes, dtypes and bytes: 32 hexadecimal digits."""
+    digest = blake3.blake3()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest(length=16)
+
+
+def _tensors(outputs: Any) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    if "pixel_values_videos" in outputs:
+        tensors["pixel_values_videos"] = outputs["pixel_values_videos"].numpy()
+        tensors["video_grid_thw"] = outputs["video_grid_thw"].numpy()
+        tensors["video_second_per_grid"] = _seconds_per_grid(outputs["video_second_per_grid"])
+    if "input_features" in outputs:
+        num_frames = int(outputs["feature_attention_mask"].sum())
+        tensors["input_features"] = outputs["input_features"][0, :, :num_frames].contiguous().numpy()
+        tensors["audio_feature_lengths"] = np.asarray([num_frames], dtype=np.int64)
+    return tensors
+
+
+def _seconds_per_grid(values: Any) -> np.ndarray:
+    """float32 [1], rounded up: temporal positions are floored, and a value a hair too small would lose one."""
+    exact = np.asarray(values, dtype=np.float64)
+    rounded = exact.astype(np.float32)
+    return np.where(rounded < exact, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)
+
+
+def _run_of(token_id: int, ids: tuple[int, ...]) -> tuple[int, int]:
+    start = ids.index(token_id)
+    length = ids.count(token_id)
+    assert ids[start : start + length] == (token_id,) * length, "a placeholder run must be contiguous"
+    return start, length

@@ -1,0 +1,214 @@
+"""What crosses a process: one frozen dataclass per message.
+
+Arrays are numpy; shapes, dtypes and units stand under each field. Nothing here imports more than the
+standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NewType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Modality = Literal["video", "audio"]
+FinishReason = Literal["stop", "length", "abort", "deadline"]
+MediaRef = NewType("MediaRef", object)
+"""A handle to a `ProcessedPrompt` that stays out of the driver: a Ray object reference in a run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """A video with its audio, as files."""
+
+    clip_id: str
+    video_path: str | None
+    """mp4 or any container decord reads; None for audio only."""
+    audio_path: str | None
+    """None for no audio; the same path as the video when the track is inside it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One labelled clip of a corpus."""
+
+    prompt_id: str
+    """Unique within a corpus."""
+    clip: Clip
+    question: str
+    label: str
+    dataset: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """One asking of one prompt: the unit of the ledger."""
+
+    epoch: int
+    record: Record
+    draw: int
+    """0 at first; +1 each time the same prompt of the same epoch is asked anew."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.epoch}/{self.record.prompt_id}/{self.draw}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedClip:
+    """Frames and waveform as they came from the files."""
+
+    frames: np.ndarray | None
+    """uint8 [T, H, W, 3], T >= 1."""
+    fps: float
+    """True frames per second of `frames`; 0.0 without video."""
+    waveform: np.ndarray | None
+    """float32 [S], 16 kHz, channels averaged, S >= 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessedPrompt:
+    """A prompt as both planes consume it: processed once, never re-processed."""
+
+    prompt_token_ids: tuple[int, ...]
+    """[P], every placeholder already expanded."""
+    tensors: Mapping[str, np.ndarray]
+    """The family's processed tensors by the family's names; empty for text only."""
+    placeholders: Mapping[Modality, tuple[int, int]]
+    """First token and number of tokens of each modality's placeholder run."""
+    clip_hash: str
+    """Hash of the processed tensors: the clip's identity in every cache."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A draw that is ready to be asked."""
+
+    draw: Draw
+    media: MediaRef
+    num_prompt_tokens: int
+    seed: int
+    """In [0, 2^62); completion i of the group samples with seed + i."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSpec:
+    """How completions are drawn."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionSpan:
+    """Tokens [start, end) of one completion were sampled under `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What the policy answered once."""
+
+    token_ids: tuple[int, ...]
+    """[C]"""
+    rollout_logprobs: tuple[float, ...]
+    """[C], of the sampled tokens, temperature and truncation applied."""
+    text: str
+    finish_reason: FinishReason
+    version_spans: tuple[VersionSpan, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """The completions of one prompt."""
+
+    completions: tuple[Completion, ...]
+    submission_version: int
+    """policy_version of the engine when the request was submitted: stands for the prefill."""
+    engine: str
+
+    @property
+    def min_policy_version(self) -> int:
+        spans = [s.version for c in self.completions for s in c.version_spans]
+        return min([self.submission_version, *spans])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """An expected failure as data: counted, attributed, never raised."""
+
+    stage: Literal["media", "rollout", "reward"]
+    reason: str
+    """Short and countable: `undecodable`, `deadline`, ..."""
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The reward of one completion."""
+
+    total: float
+    breakdown: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One prompt + completion + reward: trainable."""
+
+    completion: Completion
+    score: Score
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The `group_size` samples of one prompt."""
+
+    prompt: Prompt
+    samples: tuple[Sample, ...]
+    min_policy_version: int
+    engine: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one optimizer step says of itself."""
+
+    policy_version: int
+    """After the step's publish."""
+    metrics: Mapping[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By phase."""
+    skipped: str | None = None
+    """Why nothing was published, where nothing was."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorReceipt:
+    """One tensor as it was sent, or as a worker handed it to `load_weights`."""
+
+    name: str
+    """As in the checkpoint."""
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+    """64-bit blake3 of the bytes, hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStatus:
+    """What an engine says of itself."""
+
+    name: str
+    policy_version: int
+    num_running: int
+    state: Literal["starting", "ready", "paused", "quarantined"]
+    extra: Mapping[str, Any] = field(default_factory=dict)

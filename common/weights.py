@@ -1,0 +1,157 @@
+"""Weights in shared memory: a fixed segment that holds one bucket of tensors at a time.
+
+The layout is safetensors': eight bytes of header length, a JSON header, the tensors' bytes. Files under
+/dev/shm instead of `multiprocessing.shared_memory`, whose resource tracker unlinks a segment when any
+process that attached to it ends.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import blake3
+
+from common.types import TensorReceipt
+
+if TYPE_CHECKING:
+    import torch
+
+SEGMENT_FOLDER = Path("/dev/shm")
+SEGMENT_PATTERN = re.compile(r"^omni-rlvr-(\d+)-.+$")
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NAMES = {v: k for k, v in _DTYPES.items()}
+_ALIGNMENT = 64
+
+
+class Segment:
+    """One shared-memory file, allocated once by the sender and mapped by the receivers."""
+
+    def __init__(self, path: Path, *, num_bytes: int | None = None) -> None:
+        """Creates the file when `num_bytes` is given, and maps an existing one otherwise."""
+        self.path = path
+        if num_bytes is not None:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                # fails now with ENOSPC where /dev/shm is full, not later with SIGBUS
+                os.posix_fallocate(descriptor, 0, num_bytes)
+            except OSError:
+                path.unlink()
+                raise
+        else:
+            descriptor = os.open(path, os.O_RDWR)
+        try:
+            self._map = mmap.mmap(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._map)
+
+    def write(self, tensors: Mapping[str, "torch.Tensor"]) -> list[TensorReceipt]:
+        """Writes contiguous CPU tensors, replacing what was there; returns the manifest of what lies there now.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        import torch
+
+        header, start, end = _layout(tensors)
+        if end > self.num_bytes:
+            raise ValueError(f"segment {self.path.name} must hold {end} bytes, got {self.num_bytes}")
+        self._map[0:8] = len(header).to_bytes(8, "little")
+        self._map[8 : 8 + len(header)] = header
+        table = json.loads(header)
+        for name, tensor in tensors.items():
+            first, last = (start + o for o in table[name]["data_offsets"])
+            source = tensor.detach().reshape(-1).view(torch.uint8)
+            torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=first).copy_(source)
+        return self.manifest()
+
+    def read(self) -> dict[str, "torch.Tensor"]:
+        """The tensors as views of the shared memory: valid until the sender writes again."""
+        import torch
+
+        table, start = self._table()
+        views: dict[str, torch.Tensor] = {}
+        for name, entry in table.items():
+            first, last = entry["data_offsets"]
+            dtype = getattr(torch, _DTYPES[entry["dtype"]])
+            count = (last - first) // dtype.itemsize
+            flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=start + first)
+            views[name] = flat.view(entry["shape"])
+        return views
+
+    def manifest(self) -> list[TensorReceipt]:
+        """Name, shape, dtype and digest of every tensor in the segment, read from the memory itself."""
+        table, start = self._table()
+        with memoryview(self._map) as view:
+            receipts: list[TensorReceipt] = []
+            for name, entry in table.items():
+                first, last = entry["data_offsets"]
+                receipts.append(
+                    TensorReceipt(
+                        name=name,
+                        shape=tuple(entry["shape"]),
+                        dtype=_DTYPES[entry["dtype"]],
+                        digest=blake3.blake3(view[start + first : start + last]).hexdigest(length=8),
+                    )
+                )
+        return receipts
+
+    def _table(self) -> tuple[dict[str, Any], int]:
+        length = int.from_bytes(self._map[0:8], "little")
+        return json.loads(self._map[8 : 8 + length]), 8 + length
+
+    def close(self, *, unlink: bool = False) -> None:
+        """Forgets the mapping; the memory itself goes with the last view of it."""
+        if unlink:
+            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+
+def segment_bytes(tensors: Iterable[Mapping[str, "torch.Tensor"]]) -> int:
+    """Bytes a segment needs to hold the largest of these buckets."""
+    return max(_layout(bucket)[2] for bucket in tensors)
+
+
+def segment_path(owner: str, index: int) -> Path:
+    """A name that tells which process owns the segment."""
+    return SEGMENT_FOLDER / f"omni-rlvr-{os.getpid()}-{owner}-{index}"
+
+
+def sweep_segments() -> list[Path]:
+    """Removes segments whose owner no longer lives; returns what was removed."""
+    removed: list[Path] = []
+    for path in SEGMENT_FOLDER.glob("omni-rlvr-*"):
+        match = SEGMENT_PATTERN.match(path.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _layout(tensors: Mapping[str, "torch.Tensor"]) -> tuple[bytes, int, int]:
+    """Header bytes, offset of the data, and total bytes; data aligned for every dtype."""
+    table: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in _NAMES:
+            raise ValueError(f"{name} must be one of {sorted(_NAMES)}, got {dtype}")
+        size = tensor.numel() * tensor.element_size()
+        table[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size + (-size) % _ALIGNMENT
+    header = json.dumps(table).encode()
+    header += b" " * (-(8 + len(header)) % _ALIGNMENT)
+    return header, 8 + len(header), 8 + len(header) + offset

@@ -1,0 +1,1 @@
+"""Wiring: the configuration made into actors, and what a deployment needs."""

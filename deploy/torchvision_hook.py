@@ -1,0 +1,50 @@
+"""Lets a CUDA build of torchvision import beside a CPU build of torch.
+
+Its compiled part cannot load there, and its Python part, all that is needed, then fails on two operators
+without a schema. This hook declares them when torchvision is first imported, in every process: it is
+copied into the environment with a `.pth` file beside it by `deploy.repair`, and only where it is needed.
+It stands alone and imports nothing heavy.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_libraries: list[object] = []
+
+
+class TorchvisionSchemas(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: acts once, just before torchvision is looked up."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            _declare()
+        return None
+
+
+def _declare() -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        library.define(schema)
+    _libraries.append(library)
+
+
+def install() -> None:
+    """Puts the hook first in line; harmless when repeated."""
+    if "torchvision" in sys.modules or any(isinstance(f, TorchvisionSchemas) for f in sys.meta_path):
+        return
+    sys.meta_path.insert(0, TorchvisionSchemas())
+
+
+install()

@@ -1,0 +1,1 @@
+"""The learner plane: DeepSpeed ranks, GRPO, publishing, and the loop."""

@@ -1,0 +1,1 @@
+"""The rollout plane: vLLM engines that generate groups and receive weights."""

@@ -1,0 +1,270 @@
+"""One vLLM engine: prompts in, groups of completions out, weights received in between.
+
+Plain Python around `AsyncLLM`: no Ray here. Requests of one prompt share its prefill (`n = group_size`).
+Every request's cache entries carry the identity of the weights that made them, so nothing is ever cleared.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from common.config.rollout import RolloutConfig
+from common.types import (
+    Completion,
+    EngineStatus,
+    Failure,
+    FinishReason,
+    Generation,
+    ProcessedPrompt,
+    SamplingSpec,
+    TensorReceipt,
+    VersionSpan,
+)
+from rollout.models.qwen2_5_omni import engine_input
+from rollout.weights import BACKEND
+
+logger = logging.getLogger(__name__)
+EngineInputFn = Callable[..., Any]
+"""(prompt, *, cache_salt, tower_version) -> vLLM engine input."""
+
+
+class RolloutEngine:
+    """An `AsyncLLM` with the identity of its weights.
+
+    States: starting -> ready <-> paused. `warm_up` makes it ready.
+    """
+
+    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, dtype: str) -> None:
+        """Starts vLLM's processes; takes half a minute on CPU.
+
+        Args:
+            name: said in logs and errors.
+            model_path: the checkpoint folder.
+            config: the rollout plane's part of the configuration.
+            dtype: `float32` or `bfloat16`.
+        """
+        self.name = name
+        self.config = config
+        self._version = 0
+        # what the caches are keyed by; equal to the version but during a rehearsal
+        self._weights_id = "0"
+        self._tower_id = "0"
+        self._state = "starting"
+        self._num_running = 0
+        self._request_ids = itertools.count()
+        self._llm = AsyncLLM.from_engine_args(engine_args(model_path=model_path, config=config, dtype=dtype))
+
+    async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
+        """Tells vLLM its version, then runs what the run will run: the longest prompt, a full batch, the probe.
+
+        Args:
+            prompts: the longest prompt of the run first, then the probe's.
+            sampling: as in the run.
+        """
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        await self._llm.update_weight_version(str(self._version))
+        for prompt in prompts:
+            await self.generate(prompt, sampling=sampling, group_size=1, seed=0, deadline_s=600.0)
+        full = [
+            self.generate(prompts[0], sampling=sampling, group_size=1, seed=i, deadline_s=600.0)
+            for i in range(self.config.max_num_seqs)
+        ]
+        results = await asyncio.gather(*full)
+        failed = next((r for r in results if isinstance(r, Failure)), None)
+        if failed is not None:
+            raise RuntimeError(f"engine {self.name}: warm-up failed: {failed.reason}: {failed.detail}")
+        self._state = "ready"
+
+    async def generate(
+        self,
+        prompt: ProcessedPrompt,
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        seed: int,
+        deadline_s: float,
+    ) -> Generation | Failure:
+        """Samples `group_size` completions of one prompt in one request.
+
+        Args:
+            prompt: processed; its tensors go to the engine as they are.
+            sampling: temperature, truncation, length.
+            group_size: completions wanted; completion i samples with `seed + i`.
+            seed: of the group; spaced by hashing, never a counter.
+            deadline_s: seconds until the request is aborted and reported as a failure.
+
+        Returns:
+            The completions in order, or a failure named `too-long` or `deadline`.
+
+        Raises:
+            EngineDeadError: vLLM's core process is gone.
+        """
+        room = self.config.max_model_len - len(prompt.prompt_token_ids)
+        if room < sampling.max_tokens:
+            return Failure(
+                stage="rollout",
+                reason="too-long",
+                detail=f"prompt of {len(prompt.prompt_token_ids)} tokens leaves {room} of "
+                f"rollout.max_model_len={self.config.max_model_len}, completion may take {sampling.max_tokens}",
+            )
+        submission_version = self._version
+        request = engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
+        params = _sampling_params(sampling, group_size=group_size, seed=seed)
+        self._num_running += 1
+        try:
+            async with asyncio.timeout(deadline_s):
+                output = await self._run(request, params)
+        except TimeoutError:
+            return Failure(stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed")
+        finally:
+            self._num_running -= 1
+        return Generation(
+            completions=tuple(_completion(c) for c in sorted(output.outputs, key=lambda c: c.index)),
+            submission_version=submission_version,
+            engine=self.name,
+        )
+
+    async def _run(self, request: Any, params: SamplingParams) -> RequestOutput:
+        final: RequestOutput | None = None
+        async for output in self._llm.generate(request, params, f"{self.name}-{next(self._request_ids)}"):
+            final = output
+        assert final is not None
+        return final
+
+    async def pause(self) -> None:
+        """Freezes every request where it is; nothing in flight is lost."""
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        self._state = "paused"
+
+    async def resume(self) -> None:
+        """Lets requests run on."""
+        await self._llm.resume_generation()
+        self._state = "ready"
+
+    async def start_update(self) -> None:
+        """Opens a weight update; the engine must be paused."""
+        await self._llm.start_weight_update()
+
+    async def receive(self, path: str, bucket: int) -> None:
+        """Loads one bucket from shared memory.
+
+        Raises:
+            ReceiveError: through vLLM's RPC, when the bucket ends inside a layer.
+        """
+        await self._llm.update_weights(
+            WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket})
+        )
+
+    async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
+        """Closes the update, takes the new identities, and answers what the workers were handed.
+
+        Args:
+            version: the policy version from now on.
+            weights_id: salt of prefix blocks from now on.
+            tower_id: identity of encoder-cache entries from now on.
+        """
+        await self._llm.finish_weight_update(str(version))
+        self._version, self._weights_id, self._tower_id = version, weights_id, tower_id
+        return await self.receipts()
+
+    async def receipts(self) -> list[TensorReceipt]:
+        """What worker 0 was handed in the last update; all workers must agree on it.
+
+        Raises:
+            RuntimeError: two workers of one engine were handed different bytes.
+        """
+        per_worker = await self._llm.collective_rpc("weight_receipts")
+        if any(receipts != per_worker[0] for receipts in per_worker[1:]):
+            raise RuntimeError(f"engine {self.name}: its workers were handed different tensors")
+        return [
+            TensorReceipt(name=name, shape=tuple(shape), dtype=dtype, digest=digest)
+            for name, shape, dtype, digest in per_worker[0]
+        ]
+
+    async def status(self) -> EngineStatus:
+        """Name, version and load; raises when vLLM's core process is gone."""
+        await self._llm.check_health()
+        return EngineStatus(
+            name=self.name,
+            policy_version=self._version,
+            num_running=self._num_running,
+            state=self._state,
+            extra={"pid": os.getpid(), "vllm_version": await self._llm.get_weight_version()},
+        )
+
+    def shutdown(self) -> None:
+        """Ends vLLM's processes."""
+        self._llm.shutdown()
+
+
+def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncEngineArgs:
+    """vLLM's arguments, each either configured or fixed here for a reason."""
+    return AsyncEngineArgs(
+        model=model_path,
+        dtype=dtype,
+        trust_remote_code=False,
+        enforce_eager=config.enforce_eager,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        # a seeded request whose prefill is split kills vLLM's CPU engine
+        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len),
+        enable_chunked_prefill=False,
+        enable_prefix_caching=True,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
+        # temperature and truncation applied: the distribution the token was drawn from
+        logprobs_mode="processed_logprobs",
+        # prompts arrive processed
+        mm_processor_cache_gb=0,
+        skip_mm_profiling=True,
+        limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        worker_extension_cls="rollout.weights.ReceiptExtension",
+        seed=0,
+    )
+
+
+def _sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:
+    return SamplingParams(
+        n=group_size,
+        seed=seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_special_tokens=True,
+    )
+
+
+def _completion(output: CompletionOutput) -> Completion:
+    assert output.logprobs is not None
+    ids = tuple(output.token_ids)
+    return Completion(
+        token_ids=ids,
+        rollout_logprobs=tuple(
+            step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)
+        ),
+        text=output.text,
+        finish_reason=_finish_reason(output.finish_reason),
+        version_spans=tuple(
+            VersionSpan(version=int(span.version), start=span.start, end=span.end)
+            for span in output.weight_versions or ()
+        ),
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    return {"stop": "stop", "length": "length"}.get(reason or "", "abort")  # pyright: ignore[reportReturnType]

@@ -1,0 +1,1 @@
+"""What vLLM needs of each family: processed prompts as engine inputs."""

@@ -1,0 +1,135 @@
+"""The receiving end of a publish, inside vLLM's worker.
+
+`SharedMemoryReceiver` is a vLLM weight-transfer engine that reads buckets from a shared-memory segment.
+It keeps a receipt of every tensor it hands to `load_weights`, and refuses a layer of which it got some
+elements but not all: vLLM would rebuild the rest from uninitialised memory.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+from common.errors import ReceiveError
+from common.types import TensorReceipt
+from common.weights import Segment
+
+BACKEND = "omni_shared_memory"
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentInit(WeightTransferInitInfo):
+    """Nothing to agree on before the first bucket: each names its segment."""
+
+
+@dataclass
+class BucketInfo(WeightTransferUpdateInfo):
+    """One bucket, ready to be read."""
+
+    path: str
+    bucket: int
+
+
+class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
+    """Loads buckets of whole layers from shared memory."""
+
+    init_info_cls = SegmentInit
+    update_info_cls = BucketInfo
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._segments: dict[str, Segment] = {}
+        self.receipts: list[TensorReceipt] = []
+
+    def init_transfer_engine(self, init_info: SegmentInit) -> None:
+        """Nothing to do."""
+
+    def start_weight_update(self) -> None:
+        """Opens an update: every layer waits for all of its elements or none."""
+        self.receipts = []
+        initialize_layerwise_reload(self.model)
+        for layer in self.model.modules():
+            if isinstance(layer, VocabParallelEmbedding):
+                # rows that only pad the vocabulary never arrive: without this the layer would stay open,
+                # holding views of a segment that the sender writes again
+                layer.weight.weight_loader_numel = _loadable_numel(layer)
+
+    def receive_weights(self, update_info: BucketInfo) -> None:
+        """Loads one bucket.
+
+        Raises:
+            ReceiveError: the bucket ends inside a layer.
+        """
+        segment = self._segments.get(update_info.path)
+        if segment is None:
+            segment = self._segments[update_info.path] = Segment(Path(update_info.path))
+        self.receipts += segment.manifest()
+        self.model.load_weights(segment.read().items())
+        self._require_whole_layers(f"bucket {update_info.bucket}")
+
+    def finish_weight_update(self) -> None:
+        """Closes the update and repacks what shares its matrix with a layer that changed.
+
+        Raises:
+            ReceiveError: a layer got some elements but not all.
+        """
+        self._require_whole_layers("the update")
+        finalize_layerwise_reload(self.model, self.model_config)
+        repack_tied_heads(self.model)
+
+    def shutdown(self) -> None:
+        """Forgets the segments; they are the sender's to remove."""
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+
+    def _require_whole_layers(self, what: str) -> None:
+        for name, layer in self.model.named_modules():
+            info = get_layerwise_info(layer)
+            if info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0):
+                raise ReceiveError(
+                    f"{what} must hold whole layers, got {info.load_numel} of {info.load_numel_total} elements "
+                    f"of {name}; publish every tensor that the engine fuses into it together"
+                )
+
+
+def _loadable_numel(layer: VocabParallelEmbedding) -> int:
+    rows = layer.shard_indices.org_vocab_end_index - layer.shard_indices.org_vocab_start_index
+    return rows * layer.weight.shape[1]
+
+
+def repack_tied_heads(model: torch.nn.Module) -> None:
+    """Rebuilds the packed copy that vLLM's CPU kernels keep of a tied `lm_head`.
+
+    The layerwise reload packs a layer again only when its own elements arrive; a tied head's arrive under
+    the embedding's name.
+    """
+    embeddings = {
+        id(m.weight)
+        for m in model.modules()
+        if isinstance(m, VocabParallelEmbedding) and not isinstance(m, ParallelLMHead)
+    }
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead) and id(module.weight) in embeddings:
+            module.quant_method.process_weights_after_loading(module)
+
+
+class ReceiptExtension:
+    """Mixed into vLLM's worker: answers what the receiver was handed."""
+
+    weight_transfer_engine: SharedMemoryReceiver
+
+    def weight_receipts(self) -> list[tuple[str, list[int], str, str]]:
+        """Name, shape, dtype and digest of every tensor since the update began."""
+        return [(r.name, list(r.shape), r.dtype, r.digest) for r in self.weight_transfer_engine.receipts]
