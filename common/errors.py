@@ -1,16 +1,16 @@
 """Every error this project raises on purpose. All survive pickling: they cross processes.
 
-    OmniError
-    ├── UserError                a mistake the user can mend; one line; exit code 2
-    │   ├── ConfigError          a value in the configuration
-    │   ├── ModelError           a model folder
-    │   ├── DatasetError         a corpus
-    │   └── ClusterError         what the cluster cannot give
-    ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
-    ├── EngineError              a rollout engine
-    │   └── ReceiveError         weights that did not arrive whole
-    ├── PublishError             a publish that failed one of its proofs
-    └── NonFiniteError           a loss or gradient that is not a number
+OmniError
+├── UserError                a mistake the user can mend; one line; exit code 2
+│   ├── ConfigError          a value in the configuration
+│   ├── ModelError           a model folder
+│   ├── DatasetError         a corpus
+│   └── ClusterError         what the cluster cannot give
+├── MediaError               one clip; becomes a reason in the ledger, never stops a run
+├── EngineError              a rollout engine
+│   └── ReceiveError         weights that did not arrive whole
+├── PublishError             a publish that failed one of its proofs
+└── NonFiniteError           a loss or gradient that is not a number
 """
 
 from __future__ import annotations

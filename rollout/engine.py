@@ -126,7 +126,9 @@ class RolloutEngine:
             async with asyncio.timeout(deadline_s):
                 output = await self._run(request, params)
         except TimeoutError:
-            return Failure(stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed")
+            return Failure(
+                stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed"
+            )
         finally:
             self._num_running -= 1
         return Generation(
@@ -254,9 +256,7 @@ def _completion(output: CompletionOutput) -> Completion:
     ids = tuple(output.token_ids)
     return Completion(
         token_ids=ids,
-        rollout_logprobs=tuple(
-            step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)
-        ),
+        rollout_logprobs=tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)),
         text=output.text,
         finish_reason=_finish_reason(output.finish_reason),
         version_spans=tuple(

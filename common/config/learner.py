@@ -1,0 +1,90 @@
+"""Configuration of the learner plane."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config.base import Config
+
+
+class OptimizerConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=1e-6, gt=0, lt=1)
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which the learning rate rises."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to AdamW's denominator."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class PublishConfig(Config):
+    """How weights reach the engines."""
+
+    bucket_bytes: int = Field(default=256 * 2**20, ge=2**16)
+    """Size of one of the two shared-memory segments; a larger layer gets a larger segment."""
+    deadline_s: float = Field(default=300.0, gt=0)
+    """Seconds that one phase of a publish may take before the run stops with the phase's name."""
+    rehearsal: bool = True
+    """Whether each engine proves, before it serves, that every published tensor reaches its arithmetic."""
+    rehearsal_scale: float = Field(default=0.05, gt=0, lt=1)
+    """Relative size of the rehearsal's perturbation."""
+    canary_tolerance: float = Field(default=1e-4, gt=0)
+    """Largest log-probability difference of the probe in float32."""
+    canary_noise_factor: float = Field(default=3.0, ge=1)
+    """In bfloat16 the tolerance is this many times the noise measured at version 0."""
+    probe_tokens: int = Field(default=16, ge=1)
+    """Tokens that the engine generates for each probe prompt."""
+
+
+class LearnerConfig(Config):
+    """Ranks, loss and optimizer."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    """DeepSpeed ranks, one Ray actor each."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed partitions: nothing, optimizer, gradients too, parameters too."""
+    steps: int = Field(default=100, ge=1)
+    """Optimizer batches of the run; each publishes once."""
+    groups_per_step: int = Field(default=16, ge=1)
+    """Groups consumed by one step, over all ranks."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer updates on each batch; with more than one the ratio leaves 1 and is clipped."""
+    max_rows_per_micro_batch: int = Field(default=8, ge=1)
+    """Most completions of one forward and backward pass."""
+    max_staleness: int = Field(default=0, ge=0, le=0)
+    """Publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
+    old_logprobs: Literal["learner", "rollout"] = "learner"
+    """Whose log-probabilities the ratio is taken against; `learner` is the paper."""
+    aggregation: Literal["sequence", "token", "constant"] = "sequence"
+    """How token losses become one number; `sequence` is the paper."""
+    beta: float = Field(default=0.04, ge=0)
+    """Weight of the KL to the frozen reference; 0 loads none."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """Lower clipping distance of the ratio."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """Upper clipping distance of the ratio."""
+    freeze: tuple[str, ...] = ()
+    """Shell patterns of parameter names that are not trained, such as `thinker.visual.*`."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
+    publish: PublishConfig = PublishConfig()
+    """How weights reach the engines."""
+    num_cpus: float = Field(default=0.5, ge=0)
+    """Ray CPUs that one rank takes."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray GPUs that one rank takes."""
+    num_threads: int = Field(default=1, ge=1)
+    """OpenMP threads of one rank; apart from Ray's accounting."""
+    deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds that one step may take before the run stops."""

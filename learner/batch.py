@@ -1,0 +1,111 @@
+"""Groups made into micro-batches: who computes what, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.tokens import TokenBatch, pack_tokens
+from common.types import ProcessedPrompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainGroup:
+    """One group as a rank trains it."""
+
+    prompt: ProcessedPrompt
+    token_ids: tuple[tuple[int, ...], ...]
+    """[G][C_i]"""
+    rollout_logprobs: tuple[tuple[float, ...], ...]
+    """[G][C_i]"""
+    advantages: tuple[float, ...]
+    """[G]"""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(ids) for ids in self.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """One forward and backward pass."""
+
+    tokens: TokenBatch
+    rollout_logprobs: Tensor
+    """float32 [N, C]"""
+    advantages: Tensor
+    """float32 [N]"""
+    is_empty: bool = False
+    """A pass of weight zero, so that a rank with less to do keeps the others company."""
+
+
+def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Which groups each rank trains: the costliest first, each to the rank with the least to do.
+
+    Args:
+        costs: one per group, in tokens.
+        num_ranks: ranks to spread them over.
+
+    Returns:
+        Per rank, the groups' indices in ascending order; a rank may get none.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        rank = loads.index(min(loads))
+        shares[rank].append(index)
+        loads[rank] += costs[index]
+    return [sorted(share) for share in shares]
+
+
+def micro_batches(
+    groups: Sequence[TrainGroup], *, max_rows: int, pad_token_id: int, device: torch.device | str
+) -> list[MicroBatch]:
+    """Cuts groups into passes of at most `max_rows` completions; a pass never mixes prompts needlessly.
+
+    Whole groups share a pass while they fit; a group larger than a pass is cut.
+    """
+    passes: list[list[tuple[TrainGroup, range]]] = []
+    room = 0
+    for group in groups:
+        size = len(group.token_ids)
+        if size <= room:
+            passes[-1].append((group, range(size)))
+            room -= size
+            continue
+        for first in range(0, size, max_rows):
+            rows = range(first, min(first + max_rows, size))
+            passes.append([(group, rows)])
+            room = max_rows - len(rows)
+    return [_micro_batch(parts, pad_token_id=pad_token_id, device=device) for parts in passes]
+
+
+def empty_micro_batch(*, pad_token_id: int, device: torch.device | str) -> MicroBatch:
+    """One row of padding whose loss is multiplied by zero."""
+    prompt = ProcessedPrompt(
+        prompt_token_ids=(pad_token_id, pad_token_id), tensors={}, placeholders={}, clip_hash="empty"
+    )
+    tokens = pack_tokens([prompt], [[[pad_token_id]]], pad_token_id=pad_token_id, device=device)
+    zeros = torch.zeros(1, 1, device=device)
+    return MicroBatch(tokens=tokens, rollout_logprobs=zeros, advantages=zeros[0], is_empty=True)
+
+
+def _micro_batch(
+    parts: list[tuple[TrainGroup, range]], *, pad_token_id: int, device: torch.device | str
+) -> MicroBatch:
+    tokens = pack_tokens(
+        [group.prompt for group, _ in parts],
+        [[group.token_ids[i] for i in rows] for group, rows in parts],
+        pad_token_id=pad_token_id,
+        device=device,
+    )
+    rollout_logprobs = torch.zeros(tokens.targets.shape)
+    flat = [group.rollout_logprobs[i] for group, rows in parts for i in rows]
+    for row, values in enumerate(flat):
+        rollout_logprobs[row, : len(values)] = torch.tensor(values)
+    return MicroBatch(
+        tokens=tokens,
+        rollout_logprobs=rollout_logprobs.to(device),
+        advantages=torch.tensor([group.advantages[i] for group, rows in parts for i in rows]).to(device),
+    )

@@ -1,0 +1,349 @@
+"""One DeepSpeed rank: GRPO updates, scoring, and its share of a publish. No Ray here.
+
+Every public method is a collective: all ranks call it, in the same order. What a rank lacks (a modality, a
+micro-batch, any work at all) it makes up with passes of weight zero.
+"""
+
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config.learner import LearnerConfig
+from common.errors import NonFiniteError
+from common.models.registry import family_of
+from common.tokens import pack_tokens
+from common.types import ProcessedPrompt
+from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from learner.logprobs import mismatch
+from learner.loss import Denominators, aggregate, k3, masked_sum, policy_loss
+from learner.schedule import learning_rate
+from learner.sender import WeightSender
+from learner.tally import Tally
+from learner.weights import freeze_parameters, full_bytes, plan_publish
+
+logger = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class LearnerEngine:
+    """The policy, its optimizer and its frozen reference on one rank."""
+
+    def __init__(
+        self,
+        *,
+        config: LearnerConfig,
+        model_path: str,
+        dtype: str,
+        pad_token_id: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        """Joins the process group (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`) and loads the model.
+
+        Args:
+            config: the learner plane's part of the configuration.
+            model_path: checkpoint folder of the initial policy and of the reference.
+            dtype: `float32` or `bfloat16`.
+            pad_token_id: what fills a row.
+            temperature: the sampler's, applied to every logit here too.
+            max_tokens: longest completion, the constant of Dr.GRPO's aggregation.
+            seed: of torch on this rank.
+        """
+        import deepspeed
+
+        self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
+        self.pad_token_id = pad_token_id
+        self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(seed)
+        # a kernel that would be compiled on first use, for a minute, and that nothing here calls
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
+        self._group = torch.distributed.group.WORLD
+        family = family_of(model_path)
+        policy = family.load_policy(model_path, dtype=DTYPES[dtype])
+        self.frozen = freeze_parameters(policy, config.freeze)
+        self._reference: nn.Module | None = None
+        if config.beta > 0:
+            reference = family.load_policy(model_path, dtype=DTYPES[dtype])
+            self._reference = reference.to(self.device).requires_grad_(False).eval()
+        trainable = [p for p in policy.parameters() if p.requires_grad]
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=policy, model_parameters=trainable, config=deepspeed_config(config, dtype=dtype)
+        )
+        self._module: nn.Module = self._deepspeed.module
+        plan = plan_publish(
+            self._module.named_parameters(),
+            engine_layer=family.engine_layer,
+            tower_prefixes=family.tower_prefixes,
+            bucket_bytes=config.publish.bucket_bytes,
+            num_bytes=full_bytes,
+        )
+        if plan.closed_over:
+            logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
+        self.sender = WeightSender(dict(self._module.named_parameters()), plan, rank=self.rank)
+        self._num_updates = 0
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def train_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
+        """Trains on this rank's share of a batch: one or several optimizer updates.
+
+        Args:
+            groups: this rank's; may be empty.
+
+        Returns:
+            Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite; nothing of this step is to be published.
+        """
+        seconds: dict[str, float] = defaultdict(float)
+        batches = micro_batches(
+            groups,
+            max_rows=self.config.max_rows_per_micro_batch,
+            pad_token_id=self.pad_token_id,
+            device=self.device,
+        )
+        totals = self._denominators(batches)
+        while len(batches) < totals.num_passes:
+            batches.append(empty_micro_batch(pad_token_id=self.pad_token_id, device=self.device))
+        with _timed(seconds, "logprobs"):
+            references = [self._reference_logprobs(b) for b in batches]
+            olds = self._old_logprobs(batches)
+        for update in range(self.config.updates_per_step):
+            metrics = self._update(batches, references, olds, totals.denominators, seconds)
+            if update == 0:
+                first = metrics
+            elif olds[0] is None:
+                raise AssertionError("several updates need old log-probabilities of their own")
+        kept = first | {k: v for k, v in metrics.items() if k in _LAST_UPDATE_WINS}
+        return kept | {f"seconds/{k}": v for k, v in seconds.items()}
+
+    def _denominators(self, batches: Sequence[MicroBatch]) -> "_Totals":
+        """What the whole batch is divided by, and the most passes any rank makes."""
+        sums = torch.tensor(
+            [sum(len(b.advantages) for b in batches), sum(b.tokens.num_tokens for b in batches)],
+            dtype=torch.float64,
+        )
+        most = torch.tensor([len(batches)])
+        self._all_reduce(sums)
+        self._all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        if most == 0:
+            raise ValueError("a batch must hold a group, got none on any rank")
+        return _Totals(
+            denominators=Denominators(
+                num_sequences=float(sums[0]), num_tokens=float(sums[1]), max_tokens=float(self.max_tokens)
+            ),
+            num_passes=int(most),
+        )
+
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        if self._reference is None or batch.is_empty:
+            return None
+        with torch.no_grad():
+            return self._reference(batch.tokens, temperature=self.temperature)[0]
+
+    def _old_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
+        """None stands for the current policy's own values, of which the ratio is exactly 1."""
+        if self.config.old_logprobs == "rollout":
+            return [b.rollout_logprobs for b in batches]
+        if self.config.updates_per_step == 1:
+            return [None] * len(batches)
+        with torch.no_grad(), self._evaluating():
+            return [self._deepspeed(b.tokens, temperature=self.temperature)[0] for b in batches]
+
+    def _update(
+        self,
+        batches: Sequence[MicroBatch],
+        references: Sequence[Tensor | None],
+        olds: Sequence[Tensor | None],
+        denominators: Denominators,
+        seconds: dict[str, float],
+    ) -> dict[str, float]:
+        """Forward and backward of every micro-batch, then one optimizer step."""
+        tally = Tally()
+        self._deepspeed.train()
+        for i, (batch, reference, old) in enumerate(zip(batches, references, olds, strict=True)):
+            self._deepspeed.set_gradient_accumulation_boundary(i == len(batches) - 1)
+            with _timed(seconds, "forward"):
+                logprobs, entropy = self._deepspeed(batch.tokens, temperature=self.temperature)
+                loss = self._loss(batch, logprobs, entropy, reference, old, denominators, tally)
+            with _timed(seconds, "backward"):
+                # DeepSpeed averages over ranks; the denominators are those of the whole batch already
+                self._deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
+        with _timed(seconds, "update"):
+            totals = tally.reduce(self._all_reduce)
+            self._require_finite(totals["loss"], "loss")
+            lr = self._set_learning_rate()
+            grad_norm = self._grad_norm()
+            self._deepspeed.step()
+            grad_norm = grad_norm if grad_norm is not None else float(self._deepspeed.get_global_grad_norm())
+            self._require_finite(grad_norm, "gradient norm")
+        self._num_updates += 1
+        return tally.metrics(totals) | {"learner/grad_norm": grad_norm, "learner/lr": lr}
+
+    def _loss(
+        self,
+        batch: MicroBatch,
+        logprobs: Tensor,
+        entropy: Tensor,
+        reference: Tensor | None,
+        old: Tensor | None,
+        denominators: Denominators,
+        tally: Tally,
+    ) -> Tensor:
+        mask = batch.tokens.mask
+        if batch.is_empty:
+            return (logprobs * 0.0).sum()
+        per_token, is_clipped = policy_loss(
+            logprobs,
+            logprobs.detach() if old is None else old,
+            batch.advantages,
+            clip_low=self.config.clip_low,
+            clip_high=self.config.clip_high,
+        )
+        if reference is not None:
+            kl_ref = k3(logprobs, reference)
+            per_token = per_token + self.config.beta * kl_ref
+            tally.add("kl_ref", masked_sum(kl_ref.detach(), mask))
+        loss = aggregate(per_token, mask, how=self.config.aggregation, denominators=denominators)
+        found = mismatch(logprobs.detach(), batch.rollout_logprobs, mask)
+        tally.add("loss", loss.detach())
+        tally.add("num_tokens", found.num_tokens)
+        tally.add("num_clipped", masked_sum(is_clipped, mask))
+        tally.add("entropy", masked_sum(entropy, mask))
+        tally.add("sum_abs", found.sum_abs)
+        tally.add("sum_kl_rollout", found.sum_kl_rollout)
+        tally.see_max(found.max_abs)
+        return loss
+
+    def _set_learning_rate(self) -> float:
+        settings = self.config.optimizer
+        lr = learning_rate(
+            self._num_updates,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            total_steps=self.config.steps * self.config.updates_per_step,
+            schedule=settings.schedule,
+        )
+        for group in self._deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _grad_norm(self) -> float | None:
+        """Before the step where DeepSpeed keeps none: stage 0 in float32."""
+        if self.config.zero_stage > 0 or self._deepspeed.bfloat16_enabled():
+            return None
+        grads = [p.grad for p in self._module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the {what} must be finite, got {value} at update {self._num_updates}")
+
+    def _all_reduce(self, tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM) -> None:
+        moved = tensor.to(self.device)
+        torch.distributed.all_reduce(moved, op=op, group=self._group)
+        tensor.copy_(moved)
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def score(
+        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[list[float]]]:
+        """Log-probabilities of completions under the current weights, prompt by prompt.
+
+        Args:
+            prompts: the same on every rank.
+            completions: [prompt][completion][token].
+
+        Returns:
+            The same nesting.
+        """
+        scores: list[list[list[float]]] = []
+        with torch.no_grad(), self._evaluating():
+            for prompt, group in zip(prompts, completions, strict=True):
+                tokens = pack_tokens([prompt], [group], pad_token_id=self.pad_token_id, device=self.device)
+                logprobs, _ = self._deepspeed(tokens, temperature=self.temperature)
+                scores.append([row[: len(c)].tolist() for row, c in zip(logprobs, group, strict=True)])
+        return scores
+
+    @contextmanager
+    def _evaluating(self):
+        was_training = self._deepspeed.training
+        self._deepspeed.eval()
+        try:
+            yield
+        finally:
+            self._deepspeed.train(was_training)
+
+    def close(self) -> None:
+        """Removes the segments and leaves the process group."""
+        self.sender.close()
+        torch.distributed.destroy_process_group()
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory this rank ever held: resident on CPU, allocated on a GPU."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        peak = next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+        )
+        return int(peak.split()[1]) * 1024
+
+
+_LAST_UPDATE_WINS = frozenset({"learner/clip_fraction", "learner/lr"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Totals:
+    """What all ranks together bring to a step."""
+
+    denominators: Denominators
+    num_passes: int
+    """Micro-batches of the rank with the most."""
+
+
+def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a learner."""
+    settings = config.optimizer
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**31,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "gradient_clipping": settings.max_grad_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": settings.lr,
+                "betas": [settings.beta1, settings.beta2],
+                "eps": settings.eps,
+                "weight_decay": settings.weight_decay,
+                "torch_adam": True,
+            },
+        },
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str):
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] += time.perf_counter() - start

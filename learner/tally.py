@@ -1,0 +1,45 @@
+"""Sums of one optimizer update, over micro-batches and then over ranks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Tally:
+    """Sums of one update over micro-batches, then over ranks."""
+
+    KEYS = ("loss", "num_tokens", "num_clipped", "entropy", "kl_ref", "sum_abs", "sum_kl_rollout")
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(self.KEYS, 0.0)
+        self._max_abs = 0.0
+
+    def add(self, key: str, value: Tensor | float) -> None:
+        self._sums[key] += float(value)
+
+    def see_max(self, value: float) -> None:
+        self._max_abs = max(self._max_abs, value)
+
+    def reduce(self, all_reduce: Callable[..., None]) -> dict[str, float]:
+        """Sums and the maximum over all ranks."""
+        sums = torch.tensor([self._sums[k] for k in self.KEYS], dtype=torch.float64)
+        largest = torch.tensor([self._max_abs], dtype=torch.float64)
+        all_reduce(sums)
+        all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return dict(zip(self.KEYS, sums.tolist(), strict=True)) | {"max_abs": float(largest)}
+
+    @staticmethod
+    def metrics(totals: dict[str, float]) -> dict[str, float]:
+        """Sums made into means over tokens."""
+        tokens = max(totals["num_tokens"], 1.0)
+        return {
+            "learner/loss": totals["loss"],
+            "learner/num_tokens": totals["num_tokens"],
+            "learner/clip_fraction": totals["num_clipped"] / tokens,
+            "learner/entropy/mean": totals["entropy"] / tokens,
+            "learner/kl_ref/mean": totals["kl_ref"] / tokens,
+            "learner/kl_rollout/mean": totals["sum_kl_rollout"] / tokens,
+            "learner/logprob_diff/mean": totals["sum_abs"] / tokens,
+            "learner/logprob_diff/max": totals["max_abs"],
+        }
