@@ -72,6 +72,10 @@ class ReceiveError(EngineError):
     """A worker was handed a set of weights that it must not load."""
 
 
+class LearnerError(OmniError):
+    """A learner rank failed or died; the others cannot go on without it."""
+
+
 class PublishError(OmniError):
     """A publish failed a proof or a phase.
 

@@ -45,9 +45,7 @@ def decode_clip(clip: Clip, *, max_fps: float, max_frames: int, max_audio_s: flo
     return DecodedClip(frames=frames, fps=fps, waveform=waveform)
 
 
-def frame_indices(
-    num_frames: int, fps: float, *, max_fps: float, max_frames: int
-) -> tuple[np.ndarray, float]:
+def frame_indices(num_frames: int, fps: float, *, max_fps: float, max_frames: int) -> tuple[np.ndarray, float]:
     """Which frames to take, and their true rate.
 
     Returns:

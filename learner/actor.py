@@ -1,5 +1,6 @@
 """One DeepSpeed rank as a Ray actor: a shell around `LearnerEngine`."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
@@ -8,18 +9,9 @@ from typing import Any
 import ray
 
 from common.config.learner import LearnerConfig
+from common.errors import LearnerError, OmniError
 from common.types import Group, ProcessedPrompt, TensorReceipt
-from learner.batch import TrainGroup
-
-
-def train_group(group: Group, advantages: Sequence[float], prompt: ProcessedPrompt) -> TrainGroup:
-    """What a rank needs of a group."""
-    return TrainGroup(
-        prompt=prompt,
-        token_ids=tuple(s.completion.token_ids for s in group.samples),
-        rollout_logprobs=tuple(s.completion.rollout_logprobs for s in group.samples),
-        advantages=tuple(advantages),
-    )
+from learner.batch import split_groups, train_group
 
 
 class LearnerRank:
@@ -50,11 +42,10 @@ class LearnerRank:
             "pid": os.getpid(),
         }
 
-    def train_step(self, groups: Sequence[Group], advantages: Sequence[Sequence[float]]) -> dict[str, float]:
+    def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on this rank's groups; their media are fetched here, not through the driver."""
         prompts = ray.get([g.prompt.media for g in groups])
-        shares = zip(groups, advantages, prompts, strict=True)
-        return self._engine.train_step([train_group(*share) for share in shares])
+        return self._engine.train_step([train_group(g, p) for g, p in zip(groups, prompts, strict=True)])
 
     def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
@@ -66,9 +57,9 @@ class LearnerRank:
         """Gathers one bucket; rank 0 writes it and answers the manifest."""
         return self._engine.sender.send_bucket(bucket)
 
-    def perturb(self, *, scale: float, nonce: int, layers: Sequence[str] | None) -> None:
+    def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
         """Adds a rehearsal's noise."""
-        self._engine.sender.perturb(scale=scale, nonce=nonce, layers=layers)
+        self._engine.sender.perturb(scale=scale, nonce=nonce, names=names)
 
     def restore(self) -> None:
         """Takes the noise back."""
@@ -81,3 +72,63 @@ class LearnerRank:
     def close(self) -> None:
         """Releases segments and the process group."""
         self._engine.close()
+
+
+class RankClients:
+    """The driver's handle of all ranks: `WeightSenders` and `TrainFn`. Every call goes to every rank."""
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        self.handles = list(handles)
+
+    async def train(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Spreads the groups over the ranks by tokens and runs one step."""
+        costs = [
+            len(g.samples) * g.prompt.num_prompt_tokens + sum(len(s.completion.token_ids) for s in g.samples)
+            for g in groups
+        ]
+        shares = split_groups(costs, len(self.handles))
+        calls = [
+            handle.train_step.remote([groups[i] for i in share])
+            for handle, share in zip(self.handles, shares, strict=True)
+        ]
+        return (await self._all(calls))[0]
+
+    async def score(
+        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[list[float]]]:
+        """Log-probabilities under the current weights."""
+        return await self._each("score", list(prompts), completions)
+
+    async def send_bucket(self, bucket: int) -> list[TensorReceipt]:
+        """Gathers one bucket; rank 0's manifest."""
+        return await self._each("send_bucket", bucket)
+
+    async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
+        """Adds a rehearsal's noise."""
+        await self._each("perturb", scale=scale, nonce=nonce, names=names)
+
+    async def restore(self) -> None:
+        """Takes the noise back."""
+        await self._each("restore")
+
+    async def peak_memory_bytes(self) -> int:
+        """Most memory that one rank ever held."""
+        return max(await self._all([h.peak_memory_bytes.remote() for h in self.handles]))
+
+    async def close(self) -> None:
+        """Releases segments and the process group."""
+        await self._each("close")
+
+    async def _each(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return (await self._all([getattr(h, method).remote(*args, **kwargs) for h in self.handles]))[0]
+
+    async def _all(self, calls: Sequence[Any]) -> list[Any]:
+        """All answers, or the first rank's failure at once: the others wait for it in a collective."""
+        try:
+            return list(await asyncio.gather(*calls))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, OmniError):
+                raise error.cause from None
+            raise LearnerError(f"a learner rank failed: {error.cause}") from error
+        except ray.exceptions.RayActorError as error:
+            raise LearnerError(f"a learner rank died: {error}") from error

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from common.tokens import TokenBatch, pack_tokens
-from common.types import ProcessedPrompt
+from common.types import Group, ProcessedPrompt
+from learner.advantage import group_advantages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,17 @@ class MicroBatch:
     """float32 [N]"""
     is_empty: bool = False
     """A pass of weight zero, so that a rank with less to do keeps the others company."""
+
+
+def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
+    """What a rank needs of a group: its tokens, and its rewards made into advantages."""
+    rewards = torch.tensor([[s.score.total for s in group.samples]], dtype=torch.float64)
+    return TrainGroup(
+        prompt=prompt,
+        token_ids=tuple(s.completion.token_ids for s in group.samples),
+        rollout_logprobs=tuple(s.completion.rollout_logprobs for s in group.samples),
+        advantages=tuple(group_advantages(rewards)[0].tolist()),
+    )
 
 
 def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:

@@ -26,10 +26,11 @@ from common.types import ProcessedPrompt
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
 from learner.logprobs import mismatch
 from learner.loss import Denominators, aggregate, k3, masked_sum, policy_loss
+from learner.plan import plan_publish
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
 from learner.tally import Tally
-from learner.weights import freeze_parameters, full_bytes, plan_publish
+from learner.weights import freeze_parameters, full_bytes
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -298,9 +299,7 @@ class LearnerEngine:
         """Most memory this rank ever held: resident on CPU, allocated on a GPU."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated())
-        peak = next(
-            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-        )
+        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024
 
 

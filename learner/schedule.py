@@ -6,9 +6,7 @@ from typing import Literal
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-def learning_rate(
-    step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule
-) -> float:
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
     """Learning rate of a step counted from 0.
 
     Rises linearly over `warmup_steps` (the first step is already above 0), then stays, or falls to 0 at

@@ -3,7 +3,6 @@
 Every method but `open` is a collective of all ranks.
 """
 
-import fnmatch
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from common.types import TensorReceipt
 from common.weights import Segment, segment_path, sweep_segments
-from learner.weights import PublishPlan, gather_bucket, gathered, overwrite, perturbation, storage_of
+from learner.plan import PublishPlan
+from learner.weights import gather_bucket, gathered, overwrite, perturbation, storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,16 @@ class WeightSender:
         tensors = gather_bucket(self._parameters, self.plan.buckets[bucket])
         return self._segments[bucket % 2].write(tensors) if self._rank == 0 else []
 
-    def perturb(self, *, scale: float, nonce: int, layers: Sequence[str] | None) -> None:
+    def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
         """Adds noise to every published tensor, or to those of some layers; `restore` takes it back.
 
         Args:
             scale: relative to each tensor's root mean square.
             nonce: another gives other noise.
-            layers: shell patterns of tensor names; None for all that is published.
+            names: which of the published tensors; None for all.
         """
         for name in self.plan.names:
-            if layers is not None and not any(fnmatch.fnmatchcase(name, pattern) for pattern in layers):
+            if names is not None and name not in names:
                 continue
             parameter = self._parameters[name]
             self._saved.setdefault(name, storage_of(parameter).clone())

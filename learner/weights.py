@@ -1,14 +1,9 @@
-"""The sending end of a publish: what is sent, in which buckets, gathered from the ranks.
-
-The unit is the engine's whole layer. Buckets hold whole layers, so a border never cuts one.
-"""
+"""Parameters of the policy, partitioned or whole: freezing, gathering, perturbing, restoring."""
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import blake3
 import torch
@@ -40,66 +35,6 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
         if name in frozen:
             parameter.requires_grad_(False)
     return sorted(frozen)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishPlan:
-    """Which tensors are published, in buckets of whole engine layers."""
-
-    buckets: tuple[tuple[str, ...], ...]
-    """Checkpoint names; the layers of one bucket are complete in it."""
-    layers: tuple[str, ...]
-    """The engine layers, in order."""
-    segment_bytes: int
-    """Bytes of the largest bucket, header included."""
-    changes_towers: bool
-    """Whether a publish makes the encoder cache's entries stale."""
-    closed_over: tuple[str, ...]
-    """Tensors that do not train but share a layer with one that does."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for bucket in self.buckets for name in bucket)
-
-
-def plan_publish(
-    parameters: Iterable[tuple[str, Any]],
-    *,
-    engine_layer: Callable[[str], str],
-    tower_prefixes: tuple[str, ...],
-    bucket_bytes: int,
-    num_bytes: Callable[[Any], int],
-) -> PublishPlan:
-    """Closes the trainable set under the engine's fusion and packs it into buckets.
-
-    Args:
-        parameters: names as in the checkpoint, with `requires_grad`.
-        engine_layer: the engine's layer of a name.
-        tower_prefixes: names whose change makes encoder-cache entries stale.
-        bucket_bytes: wanted size; a layer that is larger gets a bucket of its own.
-        num_bytes: full size of a parameter, partitioned or not.
-    """
-    layers: dict[str, list[tuple[str, Any]]] = {}
-    for name, parameter in parameters:
-        layers.setdefault(engine_layer(name), []).append((name, parameter))
-    published = {k: ps for k, ps in layers.items() if any(p.requires_grad for _, p in ps)}
-    buckets: list[list[str]] = []
-    sizes: list[int] = []
-    for members in published.values():
-        # 64 bytes of alignment and about 200 of header per tensor
-        size = sum(num_bytes(p) + 264 for _, p in members)
-        if not buckets or sizes[-1] + size > bucket_bytes:
-            buckets.append([])
-            sizes.append(0)
-        buckets[-1] += [name for name, _ in members]
-        sizes[-1] += size
-    return PublishPlan(
-        buckets=tuple(tuple(b) for b in buckets),
-        layers=tuple(published),
-        segment_bytes=max(sizes, default=0) + 4096,
-        changes_towers=any(n.startswith(tower_prefixes) for ps in published.values() for n, _ in ps),
-        closed_over=tuple(n for ps in published.values() for n, p in ps if not p.requires_grad),
-    )
 
 
 @contextmanager

@@ -164,9 +164,7 @@ class RolloutEngine:
         Raises:
             ReceiveError: through vLLM's RPC, when the bucket ends inside a layer.
         """
-        await self._llm.update_weights(
-            WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket})
-        )
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Closes the update, takes the new identities, and answers what the workers were handed.

@@ -66,19 +66,13 @@ def family_of(model_path: str | Path) -> Family:
     folder = Path(model_path)
     config = folder / "config.json"
     if not folder.is_dir():
-        raise ModelError(
-            f"model.path must be a folder, got {str(folder)!r}; fetch the checkpoint there first"
-        )
+        raise ModelError(f"model.path must be a folder, got {str(folder)!r}; fetch the checkpoint there first")
     if not config.is_file():
-        raise ModelError(
-            f"model.path must hold a config.json, got {str(folder)!r}; give a checkpoint's folder"
-        )
+        raise ModelError(f"model.path must hold a config.json, got {str(folder)!r}; give a checkpoint's folder")
     try:
         architectures = json.loads(config.read_text()).get("architectures") or ["none"]
     except (ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{config} must be a JSON object, got {error}; fetch the checkpoint again"
-        ) from error
+        raise ModelError(f"{config} must be a JSON object, got {error}; fetch the checkpoint again") from error
     known = _families()
     if architectures[0] not in known:
         raise ModelError(

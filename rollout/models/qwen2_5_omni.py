@@ -52,8 +52,7 @@ def engine_input(prompt: ProcessedPrompt, *, cache_salt: str, tower_version: str
         mm_kwargs=MultiModalKwargsItems.from_hf_inputs(batch, _fields()(batch)),
         mm_hashes={m: [f"{m}:{prompt.clip_hash}:{tower_version}"] for m in prompt.placeholders},
         mm_placeholders={
-            m: [PlaceholderRange(offset=start, length=length)]
-            for m, (start, length) in prompt.placeholders.items()
+            m: [PlaceholderRange(offset=start, length=length)] for m, (start, length) in prompt.placeholders.items()
         },
         cache_salt=cache_salt,
     )

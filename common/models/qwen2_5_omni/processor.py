@@ -82,9 +82,7 @@ def process_prompt(
     return ProcessedPrompt(
         prompt_token_ids=ids,
         tensors=tensors,
-        placeholders={
-            m: _run_of(processor.tokenizer.convert_tokens_to_ids(pads[m]), ids) for m in modalities
-        },
+        placeholders={m: _run_of(processor.tokenizer.convert_tokens_to_ids(pads[m]), ids) for m in modalities},
         clip_hash=hash_tensors(tensors),
     )
 

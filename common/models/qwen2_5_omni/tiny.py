@@ -56,8 +56,7 @@ def build_tiny_checkpoint(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
     (folder / "generation_config.json").write_text(
-        json.dumps({"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}, indent=2)
-        + "\n"
+        json.dumps({"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}, indent=2) + "\n"
     )
     return folder
 
@@ -167,9 +166,7 @@ def _write_processor(folder: Path, tokenizer: Any) -> None:
     processor = Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, patch_size=14),
         video_processor=Qwen2VLVideoProcessor(size=size, patch_size=14),
-        feature_extractor=WhisperFeatureExtractor(
-            feature_size=128, chunk_length=10, n_fft=400, hop_length=160
-        ),
+        feature_extractor=WhisperFeatureExtractor(feature_size=128, chunk_length=10, n_fft=400, hop_length=160),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )

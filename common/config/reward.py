@@ -1,0 +1,50 @@
+"""Configuration of the reward plane."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import Config
+
+
+class AccuracyRewardConfig(Config):
+    """The paper's exact match of the answer."""
+
+    type: Literal["accuracy"]
+    """Chooses this reward."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor in the sum."""
+
+
+class FormatRewardConfig(Config):
+    """The paper's regular expression over the whole completion."""
+
+    type: Literal["format"]
+    """Chooses this reward."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor in the sum."""
+
+
+AnyRewardConfig = Annotated[AccuracyRewardConfig | FormatRewardConfig, Field(discriminator="type")]
+
+
+class RewardConfig(Config):
+    """What completions are worth."""
+
+    rewards: tuple[AnyRewardConfig, ...] = (
+        AccuracyRewardConfig(type="accuracy"),
+        FormatRewardConfig(type="format"),
+    )
+    """Rewards that are weighted and summed."""
+    num_cpus: float = Field(default=0.1, ge=0)
+    """Ray CPUs of the reward actor."""
+    deadline_s: float = Field(default=60.0, gt=0)
+    """Seconds until the scoring of a group counts as failed."""
+
+    @model_validator(mode="after")
+    def each_reward_is_named_once(self) -> Self:
+        """The breakdown is keyed by name."""
+        names = [r.type for r in self.rewards]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"reward.rewards must name each reward once, got {names}; remove the repetition")
+        return self

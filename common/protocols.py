@@ -1,0 +1,93 @@
+"""The seams between the planes: what the loop and the publisher are given, wherever it runs."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from common.types import (
+    Completion,
+    EngineStatus,
+    Failure,
+    Generation,
+    Group,
+    MediaRef,
+    ProcessedPrompt,
+    Prompt,
+    Record,
+    SamplingSpec,
+    Score,
+    TensorReceipt,
+)
+
+
+class GenerateFn(Protocol):
+    """Samples a group for a prompt; a failure is data."""
+
+    async def __call__(self, prompt: Prompt) -> Generation | Failure: ...
+
+
+class ScoreFn(Protocol):
+    """Scores every completion of a prompt, or fails as a whole: never some of them."""
+
+    async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure: ...
+
+
+class ScoreLogprobsFn(Protocol):
+    """Log-probabilities [prompt][completion][token] under the learner's current weights."""
+
+    async def __call__(
+        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[list[float]]]: ...
+
+
+class PrepareFn(Protocol):
+    """Decodes and processes a record's clip: a handle to it and its length in tokens, or a failure."""
+
+    async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure: ...
+
+
+class WeightReceiver(Protocol):
+    """One engine, as the publisher and the pool see it."""
+
+    name: str
+
+    async def generate(
+        self,
+        prompt: ProcessedPrompt | MediaRef,
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        seed: int,
+        deadline_s: float,
+    ) -> Generation | Failure: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def start_update(self) -> None: ...
+
+    async def receive(self, path: str, bucket: int) -> None: ...
+
+    async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]: ...
+
+    async def status(self) -> EngineStatus: ...
+
+
+class WeightSenders(Protocol):
+    """All learner ranks, as the publisher sees them: every call is a collective."""
+
+    async def send_bucket(self, bucket: int) -> list[TensorReceipt]: ...
+
+    async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None: ...
+
+    async def restore(self) -> None: ...
+
+    async def score(
+        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[list[float]]]: ...
+
+
+class TrainFn(Protocol):
+    """One optimizer step over all ranks on a batch of groups; its metrics."""
+
+    async def __call__(self, groups: Sequence[Group]) -> dict[str, float]: ...

@@ -1,0 +1,323 @@
+"""Publishes the learner's weights to every engine, and proves three ways that they arrived.
+
+- receipt: what each worker handed to `load_weights` is, tensor by tensor, what was sent;
+- rehearsal: with every published tensor moved by a few per cent, the engine computes what the learner
+  computes: so each of them reaches the arithmetic, fused, tied or cached as it may be;
+- canary: after each publish, the same comparison with the true weights.
+
+Consumes: the ranks' parameters. Produces: engines at a version. Waits for: ranks and engines, each phase
+with a deadline whose passing names the phase and the engine. Unblocked by: nobody but those two.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from common.config.learner import PublishConfig
+from common.errors import OmniError, PublishError
+from common.protocols import WeightReceiver, WeightSenders
+from common.types import Failure, ProcessedPrompt, SamplingSpec, TensorReceipt
+from learner.plan import PublishPlan
+from learner.proofs import Agreement, agreement_of, check_receipt, num_bytes
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+PROBE_SEED = 2**61
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishReport:
+    """One publish that passed its receipt and its canary on every engine."""
+
+    version: int
+    num_tensors: int
+    num_bytes: int
+    canary: dict[str, Agreement]
+    """By engine."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase."""
+
+
+class Publisher:
+    """Owns the policy version, the identity of cache entries, and the proofs."""
+
+    def __init__(
+        self,
+        *,
+        senders: WeightSenders,
+        engines: Sequence[WeightReceiver],
+        plan: PublishPlan,
+        segments: Sequence[str],
+        probes: Sequence[ProcessedPrompt],
+        sampling: SamplingSpec,
+        config: PublishConfig,
+        dtype: str,
+    ) -> None:
+        """Takes what it talks to.
+
+        Args:
+            senders: all ranks.
+            engines: all engines; each warmed up.
+            plan: what is published, in which buckets.
+            segments: paths of the two segments that rank 0 writes.
+            probes: prompts of the rehearsal and the canary: a clip with video and audio, and a text.
+            sampling: as in the run, so that both sides apply the same temperature.
+            config: deadlines and tolerances.
+            dtype: `float32` or `bfloat16`, which sets the tolerance.
+        """
+        self.version = 0
+        self.num_publishes = 0
+        self.num_rehearsals = 0
+        self.canary_tolerance = config.canary_tolerance
+        self._senders, self._engines, self._plan, self._segments = senders, tuple(engines), plan, segments
+        self._probes, self._config, self._dtype = tuple(probes), config, dtype
+        self._probe_sampling = SamplingSpec(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=config.probe_tokens,
+        )
+        self._tower_version = 0
+        self._num_nonces = 0
+
+    async def start(self) -> dict[str, Agreement]:
+        """Measures the noise at the current version, then rehearses every engine.
+
+        Returns:
+            The agreement of each engine at rest.
+
+        Raises:
+            PublishError: an engine does not compute what the learner computes.
+        """
+        at_rest = {e.name: await self._agreement(e) for e in self._engines}
+        if self._dtype != "float32":
+            noise = max(a.max for a in at_rest.values())
+            self.canary_tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
+        for engine in self._engines:
+            self._require(at_rest[engine.name], engine, proof="canary")
+            if self._config.rehearsal:
+                await self.rehearse(engine)
+        return at_rest
+
+    async def publish(self) -> PublishReport:
+        """Sends the ranks' weights to every engine as the next version.
+
+        Raises:
+            PublishError: a phase passed its deadline or failed, or a proof did not hold.
+        """
+        version = self.version + 1
+        seconds: dict[str, float] = defaultdict(float)
+        if self._plan.changes_towers:
+            self._tower_version = version
+        manifest = await self._send(
+            self._engines,
+            version=version,
+            weights_id=str(version),
+            tower_id=str(self._tower_version),
+            seconds=seconds,
+        )
+        self.version = version
+        self.num_publishes += 1
+        start = time.perf_counter()
+        canary = {e.name: await self._agreement(e) for e in self._engines}
+        for engine in self._engines:
+            self._require(canary[engine.name], engine, proof="canary")
+        seconds["canary"] += time.perf_counter() - start
+        report = PublishReport(
+            version=version,
+            num_tensors=len(manifest),
+            num_bytes=sum(num_bytes(r) for r in manifest),
+            canary=canary,
+            seconds=dict(seconds),
+        )
+        logger.info(
+            "published weights version=%d bytes=%d seconds=%.2f", version, report.num_bytes, sum(seconds.values())
+        )
+        return report
+
+    # -- rehearsal --------------------------------------------------------------------------------
+
+    async def rehearse(self, engine: WeightReceiver) -> Agreement:
+        """Publishes perturbed weights to one engine, compares, and publishes the true ones again.
+
+        Raises:
+            PublishError: the engine's arithmetic does not follow a published layer; it is named.
+        """
+        perturbed = await self._perturbed_agreement(engine, names=None)
+        if perturbed.max > self.canary_tolerance:
+            culprit = await self._locate(engine, list(self._plan.layers))
+            await self._send_true(engine)
+            raise self._disagreement(perturbed, engine, proof="rehearsal", subject=", ".join(culprit))
+        await self._send_true(engine)
+        self._require(await self._agreement(engine), engine, proof="canary")
+        self.num_rehearsals += 1
+        return perturbed
+
+    async def _locate(self, engine: WeightReceiver, layers: list[tuple[str, ...]]) -> tuple[str, ...]:
+        """Halves the layers until the one is left that the engine does not follow."""
+        while len(layers) > 1:
+            half = layers[: len(layers) // 2]
+            names = [name for layer in half for name in layer]
+            agreement = await self._perturbed_agreement(engine, names=names)
+            layers = half if agreement.max > self.canary_tolerance else layers[len(half) :]
+        return layers[0]
+
+    async def _perturbed_agreement(self, engine: WeightReceiver, *, names: Sequence[str] | None) -> Agreement:
+        self._num_nonces += 1
+        label = f"rehearsal-{self._num_nonces}"
+        tower_id = label if self._plan.changes_towers else str(self._tower_version)
+        await self._senders.perturb(scale=self._config.rehearsal_scale, nonce=self._num_nonces, names=names)
+        try:
+            await self._send([engine], version=self.version, weights_id=label, tower_id=tower_id)
+            return await self._agreement(engine)
+        finally:
+            await self._senders.restore()
+
+    async def _send_true(self, engine: WeightReceiver) -> None:
+        await self._send(
+            [engine],
+            version=self.version,
+            weights_id=str(self.version),
+            tower_id=str(self._tower_version),
+        )
+
+    # -- one transfer -----------------------------------------------------------------------------
+
+    async def _send(
+        self,
+        engines: Sequence[WeightReceiver],
+        *,
+        version: int,
+        weights_id: str,
+        tower_id: str,
+        seconds: dict[str, float] | None = None,
+    ) -> list[TensorReceipt]:
+        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads."""
+        spent = seconds if seconds is not None else defaultdict(float)
+        await self._each(engines, "pause", lambda e: e.pause(), spent)
+        await self._each(engines, "start", lambda e: e.start_update(), spent)
+        manifest: list[TensorReceipt] = []
+        gathering = asyncio.ensure_future(self._gather(0, spent))
+        try:
+            for bucket in range(len(self._plan.buckets)):
+                manifest += await gathering
+                if bucket + 1 < len(self._plan.buckets):
+                    gathering = asyncio.ensure_future(self._gather(bucket + 1, spent))
+                path = self._segments[bucket % len(self._segments)]
+                await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b), spent)
+        finally:
+            if not gathering.done():
+                await asyncio.wait([gathering])
+        receipts = await self._each(
+            engines,
+            "finish",
+            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
+            spent,
+        )
+        for engine, receipt in zip(engines, receipts, strict=True):
+            check_receipt(self._plan.names, manifest, receipt, engine=engine.name)
+        await self._each(engines, "resume", lambda e: e.resume(), spent)
+        return manifest
+
+    async def _gather(self, bucket: int, seconds: dict[str, float]) -> list[TensorReceipt]:
+        async with self._phase("gather", "ranks", seconds):
+            return await self._senders.send_bucket(bucket)
+
+    async def _each(
+        self,
+        engines: Sequence[WeightReceiver],
+        phase: str,
+        call: Callable[[WeightReceiver], Awaitable[T]],
+        seconds: dict[str, float],
+    ) -> list[T]:
+        """Runs a phase on all engines at once; the first failure is raised with its engine's name."""
+        start = time.perf_counter()
+
+        async def one(engine: WeightReceiver) -> T:
+            async with self._phase(phase, engine.name):
+                return await call(engine)
+
+        try:
+            return list(await asyncio.gather(*(one(e) for e in engines)))
+        finally:
+            seconds[phase] += time.perf_counter() - start
+
+    @asynccontextmanager
+    async def _phase(self, phase: str, engine: str, seconds: dict[str, float] | None = None) -> AsyncIterator[None]:
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._config.deadline_s):
+                yield
+        except TimeoutError as error:
+            raise PublishError(
+                f"publish: {phase} on {engine} must end within {self._config.deadline_s} s, and did not",
+                proof=phase,
+                engine=engine,
+                subject=phase,
+            ) from error
+        except OmniError as error:
+            raise PublishError(
+                f"publish: {phase} on {engine} failed: {error}", proof=phase, engine=engine, subject=str(error)
+            ) from error
+        finally:
+            if seconds is not None:
+                seconds[phase] += time.perf_counter() - start
+
+    # -- comparison -------------------------------------------------------------------------------
+
+    async def _agreement(self, engine: WeightReceiver) -> Agreement:
+        """Has the engine answer the probes and the learner score what it answered."""
+        async with self._phase("probe", engine.name):
+            answers = await asyncio.gather(
+                *(
+                    engine.generate(
+                        probe,
+                        sampling=self._probe_sampling,
+                        group_size=1,
+                        seed=PROBE_SEED + 64 * i,
+                        deadline_s=self._config.deadline_s,
+                    )
+                    for i, probe in enumerate(self._probes)
+                )
+            )
+        completions = []
+        for answer in answers:
+            if isinstance(answer, Failure):
+                raise PublishError(
+                    f"publish: the probe on {engine.name} failed: {answer.detail}",
+                    proof="probe",
+                    engine=engine.name,
+                    subject=answer.reason,
+                )
+            completions.append(answer.completions[0])
+        async with self._phase("score", "ranks"):
+            scores = await self._senders.score(self._probes, [[c.token_ids] for c in completions])
+        differences = [
+            [abs(a - b) for a, b in zip(c.rollout_logprobs, score[0], strict=True)]
+            for c, score in zip(completions, scores, strict=True)
+        ]
+        return agreement_of(differences)
+
+    def _require(self, agreement: Agreement, engine: WeightReceiver, *, proof: str) -> None:
+        if not agreement.max <= self.canary_tolerance:  # NaN does not pass
+            raise self._disagreement(agreement, engine, proof=proof, subject="log-probabilities")
+
+    def _disagreement(
+        self, agreement: Agreement, engine: WeightReceiver, *, proof: str, subject: str
+    ) -> PublishError:
+        by_probe = ", ".join(
+            f"{'+'.join(sorted(p.placeholders)) or 'text'} {d:.2e}"
+            for p, d in zip(self._probes, agreement.by_probe, strict=True)
+        )
+        return PublishError(
+            f"{proof} on {engine.name} at version {self.version}: log-probabilities must agree within "
+            f"{self.canary_tolerance:.2e}, got {by_probe}; the engine does not follow {subject}",
+            proof=proof,
+            engine=engine.name,
+            subject=subject,
+        )

@@ -1,0 +1,41 @@
+"""The reward service as a Ray actor, and its handle in the driver."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from common.config.reward import RewardConfig
+from common.types import Completion, Failure, Record, Score
+
+
+class RewardActor:
+    """Scores groups with the configured rubric."""
+
+    def __init__(self, *, config: RewardConfig) -> None:
+        from reward.rubric import build_rubric
+
+        self._rubric = build_rubric(config)
+
+    async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+        """One score per completion, or one failure for all."""
+        return self._rubric.score(record, completions)
+
+
+class RewardClient:
+    """The driver's handle of the reward service: a `ScoreFn`. Every failure is data."""
+
+    def __init__(self, handle: Any, *, deadline_s: float) -> None:
+        self.handle = handle
+        self._deadline_s = deadline_s
+
+    async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+        """Scores a group within the deadline."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self.handle.score.remote(record, list(completions))
+        except TimeoutError:
+            return Failure(stage="reward", reason="deadline", detail=f"{self._deadline_s} s passed")
+        except ray.exceptions.RayError as error:
+            return Failure(stage="reward", reason="service-error", detail=str(error).splitlines()[-1])

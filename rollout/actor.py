@@ -1,0 +1,129 @@
+"""A rollout engine as a Ray actor: a shell around `RolloutEngine`, and its handle in the driver."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from common.config.rollout import RolloutConfig
+from common.errors import EngineError, ReceiveError
+from common.types import (
+    EngineStatus,
+    Failure,
+    Generation,
+    MediaRef,
+    ProcessedPrompt,
+    SamplingSpec,
+    TensorReceipt,
+)
+
+
+class EngineActor:
+    """Lives in a process of its own; vLLM starts more below it."""
+
+    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, dtype: str) -> None:
+        from rollout.engine import RolloutEngine
+
+        self._engine = RolloutEngine(name=name, model_path=model_path, config=config, dtype=dtype)
+
+    async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
+        """Makes the engine ready."""
+        await self._engine.warm_up(prompts, sampling)
+
+    async def generate(self, media: Any, **request: Any) -> Generation | Failure:
+        """Samples a group; `media` is a processed prompt or a list that holds a reference to one."""
+        prompt = await media[0] if isinstance(media, list) else media
+        return await self._engine.generate(prompt, **request)
+
+    async def pause(self) -> None:
+        """Freezes requests."""
+        await self._engine.pause()
+
+    async def resume(self) -> None:
+        """Lets requests run on."""
+        await self._engine.resume()
+
+    async def start_update(self) -> None:
+        """Opens a weight update."""
+        await self._engine.start_update()
+
+    async def receive(self, path: str, bucket: int) -> None:
+        """Loads one bucket."""
+        try:
+            await self._engine.receive(path, bucket)
+        except Exception as error:
+            raise ReceiveError(_last_line(error)) from None
+
+    async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
+        """Closes the update and answers the receipt."""
+        try:
+            return await self._engine.finish_update(**identity)
+        except Exception as error:
+            raise ReceiveError(_last_line(error)) from None
+
+    async def status(self) -> EngineStatus:
+        """Name, version, load."""
+        return await self._engine.status()
+
+    def shutdown(self) -> None:
+        """Ends vLLM's processes."""
+        self._engine.shutdown()
+
+
+class EngineClient:
+    """The driver's handle of one engine: a `WeightReceiver`."""
+
+    def __init__(self, handle: Any, *, name: str, sampling: SamplingSpec) -> None:
+        self.name = name
+        self.handle = handle
+        self._sampling = sampling
+
+    async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
+        """Waits until the engine is ready."""
+        await self._call("warm_up", list(prompts), self._sampling)
+
+    async def generate(self, prompt: ProcessedPrompt | MediaRef, **request: Any) -> Generation | Failure:
+        """Samples a group; a media reference is resolved in the engine's process, not here."""
+        # inside a list, or Ray would resolve it before the actor's method runs, holding up others
+        media = prompt if isinstance(prompt, ProcessedPrompt) else [prompt]
+        return await self._call("generate", media, **request)
+
+    async def pause(self) -> None:
+        """Freezes requests."""
+        await self._call("pause")
+
+    async def resume(self) -> None:
+        """Lets requests run on."""
+        await self._call("resume")
+
+    async def start_update(self) -> None:
+        """Opens a weight update."""
+        await self._call("start_update")
+
+    async def receive(self, path: str, bucket: int) -> None:
+        """Loads one bucket."""
+        await self._call("receive", path, bucket)
+
+    async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
+        """Closes the update and answers the receipt."""
+        return await self._call("finish_update", version=version, weights_id=weights_id, tower_id=tower_id)
+
+    async def status(self) -> EngineStatus:
+        """Name, version, load."""
+        return await self._call("status")
+
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await getattr(self.handle, method).remote(*args, **kwargs)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, EngineError) else EngineError(
+                f"engine {self.name}: {method}: {_last_line(cause)}"
+            ) from None
+        except ray.exceptions.RayActorError as error:
+            raise EngineError(f"engine {self.name}: {method}: the actor died: {_last_line(error)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
