@@ -1,0 +1,55 @@
+"""Configuration of the corpus and of what is made of its clips."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.base import Config
+
+
+class R1OmniDataConfig(Config):
+    """A corpus in R1-Omni's JSON: a list of `{"video", "conversations"}` records."""
+
+    type: Literal["r1_omni"]
+    """Chooses this source."""
+    path: str
+    """The JSON file."""
+    media_root: str | None = None
+    """Folder that the records' paths start from; the JSON file's folder where absent."""
+
+
+class SyntheticDataConfig(Config):
+    """A seeded corpus of drawn faces and synthetic voices, written into the run folder."""
+
+    type: Literal["synthetic"]
+    """Chooses this source."""
+    num_clips: int = Field(default=28, ge=1)
+    """Clips to write; classes take turns."""
+    seed: int = 0
+    """Of everything about the clips."""
+
+
+AnySourceConfig = Annotated[R1OmniDataConfig | SyntheticDataConfig, Field(discriminator="type")]
+
+
+class DataConfig(Config):
+    """The corpus, and the limits on a clip."""
+
+    source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
+    """Where the clips come from."""
+    question: str | None = None
+    """Asked of every clip; the paper's question where absent."""
+    missing_audio: Literal["video_only", "skip"] = "video_only"
+    """What becomes of a clip without an audio track: asked without audio, or counted and left out."""
+    max_fps: float = Field(default=12.0, gt=0)
+    """Frames per second taken at most."""
+    max_frames: int = Field(default=64, ge=1)
+    """Frames taken at most, spread evenly."""
+    max_audio_s: float = Field(default=30.0, gt=0)
+    """A longer waveform is refused with a reason, never cut."""
+    min_pixels: int = Field(default=28 * 28, ge=28 * 28)
+    """Fewest pixels of a frame after resizing."""
+    max_pixels: int = Field(default=224 * 224, ge=28 * 28)
+    """Most pixels of a frame after resizing."""
+    num_cpus: float = Field(default=0.2, gt=0)
+    """Ray CPUs of one decoding task."""

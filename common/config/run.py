@@ -1,0 +1,122 @@
+"""Configuration of a run: the root of the tree."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from common.config.base import Config
+from common.config.data import DataConfig
+from common.config.learner import LearnerConfig
+from common.config.reward import RewardConfig
+from common.config.rollout import RolloutConfig
+
+RUNS_VARIABLE = "OMNI_RLVR_RUNS"
+
+
+class TinyModelConfig(Config):
+    """A random model of the real architecture, built into the run folder: for demos and tests."""
+
+    seed: int = 0
+    """Of the weights."""
+    tied: bool = False
+    """Whether the head shares the embedding's matrix."""
+    hidden_size: int = Field(default=128, ge=64, multiple_of=64)
+    """Width; heads have 32 dimensions."""
+    num_layers: int = Field(default=2, ge=1)
+    """Decoder layers."""
+    vocab_size: int = Field(default=500, ge=300)
+    """Tokens of its tokenizer."""
+
+
+class ModelConfig(Config):
+    """The policy at the start of the run."""
+
+    path: str | None = None
+    """Folder of a checkpoint; none builds `tiny`."""
+    tiny: TinyModelConfig = TinyModelConfig()
+    """The model that is built where no path is given."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the weights, on both planes."""
+
+
+class RunConfig(Config):
+    """Where a run lives and how it repeats."""
+
+    name: str = "run"
+    """Folder of the run under the root."""
+    root: str = ""
+    """Absolute folder of runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
+    seed: int = Field(default=0, ge=0)
+    """Of the prompt order and of every completion."""
+
+    @field_validator("name")
+    @classmethod
+    def a_name_is_one_folder(cls, name: str) -> str:
+        """It becomes part of a path and of an actor's name."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"run.name must be letters, digits, dots and dashes, got {name!r}; rename the run")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def the_root_is_resolved_once(cls, values: dict[str, object]) -> dict[str, object]:
+        """A relative path would mean another folder in every process."""
+        root = str(values.get("root") or os.environ.get(RUNS_VARIABLE) or Path.home() / "omni-rlvr-runs")
+        path = Path(root).expanduser()
+        if not path.is_absolute() and _is_ray_job():
+            raise ValueError(
+                f"run.root must be absolute under `ray job submit`, got {root!r}; the job's directory is a copy "
+                f"that Ray deletes: give a full path or set ${RUNS_VARIABLE}"
+            )
+        return {**values, "root": str(path.resolve() if path.is_absolute() else Path.cwd() / path)}
+
+    @property
+    def folder(self) -> Path:
+        """Everything that the run writes."""
+        return Path(self.root) / self.name
+
+
+class OmniConfig(Config):
+    """One run of omni-rlvr."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    """Where it lives."""
+    model: ModelConfig = ModelConfig()
+    """The policy at the start."""
+    data: DataConfig = DataConfig()
+    """The corpus."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The engines."""
+    reward: RewardConfig = RewardConfig()
+    """The rewards."""
+    learner: LearnerConfig = LearnerConfig()
+    """The ranks."""
+
+    @model_validator(mode="after")
+    def rollout_logprobs_are_of_the_whole_vocabulary(self) -> Self:
+        """A truncated sampler's probabilities are not the policy's."""
+        if self.learner.old_logprobs == "rollout" and self.rollout.sampling.truncates:
+            sampling = self.rollout.sampling
+            raise ValueError(
+                "rollout.sampling must keep every token with learner.old_logprobs=rollout, got "
+                f"top_k={sampling.top_k} top_p={sampling.top_p}; set top_k to 0 and top_p to 1, or "
+                "old_logprobs to learner"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def every_rank_has_a_group(self) -> Self:
+        """A rank that never works is a mistake in the plan."""
+        if self.learner.groups_per_step < self.learner.num_ranks:
+            raise ValueError(
+                f"learner.groups_per_step must be >= learner.num_ranks, got {self.learner.groups_per_step} < "
+                f"{self.learner.num_ranks}; raise the one or lower the other"
+            )
+        return self
+
+
+def _is_ray_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

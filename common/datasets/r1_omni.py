@@ -1,0 +1,82 @@
+"""R1-Omni's JSON: a list of `{"video": path, "conversations": [human, gpt]}`.
+
+The human turn says with `<video>` and `<audio>` what is present; its text is not the question, as in the
+paper every clip is asked the same. The gpt turn is the label, bare or inside `<answer>`.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from common.errors import DatasetError
+from common.types import Clip, Record
+
+QUESTION = (
+    "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
+    "the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
+    "<answer> </answer> tags."
+)
+"""The paper's question and its template (R1-Omni, `grpo.py`)."""
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def load_r1_omni(
+    path: str | Path, *, media_root: str | Path | None, question: str | None, split: str
+) -> list[Record]:
+    """Reads a corpus.
+
+    Args:
+        path: the JSON file.
+        media_root: folder that paths start from; the file's own where None.
+        question: asked of every clip; the paper's where None.
+        split: recorded with each record.
+
+    Raises:
+        DatasetError: the file is missing, malformed or empty, or an id stands twice.
+    """
+    source = Path(path)
+    root = Path(media_root) if media_root else source.parent
+    try:
+        items = json.loads(source.read_text())
+    except OSError as error:
+        raise DatasetError(
+            f"data.source.path must be a readable file, got {str(source)!r}; {error.strerror}"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"data.source.path must be JSON, got {str(source)!r}; {error}") from error
+    if not isinstance(items, list) or not items:
+        raise DatasetError(f"data.source.path must hold a list of records, got none in {str(source)!r}")
+    records = [
+        _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
+        for index, item in enumerate(items)
+    ]
+    seen: set[str] = set()
+    for record in records:
+        if record.prompt_id in seen:
+            raise DatasetError(f"{source}: each clip must stand once, got {record.prompt_id!r} twice")
+        seen.add(record.prompt_id)
+    return records
+
+
+def _record(item: Any, index: int, *, root: Path, question: str, source: Path, split: str) -> Record:
+    try:
+        video = item["video"]
+        human, gpt = item["conversations"][0]["value"], item["conversations"][1]["value"]
+        match = _ANSWER.search(gpt)
+        label = (match[1] if match else gpt).strip()
+    except (KeyError, IndexError, TypeError) as error:
+        raise DatasetError(
+            f'{source}: record {index} must be {{"video", "conversations": [human, gpt]}}, got {error!r}'
+        ) from error
+    if not label:
+        raise DatasetError(f"{source}: record {index} must have a label, got nothing")
+    file = str(root / video)
+    clip = Clip(
+        clip_id=video,
+        video_path=file if "<video>" in human else None,
+        audio_path=file if "<audio>" in human else None,
+    )
+    return Record(
+        prompt_id=video, clip=clip, question=question, label=label, dataset=source.stem, split=split
+    )

@@ -1,0 +1,77 @@
+"""Speech from libespeak-ng, whose library and data come as a wheel: pitch, range, rate and loudness set."""
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+_SYNCHRONOUS = 2
+_UTF8 = 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prosody:
+    """How something is said."""
+
+    pitch: int
+    """0-99."""
+    pitch_range: int
+    """0-99; 0 is monotone."""
+    words_per_minute: int
+    volume: int
+    """0-200; 100 is normal."""
+
+
+def speak(text: str, *, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
+    """Says a text.
+
+    Returns:
+        float32 [S] in [-1, 1], and its sample rate.
+    """
+    library, rate = _library()
+    chunks: list[np.ndarray] = []
+
+    @_Callback
+    def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
+        if count > 0:
+            chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        return 0
+
+    library.espeak_SetSynthCallback(collect)
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        raise ValueError(f"voice must be one that espeak-ng has, got {voice!r}")
+    for parameter, value in (
+        (_RATE, prosody.words_per_minute),
+        (_VOLUME, prosody.volume),
+        (_PITCH, prosody.pitch),
+        (_RANGE, prosody.pitch_range),
+    ):
+        library.espeak_SetParameter(parameter, value, 0)
+    data = text.encode()
+    library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
+    library.espeak_Synchronize()
+    return np.concatenate(chunks).astype(np.float32) / 32768.0, rate
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> tuple[ctypes.CDLL, int]:
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
+    if rate <= 0:
+        raise RuntimeError("libespeak-ng could not start")
+    return library, rate

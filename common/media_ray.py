@@ -1,0 +1,68 @@
+"""The media stage: each clip is decoded and processed in a Ray task whose results the driver owns.
+
+The driver sees a length and a handle; pixels go from the task to the engine and to the ranks.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from common.config.data import DataConfig
+from common.types import Failure, MediaRef, ProcessedPrompt, Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaSettings:
+    """What a task needs besides the record."""
+
+    data: DataConfig
+    model_path: str
+
+
+def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, ProcessedPrompt | None]:
+    """Decodes and processes one clip: its prompt's length and the prompt, or a failure and nothing."""
+    from common.errors import MediaError
+    from common.media import decode_clip
+    from common.models.registry import family_of
+
+    data = settings.data
+    limits = {"max_fps": data.max_fps, "max_frames": data.max_frames, "max_audio_s": data.max_audio_s}
+    try:
+        try:
+            decoded = decode_clip(record.clip, **limits)
+        except MediaError as error:
+            is_recoverable = error.reason == "no-audio-track" and record.clip.video_path is not None
+            if data.missing_audio == "skip" or not is_recoverable:
+                raise
+            decoded = decode_clip(dataclasses.replace(record.clip, audio_path=None), **limits)
+    except MediaError as error:
+        return Failure(stage="media", reason=error.reason, detail=str(error)), None
+    prompt = family_of(settings.model_path).process_prompt(
+        decoded,
+        record.question,
+        model_path=settings.model_path,
+        min_pixels=data.min_pixels,
+        max_pixels=data.max_pixels,
+    )
+    return len(prompt.prompt_token_ids), prompt
+
+
+class MediaStage:
+    """A `PrepareFn` over Ray tasks."""
+
+    def __init__(self, settings: MediaSettings, *, num_cpus: float, env: dict[str, str]) -> None:
+        self._settings = ray.put(settings)
+        self._task: Any = ray.remote(prepare).options(
+            num_returns=2, num_cpus=num_cpus, runtime_env={"env_vars": env}, max_retries=2
+        )
+
+    async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
+        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
+        header, prompt = self._task.remote(record, self._settings)
+        try:
+            length = await header
+        except ray.exceptions.RayError as error:
+            return Failure(stage="media", reason="task-error", detail=str(error).splitlines()[-1])
+        return length if isinstance(length, Failure) else (prompt, length)

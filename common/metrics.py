@@ -1,0 +1,31 @@
+"""Metrics of a step as one JSON line; keys are `plane/noun/stat`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class MetricsFile:
+    """Append-only; one line per step, flushed with an fsync."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a step."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def distribution(prefix: str, values: list[float]) -> dict[str, float]:
+    """Mean, minimum and maximum under a prefix; nothing of an empty list."""
+    if not values:
+        return {}
+    return {
+        f"{prefix}/mean": sum(values) / len(values),
+        f"{prefix}/min": min(values),
+        f"{prefix}/max": max(values),
+    }
