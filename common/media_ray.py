@@ -49,14 +49,24 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, Pro
     return len(prompt.prompt_token_ids), prompt
 
 
+def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
+    """The longest prompt of the run, then the probe's."""
+    from common.models.registry import family_of
+    from common.probe import longest_prompt, probe_prompts
+
+    family, pinned = family_of(settings.model_path), {"model_path": settings.model_path, "data": settings.data}
+    longest = longest_prompt(family, question=question, max_prompt_tokens=max_prompt_tokens, **pinned)
+    return [longest, *probe_prompts(family, **pinned)]
+
+
 class MediaStage:
     """A `PrepareFn` over Ray tasks."""
 
     def __init__(self, settings: MediaSettings, *, num_cpus: float, env: dict[str, str]) -> None:
         self._settings = ray.put(settings)
-        self._task: Any = ray.remote(prepare).options(
-            num_returns=2, num_cpus=num_cpus, runtime_env={"env_vars": env}, max_retries=2
-        )
+        options: Any = {"num_cpus": num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
+        self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
+        self._references: Any = ray.remote(reference_prompts).options(**options)
 
     async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
@@ -66,3 +76,7 @@ class MediaStage:
         except ray.exceptions.RayError as error:
             return Failure(stage="media", reason="task-error", detail=str(error).splitlines()[-1])
         return length if isinstance(length, Failure) else (prompt, length)
+
+    async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
+        """The longest prompt of the run, then the probe's."""
+        return await self._references.remote(self._settings, question=question, max_prompt_tokens=max_prompt_tokens)

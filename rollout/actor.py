@@ -51,14 +51,14 @@ class EngineActor:
         """Loads one bucket."""
         try:
             await self._engine.receive(path, bucket)
-        except Exception as error:
+        except Exception as error:  # vLLM's RPC raises plain ones
             raise ReceiveError(_last_line(error)) from None
 
     async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
         """Closes the update and answers the receipt."""
         try:
             return await self._engine.finish_update(**identity)
-        except Exception as error:
+        except Exception as error:  # vLLM's RPC raises plain ones
             raise ReceiveError(_last_line(error)) from None
 
     async def status(self) -> EngineStatus:
@@ -117,11 +117,13 @@ class EngineClient:
             return await getattr(self.handle, method).remote(*args, **kwargs)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            raise cause if isinstance(cause, EngineError) else EngineError(
-                f"engine {self.name}: {method}: {_last_line(cause)}"
+            raise (
+                cause
+                if isinstance(cause, EngineError)
+                else EngineError(f"engine {self.name}: {method}: {_last_line(cause)}")
             ) from None
         except ray.exceptions.RayActorError as error:
-            raise EngineError(f"engine {self.name}: {method}: the actor died: {_last_line(error)}") from error
+            raise EngineError(f"engine {self.name}: {method}: the actor died: {error}") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -221,6 +221,7 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
         max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len),
         enable_chunked_prefill=False,
         enable_prefix_caching=True,
+        kv_cache_memory_bytes=None if config.kv_cache_gib is None else int(config.kv_cache_gib * 2**30),
         gpu_memory_utilization=config.gpu_memory_utilization,
         tensor_parallel_size=config.tensor_parallel_size,
         # temperature and truncation applied: the distribution the token was drawn from

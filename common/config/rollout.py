@@ -48,8 +48,8 @@ class RolloutConfig(Config):
     """Ray GPUs that one engine takes."""
     num_threads: int = Field(default=1, ge=1)
     """OpenMP threads of one engine's processes; apart from Ray's accounting."""
-    kv_cache_gib: float = Field(default=1.0, gt=0)
-    """Memory of the key-value cache on CPU, in GiB."""
+    kv_cache_gib: float | None = Field(default=None, gt=0)
+    """Memory of the key-value cache, in GiB; none leaves the choice to vLLM, which takes much on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     """Share of a GPU's memory that vLLM takes."""
     tensor_parallel_size: int = Field(default=1, ge=1)

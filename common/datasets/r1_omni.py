@@ -77,6 +77,4 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         video_path=file if "<video>" in human else None,
         audio_path=file if "<audio>" in human else None,
     )
-    return Record(
-        prompt_id=video, clip=clip, question=question, label=label, dataset=source.stem, split=split
-    )
+    return Record(prompt_id=video, clip=clip, question=question, label=label, dataset=source.stem, split=split)

@@ -119,6 +119,8 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
             "pad_token_id": pad,
             "tie_word_embeddings": tied,
         },
+        # silences warnings about ids of a talker that is not there
+        talker_config={"vocab_size": 152_064},
         enable_audio_output=False,
         tie_word_embeddings=tied,
         architectures=["Qwen2_5OmniForConditionalGeneration"],

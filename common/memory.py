@@ -1,0 +1,72 @@
+"""Peak memory of a run on this node: proportional set sizes of its processes, and shared memory."""
+
+import os
+import threading
+from pathlib import Path
+
+import psutil
+
+
+class MemorySampler:
+    """Samples in a thread until stopped.
+
+    Attributes:
+        peak_bytes: most seen at once: PSS over the process trees, plus what /dev/shm has gained.
+    """
+
+    def __init__(self, *, interval_s: float = 2.0) -> None:
+        self.peak_bytes = 0
+        self._interval_s = interval_s
+        self._stopped = threading.Event()
+        self._shm_before = _shm_bytes()
+        self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
+
+    def __enter__(self) -> "MemorySampler":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self.sample()
+
+    def sample(self) -> int:
+        """One reading, in bytes."""
+        total = sum(_pss_bytes(pid) for pid in _run_processes())
+        total += max(0, _shm_bytes() - self._shm_before)
+        self.peak_bytes = max(self.peak_bytes, total)
+        return total
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self.sample()
+
+
+def _run_processes() -> set[int]:
+    """This process, what it started, and what Ray started on this node."""
+    roots = [psutil.Process()]
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] in {"raylet", "gcs_server"}:
+            roots.append(process)
+    found: set[int] = set()
+    for root in roots:
+        try:
+            found |= {root.pid, *(child.pid for child in root.children(recursive=True))}
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return 0  # gone since it was listed, or not ours to read
+    return 0
+
+
+def _shm_bytes() -> int:
+    stat = os.statvfs("/dev/shm")
+    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize

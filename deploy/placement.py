@@ -1,0 +1,69 @@
+"""The placement plan: what every actor takes, against what the cluster has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.config.run import OmniConfig
+from common.errors import ClusterError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanLine:
+    """One kind of actor."""
+
+    actor: str
+    count: int
+    num_cpus: float
+    """Ray CPUs of each."""
+    num_gpus: float
+    """Ray GPUs of each."""
+    num_threads: int
+    """OpenMP threads of each, apart from Ray's accounting."""
+
+
+def placement_plan(config: OmniConfig) -> list[PlanLine]:
+    """What a run starts."""
+    rollout, learner = config.rollout, config.learner
+    return [
+        PlanLine(
+            actor="rollout engine",
+            count=rollout.num_engines,
+            num_cpus=rollout.num_cpus,
+            num_gpus=rollout.num_gpus,
+            num_threads=rollout.num_threads,
+        ),
+        PlanLine(
+            actor="learner rank",
+            count=learner.num_ranks,
+            num_cpus=learner.num_cpus,
+            num_gpus=learner.num_gpus,
+            num_threads=learner.num_threads,
+        ),
+        PlanLine(actor="reward service", count=1, num_cpus=config.reward.num_cpus, num_gpus=0, num_threads=1),
+        # at least one decoding task must find room beside the actors
+        PlanLine(actor="media task", count=1, num_cpus=config.data.num_cpus, num_gpus=0, num_threads=1),
+    ]
+
+
+def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
+    """Checks a plan against a cluster.
+
+    Raises:
+        ClusterError: it asks for more; actors would pend for ever.
+    """
+    for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+        asked = sum(line.count * getattr(line, key) for line in plan)
+        has = resources.get(kind, 0.0)
+        if asked > has + 1e-9:
+            parts = ", ".join(f"{line.count} x {line.actor} {getattr(line, key)}" for line in plan)
+            raise ClusterError(
+                f"the plan must fit the cluster's {has:g} {kind}s, got {asked:g} ({parts}); lower *.{key} or counts"
+            )
+
+
+def format_plan(plan: list[PlanLine]) -> str:
+    """A table for people."""
+    rows = [("actor", "count", "CPUs", "GPUs", "threads")]
+    rows += [(p.actor, str(p.count), f"{p.num_cpus:g}", f"{p.num_gpus:g}", str(p.num_threads)) for p in plan]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

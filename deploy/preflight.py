@@ -1,0 +1,73 @@
+"""What is checked in seconds, before any engine starts."""
+
+import os
+from pathlib import Path
+
+from common.config.run import OmniConfig
+from common.datasets.r1_omni import load_r1_omni
+from common.errors import ConfigError
+from common.models.registry import family_of
+from common.types import Record
+
+
+def make_run_folder(config: OmniConfig) -> Path:
+    """Makes the run's folder, readable by its owner alone: it holds people's faces.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    folder = config.run.folder
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "samples").mkdir(mode=0o700, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"run.root must be writable, got {config.run.root!r}: {error.strerror}; choose another folder"
+        ) from error
+    return folder
+
+
+def load_records(config: OmniConfig, folder: Path) -> list[Record]:
+    """The corpus; a synthetic one is written first.
+
+    Raises:
+        DatasetError: it is missing, malformed or empty.
+    """
+    source, question = config.data.source, config.data.question
+    if source.type == "r1_omni":
+        return load_r1_omni(source.path, media_root=source.media_root, question=question, split="train")
+    from common.datasets.synthetic import write_synthetic_corpus
+
+    corpus = folder / "corpus" / f"seed-{source.seed}-clips-{source.num_clips}"
+    index = write_synthetic_corpus(corpus, num_clips=source.num_clips, seed=source.seed)
+    return load_r1_omni(index, media_root=None, question=question, split="train")
+
+
+def resolve_model(config: OmniConfig, folder: Path) -> str:
+    """The checkpoint's folder, checked; a tiny model is built where none is given.
+
+    Raises:
+        ModelError: the folder is missing, without weights or of another architecture.
+    """
+    if config.model.path is None:
+        tiny = config.model.tiny
+        target = folder / "model"
+        if not (target / "config.json").exists():
+            from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
+
+            build_tiny_checkpoint(
+                target,
+                seed=tiny.seed,
+                tied=tiny.tied,
+                hidden_size=tiny.hidden_size,
+                num_layers=tiny.num_layers,
+                vocab_size=tiny.vocab_size,
+            )
+        path = str(target)
+    else:
+        path = str(Path(config.model.path).expanduser().resolve())
+    family_of(path)
+    return path

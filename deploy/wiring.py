@@ -1,0 +1,216 @@
+"""From a configuration to a running system: nobody else constructs actors.
+
+Everything is owned by the driver and ends with it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from common.config.load import dump_config
+from common.config.run import OmniConfig
+from common.media_ray import MediaSettings, MediaStage
+from common.metrics import MetricsFile
+from common.types import Record, SamplingSpec
+from deploy.placement import placement_plan, require_room
+from deploy.preflight import load_records, make_run_folder, resolve_model
+from deploy.progress import Progress
+from learner.actor import LearnerRank, RankClients
+from learner.ledger import Ledger
+from learner.loop import LoopParts
+from learner.publisher import Publisher
+from learner.record import RunRecorder
+from learner.stream import PromptStream
+from reward.actor import RewardActor, RewardClient
+from rollout.actor import EngineActor, EngineClient
+from rollout.pool import RolloutPool
+
+logger = logging.getLogger(__name__)
+NAMESPACE = "omni-rlvr"
+
+
+def start_ray() -> None:
+    """Joins the cluster this process belongs to, or starts one of this machine's own size."""
+    if ray.is_initialized():
+        return
+    ray.init(
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        address=None if "RAY_ADDRESS" in os.environ else "local",
+    )
+
+
+def process_env(num_threads: int) -> dict[str, str]:
+    """Environment of every process that computes."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+@asynccontextmanager
+async def open_run(config: OmniConfig, progress: Progress) -> AsyncIterator[LoopParts]:
+    """Checks everything that can be checked, starts the actors, and ends them.
+
+    Raises:
+        UserError: before any engine starts.
+    """
+    folder = make_run_folder(config)
+    model_path = resolve_model(config, folder)
+    with progress.phase("corpus"):
+        records = load_records(config, folder)
+    with progress.phase("ray"):
+        start_ray()
+    require_room(placement_plan(config), ray.cluster_resources())
+    (folder / "config.yaml").write_text(dump_config(config))
+    actors = _Actors()
+    try:
+        yield await _start(config, folder, model_path, records, actors, progress)
+    finally:
+        await actors.stop()
+
+
+async def _start(
+    config: OmniConfig,
+    folder: Path,
+    model_path: str,
+    records: list[Record],
+    actors: "_Actors",
+    progress: Progress,
+) -> LoopParts:
+    sampling = SamplingSpec(**config.rollout.sampling.model_dump())
+    prepare = MediaStage(
+        MediaSettings(data=config.data, model_path=model_path),
+        num_cpus=config.data.num_cpus,
+        env=process_env(1),
+    )
+    with progress.phase("engines and ranks"):
+        engines = start_engines(config, model_path, actors)
+        ranks, info = await start_ranks(config, model_path, actors)
+    with progress.phase("warm-up"):
+        longest, *probes = await prepare.references(
+            question=records[0].question,
+            max_prompt_tokens=config.rollout.max_model_len - sampling.max_tokens,
+        )
+        await asyncio.gather(*(e.warm_up([longest, *probes]) for e in engines))
+    publisher = Publisher(
+        senders=ranks,
+        engines=engines,
+        plan=info["plan"],
+        segments=info["segments"],
+        probes=probes,
+        sampling=sampling,
+        config=config.learner.publish,
+        dtype=config.model.dtype,
+    )
+    with progress.phase("rehearsal"):
+        await publisher.start()
+    return LoopParts(
+        stream=PromptStream(records, seed=config.run.seed),
+        prepare=prepare,
+        generate=RolloutPool(
+            engines,
+            sampling=sampling,
+            group_size=config.rollout.group_size,
+            deadline_s=config.rollout.deadline_s,
+        ),
+        score=RewardClient(start_reward(config, actors), deadline_s=config.reward.deadline_s),
+        train=ranks.train,
+        publisher=publisher,
+        ledger=Ledger(folder / "ledger.jsonl"),
+        record=RunRecorder(folder, metrics=MetricsFile(folder / "metrics.jsonl"), progress=progress),
+        seed=config.run.seed,
+        groups_per_step=config.learner.groups_per_step,
+    )
+
+
+def start_engines(config: OmniConfig, model_path: str, actors: "_Actors") -> list[EngineClient]:
+    """The rollout engines, still starting."""
+    settings = config.rollout
+    env = process_env(settings.num_threads) | {
+        # nobody else divides the cores here; vLLM's own binding would take them all
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    clients: list[EngineClient] = []
+    for index in range(settings.num_engines):
+        name = f"engine-{index}"
+        handle = (
+            ray.remote(EngineActor)
+            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, runtime_env={"env_vars": env})
+            .remote(name=name, model_path=model_path, config=settings, dtype=config.model.dtype)
+        )
+        actors.engines.append(handle)
+        clients.append(EngineClient(handle, name=name, sampling=SamplingSpec(**settings.sampling.model_dump())))
+    return clients
+
+
+async def start_ranks(config: OmniConfig, model_path: str, actors: "_Actors") -> tuple[RankClients, dict[str, Any]]:
+    """The learner ranks, joined and loaded; what rank 0 says of the publish plan."""
+    settings = config.learner
+    env = process_env(settings.num_threads) | ({} if settings.num_gpus else {"DS_ACCELERATOR": "cpu"})
+    actor: Any = ray.remote(LearnerRank).options(
+        num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, runtime_env={"env_vars": env}
+    )
+    handles = [actor.remote(rank=r, world_size=settings.num_ranks) for r in range(settings.num_ranks)]
+    actors.ranks += handles
+    master = await handles[0].address.remote()
+    infos = await asyncio.gather(
+        *(
+            handle.start.remote(
+                master=master,
+                config=settings,
+                model_path=model_path,
+                dtype=config.model.dtype,
+                pad_token_id=_pad_token_id(model_path),
+                temperature=config.rollout.sampling.temperature,
+                max_tokens=config.rollout.sampling.max_tokens,
+                seed=config.run.seed,
+            )
+            for handle in handles
+        )
+    )
+    return RankClients(handles), infos[0]
+
+
+def start_reward(config: OmniConfig, actors: "_Actors") -> Any:
+    """The reward service."""
+    handle: Any = ray.remote(RewardActor).options(num_cpus=config.reward.num_cpus).remote(config=config.reward)
+    actors.others.append(handle)
+    return handle
+
+
+def _pad_token_id(model_path: str) -> int:
+    """Any token does: padding is masked; but it must lie in the vocabulary."""
+    config = json.loads((Path(model_path) / "config.json").read_text())
+    return config.get("pad_token_id") or 0
+
+
+class _Actors:
+    """Handles of everything that must be ended."""
+
+    def __init__(self) -> None:
+        self.engines: list[Any] = []
+        self.ranks: list[Any] = []
+        self.others: list[Any] = []
+
+    async def stop(self) -> None:
+        """Lets engines and ranks release what they hold, then ends every actor."""
+        farewells = [e.shutdown.remote() for e in self.engines] + [r.close.remote() for r in self.ranks]
+        if farewells:
+            await asyncio.to_thread(ray.wait, farewells, num_returns=len(farewells), timeout=20)
+        for handle in [*self.engines, *self.ranks, *self.others]:
+            ray.kill(handle)

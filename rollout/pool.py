@@ -1,0 +1,45 @@
+"""The rollout pool: one way in, several engines behind it. No Ray here."""
+
+from collections.abc import Sequence
+
+from common.errors import EngineError
+from common.protocols import WeightReceiver
+from common.types import Failure, Generation, Prompt, SamplingSpec
+
+
+class RolloutPool:
+    """A `GenerateFn` that sends each prompt to the engine with the least in flight."""
+
+    def __init__(
+        self,
+        engines: Sequence[WeightReceiver],
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        deadline_s: float,
+    ) -> None:
+        self._engines = list(engines)
+        self._in_flight = [0] * len(engines)
+        self._sampling, self._group_size, self._deadline_s = sampling, group_size, deadline_s
+
+    async def __call__(self, prompt: Prompt) -> Generation | Failure:
+        """Samples a group; the engine's own failure of one request is data, its death is raised."""
+        index = self._in_flight.index(min(self._in_flight))
+        self._in_flight[index] += 1
+        engine = self._engines[index]
+        try:
+            generation = await engine.generate(
+                prompt.media,
+                sampling=self._sampling,
+                group_size=self._group_size,
+                seed=prompt.seed,
+                deadline_s=self._deadline_s,
+            )
+        finally:
+            self._in_flight[index] -= 1
+        if isinstance(generation, Generation) and len(generation.completions) != self._group_size:
+            raise EngineError(
+                f"engine {engine.name} must answer {self._group_size} completions, "
+                f"got {len(generation.completions)}"
+            )
+        return generation
