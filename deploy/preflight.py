@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from common.config.run import OmniConfig
-from common.datasets.r1_omni import load_r1_omni
+from common.config.run import OmniConfig, TinyModelConfig
+from common.datasets.r1_omni import QUESTION, load_r1_omni
 from common.errors import ConfigError
 from common.models.registry import family_of
 from common.types import Record
@@ -55,19 +55,29 @@ def resolve_model(config: OmniConfig, folder: Path) -> str:
     if config.model.path is None:
         tiny = config.model.tiny
         target = folder / "model"
-        if not (target / "config.json").exists():
-            from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-
-            build_tiny_checkpoint(
-                target,
-                seed=tiny.seed,
-                tied=tiny.tied,
-                hidden_size=tiny.hidden_size,
-                num_layers=tiny.num_layers,
-                vocab_size=tiny.vocab_size,
-            )
+        if not target.exists():
+            # built aside: a folder that is there is whole
+            partial = target.with_name(f"model.partial-{os.getpid()}")
+            _build_tiny(partial, config.model.tiny)
+            partial.rename(target)
         path = str(target)
     else:
         path = str(Path(config.model.path).expanduser().resolve())
     family_of(path)
     return path
+
+
+def _build_tiny(target: Path, tiny: TinyModelConfig) -> None:
+    from common.models.qwen2_5_omni.habit import teach_habit
+    from common.models.qwen2_5_omni.tiny import EMOTIONS, build_tiny_checkpoint
+
+    build_tiny_checkpoint(
+        target,
+        seed=tiny.seed,
+        tied=tiny.tied,
+        hidden_size=tiny.hidden_size,
+        num_layers=tiny.num_layers,
+        vocab_size=tiny.vocab_size,
+    )
+    if tiny.habit_steps:
+        teach_habit(target, question=QUESTION, labels=EMOTIONS, steps=tiny.habit_steps, seed=tiny.seed)

@@ -36,17 +36,21 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "omni-rlvr"
 
 
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""What the libraries would say on the screen is said here, or wrong."""
+
+
 def start_ray() -> None:
     """Joins the cluster this process belongs to, or starts one of this machine's own size."""
     if ray.is_initialized():
         return
-    ray.init(
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        address=None if "RAY_ADDRESS" in os.environ else "local",
-    )
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**options)
+        return
+    # With few cores Ray ends a decoding worker as soon as it idles, and the next one imports torch anew.
+    keep_idle_workers = {"idle_worker_killing_time_threshold_ms": 600_000}
+    ray.init(address="local", include_dashboard=False, _system_config=keep_idle_workers, **options)
 
 
 def process_env(num_threads: int) -> dict[str, str]:
@@ -54,9 +58,7 @@ def process_env(num_threads: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
+        **QUIET,
     }
 
 
@@ -67,8 +69,10 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncIterator[Loop
     Raises:
         UserError: before any engine starts.
     """
+    os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     folder = make_run_folder(config)
-    model_path = resolve_model(config, folder)
+    with progress.phase("model"):
+        model_path = await asyncio.to_thread(resolve_model, config, folder)
     with progress.phase("corpus"):
         records = load_records(config, folder)
     with progress.phase("ray"):

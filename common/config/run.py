@@ -29,6 +29,8 @@ class TinyModelConfig(Config):
     """Decoder layers."""
     vocab_size: int = Field(default=500, ge=300)
     """Tokens of its tokenizer."""
+    habit_steps: int = Field(default=90, ge=0)
+    """Steps of supervised training on the answer's form alone; 0 leaves the weights random."""
 
 
 class ModelConfig(Config):

@@ -7,6 +7,7 @@ from typing import Any
 from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, CHAT_TOKENS, SPECIAL_TOKENS
 
 EMOTIONS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+CUES = ("face", "voice", "eyes", "mouth", "words", "brows")
 
 
 def build_tiny_checkpoint(
@@ -119,8 +120,6 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
             "pad_token_id": pad,
             "tie_word_embeddings": tied,
         },
-        # silences warnings about ids of a talker that is not there
-        talker_config={"vocab_size": 152_064},
         enable_audio_output=False,
         tie_word_embeddings=tied,
         architectures=["Qwen2_5OmniForConditionalGeneration"],
@@ -180,5 +179,5 @@ _SEED_TEXT = (
     "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters "
     "is the most obvious to you?",
     "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags.",
-    *(f"<think>The face and the voice seem {e}.</think>\n<answer>{e}</answer>" for e in EMOTIONS),
+    *(f"<think>The {c} and the {c} seem {e}.</think>\n<answer>{e}</answer>" for e in EMOTIONS for c in CUES),
 )
