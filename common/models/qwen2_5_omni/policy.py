@@ -137,8 +137,11 @@ def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+    from transformers.utils import logging as transformers_logging
+
     from common.errors import ModelError
 
+    transformers_logging.disable_progress_bar()
     thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         model_path, dtype=dtype, output_loading_info=True, trust_remote_code=False
     )

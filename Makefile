@@ -1,0 +1,35 @@
+# Every target sets itself up: free when done, a few minutes when not.
+VENV := .venv/bin
+export OMNI_RLVR_RUNS ?= $(CURDIR)/runs
+export TQDM_DISABLE := 1
+
+.PHONY: help setup demo test test-unit test-all lint bench clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup:  ## make .venv
+	@deploy/setup.sh
+
+demo: setup  ## GRPO steps over real mp4 files; about 3 minutes
+	@$(VENV)/python -m learner.main --config deploy/configs/demo.yaml
+
+lint: setup  ## format, lint, types, import rules
+	$(VENV)/ruff format --check .
+	$(VENV)/ruff check .
+	$(VENV)/lint-imports
+	$(VENV)/pyright
+
+test-unit: setup  ## the tests without Ray; under a minute
+	$(VENV)/pytest tests/unit
+
+test: lint  ## what CI runs; under 15 minutes
+	$(VENV)/pytest tests -m "not long and not gpu"
+
+test-all: lint  ## everything that runs without a GPU
+	$(VENV)/pytest tests -m "not gpu"
+
+bench: setup  ## phase breakdown of a step, engine through actor against engine alone; JSON
+	$(VENV)/python -m tests.benchmarks.step
+
+clean:  ## remove .venv and runs
+	rm -rf .venv runs
