@@ -4,7 +4,7 @@ The typed facade over decord. Every failure is a `MediaError` with a countable r
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +112,18 @@ def _read_audio_track(path: str) -> tuple[np.ndarray, int]:
 
 def _audio_rate(path: str) -> int | None:
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(path) as container:
             streams = container.streams.audio
             return int(streams[0].rate) if streams else None
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise MediaError(f"{path}: {error}", reason="undecodable") from error
 
 
 def _decord(path: str) -> Any:
-    import decord  # pyright: ignore[reportMissingTypeStubs]
+    import decord
 
     # what FFmpeg would print on stderr is in the exception already
     decord.logging.set_level(decord.logging.QUIET)
@@ -138,7 +139,7 @@ def _require_file(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _as_media_error(path: str) -> Iterator[None]:
+def _as_media_error(path: str) -> Generator[None]:
     """decord raises RuntimeError and its own subclasses for whatever FFmpeg could not do."""
     try:
         yield

@@ -4,10 +4,12 @@ The driver sees a length and a handle; pixels go from the task to the engine and
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
+from ray.exceptions import RayError
 
 from common.config.data import DataConfig
 from common.types import Failure, MediaRef, ProcessedPrompt, Record
@@ -28,15 +30,17 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, Pro
     from common.models.registry import family_of
 
     data = settings.data
-    limits = {"max_fps": data.max_fps, "max_frames": data.max_frames, "max_audio_s": data.max_audio_s}
+    decode = functools.partial(
+        decode_clip, max_fps=data.max_fps, max_frames=data.max_frames, max_audio_s=data.max_audio_s
+    )
     try:
         try:
-            decoded = decode_clip(record.clip, **limits)
+            decoded = decode(record.clip)
         except MediaError as error:
             is_recoverable = error.reason == "no-audio-track" and record.clip.video_path is not None
             if data.missing_audio == "skip" or not is_recoverable:
                 raise
-            decoded = decode_clip(dataclasses.replace(record.clip, audio_path=None), **limits)
+            decoded = decode(dataclasses.replace(record.clip, audio_path=None))
     except MediaError as error:
         return Failure(stage="media", reason=error.reason, detail=str(error)), None
     prompt = family_of(settings.model_path).process_prompt(
@@ -54,9 +58,15 @@ def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_toke
     from common.models.registry import family_of
     from common.probe import longest_prompt, probe_prompts
 
-    family, pinned = family_of(settings.model_path), {"model_path": settings.model_path, "data": settings.data}
-    longest = longest_prompt(family, question=question, max_prompt_tokens=max_prompt_tokens, **pinned)
-    return [longest, *probe_prompts(family, **pinned)]
+    family = family_of(settings.model_path)
+    longest = longest_prompt(
+        family,
+        model_path=settings.model_path,
+        data=settings.data,
+        question=question,
+        max_prompt_tokens=max_prompt_tokens,
+    )
+    return [longest, *probe_prompts(family, model_path=settings.model_path, data=settings.data)]
 
 
 class MediaStage:
@@ -66,14 +76,14 @@ class MediaStage:
         self._settings = ray.put(settings)
         options: Any = {"num_cpus": num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
         self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
-        self._references: Any = ray.remote(reference_prompts).options(**options)
+        self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
     async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
         header, prompt = self._task.remote(record, self._settings)
         try:
             length = await header
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             return Failure(stage="media", reason="task-error", detail=str(error).splitlines()[-1])
         return length if isinstance(length, Failure) else (prompt, length)
 

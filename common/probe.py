@@ -8,6 +8,9 @@ from common.models.registry import Family
 from common.types import DecodedClip, ProcessedPrompt
 
 PROBE_QUESTION = "Which emotion do the face and the voice convey?"
+NUM_REPEATS = 24
+"""Of the text probe's question: past two of vLLM's blocks (128 tokens on CPU), as only whole blocks are ever
+shared, and a probe that is never shared cannot see a stale one."""
 
 
 def probe_prompts(family: Family, *, model_path: str, data: DataConfig) -> list[ProcessedPrompt]:
@@ -17,7 +20,7 @@ def probe_prompts(family: Family, *, model_path: str, data: DataConfig) -> list[
     pinned = {"model_path": model_path, "min_pixels": data.min_pixels, "max_pixels": data.max_pixels}
     return [
         family.process_prompt(clip, PROBE_QUESTION, **pinned),
-        family.process_prompt(silent, PROBE_QUESTION, **pinned),
+        family.process_prompt(silent, " ".join([PROBE_QUESTION] * NUM_REPEATS), **pinned),
     ]
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Modality = Literal["video", "audio"]
 FinishReason = Literal["stop", "length", "abort", "deadline"]
+EngineState = Literal["starting", "ready", "paused", "quarantined"]
 MediaRef = NewType("MediaRef", object)
 """A handle to a `ProcessedPrompt` that stays out of the driver: a Ray object reference in a run."""
 
@@ -185,7 +186,7 @@ class StepReport:
     policy_version: int
     """After the step's publish."""
     metrics: Mapping[str, float]
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """By phase."""
     skipped: str | None = None
     """Why nothing was published, where nothing was."""
@@ -210,5 +211,5 @@ class EngineStatus:
     name: str
     policy_version: int
     num_running: int
-    state: Literal["starting", "ready", "paused", "quarantined"]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    state: EngineState
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

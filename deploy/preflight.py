@@ -10,6 +10,9 @@ from common.models.registry import family_of
 from common.types import Record
 
 
+RESULTS = ("config.yaml", "metrics.jsonl", "ledger.jsonl", "samples")
+
+
 def make_run_folder(config: OmniConfig) -> Path:
     """Makes the run's folder, readable by its owner alone: it holds people's faces.
 
@@ -19,6 +22,7 @@ def make_run_folder(config: OmniConfig) -> Path:
     folder = config.run.folder
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        set_results_aside(folder)
         (folder / "samples").mkdir(mode=0o700, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.write_text("")
@@ -28,6 +32,24 @@ def make_run_folder(config: OmniConfig) -> Path:
             f"run.root must be writable, got {config.run.root!r}: {error.strerror}; choose another folder"
         ) from error
     return folder
+
+
+def set_results_aside(folder: Path) -> Path | None:
+    """Moves what an earlier run of this name left into `earlier/<n>`: its model and corpus serve again.
+
+    Returns:
+        Where the results went; None where there were none.
+    """
+    found = [folder / name for name in RESULTS if (folder / name).exists()]
+    if not (folder / "metrics.jsonl").exists() and not (folder / "ledger.jsonl").exists():
+        return None
+    earlier = folder / "earlier"
+    earlier.mkdir(mode=0o700, exist_ok=True)
+    target = earlier / str(1 + max((int(p.name) for p in earlier.iterdir() if p.name.isdigit()), default=0))
+    target.mkdir(mode=0o700)
+    for path in found:
+        path.rename(target / path.name)
+    return target
 
 
 def load_records(config: OmniConfig, folder: Path) -> list[Record]:
@@ -53,7 +75,6 @@ def resolve_model(config: OmniConfig, folder: Path) -> str:
         ModelError: the folder is missing, without weights or of another architecture.
     """
     if config.model.path is None:
-        tiny = config.model.tiny
         target = folder / "model"
         if not target.exists():
             # built aside: a folder that is there is whole

@@ -1,7 +1,7 @@
 """What a person sees while a run starts and goes on: phases with their seconds, a line per step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,7 +17,7 @@ class Progress:
         self._start = time.perf_counter()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         """Shows a phase of the start while it lasts, and its seconds after."""
         start = time.perf_counter()
         with self.console.status(f"{name} ..."):

@@ -4,12 +4,13 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from learner.loop import LoopParts
+from learner.loop import LoopParts, StepRecorder
 from learner.record import RunRecorder
 
 
-def print_report(console: Console, parts: LoopParts, recorder: RunRecorder, *, peak_memory_bytes: int) -> None:
+def print_report(console: Console, parts: LoopParts, recorder: StepRecorder, *, peak_memory_bytes: int) -> None:
     """Rewards, phases, publishes, the three proofs, one completion with its clip, and where to look."""
+    assert isinstance(recorder, RunRecorder), "the table is made of what a run folder's recorder keeps"
     console.print(_table(parts, recorder, peak_memory_bytes=peak_memory_bytes))
     group = recorder.example
     if group is not None:

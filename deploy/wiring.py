@@ -7,10 +7,10 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -36,7 +36,12 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "omni-rlvr"
 
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 """What the libraries would say on the screen is said here, or wrong."""
 
 
@@ -63,7 +68,7 @@ def process_env(num_threads: int) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def open_run(config: OmniConfig, progress: Progress) -> AsyncIterator[LoopParts]:
+async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[LoopParts]:
     """Checks everything that can be checked, starts the actors, and ends them.
 
     Raises:
@@ -77,7 +82,7 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncIterator[Loop
         records = load_records(config, folder)
     with progress.phase("ray"):
         start_ray()
-    require_room(placement_plan(config), ray.cluster_resources())
+    require_room(placement_plan(config), cast(dict[str, float], ray.cluster_resources()))
     (folder / "config.yaml").write_text(dump_config(config))
     actors = _Actors()
     try:
@@ -215,6 +220,6 @@ class _Actors:
         """Lets engines and ranks release what they hold, then ends every actor."""
         farewells = [e.shutdown.remote() for e in self.engines] + [r.close.remote() for r in self.ranks]
         if farewells:
-            await asyncio.to_thread(ray.wait, farewells, num_returns=len(farewells), timeout=20)
+            await asyncio.to_thread(cast(Any, ray.wait), farewells, num_returns=len(farewells), timeout=20)
         for handle in [*self.engines, *self.ranks, *self.others]:
             ray.kill(handle)

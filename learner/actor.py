@@ -4,9 +4,10 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError
@@ -24,7 +25,7 @@ class LearnerRank:
         """Where rank 0's rendezvous can listen: this node's address and a port that was just free."""
         with socket.socket() as probe:
             probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+            return cast(str, ray.util.get_node_ip_address()), probe.getsockname()[1]
 
     def start(self, *, master: tuple[str, int], config: LearnerConfig, **settings: Any) -> dict[str, Any]:
         """Joins the group and loads the model; answers the publish plan."""
@@ -44,7 +45,8 @@ class LearnerRank:
 
     def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on this rank's groups; their media are fetched here, not through the driver."""
-        prompts = ray.get([g.prompt.media for g in groups])
+        media = cast(Any, [g.prompt.media for g in groups])
+        prompts = cast(list[ProcessedPrompt], ray.get(media))
         return self._engine.train_step([train_group(g, p) for g, p in zip(groups, prompts, strict=True)])
 
     def score(
@@ -126,9 +128,9 @@ class RankClients:
         """All answers, or the first rank's failure at once: the others wait for it in a collective."""
         try:
             return list(await asyncio.gather(*calls))
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             if isinstance(error.cause, OmniError):
                 raise error.cause from None
             raise LearnerError(f"a learner rank failed: {error.cause}") from error
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             raise LearnerError(f"a learner rank died: {error}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,11 +45,12 @@ class MicroBatch:
 def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
     """What a rank needs of a group: its tokens, and its rewards made into advantages."""
     rewards = torch.tensor([[s.score.total for s in group.samples]], dtype=torch.float64)
+    advantages = cast(list[float], group_advantages(rewards)[0].tolist())
     return TrainGroup(
         prompt=prompt,
         token_ids=tuple(s.completion.token_ids for s in group.samples),
         rollout_logprobs=tuple(s.completion.rollout_logprobs for s in group.samples),
-        advantages=tuple(group_advantages(rewards)[0].tolist()),
+        advantages=tuple(advantages),
     )
 
 

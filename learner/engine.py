@@ -9,11 +9,11 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +80,11 @@ class LearnerEngine:
             reference = family.load_policy(model_path, dtype=DTYPES[dtype])
             self._reference = reference.to(self.device).requires_grad_(False).eval()
         trainable = [p for p in policy.parameters() if p.requires_grad]
-        self._deepspeed, *_ = deepspeed.initialize(
+        # typed as if it took a module of parameters
+        initialize = cast(Any, deepspeed.initialize)
+        self._deepspeed: Any = initialize(
             model=policy, model_parameters=trainable, config=deepspeed_config(config, dtype=dtype)
-        )
+        )[0]
         self._module: nn.Module = self._deepspeed.module
         plan = plan_publish(
             self._module.named_parameters(),
@@ -123,6 +125,8 @@ class LearnerEngine:
         with _timed(seconds, "logprobs"):
             references = [self._reference_logprobs(b) for b in batches]
             olds = self._old_logprobs(batches)
+        first: dict[str, float] = {}
+        metrics = first
         for update in range(self.config.updates_per_step):
             metrics = self._update(batches, references, olds, totals.denominators, seconds)
             if update == 0:
@@ -282,7 +286,7 @@ class LearnerEngine:
         return scores
 
     @contextmanager
-    def _evaluating(self):
+    def _evaluating(self) -> Generator[None]:
         was_training = self._deepspeed.training
         self._deepspeed.eval()
         try:
@@ -340,7 +344,7 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], phase: str):
+def _timed(seconds: dict[str, float], phase: str) -> Generator[None]:
     start = time.perf_counter()
     try:
         yield

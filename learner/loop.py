@@ -13,9 +13,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from common.errors import DatasetError
 from common.metrics import distribution
@@ -26,6 +26,7 @@ from learner.publisher import Publisher, PublishReport
 from learner.stream import PromptStream, group_seed
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class StepRecorder(Protocol):
@@ -128,7 +129,7 @@ async def ask(parts: LoopParts, draw: Draw) -> Group | Failure:
     )
 
 
-async def timed(parts: LoopParts, phase: str, work):
+async def timed(parts: LoopParts, phase: str, work: Awaitable[T]) -> T:
     """Awaits, adding the seconds to the step's phase."""
     start = time.perf_counter()
     try:

@@ -18,10 +18,15 @@ class PublishPlan:
     """The tensors of each engine layer, in order."""
     segment_bytes: int
     """Bytes of the largest bucket, header included."""
-    changes_towers: bool
-    """Whether a publish makes the encoder cache's entries stale."""
+    tower_names: tuple[str, ...]
+    """Those of the tensors that feed the encoder cache."""
     closed_over: tuple[str, ...]
     """Tensors that do not train but share a layer with one that does."""
+
+    @property
+    def changes_towers(self) -> bool:
+        """Whether a publish makes the encoder cache's entries stale."""
+        return bool(self.tower_names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,6 +68,6 @@ def plan_publish(
         buckets=tuple(tuple(b) for b in buckets),
         layers=tuple(tuple(name for name, _ in members) for members in published.values()),
         segment_bytes=max(sizes, default=0) + 4096,
-        changes_towers=any(n.startswith(tower_prefixes) for ps in published.values() for n, _ in ps),
+        tower_names=tuple(n for ps in published.values() for n, _ in ps if n.startswith(tower_prefixes)),
         closed_over=tuple(n for ps in published.values() for n, p in ps if not p.requires_grad),
     )

@@ -1,5 +1,6 @@
 """The two comparisons that a publish is judged by: receipts, and log-probabilities of a probe."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,3 +74,14 @@ def num_bytes(receipt: TensorReceipt) -> int:
     for size in receipt.shape:
         count *= size
     return count * (4 if receipt.dtype == "float32" else 2)
+
+
+def name_layers(layers: Sequence[Sequence[str]]) -> str:
+    """One layer by its tensors, several by what their names begin with."""
+    names = [name for layer in layers for name in layer]
+    if len(layers) == 1:
+        return ", ".join(names)
+    paths = [name.split(".")[:-1] for name in names]
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*paths, strict=False))
+    prefix = "".join(f"{column[0]}." for column in columns)
+    return f"{prefix}* ({len(layers)} layers, from {names[0]} to {names[-1]})"

@@ -11,9 +11,10 @@ with a deadline whose passing names the phase and the engine. Unblocked by: nobo
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,9 +22,9 @@ from typing import TypeVar
 from common.config.learner import PublishConfig
 from common.errors import OmniError, PublishError
 from common.protocols import WeightReceiver, WeightSenders
-from common.types import Failure, ProcessedPrompt, SamplingSpec, TensorReceipt
+from common.types import Completion, Failure, ProcessedPrompt, SamplingSpec, TensorReceipt
 from learner.plan import PublishPlan
-from learner.proofs import Agreement, agreement_of, check_receipt, num_bytes
+from learner.proofs import Agreement, agreement_of, check_receipt, name_layers, num_bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class PublishReport:
     num_bytes: int
     canary: dict[str, Agreement]
     """By engine."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
     """By phase."""
 
 
@@ -76,13 +77,16 @@ class Publisher:
         self.canary_tolerance = config.canary_tolerance
         self._senders, self._engines, self._plan, self._segments = senders, tuple(engines), plan, segments
         self._probes, self._config, self._dtype = tuple(probes), config, dtype
+        self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 0.5)
         self._probe_sampling = SamplingSpec(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=config.probe_tokens,
         )
-        self._tower_version = 0
+        # cache entries outlive publishers: a version counted again, by a resumed run, is another identity
+        self._lineage = secrets.token_hex(4)
+        self._tower_id = self._weights_id = f"{self._lineage}-0"
         self._num_nonces = 0
 
     async def start(self) -> dict[str, Agreement]:
@@ -112,13 +116,14 @@ class Publisher:
         """
         version = self.version + 1
         seconds: dict[str, float] = defaultdict(float)
+        self._weights_id = f"{self._lineage}-{version}"
         if self._plan.changes_towers:
-            self._tower_version = version
+            self._tower_id = self._weights_id
         manifest = await self._send(
             self._engines,
             version=version,
-            weights_id=str(version),
-            tower_id=str(self._tower_version),
+            weights_id=self._weights_id,
+            tower_id=self._tower_id,
             seconds=seconds,
         )
         self.version = version
@@ -150,28 +155,41 @@ class Publisher:
         """
         perturbed = await self._perturbed_agreement(engine, names=None)
         if perturbed.max > self.canary_tolerance:
-            culprit = await self._locate(engine, list(self._plan.layers))
+            layers = await self._locate(engine, self._suspects(perturbed))
             await self._send_true(engine)
-            raise self._disagreement(perturbed, engine, proof="rehearsal", subject=", ".join(culprit))
+            raise self._disagreement(perturbed, engine, proof="rehearsal", subject=name_layers(layers))
         await self._send_true(engine)
         self._require(await self._agreement(engine), engine, proof="canary")
         self.num_rehearsals += 1
         return perturbed
 
-    async def _locate(self, engine: WeightReceiver, layers: list[tuple[str, ...]]) -> tuple[str, ...]:
-        """Halves the layers until the one is left that the engine does not follow."""
+    def _suspects(self, agreement: Agreement) -> list[tuple[str, ...]]:
+        """All layers; the towers' alone where prompts with media disagree and texts do not."""
+        media = [bool(p.placeholders) for p in self._probes]
+        disagrees = [d > self.canary_tolerance for d in agreement.by_probe]
+        towers = set(self._plan.tower_names)
+        only_media = any(media) and not any(d and not m for d, m in zip(disagrees, media, strict=True))
+        return [layer for layer in self._plan.layers if not (towers and only_media) or towers & set(layer)]
+
+    async def _locate(self, engine: WeightReceiver, layers: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Halves the layers while one half alone is not followed; several are left where no half shows it."""
         while len(layers) > 1:
-            half = layers[: len(layers) // 2]
-            names = [name for layer in half for name in layer]
-            agreement = await self._perturbed_agreement(engine, names=names)
-            layers = half if agreement.max > self.canary_tolerance else layers[len(half) :]
-        return layers[0]
+            middle = len(layers) // 2
+            for half in (layers[:middle], layers[middle:]):
+                names = [name for layer in half for name in layer]
+                agreement = await self._perturbed_agreement(engine, names=names)
+                if agreement.max > self.canary_tolerance:
+                    layers = half
+                    break
+            else:
+                return layers
+        return layers
 
     async def _perturbed_agreement(self, engine: WeightReceiver, *, names: Sequence[str] | None) -> Agreement:
         self._num_nonces += 1
-        label = f"rehearsal-{self._num_nonces}"
-        tower_id = label if self._plan.changes_towers else str(self._tower_version)
-        await self._senders.perturb(scale=self._config.rehearsal_scale, nonce=self._num_nonces, names=names)
+        label = f"{self._lineage}-rehearsal-{self._num_nonces}"
+        tower_id = label if self._plan.changes_towers else self._tower_id
+        await self._senders.perturb(scale=self._rehearsal_scale, nonce=self._num_nonces, names=names)
         try:
             await self._send([engine], version=self.version, weights_id=label, tower_id=tower_id)
             return await self._agreement(engine)
@@ -182,8 +200,8 @@ class Publisher:
         await self._send(
             [engine],
             version=self.version,
-            weights_id=str(self.version),
-            tower_id=str(self._tower_version),
+            weights_id=self._weights_id,
+            tower_id=self._tower_id,
         )
 
     # -- one transfer -----------------------------------------------------------------------------
@@ -198,7 +216,7 @@ class Publisher:
         seconds: dict[str, float] | None = None,
     ) -> list[TensorReceipt]:
         """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads."""
-        spent = seconds if seconds is not None else defaultdict(float)
+        spent: dict[str, float] = seconds if seconds is not None else defaultdict(float)
         await self._each(engines, "pause", lambda e: e.pause(), spent)
         await self._each(engines, "start", lambda e: e.start_update(), spent)
         manifest: list[TensorReceipt] = []
@@ -248,7 +266,9 @@ class Publisher:
             seconds[phase] += time.perf_counter() - start
 
     @asynccontextmanager
-    async def _phase(self, phase: str, engine: str, seconds: dict[str, float] | None = None) -> AsyncIterator[None]:
+    async def _phase(
+        self, phase: str, engine: str, seconds: dict[str, float] | None = None
+    ) -> AsyncGenerator[None]:
         start = time.perf_counter()
         try:
             async with asyncio.timeout(self._config.deadline_s):
@@ -285,7 +305,7 @@ class Publisher:
                     for i, probe in enumerate(self._probes)
                 )
             )
-        completions = []
+        completions: list[Completion] = []
         for answer in answers:
             if isinstance(answer, Failure):
                 raise PublishError(

@@ -19,7 +19,8 @@ class PromptStream:
         self._records = list(records)
         self._seed = seed
         self.cursor = cursor
-        self._epoch, self._order = -1, list[int]()
+        self._epoch: int = -1
+        self._order: list[int] = []
 
     def __len__(self) -> int:
         return len(self._records)

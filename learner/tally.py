@@ -1,6 +1,7 @@
 """Sums of one optimizer update, over micro-batches and then over ranks."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ class Tally:
     KEYS = ("loss", "num_tokens", "num_clipped", "entropy", "kl_ref", "sum_abs", "sum_kl_rollout")
 
     def __init__(self) -> None:
-        self._sums = dict.fromkeys(self.KEYS, 0.0)
+        self._sums: dict[str, float] = dict.fromkeys(self.KEYS, 0.0)
         self._max_abs = 0.0
 
     def add(self, key: str, value: Tensor | float) -> None:
@@ -27,7 +28,8 @@ class Tally:
         largest = torch.tensor([self._max_abs], dtype=torch.float64)
         all_reduce(sums)
         all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return dict(zip(self.KEYS, sums.tolist(), strict=True)) | {"max_abs": float(largest)}
+        values = cast(list[float], sums.tolist())
+        return dict(zip(self.KEYS, values, strict=True)) | {"max_abs": float(largest)}
 
     @staticmethod
     def metrics(totals: dict[str, float]) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import blake3
 import torch
@@ -38,7 +39,7 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Iterator[None]:
+def gathered(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> Generator[None]:
     """Makes partitioned parameters whole on every rank; with `modify`, rank 0's changes are kept."""
     if not any(hasattr(p, "ds_id") for p in parameters):
         yield
@@ -71,15 +72,17 @@ def perturbation(name: str, parameter: Tensor, *, scale: float, nonce: int) -> T
 
 def storage_of(parameter: nn.Parameter) -> Tensor:
     """The memory that holds this rank's share: the partition under ZeRO-3, else the whole."""
-    return parameter.ds_tensor.data if hasattr(parameter, "ds_tensor") else parameter.data
+    share: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return share.data
 
 
 def overwrite(parameter: nn.Parameter, share: Tensor) -> None:
     """Puts a copy of `storage_of` back, on every rank."""
     storage_of(parameter).copy_(share)
-    if hasattr(parameter, "ds_tensor") and parameter.data.numel() == parameter.ds_numel:
+    partitioned = cast(Any, parameter)
+    if hasattr(parameter, "ds_tensor") and parameter.data.numel() == partitioned.ds_numel:
         # DeepSpeed keeps small parameters gathered after use: that copy is old now
-        parameter.partition(has_been_updated=False)
+        partitioned.partition(has_been_updated=False)
 
 
 def full_bytes(parameter: nn.Parameter) -> int:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import ray
+from ray.exceptions import RayError
 
 from common.config.reward import RewardConfig
 from common.types import Completion, Failure, Record, Score
@@ -37,5 +37,5 @@ class RewardClient:
                 return await self.handle.score.remote(record, list(completions))
         except TimeoutError:
             return Failure(stage="reward", reason="deadline", detail=f"{self._deadline_s} s passed")
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             return Failure(stage="reward", reason="service-error", detail=str(error).splitlines()[-1])

@@ -1,9 +1,9 @@
 """A rollout engine as a Ray actor: a shell around `RolloutEngine`, and its handle in the driver."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import ray
+from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError, ReceiveError
@@ -21,10 +21,10 @@ from common.types import (
 class EngineActor:
     """Lives in a process of its own; vLLM starts more below it."""
 
-    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, dtype: str) -> None:
+    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, **settings: Any) -> None:
         from rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(name=name, model_path=model_path, config=config, dtype=dtype)
+        self._engine = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Makes the engine ready."""
@@ -32,7 +32,7 @@ class EngineActor:
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
         """Samples a group; `media` is a processed prompt or a list that holds a reference to one."""
-        prompt = await media[0] if isinstance(media, list) else media
+        prompt: ProcessedPrompt = await cast(list[Any], media)[0] if isinstance(media, list) else media
         return await self._engine.generate(prompt, **request)
 
     async def pause(self) -> None:
@@ -115,14 +115,14 @@ class EngineClient:
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return await getattr(self.handle, method).remote(*args, **kwargs)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
+        except RayTaskError as error:
+            cause = cast(BaseException, error.cause)
             raise (
                 cause
                 if isinstance(cause, EngineError)
                 else EngineError(f"engine {self.name}: {method}: {_last_line(cause)}")
             ) from None
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             raise EngineError(f"engine {self.name}: {method}: the actor died: {error}") from error
 
 

@@ -8,13 +8,14 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -22,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from common.config.rollout import RolloutConfig
 from common.types import (
     Completion,
+    EngineState,
     EngineStatus,
     Failure,
     FinishReason,
@@ -45,7 +47,15 @@ class RolloutEngine:
     States: starting -> ready <-> paused. `warm_up` makes it ready.
     """
 
-    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, dtype: str) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_path: str,
+        config: RolloutConfig,
+        dtype: str,
+        worker_extension: str = "rollout.weights.ReceiptExtension",
+    ) -> None:
         """Starts vLLM's processes; takes half a minute on CPU.
 
         Args:
@@ -53,6 +63,7 @@ class RolloutEngine:
             model_path: the checkpoint folder.
             config: the rollout plane's part of the configuration.
             dtype: `float32` or `bfloat16`.
+            worker_extension: what is mixed into vLLM's worker; a subclass of the default.
         """
         self.name = name
         self.config = config
@@ -60,10 +71,12 @@ class RolloutEngine:
         # what the caches are keyed by; equal to the version but during a rehearsal
         self._weights_id = "0"
         self._tower_id = "0"
-        self._state = "starting"
+        self._state: EngineState = "starting"
         self._num_running = 0
         self._request_ids = itertools.count()
-        self._llm = AsyncLLM.from_engine_args(engine_args(model_path=model_path, config=config, dtype=dtype))
+        args = engine_args(model_path=model_path, config=config, dtype=dtype)
+        args.worker_extension_cls = worker_extension
+        self._llm = AsyncLLM.from_engine_args(args)
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Tells vLLM its version, then runs what the run will run: the longest prompt, a full batch, the probe.
@@ -184,13 +197,17 @@ class RolloutEngine:
         Raises:
             RuntimeError: two workers of one engine were handed different bytes.
         """
-        per_worker = await self._llm.collective_rpc("weight_receipts")
+        per_worker = await self.call_workers("weight_receipts")
         if any(receipts != per_worker[0] for receipts in per_worker[1:]):
             raise RuntimeError(f"engine {self.name}: its workers were handed different tensors")
         return [
             TensorReceipt(name=name, shape=tuple(shape), dtype=dtype, digest=digest)
             for name, shape, dtype, digest in per_worker[0]
         ]
+
+    async def call_workers(self, method: str, *args: Any) -> list[Any]:
+        """Calls a method of the worker extension on every worker."""
+        return cast(list[Any], await self._llm.collective_rpc(method, args=args))
 
     async def status(self) -> EngineStatus:
         """Name, version and load; raises when vLLM's core process is gone."""
@@ -212,7 +229,7 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
     """vLLM's arguments, each either configured or fixed here for a reason."""
     return AsyncEngineArgs(
         model=model_path,
-        dtype=dtype,
+        dtype=cast(Any, dtype),
         trust_remote_code=False,
         enforce_eager=config.enforce_eager,
         max_model_len=config.max_model_len,
@@ -231,7 +248,6 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
         skip_mm_profiling=True,
         limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-        worker_extension_cls="rollout.weights.ReceiptExtension",
         seed=0,
     )
 
@@ -253,9 +269,10 @@ def _sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> S
 def _completion(output: CompletionOutput) -> Completion:
     assert output.logprobs is not None
     ids = tuple(output.token_ids)
+    logprobs = cast(Sequence[Mapping[int, Logprob]], output.logprobs)
     return Completion(
         token_ids=ids,
-        rollout_logprobs=tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)),
+        rollout_logprobs=tuple(step[token].logprob for step, token in zip(logprobs, ids, strict=True)),
         text=output.text,
         finish_reason=_finish_reason(output.finish_reason),
         version_spans=tuple(

@@ -6,9 +6,10 @@ elements but not all: vLLM would rebuild the rest from uninitialised memory.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -17,8 +18,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,  # pyright: ignore[reportUnknownVariableType]
+    initialize_layerwise_reload,
+)
+from vllm.model_executor.model_loader.reload.layerwise import (
+    _place_kernel_tensors,  # pyright: ignore[reportPrivateUsage]
+    get_layerwise_info,
+)
 
 from common.errors import ReceiveError
 from common.types import TensorReceipt
@@ -56,14 +63,18 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         """Nothing to do."""
 
     def start_weight_update(self) -> None:
-        """Opens an update: every layer waits for all of its elements or none."""
+        """Opens an update: every layer waits for all of its elements or none.
+
+        What an update that failed left open is closed first; a whole publish then makes the engine whole.
+        """
         self.receipts = []
+        self._abandon_open_layers()
         initialize_layerwise_reload(self.model)
         for layer in self.model.modules():
             if isinstance(layer, VocabParallelEmbedding):
                 # rows that only pad the vocabulary never arrive: without this the layer would stay open,
                 # holding views of a segment that the sender writes again
-                layer.weight.weight_loader_numel = _loadable_numel(layer)
+                cast(Any, layer).weight.weight_loader_numel = _loadable_numel(layer)
 
     def receive_weights(self, update_info: BucketInfo) -> None:
         """Loads one bucket.
@@ -75,7 +86,7 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         if segment is None:
             segment = self._segments[update_info.path] = Segment(Path(update_info.path))
         self.receipts += segment.manifest()
-        self.model.load_weights(segment.read().items())
+        cast(Any, self.model).load_weights(segment.read().items())
         self._require_whole_layers(f"bucket {update_info.bucket}")
 
     def finish_weight_update(self) -> None:
@@ -94,8 +105,17 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
             segment.close()
         self._segments.clear()
 
+    def _abandon_open_layers(self) -> None:
+        for layer in self.model.modules():
+            info = get_layerwise_info(layer)
+            if info.can_load():
+                if info.kernel_tensors is not None:
+                    _place_kernel_tensors(layer, info)
+                info.reset()
+
     def _require_whole_layers(self, what: str) -> None:
-        for name, layer in self.model.named_modules():
+        layers = cast(Iterable[tuple[str, torch.nn.Module]], self.model.named_modules())
+        for name, layer in layers:
             info = get_layerwise_info(layer)
             if info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0):
                 raise ReceiveError(
@@ -106,7 +126,7 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
 
 def _loadable_numel(layer: VocabParallelEmbedding) -> int:
     rows = layer.shard_indices.org_vocab_end_index - layer.shard_indices.org_vocab_start_index
-    return rows * layer.weight.shape[1]
+    return rows * cast(Any, layer).weight.shape[1]
 
 
 def repack_tied_heads(model: torch.nn.Module) -> None:

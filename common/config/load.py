@@ -4,7 +4,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -51,7 +51,10 @@ def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, s
             default = field.default
             shown = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
             if isinstance(shown, tuple):
-                shown = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in shown]
+                shown = [
+                    v.model_dump(mode="json") if isinstance(v, BaseModel) else v
+                    for v in cast(tuple[Any, ...], shown)
+                ]
             yield key, f"{shown}", f"{field.description or ''}{_choices(field.annotation)}"
 
 
@@ -77,7 +80,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"--config must hold keys, got {type(tree).__name__} in {path!r}; see --help")
-    return tree
+    return cast(dict[str, Any], tree)
 
 
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -114,7 +117,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         node = tree.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--{key} must name a key of a section, got {parent!r} that is a value; see --help")
-        tree = node
+        tree = cast(dict[str, Any], node)
     tree[leaf] = value
 
 

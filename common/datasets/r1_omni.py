@@ -7,7 +7,7 @@ paper every clip is asked the same. The gpt turn is the label, bare or inside `<
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common.errors import DatasetError
 from common.types import Clip, Record
@@ -49,7 +49,7 @@ def load_r1_omni(
         raise DatasetError(f"data.source.path must hold a list of records, got none in {str(source)!r}")
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
-        for index, item in enumerate(items)
+        for index, item in enumerate(cast(list[Any], items))
     ]
     seen: set[str] = set()
     for record in records:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def speak(text: str, *, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
     chunks: list[np.ndarray] = []
 
     @_Callback
-    def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
+    def collect(samples: Any, count: int, _events: int) -> int:
         if count > 0:
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0

@@ -18,8 +18,8 @@ class Family:
     """What is particular to one architecture."""
 
     name: str
-    architecture: str
-    """As `architectures[0]` of its `config.json` says."""
+    architectures: tuple[str, ...]
+    """What `architectures[0]` of a `config.json` may say; the first is that of the released checkpoints."""
     process_prompt: Callable[..., ProcessedPrompt]
     load_policy: "Callable[..., nn.Module]"
     engine_layer: Callable[[str], str]
@@ -43,16 +43,15 @@ def _load_qwen2_5_omni(model_path: str, *, dtype: "torch.dtype") -> "nn.Module":
 def _families() -> dict[str, Family]:
     from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 
-    return {
-        "Qwen2_5OmniForConditionalGeneration": Family(
-            name="qwen2_5_omni",
-            architecture="Qwen2_5OmniForConditionalGeneration",
-            process_prompt=_process_qwen2_5_omni,
-            load_policy=_load_qwen2_5_omni,
-            engine_layer=engine_layer,
-            tower_prefixes=TOWER_PREFIXES,
-        )
-    }
+    qwen2_5_omni = Family(
+        name="qwen2_5_omni",
+        architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
+        process_prompt=_process_qwen2_5_omni,
+        load_policy=_load_qwen2_5_omni,
+        engine_layer=engine_layer,
+        tower_prefixes=TOWER_PREFIXES,
+    )
+    return {architecture: qwen2_5_omni for architecture in qwen2_5_omni.architectures}
 
 
 def family_of(model_path: str | Path) -> Family:

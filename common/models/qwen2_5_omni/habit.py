@@ -17,7 +17,6 @@ from common.tokens import pack_tokens
 from common.types import DecodedClip, ProcessedPrompt
 
 
-
 def teach_habit(
     folder: Path, *, question: str, labels: tuple[str, ...], steps: int, seed: int, lr: float = 5e-3
 ) -> float:
@@ -31,7 +30,7 @@ def teach_habit(
         seed: of the clips, answers and wording.
         lr: peak learning rate; falls linearly.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     rng = random.Random(seed)
     policy = load_policy(str(folder), dtype=torch.float32)
@@ -59,7 +58,9 @@ def teach_habit(
 
 def _answer(rng: random.Random, labels: tuple[str, ...]) -> str:
     label = rng.choice(labels)
-    return f"<think>The {rng.choice(CUES)} and the {rng.choice(CUES)} seem {label}.</think>\n<answer>{label}</answer>"
+    return (
+        f"<think>The {rng.choice(CUES)} and the {rng.choice(CUES)} seem {label}.</think>\n<answer>{label}</answer>"
+    )
 
 
 def _noise_prompt(folder: Path, question: str, rng: random.Random) -> ProcessedPrompt:

@@ -5,7 +5,7 @@ the towers once, however many completions share it.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.models.qwen2_5_omni.positions import prompt_positions
 from common.tokens import TokenBatch
-from common.types import ProcessedPrompt
+from common.types import Modality, ProcessedPrompt
 
 DUMMY_MEL_FRAMES = 8
 
@@ -63,15 +63,18 @@ class Qwen2_5OmniPolicy(nn.Module):
         Both towers always run, on a minimal dummy where a modality is absent: under ZeRO-3 every rank must
         gather the same parameters in the same order, and a tower skipped on one rank hangs them all.
         """
-        for modality, features in (("video", self._video(batch)), ("audio", self._audio(batch))):
+        media: list[tuple[Modality, Tensor]] = [("video", self._video(batch)), ("audio", self._audio(batch))]
+        for modality, features in media:
             owners = [i for i, p in enumerate(batch.prompts) if modality in p.placeholders]
             if not owners:
                 embeds = embeds + 0.0 * features.sum()
                 continue
-            rows, columns, sources, offset = [], [], [], 0
+            rows, columns, sources = list[Tensor](), list[Tensor](), list[Tensor]()
+            offset = 0
             for owner in owners:
                 start, length = batch.prompts[owner].placeholders[modality]
-                for row in torch.nonzero(batch.prompt_of_row == owner).flatten().tolist():
+                rows_of_owner = torch.nonzero(batch.prompt_of_row == owner).flatten()
+                for row in cast(list[int], rows_of_owner.tolist()):
                     rows.append(torch.full((length,), row))
                     columns.append(torch.arange(start, start + length))
                     sources.append(torch.arange(offset, offset + length))
@@ -113,7 +116,7 @@ class Qwen2_5OmniPolicy(nn.Module):
         num_rows, length = batch.input_ids.shape
         positions = torch.zeros(3, num_rows, length, dtype=torch.long)
         of_prompt = [self._prompt_positions(p) for p in batch.prompts]
-        for row, owner in enumerate(batch.prompt_of_row.tolist()):
+        for row, owner in enumerate(cast(list[int], batch.prompt_of_row.tolist())):
             prompt = of_prompt[owner]
             num_prompt = prompt.shape[1]
             positions[:, row, :num_prompt] = torch.from_numpy(prompt)
@@ -136,15 +139,15 @@ def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
         ModelError: the weights lack a tensor of the thinker.
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
     from transformers.utils import logging as transformers_logging
 
     from common.errors import ModelError
 
     transformers_logging.disable_progress_bar()
-    thinker, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         model_path, dtype=dtype, output_loading_info=True, trust_remote_code=False
     )
+    thinker, report = cast(tuple[Any, dict[str, Any]], loaded)
     if report["missing_keys"]:
         raise ModelError(
             f"model.path must hold every weight of the thinker, got {Path(model_path)} without "

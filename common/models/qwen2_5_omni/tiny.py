@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, CHAT_TOKENS, SPECIAL_TOKENS
 
@@ -36,7 +36,7 @@ def build_tiny_checkpoint(
         The folder.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
         return int(tokenizer.convert_tokens_to_ids(token))
 
     eos, pad = token_id("<|im_end|>"), token_id("<|endoftext|>")
-    config = Qwen2_5OmniConfig(
+    config = cast(Any, Qwen2_5OmniConfig)(
         thinker_config={
             "audio_config": {
                 "num_mel_bins": 128,
@@ -131,7 +131,7 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
 
 def _tokenizer(vocab_size: int, corpus: tuple[str, ...]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
     special = [*CHAT_TOKENS, *SPECIAL_TOKENS.values()]
     bpe = Tokenizer(models.BPE())
@@ -144,7 +144,7 @@ def _tokenizer(vocab_size: int, corpus: tuple[str, ...]) -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator([*_SEED_TEXT, *corpus], trainer)
-    return Qwen2TokenizerFast(
+    return cast(Any, Qwen2TokenizerFast)(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

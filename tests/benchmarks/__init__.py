@@ -1,0 +1,1 @@
+"""Pairs measured in one run; JSON."""

@@ -1,0 +1,1 @@
+"""Real local Ray, real vLLM on CPU, real DeepSpeed, a tiny model."""

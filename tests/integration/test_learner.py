@@ -1,0 +1,183 @@
+"""World sizes and ZeRO stages compute the same step; no rank hangs the others."""
+
+import random
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from common.config.learner import LearnerConfig, OptimizerConfig
+from common.models.qwen2_5_omni.policy import load_policy
+from common.tokens import pack_tokens
+from common.types import Clip, Completion, Draw, Group, ProcessedPrompt, Prompt, Record, Sample, Score
+from learner.actor import RankClients
+from learner.batch import train_group
+from tests.integration.conftest import Run
+from tests.support.clips import case_named, processed
+from tests.support.engines import start_ranks, stop_ranks
+
+RELATIVE = 1e-5
+BETA, CLIP = 0.04, 0.2
+
+
+def recorded_groups(model_path: str, names: list[str], *, seed: int = 0) -> list[Group]:
+    """Groups of four completions of unequal length and reward."""
+    rng = random.Random(seed)
+    groups = []
+    for index, name in enumerate(names):
+        prompt = processed(case_named(name), model_path, seed=index)
+        samples = tuple(_sample(rng) for _ in range(4))
+        groups.append(_group(name, prompt, samples))
+    return groups
+
+
+def _sample(rng: random.Random) -> Sample:
+    ids = tuple(rng.randrange(20, 400) for _ in range(rng.randint(3, 20)))
+    completion = Completion(
+        token_ids=ids,
+        rollout_logprobs=tuple(-rng.uniform(0.5, 9.0) for _ in ids),
+        text="",
+        finish_reason="stop",
+        version_spans=(),
+    )
+    return Sample(completion=completion, score=Score(total=rng.choice((0.0, 1.0, 2.0)), breakdown={}))
+
+
+def _group(name: str, prompt: ProcessedPrompt, samples: tuple[Sample, ...]) -> Group:
+    clip = Clip(clip_id=name, video_path=None, audio_path=None)
+    record = Record(prompt_id=name, clip=clip, question="", label="", dataset="", split="")
+    ready = Prompt(
+        draw=Draw(epoch=0, record=record, draw=0),
+        media=ray.put(prompt),
+        num_prompt_tokens=len(prompt.prompt_token_ids),
+        seed=0,
+    )
+    return Group(prompt=ready, samples=samples, min_policy_version=0, engine="none")
+
+
+def reference_step(model_path: str, groups: list[Group]) -> tuple[float, float]:
+    """Loss and gradient norm of one step in one process, in plain torch, a completion at a time.
+
+    The reference policy equals the policy, so the KL and its gradient are zero; `old_logprobs` are the
+    sampler's, so the ratio is not 1.
+    """
+    policy = load_policy(model_path, dtype=torch.float32)
+    num_sequences = sum(len(g.samples) for g in groups)
+    total = 0.0
+    for group in groups:
+        prepared = train_group(group, ray.get(group.prompt.media))
+        for ids, old, advantage in zip(
+            prepared.token_ids, prepared.rollout_logprobs, prepared.advantages, strict=True
+        ):
+            logprobs, _ = policy(pack_tokens([prepared.prompt], [[ids]], pad_token_id=0))
+            ratio = torch.exp(logprobs[0] - torch.tensor(old))
+            per_token = -torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+            loss = per_token.mean() / num_sequences
+            loss.backward()
+            total += float(loss.detach())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+    return total, float(norm)
+
+
+def config(num_ranks: int, zero_stage: Any, **changes: Any) -> LearnerConfig:
+    """A learner whose ratio leaves 1."""
+    return LearnerConfig(
+        num_ranks=num_ranks,
+        zero_stage=zero_stage,
+        old_logprobs="rollout",
+        beta=BETA,
+        max_rows_per_micro_batch=3,
+        optimizer=OptimizerConfig(lr=1e-4, schedule="constant"),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def groups(local_ray: None, untied: str) -> list[Group]:
+    """Every modality, so that one rank's share lacks some."""
+    return recorded_groups(untied, ["av-8fps-odd-frames", "video-only-one-frame", "audio-only", "text-only"])
+
+
+@pytest.fixture(scope="module")
+def expected(untied: str, groups: list[Group]) -> tuple[float, float]:
+    """The plain step."""
+    return reference_step(untied, groups)
+
+
+def train(run: Run, model_path: str, settings: LearnerConfig, groups: list[Group]) -> tuple[dict[str, float], Any]:
+    """One step on fresh ranks, and the log-probabilities after it."""
+    ranks, _ = start_ranks(model_path, config=settings)
+    try:
+        metrics = run(ranks.train(groups))
+        prompt = ray.get(groups[0].prompt.media)
+        scores = run(ranks.score([prompt], [[s.completion.token_ids for s in groups[0].samples]]))
+        return metrics, torch.tensor([x for row in scores[0] for x in row])
+    finally:
+        stop_ranks(ranks)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_every_world_size_and_zero_stage_takes_the_plain_step(
+    num_ranks: int, zero_stage: int, run: Run, untied: str, groups: list[Group], expected: tuple[float, float]
+) -> None:
+    metrics, _ = train(run, untied, config(num_ranks, zero_stage), groups)
+    assert metrics["learner/loss"] == pytest.approx(expected[0], rel=RELATIVE)
+    assert metrics["learner/grad_norm"] == pytest.approx(expected[1], rel=RELATIVE)
+    assert metrics["learner/kl_ref/mean"] == 0.0
+    assert metrics["learner/clip_fraction"] > 0
+
+
+def test_a_rank_with_nothing_to_do_does_not_hang_zero_3(run: Run, untied: str, groups: list[Group]) -> None:
+    alone, after_alone = train(run, untied, config(1, 3), groups[:1])
+    idle, after_idle = train(run, untied, config(2, 3), groups[:1])
+    assert idle["learner/loss"] == pytest.approx(alone["learner/loss"], rel=RELATIVE)
+    assert idle["learner/grad_norm"] == pytest.approx(alone["learner/grad_norm"], rel=RELATIVE)
+    assert torch.allclose(after_idle, after_alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [["text-only", "av-8fps-odd-frames"], ["audio-only", "video-only-one-frame"]])
+def test_a_rank_without_a_modality_does_not_hang_zero_3(names: list[str], run: Run, untied: str) -> None:
+    mixed = recorded_groups(untied, names, seed=4)
+    loss, norm = reference_step(untied, mixed)
+    metrics, _ = train(run, untied, config(2, 3), mixed)
+    assert metrics["learner/loss"] == pytest.approx(loss, rel=RELATIVE)
+    assert metrics["learner/grad_norm"] == pytest.approx(norm, rel=RELATIVE)
+
+
+def test_several_updates_on_one_batch_leave_the_ratio_and_clip(run: Run, untied: str, groups: list[Group]) -> None:
+    settings = LearnerConfig(
+        updates_per_step=3,
+        beta=0.0,
+        clip_low=0.05,
+        clip_high=0.05,
+        optimizer=OptimizerConfig(lr=3e-3, schedule="constant"),
+    )
+    metrics, _ = train(run, untied, settings, groups)
+    assert metrics["learner/clip_fraction"] > 0
+    once, _ = train(run, untied, settings.model_copy(update={"updates_per_step": 1}), groups)
+    assert once["learner/clip_fraction"] == 0
+    assert metrics["learner/loss"] == pytest.approx(once["learner/loss"], rel=RELATIVE)
+
+
+def test_a_perturbation_is_taken_back_bit_for_bit_under_every_stage(run: Run, untied: str) -> None:
+    for stage in (0, 2, 3):
+        ranks, info = start_ranks(untied, config=config(2, stage))
+        try:
+            before = run(_manifest(ranks, info))
+            run(ranks.perturb(scale=0.05, nonce=3, names=None))
+            moved = run(_manifest(ranks, info))
+            run(ranks.restore())
+            after = run(_manifest(ranks, info))
+        finally:
+            stop_ranks(ranks)
+        assert after == before
+        assert all(a.digest != b.digest for a, b in zip(before, moved, strict=True)), "every tensor must move"
+
+
+async def _manifest(ranks: RankClients, info: dict[str, Any]) -> list[Any]:
+    receipts = []
+    for bucket in range(len(info["plan"].buckets)):
+        receipts += await ranks.send_bucket(bucket)
+    return receipts

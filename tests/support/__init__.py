@@ -1,0 +1,1 @@
+"""Builders and fault injection for tests."""

@@ -1,0 +1,137 @@
+"""The command line where it ends before Ray starts: what it prints, what it returns, how a mistake reads."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.config.load import load_config
+from learner.main import FAILURE, USER_MISTAKE, main
+
+DEMO = "deploy/configs/demo.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run sets variables of its process: they are put back."""
+    from deploy.wiring import QUIET
+
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    monkeypatch.setenv("OMNI_RLVR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr."""
+    import ray
+
+    assert main(argv) == USER_MISTAKE == 2
+    assert not ray.is_initialized()
+    said = capsys.readouterr().err
+    assert said.endswith("\n")
+    assert said.count("\n") == 1, said
+    assert said.startswith("error: ")
+    return said
+
+
+def test_help_lists_keys_and_returns_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == main(["-h"]) == 0
+    shown = capsys.readouterr()
+    assert "--config FILE" in shown.out
+    assert "--learner.optimizer.lr 1e-06\n      Peak learning rate." in shown.out
+    assert "One of: sequence, token, constant." in shown.out
+    assert shown.err == ""
+
+
+def test_a_dry_run_prints_what_would_run_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--dry-run", "--learner.num_ranks", "3", "--rollout.num_cpus=1.5"]) == 0
+    shown = capsys.readouterr().out
+    tree, _, plan = shown.partition("\nactor ")
+    resolved = load_config(None, ["--learner.num_ranks=3", "--rollout.num_cpus=1.5"])
+    assert yaml.safe_load(tree) == resolved.model_dump(mode="json")
+    lines = [line.split() for line in plan.splitlines()[1:]]
+    assert ["rollout", "engine", "1", "1.5", "0", "1"] in lines
+    assert ["learner", "rank", "3", "0.5", "0", "1"] in lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", DEMO, "--dry-run"]) == 0
+    assert "name: demo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (
+            ("--rollout.group_size", "1"),
+            ("rollout.group_size must be >= 2", "got 1", "GRPO needs a group to centre rewards"),
+        ),
+        (("--learner.lr", "1e-6"), ("learner.lr must be a known key", "1e-06", "--help")),
+        (
+            ("--rollout.sampling.top_k=5", "--learner.old_logprobs=rollout"),
+            ("rollout.sampling must keep every token", "got top_k=5", "set top_k to 0"),
+        ),
+        (("--config", "/no/such.yaml"), ("--config must be a readable file", "'/no/such.yaml'")),
+        (("--config",), ("--config",)),
+        (("--dry-run", "--learner.steps"), ("--learner.steps must be followed by a value",)),
+        (("train",), ("an override must look like", "'train'", "--help")),
+        (("--dry", "1"), ("an override must look like", "'--dry'")),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    said = mistake(capsys, *argv)
+    assert [part for part in parts if part not in said] == [], said
+
+
+def test_a_missing_model_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    said = mistake(capsys, "--model.path", "/no/such/model")
+    assert "model.path must be a folder, got '/no/such/model'; fetch the checkpoint there first" in said
+
+
+def test_a_model_folder_without_weights_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen2_5OmniForConditionalGeneration"]}))
+    said = mistake(capsys, "--model.path", str(tmp_path))
+    assert f"model.path must hold *.safetensors weights, got none in '{tmp_path}'" in said
+
+
+def test_a_model_of_another_architecture_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    said = mistake(capsys, "--model.path", str(tmp_path))
+    assert "model.path must be one of ['Qwen2_5OmniForConditionalGeneration'" in said
+    assert f"got 'LlamaForCausalLM' in '{tmp_path}'" in said
+    assert "choose a supported checkpoint" in said
+
+
+def test_a_missing_corpus_is_named(capsys: pytest.CaptureFixture[str], tiny: str) -> None:
+    said = mistake(capsys, "--model.path", tiny, "--data.source={type: r1_omni, path: /no/such.json}")
+    assert "data.source.path must be a readable file, got '/no/such.json'" in said
+
+
+def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = mistake(capsys, "--run.root", str(tmp_path / "file"))
+    assert f"run.root must be writable, got '{tmp_path}/file'" in said
+    assert "choose another folder" in said
+
+
+def test_a_failure_that_is_no_mistake_has_another_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import learner.main
+    from common.errors import PublishError
+
+    def failing(config: object) -> int:
+        raise PublishError("the engine is gone", proof="pause", engine="engine-0", subject="pause")
+
+    monkeypatch.setattr(learner.main, "dry_run", failing)
+    assert main(["--dry-run"]) == FAILURE == 1
+    assert capsys.readouterr().err == "failed: the engine is gone\n"

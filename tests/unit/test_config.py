@@ -1,0 +1,334 @@
+"""The configuration: every mistake is one line that names key, rule and value; every key is documented."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+import deploy
+from common.config.base import Config
+from common.config.load import describe_options, dump_config, load_config
+from common.config.reward import AccuracyRewardConfig
+from common.config.run import OmniConfig, RunConfig
+from common.errors import ConfigError
+
+CONFIGS = sorted((Path(deploy.__file__).parent / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a runs folder nor a Ray job."""
+    monkeypatch.delenv("OMNI_RLVR_RUNS", raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def written(folder: Path, text: str) -> str:
+    """A YAML file."""
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def complaint(*overrides: str, path: str | None = None) -> str:
+    """The one line of a mistake."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- overrides and files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("--learner.optimizer.lr", "1e-6"), ("--learner.optimizer.lr=1e-6",), ("--learner.optimizer.lr=.000001",)],
+)
+def test_an_override_reaches_its_key(overrides: tuple[str, ...]) -> None:
+    assert load_config(None, overrides).learner.optimizer.lr == 1e-6
+
+
+def test_values_are_yaml() -> None:
+    config = load_config(
+        None,
+        [
+            "--learner.freeze=[thinker.visual.*, '*.bias']",
+            "--rollout.kv_cache_gib",
+            "null",
+            "--rollout.enforce_eager=false",
+            "--rollout.sampling={temperature: 0.5, max_tokens: 7}",
+            "--learner.steps=1e2",
+            "--reward.rewards=[{type: accuracy, weight: 2}]",
+        ],
+    )
+    assert config.learner.freeze == ("thinker.visual.*", "*.bias")
+    assert config.rollout.kv_cache_gib is None
+    assert config.rollout.enforce_eager is False
+    assert (config.rollout.sampling.temperature, config.rollout.sampling.max_tokens) == (0.5, 7)
+    assert config.learner.steps == 100
+    assert config.reward.rewards == (AccuracyRewardConfig(type="accuracy", weight=2.0),)
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path) -> None:
+    path = written(tmp_path, "learner: {steps: 5, beta: 0.5}\nrollout: {group_size: 4}\n")
+    config = load_config(path, ["--learner.steps", "6", "--learner.steps", "7"])
+    assert (config.learner.steps, config.learner.beta, config.rollout.group_size) == (7, 0.5, 4)
+
+
+def test_yaml_writes_small_numbers_both_ways(tmp_path: Path) -> None:
+    for text in ("1e-6", "1.0e-6", "0.000001"):
+        path = written(tmp_path, f"learner: {{optimizer: {{lr: {text}}}}}\n")
+        assert load_config(path, []).learner.optimizer.lr == 1e-6
+
+
+def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
+    assert load_config(None, []) == load_config(written(tmp_path, "# nothing\n"), [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.question", "Which emotion: happy or sad?"),
+        ("data.question", "[think] first"),
+        ("run.name", "2024"),
+        ("run.name", "1e5"),
+        ("run.name", "nan"),
+        ("run.name", "on"),
+        ("model.path", "/models/2024-01-01"),
+        ("model.path", "123"),
+    ],
+)
+def test_a_text_is_taken_as_it_is_typed(key: str, value: str) -> None:
+    section, name = key.split(".")
+    config = load_config(None, [f"--{key}", value])
+    assert getattr(getattr(config, section), name) == value
+
+
+# -- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (("--learner.lr", "5"), ("learner.lr must be a known key", "5", "--help")),
+        (("--nothing.at_all", "x"), ("nothing must be a known key", "--help")),
+        (("--learner.optimizer.lr", "fast"), ("learner.optimizer.lr", "number", "'fast'")),
+        (("--learner.optimizer.lr", "-1"), ("learner.optimizer.lr", "greater than 0", "-1")),
+        (("--learner.optimizer.lr", "nan"), ("learner.optimizer.lr", "nan")),
+        (("--learner.zero_stage", "4"), ("learner.zero_stage", "4")),
+        (("--learner.aggregation", "mean"), ("learner.aggregation", "'sequence', 'token' or 'constant'", "'mean'")),
+        (("--learner.max_staleness", "1"), ("learner.max_staleness", "1")),
+        (("--learner.optimizer", "5"), ("learner.optimizer", "5")),
+        (("--data.source.type", "kinetics"), ("data.source", "'kinetics'", "'r1_omni', 'synthetic'")),
+        (("--data.source.type", "r1_omni"), ("path", "required")),
+        (("--run.name", "a/b"), ("run.name must be letters, digits, dots and dashes", "'a/b'", "rename")),
+        (("--run.name", ".."), ("run.name must be", "'..'")),
+        (("--learner.optimizer.lr",), ("--learner.optimizer.lr must be followed by a value", "--help")),
+        (("--lr", "1"), ("an override must look like --learner.optimizer.lr 1e-6", "'--lr'")),
+        (("my.yaml",), ("an override must look like", "'my.yaml'")),
+        (("--learner.steps.more", "1"), ("learner.steps", "1")),
+    ],
+)
+def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    said = complaint(*overrides)
+    assert [part for part in parts if part not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ("--rollout.group_size", "1"),
+            "rollout.group_size must be >= 2, got 1; GRPO needs a group to centre rewards",
+        ),
+        (
+            ("--rollout.sampling.max_tokens=64", "--rollout.max_model_len=64"),
+            "rollout.sampling.max_tokens must be < rollout.max_model_len, got 64 >= 64; "
+            "lower the one or raise the other",
+        ),
+        (
+            ("--learner.old_logprobs=rollout", "--rollout.sampling.top_k=5"),
+            "rollout.sampling must keep every token with learner.old_logprobs=rollout, got top_k=5 top_p=1.0; "
+            "set top_k to 0 and top_p to 1, or old_logprobs to learner",
+        ),
+        (
+            ("--learner.old_logprobs=rollout", "--rollout.sampling.top_p=0.9"),
+            "rollout.sampling must keep every token with learner.old_logprobs=rollout, got top_k=0 top_p=0.9; "
+            "set top_k to 0 and top_p to 1, or old_logprobs to learner",
+        ),
+        (
+            ("--learner.num_ranks=3", "--learner.groups_per_step=2"),
+            "learner.groups_per_step must be >= learner.num_ranks, got 2 < 3; raise the one or lower the other",
+        ),
+        (
+            ("--reward.rewards=[{type: format}, {type: format}]",),
+            "reward.rewards must name each reward once, got ['format', 'format']; remove the repetition",
+        ),
+    ],
+)
+def test_rules_between_fields_say_the_remedy(overrides: tuple[str, ...], said: str) -> None:
+    assert complaint(*overrides) == said
+
+
+def test_what_the_rules_allow_is_allowed() -> None:
+    config = load_config(
+        None,
+        [
+            "--rollout.group_size=2",
+            "--rollout.sampling.max_tokens=63",
+            "--rollout.max_model_len=64",
+            "--learner.old_logprobs=rollout",
+            "--learner.num_ranks=2",
+            "--learner.groups_per_step=2",
+        ],
+    )
+    assert config.learner.old_logprobs == "rollout"
+    truncated = load_config(None, ["--rollout.sampling.top_k=5"])
+    assert truncated.rollout.sampling.truncates
+
+
+def test_fewest_pixels_are_no_more_than_most() -> None:
+    said = complaint("--data.min_pixels=50000", "--data.max_pixels=784")
+    assert "data.min_pixels must be <= data.max_pixels" in said
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
+def test_a_weight_is_a_finite_number(value: str) -> None:
+    assert "weight" in complaint(f"--reward.rewards=[{{type: accuracy, weight: {value}}}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("- 1\n", "list"),
+        ("a: [", "YAML"),
+        ("learner:\n", "learner"),
+        ("run:\n", "run"),
+        ("run: 5\n", "run"),
+        ("1: 2\n", "1"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_said_in_one_line(tmp_path: Path, text: str, part: str) -> None:
+    assert part in complaint(path=written(tmp_path, text))
+
+
+def test_a_file_that_is_no_text_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00a")
+    assert "config.yaml" in complaint(path=str(tmp_path / "config.yaml"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    said = complaint(path=str(tmp_path / "no.yaml"))
+    assert said == f"--config must be a readable file, got '{tmp_path}/no.yaml'; No such file or directory"
+
+
+def test_further_mistakes_are_counted() -> None:
+    assert complaint("--a.b=1", "--c.d=2").endswith("(and 1 more)")
+
+
+# -- the tree -------------------------------------------------------------------------------------
+
+
+def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
+    config = load_config(
+        None,
+        [
+            "--data.source={type: r1_omni, path: /data/ü.json}",
+            "--data.question=Was?\nWarum: so?",
+            "--learner.freeze=['*.visual.*']",
+            "--learner.optimizer.lr=3e-7",
+            "--learner.deadline_s=.inf",
+            "--reward.rewards=[{type: format, weight: 0.5}]",
+        ],
+    )
+    assert load_config(written(tmp_path, dump_config(config)), []) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_configuration_loads_and_comes_back(path: Path, tmp_path: Path) -> None:
+    config = load_config(str(path), [])
+    assert load_config(written(tmp_path, dump_config(config)), []) == config
+
+
+def test_some_configuration_is_shipped() -> None:
+    assert CONFIGS
+
+
+def parts_of(model: type[BaseModel] = Config) -> Iterator[type[BaseModel]]:
+    """Every part of the tree."""
+    for part in model.__subclasses__():
+        yield part
+        yield from parts_of(part)
+
+
+def test_every_field_has_its_sentence() -> None:
+    parts = [p for p in parts_of() if p.__module__.startswith("common.config")]
+    assert OmniConfig in parts
+    assert len(parts) >= 15
+    silent = [f"{p.__name__}.{n}" for p in parts for n, f in p.model_fields.items() if not f.description]
+    assert silent == []
+    assert [p.__name__ for p in parts if not p.__doc__] == []
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and name != "source":
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_help_lists_every_key_with_its_default() -> None:
+    listed = {key: default for key, default, _ in describe_options()}
+    tree = yaml.safe_load(dump_config(OmniConfig()))
+    assert set(listed) == set(leaves(tree))
+    assert listed["learner.optimizer.lr"] == "1e-06"
+    assert all(text.strip() for _, _, text in describe_options())
+
+
+def test_the_tree_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config(None, []).learner.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# -- the runs' folder -----------------------------------------------------------------------------
+
+
+def test_the_root_is_the_value_then_the_variable_then_the_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_config(None, []).run.root == str(tmp_path / "home" / "omni-rlvr-runs")
+    monkeypatch.setenv("OMNI_RLVR_RUNS", str(tmp_path / "runs"))
+    assert load_config(None, []).run.root == str(tmp_path / "runs")
+    config = load_config(None, ["--run.root", str(tmp_path / "mine"), "--run.name", "x"])
+    assert config.run.root == str(tmp_path / "mine")
+    assert config.run.folder == tmp_path / "mine" / "x"
+
+
+def test_a_home_and_a_relative_root_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert RunConfig(root="~/runs").root == str(tmp_path / "home" / "runs")
+    assert RunConfig(root="runs").root == str(tmp_path / "runs")
+    assert RunConfig(root="./runs").root == str(tmp_path / "runs")
+
+
+def test_a_relative_root_is_refused_in_a_ray_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    said = complaint("--run.root", "runs")
+    assert said.startswith("run.root must be absolute under `ray job submit`, got 'runs'")
+    assert "$OMNI_RLVR_RUNS" in said
+    assert load_config(None, ["--run.root", str(tmp_path)]).run.root == str(tmp_path)
+    monkeypatch.setenv("OMNI_RLVR_RUNS", "runs")
+    assert "got 'runs'" in complaint()
+
+
+def test_a_resolved_root_does_not_move_with_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = load_config(None, ["--run.root", str(tmp_path)])
+    path = written(tmp_path, dump_config(config))
+    monkeypatch.setenv("OMNI_RLVR_RUNS", "/elsewhere")
+    assert load_config(path, []).run.root == str(tmp_path)

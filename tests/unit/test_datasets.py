@@ -1,0 +1,132 @@
+"""Corpora: R1-Omni's JSON, and the synthetic one that is written in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.datasets.r1_omni import QUESTION, load_r1_omni
+from common.datasets.synthetic import CLASSES, render_face, write_synthetic_corpus
+from common.errors import DatasetError
+from common.media import decode_clip
+from common.types import Record
+
+
+def item(video: str = "a.mp4", *, human: str = "<video>\n<audio>\nWhat?", gpt: str = "happy") -> dict[str, Any]:
+    """One record as R1-Omni writes it."""
+    return {
+        "video": video,
+        "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}],
+    }
+
+
+def load(
+    folder: Path, items: object, *, media_root: Path | None = None, question: str | None = None
+) -> list[Record]:
+    """What a file with these items holds."""
+    (folder / "mafw.json").write_text(items if isinstance(items, str) else json.dumps(items))
+    return load_r1_omni(folder / "mafw.json", media_root=media_root, question=question, split="train")
+
+
+def test_a_record_by_hand(tmp_path: Path) -> None:
+    (record,) = load(tmp_path, [item("clips/a.mp4")])
+    assert (record.prompt_id, record.label, record.dataset, record.split) == ("clips/a.mp4", "happy", "mafw", "train")
+    assert record.clip.video_path == record.clip.audio_path == str(tmp_path / "clips/a.mp4")
+    assert record.clip.clip_id == "clips/a.mp4"
+    # the paper asks every clip the same, whatever the record says
+    assert record.question == QUESTION
+
+
+def test_the_papers_question() -> None:
+    assert QUESTION == (
+        "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters "
+        "is the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
+        "<answer> </answer> tags."
+    )
+
+
+@pytest.mark.parametrize(
+    ("human", "has_video", "has_audio"),
+    [("<video>\n<audio>\nQ", True, True), ("<video>\nQ", True, False), ("<audio>\nQ", False, True), ("Q", False, False)],
+)
+def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has_audio: bool) -> None:
+    (record,) = load(tmp_path, [item(human=human)])
+    assert (record.clip.video_path is not None, record.clip.audio_path is not None) == (has_video, has_audio)
+
+
+@pytest.mark.parametrize(
+    ("gpt", "label"),
+    [("sad", "sad"), (" sad\n", "sad"), ("<think>x</think>\n<answer>\nsad </answer>", "sad"), ("<answer>a b</answer>", "a b")],
+)
+def test_a_label_stands_bare_or_in_its_tag(tmp_path: Path, gpt: str, label: str) -> None:
+    assert load(tmp_path, [item(gpt=gpt)])[0].label == label
+
+
+def test_paths_start_from_the_media_root(tmp_path: Path) -> None:
+    (record,) = load(tmp_path, [item("x/a.mp4")], media_root=Path("/media/faces"))
+    assert record.clip.video_path == "/media/faces/x/a.mp4"
+    (absolute,) = load(tmp_path, [item("/abs/a.mp4")], media_root=Path("/media/faces"))
+    assert absolute.clip.video_path == "/abs/a.mp4"
+
+
+def test_a_question_of_ones_own_is_asked(tmp_path: Path) -> None:
+    assert load(tmp_path, [item()], question="Warum?")[0].question == "Warum?"
+
+
+@pytest.mark.parametrize(
+    ("items", "part"),
+    [
+        ([item("a.mp4"), item("b.mp4"), item("a.mp4")], "'a.mp4' twice"),
+        ([item(), {"video": "b.mp4"}], "record 1"),
+        ([{"conversations": item()["conversations"]}], "record 0"),
+        ([item(), {"video": "b.mp4", "conversations": [{"value": "<video>"}]}], "record 1"),
+        ([item(), "b.mp4"], "record 1"),
+        ([item(gpt="  ")], "record 0 must have a label"),
+        ([item(gpt="<answer> </answer>")], "record 0 must have a label"),
+        ([{**item(), "video": None}], "record 0"),
+        ([{**item(), "conversations": [{"value": 3}, {"value": 4}]}], "record 0"),
+        ([], "must hold a list of records"),
+        ({"video": "a"}, "must hold a list of records"),
+        ("{", "must be JSON"),
+        ("", "must be JSON"),
+    ],
+)
+def test_a_corpus_that_is_wrong_says_where(tmp_path: Path, items: object, part: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        load(tmp_path, items)
+    assert part in str(caught.value)
+    assert "mafw.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"data\.source\.path must be a readable file, got .*none\.json"):
+        load_r1_omni(tmp_path / "none.json", media_root=None, question=None, split="train")
+
+
+def test_a_synthetic_corpus_is_clips_that_decode(tmp_path: Path) -> None:
+    index = write_synthetic_corpus(tmp_path / "corpus", num_clips=2, seed=5)
+    records = load_r1_omni(index, media_root=None, question=None, split="train")
+    metadata = [json.loads(line) for line in (tmp_path / "corpus" / "metadata.jsonl").read_text().splitlines()]
+    assert [r.label for r in records] == [m["label"] for m in metadata] == list(CLASSES[:2])
+    for record, recipe in zip(records, metadata, strict=True):
+        clip = decode_clip(record.clip, max_fps=60.0, max_frames=1000, max_audio_s=60.0)
+        assert clip.frames is not None
+        assert clip.waveform is not None
+        assert clip.fps == recipe["fps"]
+        assert len(clip.frames) == round(recipe["fps"] * recipe["seconds"])
+        assert len(clip.waveform) / 16_000 == pytest.approx(recipe["seconds"], abs=0.065)
+        # a face that moves and a voice that speaks
+        assert float(np.abs(np.diff(clip.frames.astype(int), axis=0)).mean()) > 1
+        assert float(np.abs(clip.waveform).max()) > 0.05
+
+
+def test_a_seed_makes_the_same_clips_again(tmp_path: Path) -> None:
+    from common.datasets.synthetic import _recipe  # pyright: ignore[reportPrivateUsage]
+
+    assert _recipe(3, seed=1) == _recipe(3, seed=1) != _recipe(3, seed=2)
+    assert np.array_equal(render_face(_recipe(3, seed=1)), render_face(_recipe(3, seed=1)))
+    labels = [_recipe(i, seed=0).label for i in range(14)]
+    assert labels == [*CLASSES, *CLASSES]

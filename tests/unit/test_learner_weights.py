@@ -1,0 +1,157 @@
+"""Freezing, perturbing and putting parameters back, and the sender that does it for a rehearsal."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+import common.weights
+from common.errors import ConfigError
+from common.weights import Segment
+from learner.plan import PublishPlan
+from learner.sender import WeightSender
+from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, full_bytes, gather_bucket, perturbation
+
+
+def model() -> nn.Module:
+    """Six parameters."""
+    return nn.ModuleDict({"visual": nn.Linear(3, 2), "text": nn.Linear(2, 2), "head": nn.Linear(2, 4)})
+
+
+def test_a_pattern_freezes_what_it_matches_and_nothing_else() -> None:
+    module = model()
+    assert freeze_parameters(module, ["visual.*", "*.bias"]) == [
+        "head.bias",
+        "text.bias",
+        "visual.bias",
+        "visual.weight",
+    ]
+    trains = {n for n, p in module.named_parameters() if p.requires_grad}
+    assert trains == {"text.weight", "head.weight"}
+
+
+def test_a_pattern_that_matches_nothing_is_a_mistake() -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape("learner.freeze must match parameters, got 'thinker.visual.*'")
+    ):
+        freeze_parameters(model(), ["text.*", "thinker.visual.*"])
+
+
+def test_freezing_everything_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"learner\.freeze"):
+        freeze_parameters(model(), ["*"])
+
+
+def test_no_pattern_freezes_nothing() -> None:
+    module = model()
+    assert freeze_parameters(module, []) == []
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_a_perturbation_is_the_same_wherever_it_is_computed() -> None:
+    tensor = torch.ones(100, 100)
+    torch.manual_seed(1)
+    first = perturbation("a.weight", tensor, scale=0.05, nonce=7)
+    torch.manual_seed(2)
+    assert torch.equal(first, perturbation("a.weight", tensor, scale=0.05, nonce=7))
+    assert not torch.equal(first, perturbation("b.weight", tensor, scale=0.05, nonce=7))
+    assert not torch.equal(first, perturbation("a.weight", tensor, scale=0.05, nonce=8))
+
+
+def test_a_perturbation_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    perturbation("a", torch.ones(10), scale=0.1, nonce=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("size", [3.0, 0.2])
+def test_a_perturbation_is_relative_to_the_tensors_size(size: float) -> None:
+    noise = perturbation("a", torch.full((100, 100), -size), scale=0.05, nonce=0)
+    # 10000 Gaussian draws: the sample deviation is within 3 %
+    assert float(noise.std()) == pytest.approx(0.05 * size, rel=0.03)
+    assert abs(float(noise.mean())) < 0.05 * size * 0.04
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_of_zeros_moves_too(dtype: torch.dtype) -> None:
+    noise = perturbation("a", torch.zeros(100, 100, dtype=dtype), scale=0.05, nonce=0)
+    assert noise.dtype == dtype
+    assert float(noise.float().std()) == pytest.approx(0.05 * MIN_PERTURBATION_RMS, rel=0.03)
+
+
+def test_gathering_copies() -> None:
+    module = model()
+    parameters = dict(module.named_parameters())
+    got = gather_bucket(parameters, ["text.weight", "head.bias"])
+    assert list(got) == ["text.weight", "head.bias"]
+    before = got["head.bias"].clone()
+    with torch.no_grad():
+        parameters["head.bias"].add_(1)
+    assert torch.equal(got["head.bias"], before)
+
+
+def test_sizes_are_in_bytes() -> None:
+    assert full_bytes(nn.Parameter(torch.zeros(3, 5))) == 60
+    assert full_bytes(nn.Parameter(torch.zeros(3, 5, dtype=torch.bfloat16))) == 30
+
+
+@pytest.fixture
+def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightSender]:
+    """Publishes `text` and `head`, in two buckets, into a folder of its own."""
+    monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
+    names = (("text.weight", "text.bias"), ("head.weight", "head.bias"))
+    plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, changes_towers=False, closed_over=())
+    sender = WeightSender(dict(model().named_parameters()), plan, rank=0)
+    yield sender
+    sender.close()
+
+
+def values(sender: WeightSender) -> dict[str, torch.Tensor]:
+    """Copies of every parameter."""
+    return {n: p.detach().clone() for n, p in sender._parameters.items()}  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_rehearsal_is_taken_back_to_the_bit(sender: WeightSender) -> None:
+    before = values(sender)
+    sender.perturb(scale=0.05, nonce=1, names=None)
+    sender.perturb(scale=0.05, nonce=2, names=["head.bias"])
+    moved = {n for n, t in values(sender).items() if not torch.equal(t, before[n])}
+    assert moved == {"text.weight", "text.bias", "head.weight", "head.bias"}
+    sender.restore()
+    assert all(torch.equal(t, before[n]) for n, t in values(sender).items())
+    sender.perturb(scale=0.05, nonce=3, names=["text.bias"])
+    assert {n for n, t in values(sender).items() if not torch.equal(t, before[n])} == {"text.bias"}
+    sender.restore()
+    assert all(torch.equal(t, before[n]) for n, t in values(sender).items())
+
+
+def test_buckets_take_turns_in_two_segments(sender: WeightSender) -> None:
+    from pathlib import Path
+
+    paths = sender.open()
+    assert len(paths) == 2
+    assert sender.open() == paths
+    manifests = [sender.send_bucket(b) for b in range(2)]
+    for path, manifest, bucket in zip(paths, manifests, sender.plan.buckets, strict=True):
+        assert tuple(r.name for r in manifest) == bucket
+        got = Segment(Path(path)).read()
+        assert all(torch.equal(got[n], values(sender)[n]) for n in bucket)
+    sender.close()
+    assert not any(Path(p).exists() for p in paths)
+
+
+def test_only_rank_zero_writes() -> None:
+    plan = PublishPlan(
+        buckets=(("text.bias",),),
+        layers=(("text.bias",),),
+        segment_bytes=4096,
+        changes_towers=False,
+        closed_over=(),
+    )
+    sender = WeightSender(dict(model().named_parameters()), plan, rank=1)
+    assert sender.open() == []
+    assert sender.send_bucket(0) == []

@@ -1,0 +1,86 @@
+"""What becomes of a clip: a prompt, or one failure with a name. The task's function alone; Ray is not started."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.config.data import DataConfig
+from common.datasets.synthetic import write_mp4
+from common.media_ray import MediaSettings, prepare
+from common.types import Clip, Failure, ProcessedPrompt, Record
+
+FRAMES = np.full((5, 64, 64, 3), 90, dtype=np.uint8)
+
+
+def ask(
+    tiny: str,
+    *,
+    video: Path | None,
+    audio: Path | None,
+    missing_audio: Literal["video_only", "skip"] = "video_only",
+    max_audio_s: float = 30.0,
+) -> tuple[int | Failure, ProcessedPrompt | None]:
+    """Decodes and processes one clip."""
+    clip = Clip(clip_id="c", video_path=video and str(video), audio_path=audio and str(audio))
+    record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
+    data = DataConfig(missing_audio=missing_audio, max_audio_s=max_audio_s)
+    return prepare(record, MediaSettings(data=data, model_path=tiny))
+
+
+def test_a_clip_becomes_a_prompt_and_its_length(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_mp4(path, frames=FRAMES, fps=8, waveform=np.zeros(16_000, dtype=np.float32))
+    length, prompt = ask(tiny, video=path, audio=path)
+    assert prompt is not None
+    assert length == len(prompt.prompt_token_ids)
+    assert set(prompt.placeholders) == {"video", "audio"}
+
+
+def test_a_clip_without_sound_is_asked_without_it(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    write_mp4(path, frames=FRAMES, fps=8, waveform=None)
+    _, prompt = ask(tiny, video=path, audio=path)
+    assert prompt is not None
+    assert set(prompt.placeholders) == {"video"}
+
+
+def test_a_clip_without_sound_is_left_out_where_told(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    write_mp4(path, frames=FRAMES, fps=8, waveform=None)
+    failure, prompt = ask(tiny, video=path, audio=path, missing_audio="skip")
+    assert prompt is None
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.reason) == ("media", "no-audio-track")
+
+
+def test_a_sound_alone_without_a_track_is_a_failure(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    write_mp4(path, frames=FRAMES, fps=8, waveform=None)
+    failure, _ = ask(tiny, video=None, audio=path)
+    assert isinstance(failure, Failure)
+    assert failure.reason == "no-audio-track"
+
+
+@pytest.mark.parametrize("missing_audio", ["video_only", "skip"])
+def test_a_sound_that_is_too_long_is_never_cut_nor_left_out(
+    tiny: str, tmp_path: Path, missing_audio: Literal["video_only", "skip"]
+) -> None:
+    path = tmp_path / "clip.mp4"
+    write_mp4(path, frames=FRAMES, fps=8, waveform=np.zeros(32_000, dtype=np.float32))
+    failure, prompt = ask(tiny, video=path, audio=path, missing_audio=missing_audio, max_audio_s=1.5)
+    assert prompt is None
+    assert isinstance(failure, Failure)
+    assert failure.reason == "too-long"
+
+
+@pytest.mark.parametrize("num_samples", [1, 160, 320])
+def test_a_sound_too_short_for_one_token_is_one_named_failure(tiny: str, tmp_path: Path, num_samples: int) -> None:
+    path = tmp_path / "click.wav"
+    soundfile.write(path, np.full(num_samples, 0.1), 16_000)
+    failure, prompt = ask(tiny, video=None, audio=path)
+    assert prompt is None
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.reason) == ("media", "too-short")

@@ -1,0 +1,58 @@
+"""The placement plan against a cluster."""
+
+import pytest
+
+from common.config.load import load_config
+from common.errors import ClusterError
+from deploy.placement import PlanLine, format_plan, placement_plan, require_room
+
+
+def plan(*overrides: str) -> list[PlanLine]:
+    """Of the defaults but for these."""
+    return placement_plan(load_config(None, overrides))
+
+
+def test_a_plan_lists_everything_that_takes_room() -> None:
+    got = plan("--rollout.num_engines=3", "--rollout.num_gpus=1", "--learner.num_ranks=2", "--learner.num_threads=4")
+    assert [(p.actor, p.count, p.num_cpus, p.num_gpus, p.num_threads) for p in got] == [
+        ("rollout engine", 3, 0.5, 1.0, 1),
+        ("learner rank", 2, 0.5, 0.0, 4),
+        ("reward service", 1, 0.1, 0, 1),
+        ("media task", 1, 0.2, 0, 1),
+    ]
+
+
+def test_a_plan_that_fits_to_the_last_fraction_passes() -> None:
+    # 0.5 + 0.5 + 0.1 + 0.2, which binary fractions do not add up to exactly
+    require_room(plan(), {"CPU": 1.3})
+    require_room(plan("--rollout.num_engines=7", "--rollout.num_cpus=0.1"), {"CPU": 1.5, "GPU": 0.0})
+
+
+def test_too_few_cpus_are_named_with_what_asks_for_them() -> None:
+    with pytest.raises(ClusterError) as caught:
+        require_room(plan("--rollout.num_engines=4"), {"CPU": 2.0})
+    said = str(caught.value)
+    assert said.startswith("the plan must fit the cluster's 2 CPUs, got 2.8")
+    assert "4 x rollout engine 0.5, 1 x learner rank 0.5, 1 x reward service 0.1, 1 x media task 0.2" in said
+    assert said.endswith("lower *.num_cpus or counts")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("resources", [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}])
+def test_too_few_gpus_are_named(resources: dict[str, float]) -> None:
+    with pytest.raises(ClusterError) as caught:
+        require_room(plan("--rollout.num_gpus=1", "--learner.num_gpus=1"), resources)
+    said = str(caught.value)
+    assert f"the cluster's {resources.get('GPU', 0):g} GPUs, got 2" in said
+    assert said.endswith("lower *.num_gpus or counts")
+
+
+def test_a_table_has_a_row_for_each_actor() -> None:
+    rows = format_plan(plan("--learner.num_ranks=2")).splitlines()
+    assert rows[0].split() == ["actor", "count", "CPUs", "GPUs", "threads"]
+    assert rows[2].split() == ["learner", "rank", "2", "0.5", "0", "1"]
+    assert len(rows) == 5
+    # columns stand under their heads
+    assert {row.index(cell, 10) for row, cell in zip(rows, ("count", "1", "2", "1", "1"), strict=True)} == {
+        rows[0].index("count")
+    }

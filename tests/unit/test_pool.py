@@ -1,0 +1,110 @@
+"""The rollout pool: every prompt to the engine with the least to do."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from common.errors import EngineError
+from common.types import Failure, Generation, MediaRef, Prompt, SamplingSpec
+from rollout.pool import RolloutPool
+from tests.support.builders import make_draw, make_generation
+
+SAMPLING = SamplingSpec(max_tokens=5)
+FAILURE = Failure(stage="rollout", reason="deadline", detail="1 s passed")
+
+
+class Engine:
+    """Answers when told."""
+
+    def __init__(self, name: str, answer: Generation | Failure | Exception | None = None) -> None:
+        self.name = name
+        self.answer = answer or make_generation(2, engine=name)
+        self.asked: list[dict[str, Any]] = []
+        self.open = asyncio.Event()
+
+    async def generate(self, media: Any, **request: Any) -> Generation | Failure:
+        """Keeps the request; waits."""
+        self.asked.append({"media": media, **request})
+        await self.open.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def pool_of(*engines: Engine) -> RolloutPool:
+    """Groups of two."""
+    return RolloutPool(engines, sampling=SAMPLING, group_size=2, deadline_s=7.0)  # pyright: ignore[reportArgumentType]
+
+
+def prompt_of(name: str, *, seed: int = 0) -> Prompt:
+    """Whose media is its name."""
+    return Prompt(draw=make_draw(name), media=MediaRef(name), num_prompt_tokens=3, seed=seed)
+
+
+def test_a_request_carries_all_that_the_engine_needs() -> None:
+    async def work() -> None:
+        engine = Engine("a")
+        engine.open.set()
+        assert await pool_of(engine)(prompt_of("clip", seed=11)) == make_generation(2, engine="a")
+        assert engine.asked == [
+            {"media": "clip", "sampling": SAMPLING, "group_size": 2, "seed": 11, "deadline_s": 7.0}
+        ]
+
+    asyncio.run(work())
+
+
+def test_the_least_busy_engine_is_asked() -> None:
+    async def work() -> None:
+        engines = [Engine("a"), Engine("b"), Engine("c")]
+        pool = pool_of(*engines)
+        async with asyncio.TaskGroup() as group:
+            waiting = [group.create_task(pool(prompt_of(f"clip-{i}"))) for i in range(6)]
+            await asyncio.sleep(0)
+            assert [len(e.asked) for e in engines] == [2, 2, 2]
+            engines[1].open.set()
+            await asyncio.gather(waiting[1], waiting[4])
+            # b has nothing left: the next two are its
+            waiting += [group.create_task(pool(prompt_of(f"more-{i}"))) for i in range(2)]
+            await asyncio.gather(*waiting[6:])
+            assert [len(e.asked) for e in engines] == [2, 4, 2]
+            for engine in engines:
+                engine.open.set()
+
+    asyncio.run(work())
+
+
+def test_a_failed_request_is_data_and_frees_its_engine() -> None:
+    async def work() -> None:
+        first, second = Engine("a", FAILURE), Engine("b")
+        pool = pool_of(first, second)
+        first.open.set()
+        second.open.set()
+        assert [await pool(prompt_of("x")) for _ in range(3)] == [FAILURE] * 3
+        assert (len(first.asked), len(second.asked)) == (3, 0)
+
+    asyncio.run(work())
+
+
+def test_a_dead_engine_is_raised_and_freed() -> None:
+    async def work() -> None:
+        engine = Engine("a", EngineError("gone"))
+        engine.open.set()
+        pool = pool_of(engine, Engine("b"))
+        for _ in range(2):
+            with pytest.raises(EngineError, match="gone"):
+                await pool(prompt_of("x"))
+        assert len(engine.asked) == 2
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("num_completions", [1, 3])
+def test_a_group_of_another_size_is_no_group(num_completions: int) -> None:
+    async def work() -> None:
+        engine = Engine("a", make_generation(num_completions))
+        engine.open.set()
+        with pytest.raises(EngineError, match=f"engine a must answer 2 completions, got {num_completions}"):
+            await pool_of(engine)(prompt_of("x"))
+
+    asyncio.run(work())

@@ -1,0 +1,127 @@
+"""Folders that are checked before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config.load import load_config
+from common.errors import ConfigError, ModelError
+from common.models.registry import family_of
+from deploy.preflight import load_records, make_run_folder, resolve_model
+
+ARCHITECTURE = "Qwen2_5OmniForConditionalGeneration"
+
+
+def checkpoint(folder: Path, *, config: str | None, weights: bytes | None = b"weights") -> Path:
+    """A folder that looks like one."""
+    folder.mkdir(exist_ok=True)
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    if weights is not None:
+        (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def complaint(folder: Path) -> str:
+    """The one line about a model folder."""
+    with pytest.raises(ModelError) as caught:
+        family_of(folder)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert str(folder) in said
+    assert ";" in said
+    return said
+
+
+def test_a_real_checkpoint_has_its_family(tiny: str) -> None:
+    assert family_of(tiny).name == "qwen2_5_omni"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert "must be a folder" in complaint(tmp_path / "none")
+
+
+def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
+    assert "must hold a config.json" in complaint(checkpoint(tmp_path / "m", config=None))
+
+
+@pytest.mark.parametrize("weights", [None, b""])
+def test_a_folder_without_weights_is_named(tmp_path: Path, weights: bytes | None) -> None:
+    folder = checkpoint(tmp_path / "m", config=json.dumps({"architectures": [ARCHITECTURE]}), weights=weights)
+    assert "must hold *.safetensors weights" in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ('{"architectures": ["LlamaForCausalLM"]}', "'LlamaForCausalLM'"),
+        ('{"architectures": []}', "'none'"),
+        ("{}", "'none'"),
+        ('{"architectures": 5}', "5"),
+        ('{"architectures": [5]}', "5"),
+    ],
+)
+def test_another_architecture_is_named(tmp_path: Path, config: str, shown: str) -> None:
+    said = complaint(checkpoint(tmp_path / "m", config=config))
+    assert "model.path must be one of" in said
+    assert f"got {shown}" in said
+
+
+@pytest.mark.parametrize("config", ["[1]", "null", "{", ""])
+def test_a_configuration_that_is_no_object_is_named(tmp_path: Path, config: str) -> None:
+    assert "must be a JSON object" in complaint(checkpoint(tmp_path / "m", config=config))
+
+
+def test_a_given_model_is_resolved_and_checked(tiny: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tiny)
+    assert resolve_model(load_config(None, ["--model.path", str(link)]), tmp_path) == tiny
+    with pytest.raises(ModelError, match="must be a folder"):
+        resolve_model(load_config(None, ["--model.path", str(tmp_path / "none")]), tmp_path)
+
+
+def test_a_tiny_model_is_built_once_and_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import common.models.qwen2_5_omni.tiny as tiny_module
+
+    built: list[Path] = []
+
+    def build(target: Path, **settings: object) -> Path:
+        built.append(target)
+        assert settings["seed"] == 4
+        return checkpoint(target, config=json.dumps({"architectures": [ARCHITECTURE]}))
+
+    monkeypatch.setattr(tiny_module, "build_tiny_checkpoint", build)
+    config = load_config(None, ["--model.tiny.seed=4", "--model.tiny.habit_steps=0"])
+    assert resolve_model(config, tmp_path) == resolve_model(config, tmp_path) == str(tmp_path / "model")
+    assert len(built) == 1
+    assert built[0] != tmp_path / "model"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_run_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    config = load_config(None, ["--run.root", str(tmp_path / "runs"), "--run.name", "a"])
+    folder = make_run_folder(config)
+    assert folder == tmp_path / "runs" / "a"
+    assert [(p.name, oct(p.stat().st_mode & 0o777)) for p in folder.iterdir()] == [("samples", "0o700")]
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    # a second time is no mistake
+    assert make_run_folder(config) == folder
+
+
+def test_a_root_that_is_a_file_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="run.root must be writable"):
+        make_run_folder(load_config(None, ["--run.root", str(tmp_path / "file")]))
+
+
+def test_a_synthetic_corpus_is_written_once(tmp_path: Path) -> None:
+    config = load_config(None, ["--data.source={type: synthetic, num_clips: 2, seed: 3}"])
+    records = load_records(config, tmp_path)
+    assert [r.label for r in records] == ["happy", "sad"]
+    paths = [Path(r.clip.video_path or "") for r in records]
+    before = [p.stat().st_mtime_ns for p in paths]
+    assert load_records(config, tmp_path) == records
+    assert [p.stat().st_mtime_ns for p in paths] == before
+    other = load_config(None, ["--data.source={type: synthetic, num_clips: 1, seed: 4}"])
+    assert load_records(other, tmp_path)[0].clip.video_path not in {str(p) for p in paths}

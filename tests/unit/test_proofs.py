@@ -1,0 +1,91 @@
+"""Receipts and agreements."""
+
+import math
+
+import pytest
+
+from common.errors import PublishError
+from common.types import TensorReceipt
+from learner.proofs import agreement_of, check_receipt, num_bytes
+from tests.support.builders import make_receipt
+
+NAMES = ("a", "b", "c")
+SENT = [make_receipt(n, digest=f"0{n}") for n in NAMES]
+
+
+def complaint(manifest: list[TensorReceipt], receipt: list[TensorReceipt]) -> PublishError:
+    """What `check_receipt` raises."""
+    with pytest.raises(PublishError) as caught:
+        check_receipt(NAMES, manifest, receipt, engine="engine-7")
+    assert (caught.value.proof, caught.value.engine) == ("receipt", "engine-7")
+    assert "engine-7" in str(caught.value)
+    return caught.value
+
+
+def test_what_arrived_as_sent_passes_in_any_order() -> None:
+    check_receipt(NAMES, SENT, list(reversed(SENT)), engine="e")
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_skipped_tensor_is_named(index: int) -> None:
+    part = [r for r in SENT if r.name != NAMES[index]]
+    error = complaint(part, part)
+    assert error.subject == NAMES[index]
+    assert "skipped" in str(error)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_tensor_that_was_never_loaded_is_named(index: int) -> None:
+    error = complaint(SENT, [r for r in SENT if r.name != NAMES[index]])
+    assert error.subject == NAMES[index]
+    assert "never loaded" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"digest": "ff"}, "float32[2, 2] ff for float32[2, 2] 0b"),
+        ({"dtype": "bfloat16"}, "bfloat16[2, 2] 0b for float32[2, 2] 0b"),
+        ({"shape": (4,)}, "float32[4] 0b for float32[2, 2] 0b"),
+    ],
+)
+def test_a_tensor_that_changed_on_its_way_is_named_with_both_values(change: dict[str, object], shown: str) -> None:
+    changed = make_receipt("b", **({"digest": "0b"} | change))  # pyright: ignore[reportArgumentType]
+    error = complaint(SENT, [SENT[0], changed, SENT[2]])
+    assert error.subject == "b"
+    assert shown in str(error)
+
+
+def test_a_tensor_outside_the_plan_is_named() -> None:
+    extra = make_receipt("stranger")
+    assert complaint([*SENT, extra], [*SENT, extra]).subject == "stranger"
+    assert complaint(SENT, [*SENT, extra]).subject == "stranger"
+    assert complaint([*SENT, extra], SENT).subject == "stranger"
+
+
+def test_a_tensor_that_came_twice_is_refused() -> None:
+    assert "twice" in str(complaint(SENT, [*SENT, SENT[1]]))
+    assert "twice" in str(complaint([*SENT, SENT[1]], SENT))
+
+
+def test_agreement_by_hand() -> None:
+    got = agreement_of([[0.1, 0.3], [0.2]])
+    assert got.mean == pytest.approx(0.2)
+    assert got.max == 0.3
+    assert got.by_probe == (0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    "differences", [[[math.nan, 0.1], [0.2]], [[0.1, math.nan], [0.2]], [[0.1], [0.2, math.nan]]]
+)
+def test_nan_wins_over_any_number(differences: list[list[float]]) -> None:
+    got = agreement_of(differences)
+    assert math.isnan(got.max)
+    assert math.isnan(got.mean)
+    assert [math.isnan(v) for v in got.by_probe] == [any(map(math.isnan, p)) for p in differences]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
+def test_bytes_of_a_receipt(dtype: str, size: int) -> None:
+    assert num_bytes(make_receipt("a", shape=(3, 5), dtype=dtype)) == 15 * size
+    assert num_bytes(make_receipt("a", shape=(), dtype=dtype)) == size

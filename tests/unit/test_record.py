@@ -1,0 +1,112 @@
+"""What a step leaves in the run folder."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.metrics import MetricsFile, distribution
+from common.types import StepReport
+from learner.proofs import Agreement
+from learner.publisher import PublishReport
+from learner.record import RunRecorder, write_samples
+from tests.support.builders import make_draw, make_group
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Gzipped JSON lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_every_sample_is_a_line_with_all_that_it_takes_to_judge_it(tmp_path: Path) -> None:
+    groups = [
+        make_group([1.0, 0.0], lengths=[2, 1]),
+        make_group([0.5], draw=make_draw("ü", epoch=3), first_token=9),
+    ]
+    path = tmp_path / "step_000001.jsonl.gz"
+    write_samples(path, groups)
+    lines = lines_of(path)
+    assert [(x["draw"], x["index"], x["reward"]) for x in lines] == [
+        ("0/clip-0/0", 0, 1.0),
+        ("0/clip-0/0", 1, 0.0),
+        ("3/ü/0", 0, 0.5),
+    ]
+    first = groups[0].samples[0].completion
+    assert lines[0] == {
+        "draw": "0/clip-0/0",
+        "index": 0,
+        "clip": "/data/clip-0.mp4",
+        "label": "happy",
+        "text": "answer 1",
+        "reward": 1.0,
+        "breakdown": {"accuracy": 1.0},
+        "finish_reason": "stop",
+        "token_ids": [1, 2],
+        "rollout_logprobs": list(first.rollout_logprobs),
+        "version_spans": [{"version": 0, "start": 0, "end": 2}],
+        "engine": "engine-0",
+    }
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_samples_that_break_off_leave_no_file(tmp_path: Path) -> None:
+    broken = make_group([1.0])
+    object.__setattr__(broken.samples[0].completion, "text", object())
+    with pytest.raises(TypeError):
+        write_samples(tmp_path / "step.jsonl.gz", [broken])
+    assert not (tmp_path / "step.jsonl.gz").exists()
+
+
+def test_metrics_are_one_line_per_step(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    metrics.write(1, {"learner/loss": 0.5})
+    MetricsFile(tmp_path / "m.jsonl").write(2, {"learner/loss": 0.25})
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "learner/loss": 0.5}, {"step": 2, "learner/loss": 0.25}]
+
+
+def test_a_distribution_by_hand() -> None:
+    assert distribution("a/b", [1.0, 4.0, 1.0]) == {"a/b/mean": 2.0, "a/b/min": 1.0, "a/b/max": 4.0}
+    assert distribution("a/b", []) == {}
+
+
+class Screen:
+    """What a person would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, step: int, text: str) -> None:
+        """Keeps it."""
+        self.lines.append(f"{step} {text}")
+
+
+def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    screen = Screen()
+    recorder = RunRecorder(tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), progress=screen)
+    groups = [make_group([0.0, 0.5]), make_group([0.0, 2.0], draw=make_draw("best"))]
+    metrics = {"reward/total/mean": 0.625, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
+    report = StepReport(policy_version=4, metrics=metrics, seconds={"rollout": 1.5, "learn": 2.5, "publish": 0.25})
+    canary = {"engine-0": Agreement(mean=1e-7, max=3e-7, by_probe=(3e-7,))}
+    published = PublishReport(version=4, num_tensors=2, num_bytes=8, canary=canary, seconds={"pause": 0.125})
+    recorder(4, groups, report, published)
+    assert len(lines_of(tmp_path / "samples" / "step_000004.jsonl.gz")) == 4
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {
+        "step": 4,
+        **metrics,
+        "seconds/rollout": 1.5,
+        "seconds/learn": 2.5,
+        "seconds/publish": 0.25,
+        "publish/pause/seconds": 0.125,
+        "publish/canary/engine-0/mean": 1e-7,
+        "publish/canary/engine-0/max": 3e-7,
+    }
+    assert recorder.example is groups[1]
+    assert len(screen.lines) == 1
+    assert "version 4" in screen.lines[0]
+    assert "0.625" in screen.lines[0]

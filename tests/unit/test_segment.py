@@ -1,0 +1,170 @@
+"""Weights in shared memory: what is read is what was written, to the bit; what is left behind is swept."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import common.weights
+from common.weights import Segment, segment_bytes, segment_path, sweep_segments
+
+
+@pytest.fixture
+def segment(tmp_path: Path) -> Segment:
+    """64 KiB."""
+    return Segment(tmp_path / "segment", num_bytes=2**16)
+
+
+TENSORS = {
+    "matrix": torch.arange(6.0).view(2, 3),
+    "bf16": torch.tensor([1.5, -0.0, 3.0], dtype=torch.bfloat16),
+    "f16": torch.tensor([[0.1]], dtype=torch.float16),
+    "scalar": torch.tensor(7.0),
+    "not finite": torch.tensor([float("nan"), float("inf"), -0.0]),
+    "transposed": torch.arange(6.0).view(2, 3).t(),
+}
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    """NaN and -0.0 included."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def test_tensors_come_back_to_the_bit(segment: Segment) -> None:
+    segment.write(TENSORS)
+    got = Segment(segment.path).read()
+    assert list(got) == list(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert (got[name].shape, got[name].dtype) == (tensor.shape, tensor.dtype), name
+        assert bits(got[name]) == bits(tensor), name
+
+
+def test_a_tensor_without_elements_comes_back(segment: Segment) -> None:
+    segment.write({"empty": torch.zeros(0, 4), "full": torch.ones(2)})
+    got = segment.read()
+    assert got["empty"].shape == (0, 4)
+    assert got["full"].tolist() == [1.0, 1.0]
+
+
+def test_every_tensor_is_aligned(segment: Segment) -> None:
+    segment.write(TENSORS)
+    assert [t.data_ptr() % 64 for t in segment.read().values()] == [0] * len(TENSORS)
+
+
+def test_a_manifest_says_what_lies_there(segment: Segment) -> None:
+    import blake3
+
+    written = segment.write(TENSORS)
+    assert Segment(segment.path).manifest() == written
+    for receipt, (name, tensor) in zip(written, TENSORS.items(), strict=True):
+        assert (receipt.name, receipt.shape) == (name, tuple(tensor.shape))
+        assert receipt.dtype == str(tensor.dtype).removeprefix("torch.")
+        assert receipt.digest == blake3.blake3(bits(tensor)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_bit_changes_one_digest(segment: Segment, dtype: torch.dtype) -> None:
+    tensors = {"a": torch.ones(5, dtype=dtype), "b": torch.ones(5, dtype=dtype)}
+    before = segment.write(tensors)
+    segment.read()["b"].view(torch.uint8)[4] ^= 1
+    after = segment.manifest()
+    assert after[0] == before[0]
+    assert after[1].digest != before[1].digest
+
+
+def test_a_digest_of_negative_zero_is_its_own(segment: Segment) -> None:
+    plus, minus = segment.write({"plus": torch.zeros(1), "minus": torch.tensor([-0.0])})
+    assert plus.digest != minus.digest
+
+
+def test_writing_replaces_what_was_there(segment: Segment) -> None:
+    segment.write({"old": torch.ones(2000), "kept": torch.zeros(3)})
+    segment.write({"kept": torch.tensor([2.0])})
+    assert {n: t.tolist() for n, t in segment.read().items()} == {"kept": [2.0]}
+
+
+def test_too_much_is_refused_and_leaves_what_was_there(segment: Segment) -> None:
+    before = segment.write({"a": torch.ones(3)})
+    with pytest.raises(ValueError, match=r"segment segment must hold \d+ bytes, got 65536"):
+        segment.write({"b": torch.zeros(2**14)})
+    assert segment.manifest() == before
+
+
+def test_a_segment_of_the_needed_size_is_large_enough(tmp_path: Path) -> None:
+    buckets = [TENSORS, {"one": torch.zeros(1000)}, {}]
+    exact = Segment(tmp_path / "exact", num_bytes=segment_bytes(buckets))
+    for bucket in buckets:
+        exact.write(bucket)
+    too_small = Segment(tmp_path / "small", num_bytes=segment_bytes(buckets) - 1)
+    with pytest.raises(ValueError, match="must hold"):
+        for bucket in buckets:
+            too_small.write(bucket)
+
+
+def test_an_unknown_dtype_is_refused_by_name(segment: Segment) -> None:
+    with pytest.raises(ValueError, match=r"counter must be one of .* got int64"):
+        segment.write({"counter": torch.zeros(2, dtype=torch.int64)})
+
+
+def test_a_segment_is_never_made_twice(segment: Segment) -> None:
+    with pytest.raises(FileExistsError):
+        Segment(segment.path, num_bytes=64)
+    assert segment.num_bytes == 2**16
+
+
+def test_a_segment_is_its_owners_alone(segment: Segment) -> None:
+    assert segment.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_segment_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=r"\[Errno"):
+        Segment(tmp_path / "huge", num_bytes=2**60)
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_closing_unlinks_only_when_told(tmp_path: Path) -> None:
+    segment = Segment(tmp_path / "s", num_bytes=4096)
+    other = Segment(tmp_path / "s")
+    other.close()
+    assert segment.path.exists()
+    segment.close(unlink=True)
+    assert not segment.path.exists()
+
+
+def test_memory_stays_mapped_until_the_last_view_goes(segment: Segment) -> None:
+    def is_mapped() -> bool:
+        return str(path) in Path("/proc/self/maps").read_text()
+
+    path = segment.path
+    segment.write({"a": torch.tensor([3.0])})
+    view = segment.read()["a"]
+    segment.close(unlink=True)
+    # looked up first: reading through a view of unmapped memory ends the process
+    assert is_mapped()
+    assert view.tolist() == [3.0]
+    del view, segment
+    gc.collect()
+    assert not is_mapped()
+
+
+def test_only_segments_of_dead_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path)
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    gone.wait()
+    mine = segment_path("learner", 0)
+    theirs = tmp_path / f"omni-rlvr-{gone.pid}-learner-1"
+    strangers = [tmp_path / "omni-rlvr-notes", tmp_path / f"other-{gone.pid}-learner-0"]
+    for path in (mine, theirs, *strangers):
+        path.write_bytes(b"x")
+    assert sweep_segments() == [theirs]
+    assert sorted(tmp_path.iterdir()) == sorted([mine, *strangers])
+
+
+def test_a_segments_name_tells_its_owner() -> None:
+    assert segment_path("learner", 1) == Path(f"/dev/shm/omni-rlvr-{os.getpid()}-learner-1")

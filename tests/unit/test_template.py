@@ -1,0 +1,48 @@
+"""The prompt's text against the chat template that the tokenizer renders."""
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from common.models.qwen2_5_omni.processor import load_processor
+from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, SYSTEM, render_prompt
+from common.types import Modality
+
+MODALITIES: tuple[tuple[Modality, ...], ...] = ((), ("video",), ("audio",), ("video", "audio"))
+QUESTION = "What do you see?\nAnswer {{ freely }}, in <answer> </answer>."
+
+
+def conversation(modalities: Collection[Modality]) -> list[dict[str, Any]]:
+    """Video and audio as items of their own, the question last."""
+    items: list[dict[str, Any]] = [{"type": m, m: f"clip.{m}"} for m in modalities]
+    return [{"role": "user", "content": [*items, {"type": "text", "text": QUESTION}]}]
+
+
+@pytest.mark.parametrize("modalities", MODALITIES, ids=lambda m: "+".join(m) or "text")
+def test_a_prompt_is_what_the_tokenizer_renders(tiny: str, modalities: tuple[Modality, ...]) -> None:
+    tokenizer = load_processor(tiny).tokenizer
+    for messages in (
+        conversation(modalities),
+        [{"role": "system", "content": SYSTEM}, *conversation(modalities)],
+    ):
+        rendered = tokenizer.apply_chat_template(
+            messages, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
+        )
+        assert render_prompt(QUESTION, modalities=modalities) == rendered
+
+
+@pytest.mark.parametrize("modalities", MODALITIES, ids=lambda m: "+".join(m) or "text")
+def test_a_checkpoint_carries_the_template(tiny: str, modalities: tuple[Modality, ...]) -> None:
+    rendered = load_processor(tiny).apply_chat_template(
+        conversation(modalities), tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == render_prompt(QUESTION, modalities=modalities)
+
+
+def test_a_prompt_by_hand() -> None:
+    assert render_prompt("Why?", modalities=("audio", "video")) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|><|audio_bos|><|AUDIO|><|audio_eos|>Why?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
