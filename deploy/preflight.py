@@ -9,7 +9,6 @@ from common.errors import ConfigError
 from common.models.registry import family_of
 from common.types import Record
 
-
 RESULTS = ("config.yaml", "metrics.jsonl", "ledger.jsonl", "samples")
 
 

@@ -4,5 +4,5 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook(["learner.advantage", "learner.loss", "learner.logprobs"], "beartype.beartype")
-settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("repeatable")

@@ -51,7 +51,7 @@ def _families() -> dict[str, Family]:
         engine_layer=engine_layer,
         tower_prefixes=TOWER_PREFIXES,
     )
-    return {architecture: qwen2_5_omni for architecture in qwen2_5_omni.architectures}
+    return dict.fromkeys(qwen2_5_omni.architectures, qwen2_5_omni)
 
 
 def family_of(model_path: str | Path) -> Family:

@@ -119,6 +119,7 @@ def check_ledger(folder: Path, *, num_trained: int) -> None:
     assert reasons == BAD
 
 
+@pytest.mark.long
 def test_a_run_whose_clips_all_fail_says_so_and_stops(corpus: Path, tmp_path: Path) -> None:
     records = write_records(corpus / "bad.json", list(BAD))
     config = tmp_path / "run.yaml"

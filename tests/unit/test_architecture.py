@@ -1,7 +1,7 @@
 """The house rules that a reader relies on, read from the sources."""
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,25 +20,27 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     """Parsed."""
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports_of(path: Path) -> tuple[tuple[str, int], ...]:
     """(module, level) of every import, wherever in the file it stands."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, 0) for alias in node.names)
+            found += [(alias.name, 0) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level
+            found.append((node.module or "", node.level))
+    return tuple(found)
 
 
 def importers_of(package: str) -> set[str]:
     """Files that import a package or a part of it."""
-    return {
-        name_of(path) for path in FILES for module, _ in imports_of(path) if module.split(".")[0] == package
-    }
+    return {name_of(path) for path in FILES for module, _ in imports_of(path) if module.split(".")[0] == package}
 
 
 def test_the_sources_were_found() -> None:
@@ -99,8 +101,7 @@ def test_planes_do_not_import_each_other() -> None:
         f"{name_of(f)} imports {module}"
         for f in FILES
         for module, _ in imports_of(f)
-        if (plane := name_of(f).split("/")[0]) in PLANES
-        and module.split(".")[0] in set(PLANES) - {plane}
+        if (plane := name_of(f).split("/")[0]) in PLANES and module.split(".")[0] in set(PLANES) - {plane}
     ]
     assert crossing == []
 

@@ -32,7 +32,12 @@ def load(
 
 def test_a_record_by_hand(tmp_path: Path) -> None:
     (record,) = load(tmp_path, [item("clips/a.mp4")])
-    assert (record.prompt_id, record.label, record.dataset, record.split) == ("clips/a.mp4", "happy", "mafw", "train")
+    assert (record.prompt_id, record.label, record.dataset, record.split) == (
+        "clips/a.mp4",
+        "happy",
+        "mafw",
+        "train",
+    )
     assert record.clip.video_path == record.clip.audio_path == str(tmp_path / "clips/a.mp4")
     assert record.clip.clip_id == "clips/a.mp4"
     # the paper asks every clip the same, whatever the record says
@@ -49,7 +54,12 @@ def test_the_papers_question() -> None:
 
 @pytest.mark.parametrize(
     ("human", "has_video", "has_audio"),
-    [("<video>\n<audio>\nQ", True, True), ("<video>\nQ", True, False), ("<audio>\nQ", False, True), ("Q", False, False)],
+    [
+        ("<video>\n<audio>\nQ", True, True),
+        ("<video>\nQ", True, False),
+        ("<audio>\nQ", False, True),
+        ("Q", False, False),
+    ],
 )
 def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has_audio: bool) -> None:
     (record,) = load(tmp_path, [item(human=human)])
@@ -58,7 +68,12 @@ def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has
 
 @pytest.mark.parametrize(
     ("gpt", "label"),
-    [("sad", "sad"), (" sad\n", "sad"), ("<think>x</think>\n<answer>\nsad </answer>", "sad"), ("<answer>a b</answer>", "a b")],
+    [
+        ("sad", "sad"),
+        (" sad\n", "sad"),
+        ("<think>x</think>\n<answer>\nsad </answer>", "sad"),
+        ("<answer>a b</answer>", "a b"),
+    ],
 )
 def test_a_label_stands_bare_or_in_its_tag(tmp_path: Path, gpt: str, label: str) -> None:
     assert load(tmp_path, [item(gpt=gpt)])[0].label == label

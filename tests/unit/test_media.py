@@ -104,7 +104,7 @@ def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
 def test_taken_frames_keep_to_both_limits(num_frames: int, fps: float, max_fps: float, max_frames: int) -> None:
     indices, rate = frame_indices(num_frames, fps, max_fps=max_fps, max_frames=max_frames)
     assert 1 <= len(indices) <= max_frames
-    assert 0 <= indices[0]
+    assert indices[0] >= 0
     assert indices[-1] < num_frames
     assert (np.diff(indices) > 0).all()
     assert rate <= min(fps, max_fps) * (1 + 1e-9)

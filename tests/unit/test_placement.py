@@ -13,7 +13,9 @@ def plan(*overrides: str) -> list[PlanLine]:
 
 
 def test_a_plan_lists_everything_that_takes_room() -> None:
-    got = plan("--rollout.num_engines=3", "--rollout.num_gpus=1", "--learner.num_ranks=2", "--learner.num_threads=4")
+    got = plan(
+        "--rollout.num_engines=3", "--rollout.num_gpus=1", "--learner.num_ranks=2", "--learner.num_threads=4"
+    )
     assert [(p.actor, p.count, p.num_cpus, p.num_gpus, p.num_threads) for p in got] == [
         ("rollout engine", 3, 0.5, 1.0, 1),
         ("learner rank", 2, 0.5, 0.0, 4),

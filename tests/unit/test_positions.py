@@ -30,13 +30,13 @@ def positions_of(prompt: ProcessedPrompt) -> np.ndarray:
     return prompt_positions(prompt, positions_per_second=25, merge_size=2)
 
 
-def rope_index(thinker: Any, prompt: ProcessedPrompt, *, fps: float) -> np.ndarray:
-    """What transformers makes of the same prompt."""
+def rope_index(thinker: Any, prompt: ProcessedPrompt) -> np.ndarray:
+    """What transformers makes of the same tensors."""
     ids = torch.tensor([prompt.prompt_token_ids])
     media: dict[str, torch.Tensor] = {}
     if "video" in prompt.placeholders:
         media["video_grid_thw"] = torch.from_numpy(prompt.tensors["video_grid_thw"])
-        media["second_per_grids"] = torch.tensor([2 / fps])
+        media["second_per_grids"] = torch.from_numpy(prompt.tensors["video_second_per_grid"])
     if "audio" in prompt.placeholders:
         media["audio_seqlens"] = torch.from_numpy(prompt.tensors["audio_feature_lengths"])
     return thinker.get_rope_index(ids, attention_mask=torch.ones_like(ids), **media)[0][:, 0].long().numpy()
@@ -46,7 +46,7 @@ def rope_index(thinker: Any, prompt: ProcessedPrompt, *, fps: float) -> np.ndarr
 def test_positions_are_those_of_transformers(tiny: str, thinker: Any, fps: float) -> None:
     for num_frames in FRAME_COUNTS:
         prompt = prompt_with(tiny, num_frames=num_frames, fps=fps)
-        expected = rope_index(thinker, prompt, fps=fps)
+        expected = rope_index(thinker, prompt)
         assert positions_of(prompt).tolist() == expected.tolist(), f"{num_frames} frames"
 
 
@@ -65,7 +65,7 @@ def test_positions_without_a_modality_are_those_of_transformers(
     tiny: str, thinker: Any, num_frames: int, num_samples: int
 ) -> None:
     prompt = prompt_with(tiny, num_frames=num_frames, fps=8.0, num_samples=num_samples)
-    assert positions_of(prompt).tolist() == rope_index(thinker, prompt, fps=8.0).tolist()
+    assert positions_of(prompt).tolist() == rope_index(thinker, prompt).tolist()
 
 
 def test_positions_by_hand(tiny: str) -> None:

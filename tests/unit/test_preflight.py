@@ -109,9 +109,25 @@ def test_a_run_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert make_run_folder(config) == folder
 
 
+def test_what_an_earlier_run_left_is_set_aside(tmp_path: Path) -> None:
+    config = load_config(None, ["--run.root", str(tmp_path), "--run.name", "a"])
+    for run in (1, 2):
+        folder = make_run_folder(config)
+        (folder / "metrics.jsonl").write_text(f"run {run}")
+        (folder / "samples" / "step_000001.jsonl.gz").write_text(f"run {run}")
+        (folder / "model").mkdir(exist_ok=True)
+    folder = make_run_folder(config)
+    # the model serves again, the results of both runs are kept apart
+    assert sorted(p.name for p in folder.iterdir()) == ["earlier", "model", "samples"]
+    assert list((folder / "samples").iterdir()) == []
+    for run in (1, 2):
+        assert (folder / "earlier" / str(run) / "metrics.jsonl").read_text() == f"run {run}"
+        assert (folder / "earlier" / str(run) / "samples" / "step_000001.jsonl.gz").read_text() == f"run {run}"
+
+
 def test_a_root_that_is_a_file_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="run.root must be writable"):
+    with pytest.raises(ConfigError, match=r"run\.root must be writable"):
         make_run_folder(load_config(None, ["--run.root", str(tmp_path / "file")]))
 
 

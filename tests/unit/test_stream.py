@@ -1,5 +1,7 @@
 """The prompt stream: every record once per epoch, the same again from a cursor, seeds that never meet."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,7 +64,7 @@ def test_a_seed_is_that_of_its_draw_and_no_other() -> None:
     assert all(0 <= s < 2**62 for s in seeds)
     # completion i samples with seed + i: groups of 64 never meet
     ordered = sorted(seeds)
-    assert min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) > 64
+    assert min(b - a for a, b in itertools.pairwise(ordered)) > 64
     # a hash fills its range
     assert max(seeds) > 2**61
     assert min(seeds) < 2**59
