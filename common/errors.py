@@ -9,6 +9,7 @@ OmniError
 ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
 ├── EngineError              a rollout engine
 │   └── ReceiveError         weights that did not arrive whole
+├── LearnerError             a learner rank
 ├── PublishError             a publish that failed one of its proofs
 └── NonFiniteError           a loss or gradient that is not a number
 """
@@ -94,3 +95,9 @@ class PublishError(OmniError):
 
 class NonFiniteError(OmniError):
     """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, which names the cause in a remote traceback; its type where it has none."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

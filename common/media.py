@@ -140,9 +140,11 @@ def _require_file(path: str) -> None:
 
 @contextlib.contextmanager
 def _as_media_error(path: str) -> Generator[None]:
-    """decord raises RuntimeError and its own subclasses for whatever FFmpeg could not do."""
+    """decord raises RuntimeError and its own error for whatever FFmpeg could not do."""
+    import decord  # pyright: ignore[reportMissingTypeStubs]
+
     try:
         yield
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, decord.DECORDError) as error:
         line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise MediaError(f"{path}: {line}", reason="undecodable") from error

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from common.config.data import DataConfig
+from common.errors import last_line
 from common.types import Failure, MediaRef, ProcessedPrompt, Record
 
 
@@ -41,15 +42,15 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, Pro
             if data.missing_audio == "skip" or not is_recoverable:
                 raise
             decoded = decode(dataclasses.replace(record.clip, audio_path=None))
+        prompt = family_of(settings.model_path).process_prompt(
+            decoded,
+            record.question,
+            model_path=settings.model_path,
+            min_pixels=data.min_pixels,
+            max_pixels=data.max_pixels,
+        )
     except MediaError as error:
         return Failure(stage="media", reason=error.reason, detail=str(error)), None
-    prompt = family_of(settings.model_path).process_prompt(
-        decoded,
-        record.question,
-        model_path=settings.model_path,
-        min_pixels=data.min_pixels,
-        max_pixels=data.max_pixels,
-    )
     return len(prompt.prompt_token_ids), prompt
 
 
@@ -84,7 +85,7 @@ class MediaStage:
         try:
             length = await header
         except RayError as error:
-            return Failure(stage="media", reason="task-error", detail=str(error).splitlines()[-1])
+            return Failure(stage="media", reason="task-error", detail=last_line(error))
         return length if isinstance(length, Failure) else (prompt, length)
 
     async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:

@@ -8,6 +8,7 @@ from common.models.registry import Family
 from common.types import DecodedClip, ProcessedPrompt
 
 PROBE_QUESTION = "Which emotion do the face and the voice convey?"
+MIN_SECONDS = 0.5
 NUM_REPEATS = 24
 """Of the text probe's question: past two of vLLM's blocks (128 tokens on CPU), as only whole blocks are ever
 shared, and a probe that is never shared cannot see a stale one."""
@@ -34,10 +35,10 @@ def longest_prompt(
     while True:
         clip = _noise_clip(num_frames=num_frames, side=side, fps=data.max_fps, seconds=seconds)
         prompt = family.process_prompt(clip, question, **pinned)
-        if len(prompt.prompt_token_ids) <= max_prompt_tokens or num_frames == 1:
+        if len(prompt.prompt_token_ids) <= max_prompt_tokens or (num_frames == 1 and seconds <= MIN_SECONDS):
             return prompt
         shrink = 0.95 * max_prompt_tokens / len(prompt.prompt_token_ids)
-        num_frames, seconds = max(1, int(num_frames * shrink)), max(0.5, seconds * shrink)
+        num_frames, seconds = max(1, int(num_frames * shrink)), max(MIN_SECONDS, seconds * shrink)
 
 
 def _noise_clip(*, num_frames: int, side: int, fps: float, seconds: float) -> DecodedClip:

@@ -5,7 +5,6 @@ The layout is safetensors': eight bytes of header length, a JSON header, the ten
 process that attached to it ends.
 """
 
-import contextlib
 import json
 import mmap
 import os
@@ -40,6 +39,7 @@ class Segment:
                 # fails now with ENOSPC where /dev/shm is full, not later with SIGBUS
                 os.posix_fallocate(descriptor, 0, num_bytes)
             except OSError:
+                os.close(descriptor)
                 path.unlink()
                 raise
         else:
@@ -69,6 +69,8 @@ class Segment:
         table = json.loads(header)
         for name, tensor in tensors.items():
             first, last = (start + o for o in table[name]["data_offsets"])
+            if first == last:
+                continue
             source = tensor.detach().reshape(-1).view(torch.uint8)
             torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=first).copy_(source)
         return self.manifest()
@@ -83,6 +85,9 @@ class Segment:
             first, last = entry["data_offsets"]
             dtype = getattr(torch, _DTYPES[entry["dtype"]])
             count = (last - first) // dtype.itemsize
+            if count == 0:
+                views[name] = torch.empty(entry["shape"], dtype=dtype)
+                continue
             flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=start + first)
             views[name] = flat.view(entry["shape"])
         return views
@@ -112,8 +117,8 @@ class Segment:
         """Forgets the mapping; the memory itself goes with the last view of it."""
         if unlink:
             self.path.unlink(missing_ok=True)
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        # never unmapped here: a view does not hold the mapping open, only alive
+        del self._map
 
 
 def segment_bytes(tensors: Iterable[Mapping[str, "torch.Tensor"]]) -> int:

@@ -1,8 +1,10 @@
 """The table at the end of a run."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from learner.loop import LoopParts, StepRecorder
 from learner.record import RunRecorder
@@ -15,16 +17,16 @@ def print_report(console: Console, parts: LoopParts, recorder: StepRecorder, *, 
     group = recorder.example
     if group is not None:
         best = max(group.samples, key=lambda s: s.score.total)
-        clip = group.prompt.draw.record.clip
+        record = group.prompt.draw.record
+        clip = record.clip
         console.print(
             Panel(
-                best.completion.text.strip() or "(empty)",
-                title=f"one completion: label {group.prompt.draw.record.label}, reward {best.score.total:g}",
-                subtitle=clip.video_path or clip.audio_path or "text only",
-            ),
-            markup=False,
+                Text(best.completion.text.strip() or "(empty)"),
+                title=f"one completion: label {escape(record.label)}, reward {best.score.total:g}",
+                subtitle=escape(clip.video_path or clip.audio_path or "text only"),
+            )
         )
-    console.print(f"run folder: {recorder.folder}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {recorder.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(parts: LoopParts, recorder: RunRecorder, *, peak_memory_bytes: int) -> Table:

@@ -212,6 +212,12 @@ class LearnerEngine:
         mask = batch.tokens.mask
         if batch.is_empty:
             return (logprobs * 0.0).sum()
+        # padding may hold anything, and 0 x infinity would reach the gradient
+        padding = mask == 0
+        logprobs, entropy = logprobs.masked_fill(padding, 0.0), entropy.masked_fill(padding, 0.0)
+        rollout = batch.rollout_logprobs.masked_fill(padding, 0.0)
+        old = None if old is None else old.masked_fill(padding, 0.0)
+        reference = None if reference is None else reference.masked_fill(padding, 0.0)
         per_token, is_clipped = policy_loss(
             logprobs,
             logprobs.detach() if old is None else old,
@@ -224,7 +230,7 @@ class LearnerEngine:
             per_token = per_token + self.config.beta * kl_ref
             tally.add("kl_ref", masked_sum(kl_ref.detach(), mask))
         loss = aggregate(per_token, mask, how=self.config.aggregation, denominators=denominators)
-        found = mismatch(logprobs.detach(), batch.rollout_logprobs, mask)
+        found = mismatch(logprobs.detach(), rollout, mask)
         tally.add("loss", loss.detach())
         tally.add("num_tokens", found.num_tokens)
         tally.add("num_clipped", masked_sum(is_clipped, mask))

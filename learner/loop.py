@@ -84,7 +84,8 @@ async def collect_groups(parts: LoopParts) -> list[Group]:
     """Asks draws until a batch of groups is there, in the order of the stream.
 
     Raises:
-        DatasetError: as many draws in a row failed as the corpus has clips.
+        DatasetError: every clip of the corpus failed, or since the last group as many draws as may lie between
+            two groups of a corpus with one good clip.
     """
     groups: list[Group] = []
     num_failed = 0
@@ -98,7 +99,9 @@ async def collect_groups(parts: LoopParts) -> list[Group]:
                 parts.ledger.failed(draw, answer)
             else:
                 groups.append(answer)
-        if not groups and num_failed >= len(parts.stream):
+                num_failed = 0
+        has_worked = groups or parts.ledger.num_trained
+        if num_failed >= len(parts.stream) * (2 if has_worked else 1):
             parts.ledger.commit()
             reasons = ", ".join(f"{reason} x{count}" for reason, count in parts.ledger.failures.items())
             raise DatasetError(f"data must hold a clip that can be used, got only failures: {reasons}; see ledger")

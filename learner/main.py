@@ -14,11 +14,17 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, checks, runs; a user's mistake is one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m learner.main", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m learner.main", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
-    known, overrides = parser.parse_known_args(argv)
+    try:
+        known, overrides = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        print(f"error: {error}; see --help", file=sys.stderr)
+        return USER_MISTAKE
     if known.help:
         print(_help())
         return 0

@@ -154,7 +154,7 @@ class Publisher:
             PublishError: the engine's arithmetic does not follow a published layer; it is named.
         """
         perturbed = await self._perturbed_agreement(engine, names=None)
-        if perturbed.max > self.canary_tolerance:
+        if self._differs(perturbed.max):
             layers = await self._locate(engine, self._suspects(perturbed))
             await self._send_true(engine)
             raise self._disagreement(perturbed, engine, proof="rehearsal", subject=name_layers(layers))
@@ -166,7 +166,7 @@ class Publisher:
     def _suspects(self, agreement: Agreement) -> list[tuple[str, ...]]:
         """All layers; the towers' alone where prompts with media disagree and texts do not."""
         media = [bool(p.placeholders) for p in self._probes]
-        disagrees = [d > self.canary_tolerance for d in agreement.by_probe]
+        disagrees = [self._differs(d) for d in agreement.by_probe]
         towers = set(self._plan.tower_names)
         only_media = any(media) and not any(d and not m for d, m in zip(disagrees, media, strict=True))
         return [layer for layer in self._plan.layers if not (towers and only_media) or towers & set(layer)]
@@ -178,7 +178,7 @@ class Publisher:
             for half in (layers[:middle], layers[middle:]):
                 names = [name for layer in half for name in layer]
                 agreement = await self._perturbed_agreement(engine, names=names)
-                if agreement.max > self.canary_tolerance:
+                if self._differs(agreement.max):
                     layers = half
                     break
             else:
@@ -189,12 +189,14 @@ class Publisher:
         self._num_nonces += 1
         label = f"{self._lineage}-rehearsal-{self._num_nonces}"
         tower_id = label if self._plan.changes_towers else self._tower_id
-        await self._senders.perturb(scale=self._rehearsal_scale, nonce=self._num_nonces, names=names)
+        async with self._phase("perturb", "ranks"):
+            await self._senders.perturb(scale=self._rehearsal_scale, nonce=self._num_nonces, names=names)
         try:
             await self._send([engine], version=self.version, weights_id=label, tower_id=tower_id)
             return await self._agreement(engine)
         finally:
-            await self._senders.restore()
+            async with self._phase("restore", "ranks"):
+                await self._senders.restore()
 
     async def _send_true(self, engine: WeightReceiver) -> None:
         await self._send(
@@ -324,8 +326,12 @@ class Publisher:
         return agreement_of(differences)
 
     def _require(self, agreement: Agreement, engine: WeightReceiver, *, proof: str) -> None:
-        if not agreement.max <= self.canary_tolerance:  # NaN does not pass
+        if self._differs(agreement.max):
             raise self._disagreement(agreement, engine, proof=proof, subject="log-probabilities")
+
+    def _differs(self, difference: float) -> bool:
+        """Whether a difference is past the tolerance; NaN is."""
+        return not difference <= self.canary_tolerance
 
     def _disagreement(
         self, agreement: Agreement, engine: WeightReceiver, *, proof: str, subject: str

@@ -1,5 +1,6 @@
 """Sums of one optimizer update, over micro-batches and then over ranks."""
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -20,7 +21,9 @@ class Tally:
         self._sums[key] += float(value)
 
     def see_max(self, value: float) -> None:
-        self._max_abs = max(self._max_abs, value)
+        """Keeps the largest; NaN is larger than any number, and stays."""
+        if math.isnan(value) or value > self._max_abs:
+            self._max_abs = value
 
     def reduce(self, all_reduce: Callable[..., None]) -> dict[str, float]:
         """Sums and the maximum over all ranks."""

@@ -32,6 +32,8 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
                 f"names look like {names[0]!r}"
             )
         frozen |= set(matched)
+    if len(frozen) == len(names):
+        raise ConfigError("learner.freeze must leave something to train, got every parameter; freeze less")
     for name, parameter in module.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)

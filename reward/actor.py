@@ -7,6 +7,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from common.config.reward import RewardConfig
+from common.errors import last_line
 from common.types import Completion, Failure, Record, Score
 
 
@@ -38,4 +39,4 @@ class RewardClient:
         except TimeoutError:
             return Failure(stage="reward", reason="deadline", detail=f"{self._deadline_s} s passed")
         except RayError as error:
-            return Failure(stage="reward", reason="service-error", detail=str(error).splitlines()[-1])
+            return Failure(stage="reward", reason="service-error", detail=last_line(error))

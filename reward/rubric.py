@@ -1,5 +1,6 @@
 """Rewards weighted and summed. A sum over fewer rewards is never made."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from common.config.reward import RewardConfig
@@ -40,6 +41,8 @@ class Rubric:
                     )
                 breakdown[name] = value
             total = sum(weight * breakdown[name] for name, (_, weight) in self._rewards.items())
+            if not math.isfinite(total):
+                return Failure(stage="reward", reason="sum-not-finite", detail=f"the weighted sum is {total}")
             scores.append(Score(total=total, breakdown=breakdown))
         return scores
 

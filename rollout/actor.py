@@ -6,7 +6,7 @@ from typing import Any, cast
 from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.rollout import RolloutConfig
-from common.errors import EngineError, ReceiveError
+from common.errors import EngineError, ReceiveError, last_line
 from common.types import (
     EngineStatus,
     Failure,
@@ -52,14 +52,14 @@ class EngineActor:
         try:
             await self._engine.receive(path, bucket)
         except Exception as error:  # vLLM's RPC raises plain ones
-            raise ReceiveError(_last_line(error)) from None
+            raise ReceiveError(last_line(error)) from None
 
     async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
         """Closes the update and answers the receipt."""
         try:
             return await self._engine.finish_update(**identity)
         except Exception as error:  # vLLM's RPC raises plain ones
-            raise ReceiveError(_last_line(error)) from None
+            raise ReceiveError(last_line(error)) from None
 
     async def status(self) -> EngineStatus:
         """Name, version, load."""
@@ -120,12 +120,7 @@ class EngineClient:
             raise (
                 cause
                 if isinstance(cause, EngineError)
-                else EngineError(f"engine {self.name}: {method}: {_last_line(cause)}")
+                else EngineError(f"engine {self.name}: {method}: {last_line(cause)}")
             ) from None
         except RayActorError as error:
             raise EngineError(f"engine {self.name}: {method}: the actor died: {error}") from error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

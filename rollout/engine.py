@@ -87,13 +87,15 @@ class RolloutEngine:
         """
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
-        for prompt in prompts:
+        results = [
             await self.generate(prompt, sampling=sampling, group_size=1, seed=0, deadline_s=600.0)
+            for prompt in prompts
+        ]
         full = [
             self.generate(prompts[0], sampling=sampling, group_size=1, seed=i, deadline_s=600.0)
             for i in range(self.config.max_num_seqs)
         ]
-        results = await asyncio.gather(*full)
+        results += await asyncio.gather(*full)
         failed = next((r for r in results if isinstance(r, Failure)), None)
         if failed is not None:
             raise RuntimeError(f"engine {self.name}: warm-up failed: {failed.reason}: {failed.detail}")

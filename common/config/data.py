@@ -1,8 +1,8 @@
 """Configuration of the corpus and of what is made of its clips."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Config
 
@@ -53,3 +53,13 @@ class DataConfig(Config):
     """Most pixels of a frame after resizing."""
     num_cpus: float = Field(default=0.2, gt=0)
     """Ray CPUs of one decoding task."""
+
+    @model_validator(mode="after")
+    def fewest_pixels_are_no_more_than_most(self) -> Self:
+        """A frame cannot satisfy both otherwise."""
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"data.min_pixels must be <= data.max_pixels, got {self.min_pixels} > {self.max_pixels}; "
+                "lower the one or raise the other"
+            )
+        return self

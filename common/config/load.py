@@ -74,7 +74,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"--config must be a readable file, got {path!r}; {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config must be YAML, got {path!r}; {' '.join(str(error).split())}") from error
     if tree is None:
         return {}
@@ -94,7 +94,20 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
             if not rest:
                 raise ConfigError(f"--{key} must be followed by a value, got nothing; see --help")
             text = rest.pop(0)
-        yield key, _value(text)
+        yield key, text if _takes_text(key) and text != "null" else _value(text)
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a key's value is a text, to be taken as it is typed."""
+    model: Any = OmniConfig
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return False
+    field = model.model_fields.get(leaf)
+    return field is not None and field.annotation in (str, str | None)
 
 
 def _value(text: str) -> Any:

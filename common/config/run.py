@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -64,16 +64,19 @@ class RunConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def the_root_is_resolved_once(cls, values: dict[str, object]) -> dict[str, object]:
+    def the_root_is_resolved_once(cls, values: Any) -> Any:
         """A relative path would mean another folder in every process."""
-        root = str(values.get("root") or os.environ.get(RUNS_VARIABLE) or Path.home() / "omni-rlvr-runs")
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, Any]", values)
+        root = str(given.get("root") or os.environ.get(RUNS_VARIABLE) or Path.home() / "omni-rlvr-runs")
         path = Path(root).expanduser()
         if not path.is_absolute() and _is_ray_job():
             raise ValueError(
                 f"run.root must be absolute under `ray job submit`, got {root!r}; the job's directory is a copy "
                 f"that Ray deletes: give a full path or set ${RUNS_VARIABLE}"
             )
-        return {**values, "root": str(path.resolve() if path.is_absolute() else Path.cwd() / path)}
+        return {**given, "root": str(path.resolve() if path.is_absolute() else Path.cwd() / path)}
 
     @property
     def folder(self) -> Path:

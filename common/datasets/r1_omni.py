@@ -63,6 +63,8 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
     try:
         video = item["video"]
         human, gpt = item["conversations"][0]["value"], item["conversations"][1]["value"]
+        if not all(isinstance(text, str) for text in (video, human, gpt)):
+            raise TypeError("a text is not a text")
         match = _ANSWER.search(gpt)
         label = (match[1] if match else gpt).strip()
     except (KeyError, IndexError, TypeError) as error:

@@ -233,5 +233,6 @@ def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np
         if audio is not None and waveform is not None:
             frame = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
             frame.sample_rate = SAMPLE_RATE
+            frame.pts, frame.time_base = 0, Fraction(1, SAMPLE_RATE)
             container.mux(audio.encode(frame))
             container.mux(audio.encode(None))

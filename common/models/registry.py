@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import ModelError
 from common.types import DecodedClip, ProcessedPrompt
@@ -73,13 +73,14 @@ def family_of(model_path: str | Path) -> Family:
     except (ValueError, AttributeError) as error:
         raise ModelError(f"{config} must be a JSON object, got {error}; fetch the checkpoint again") from error
     known = _families()
-    if architectures[0] not in known:
+    first: Any = cast("list[Any]", architectures)[0] if isinstance(architectures, list) else architectures
+    if first not in known:
         raise ModelError(
-            f"model.path must be one of {sorted(known)}, got {architectures[0]!r} in {str(folder)!r}; "
+            f"model.path must be one of {sorted(known)}, got {first!r} in {str(folder)!r}; "
             "choose a supported checkpoint"
         )
     if not any(f.stat().st_size > 0 for f in folder.glob("*.safetensors")):
         raise ModelError(
             f"model.path must hold *.safetensors weights, got none in {str(folder)!r}; fetch the checkpoint again"
         )
-    return known[architectures[0]]
+    return known[first]

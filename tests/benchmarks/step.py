@@ -123,7 +123,7 @@ async def measure(folder: Path) -> dict[str, Any]:
     engine = start_engine(str(model), config=ENGINE)
     learner = LearnerConfig(zero_stage=2, optimizer=OptimizerConfig(lr=1e-4))
     ranks, info = start_ranks(str(model), config=learner)
-    await engine.warm_up(prompts)
+    await engine.warm_up(prompts[:1])
     publisher = Publisher(
         senders=ranks,
         engines=[engine],

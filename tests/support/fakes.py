@@ -6,6 +6,7 @@ stands for the shared segments, its log tells in which order things happened.
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from tests.support.builders import make_receipt
 
 SEGMENTS = ("segment-0", "segment-1")
 LENGTH = 3
+TOWER = "tower"
 
 
 @dataclass
@@ -37,16 +39,14 @@ class Fleet:
     """(who, phase, detail)"""
 
 
-def plan_of(
-    layers: Sequence[Sequence[str]], *, layers_per_bucket: int = 1, changes_towers: bool = True
-) -> PublishPlan:
-    """Every so many layers a bucket."""
+def plan_of(layers: Sequence[Sequence[str]], *, layers_per_bucket: int = 1) -> PublishPlan:
+    """Every so many layers a bucket; what begins with `tower` feeds the encoder cache."""
     buckets = [layers[i : i + layers_per_bucket] for i in range(0, len(layers), layers_per_bucket)]
     return PublishPlan(
         buckets=tuple(tuple(name for layer in bucket for name in layer) for bucket in buckets),
         layers=tuple(tuple(layer) for layer in layers),
         segment_bytes=4096,
-        changes_towers=changes_towers,
+        tower_names=tuple(name for layer in layers for name in layer if name.startswith(TOWER)),
         closed_over=(),
     )
 
@@ -62,9 +62,10 @@ def receipts_of(weights: dict[str, float]) -> list[TensorReceipt]:
 
 
 def logprobs_of(weights: dict[str, float], prompt: ProcessedPrompt, ids: Iterable[int]) -> list[float]:
-    """Every weight moves every token's log-probability, by an amount of its own."""
+    """Every weight moves every token's log-probability by an amount of its own; a tower's only with media."""
     asked = sum(prompt.prompt_token_ids)
-    return [-sum(v * number_of(f"{n}/{t}/{asked}") for n, v in weights.items()) for t in ids]
+    used = {n: v for n, v in weights.items() if prompt.placeholders or not n.startswith(TOWER)}
+    return [-sum(v * number_of(f"{n}/{t}/{asked}") for n, v in used.items()) for t in ids]
 
 
 class FakeSenders:
@@ -136,6 +137,8 @@ class FakeEngine:
         self.noise = 0.0
         self.noise_once_moved = 0.0
         """Added when the weights are not those of the start."""
+        self.nan_once_moved: set[str] = set()
+        """Weights that make every log-probability NaN when they are not those of the start."""
         self.hangs_on: str | None = None
         self.probe_failure: Failure | None = None
         self._start = dict(self.weights)
@@ -157,6 +160,8 @@ class FakeEngine:
             return self.probe_failure
         ids = tuple(range(1, min(LENGTH, sampling.max_tokens) + 1))
         noise = self.noise + (self.noise_once_moved if self.weights != self._start else 0.0)
+        if any(self.weights[name] != self._start[name] for name in self.nan_once_moved):
+            noise = math.nan
         logprobs = tuple(v + noise for v in logprobs_of(self.weights, prompt, ids))
         completion = Completion(
             token_ids=ids, rollout_logprobs=logprobs, text="", finish_reason="stop", version_spans=()

@@ -196,6 +196,12 @@ def test_fewest_pixels_are_no_more_than_most() -> None:
     assert "data.min_pixels must be <= data.max_pixels" in said
 
 
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+@pytest.mark.parametrize("key", ["learner.deadline_s", "learner.publish.canary_tolerance", "learner.beta"])
+def test_a_number_is_finite(key: str, value: str) -> None:
+    assert key in complaint(f"--{key}={value}")
+
+
 @pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
 def test_a_weight_is_a_finite_number(value: str) -> None:
     assert "weight" in complaint(f"--reward.rewards=[{{type: accuracy, weight: {value}}}]")
@@ -241,7 +247,7 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
             "--data.question=Was?\nWarum: so?",
             "--learner.freeze=['*.visual.*']",
             "--learner.optimizer.lr=3e-7",
-            "--learner.deadline_s=.inf",
+            "--learner.deadline_s=1e300",
             "--reward.rewards=[{type: format, weight: 0.5}]",
         ],
     )

@@ -104,7 +104,7 @@ def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     """Publishes `text` and `head`, in two buckets, into a folder of its own."""
     monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
     names = (("text.weight", "text.bias"), ("head.weight", "head.bias"))
-    plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, changes_towers=False, closed_over=())
+    plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, tower_names=(), closed_over=())
     sender = WeightSender(dict(model().named_parameters()), plan, rank=0)
     yield sender
     sender.close()
@@ -149,7 +149,7 @@ def test_only_rank_zero_writes() -> None:
         buckets=(("text.bias",),),
         layers=(("text.bias",),),
         segment_bytes=4096,
-        changes_towers=False,
+        tower_names=(),
         closed_over=(),
     )
     sender = WeightSender(dict(model().named_parameters()), plan, rank=1)

@@ -24,6 +24,7 @@ from learner.loop import LoopParts, collect_groups, group_metrics, run_steps
 from learner.publisher import PublishReport
 from learner.stream import PromptStream, group_seed
 from tests.support.builders import make_completion, make_draw, make_generation, make_group, make_record
+from tests.support.clock import run
 
 Fate = Callable[[str, int], Failure | None]
 """(prompt_id, asked so far) -> how it fails, or None."""
@@ -46,7 +47,8 @@ class Bench:
         self._in_flight = 0
         self.fate = fate or (lambda *_: None)
         self.path = folder / "ledger.jsonl"
-        self.stream = PromptStream([make_record(f"clip-{i}") for i in range(num_records)], seed=1)
+        self.records = [make_record(f"clip-{i}") for i in range(num_records)]
+        self.stream = PromptStream(self.records, seed=1)
         self.parts = LoopParts(
             stream=self.stream,
             prepare=self.prepare,
@@ -107,7 +109,7 @@ class Bench:
 
     def run(self, steps: int) -> None:
         """The loop itself."""
-        asyncio.run(run_steps(self.parts, steps=steps))
+        run(run_steps(self.parts, steps=steps))
 
     def entries(self, **wanted: Any) -> list[dict[str, Any]]:
         """Of the ledger, with these values."""
@@ -130,7 +132,7 @@ def test_every_group_trains_once_and_in_the_order_of_the_stream(tmp_path: Path) 
     bench = Bench(tmp_path, num_records=6, groups_per_step=2)
     bench.run(6)
     keys = [g.prompt.draw.key for batch in bench.trained for g in batch]
-    expected = [d.key for d in PromptStream(bench.stream._records, seed=1).take(12)]  # pyright: ignore[reportPrivateUsage]
+    expected = [d.key for d in PromptStream(bench.records, seed=1).take(12)]
     assert keys == expected
     assert len(set(keys)) == 12
     assert [e["draw"] for e in bench.entries(fate="trained")] == keys
@@ -171,7 +173,7 @@ def test_every_draw_before_the_cursor_has_one_fate(tmp_path: Path) -> None:
     )
     bench.run(5)
     fates = [e["draw"] for e in bench.entries() if "fate" in e]
-    given = PromptStream(bench.stream._records, seed=1).take(bench.stream.cursor)  # pyright: ignore[reportPrivateUsage]
+    given = PromptStream(bench.records, seed=1).take(bench.stream.cursor)
     assert sorted(fates) == sorted(d.key for d in given)
     assert len(set(fates)) == len(fates)
 
@@ -215,7 +217,7 @@ def test_a_corpus_of_which_nothing_can_be_used_is_a_mistake_with_its_reasons(tmp
 def test_a_service_that_dies_within_a_step_does_not_make_the_loop_ask_for_ever(tmp_path: Path) -> None:
     # two of the first three draws succeed, the third and whatever takes its place fails
     bench = Bench(tmp_path, num_records=4, groups_per_step=3)
-    first = PromptStream(bench.stream._records, seed=1).take(1)[0].record.prompt_id  # pyright: ignore[reportPrivateUsage]
+    first = PromptStream(bench.records, seed=1).take(1)[0].record.prompt_id
     bench.fate = lambda p, asked: failure("reward", "service-error") if p == first or asked > 3 else None
     with pytest.raises(DatasetError, match="reward/service-error"):
         bench.run(1)
@@ -261,7 +263,7 @@ def test_on_policy_groups_have_no_staleness(tmp_path: Path) -> None:
 
 def test_collecting_alone_trains_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, groups_per_step=3)
-    groups = asyncio.run(collect_groups(bench.parts))
+    groups = run(collect_groups(bench.parts))
     assert len(groups) == 3
     assert bench.trained == []
 

@@ -10,10 +10,13 @@ from typing import Any
 import blake3
 import numpy as np
 
+from common.errors import MediaError
 from common.media import SAMPLE_RATE
 from common.models.qwen2_5_omni.template import render_prompt
 from common.types import DecodedClip, Modality, ProcessedPrompt
 
+INTERNAL_PLACEHOLDERS = ("<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
+"""What the processor itself writes while it expands a prompt, and then replaces."""
 MEL_GUARD_SAMPLES = 1_600
 """Silence kept behind the waveform: past the extractor's window (400), so its last frame sees zeros, not
 a mirror image, and the features equal those of the full 300-second padding bit for bit."""
@@ -45,7 +48,7 @@ def process_prompt(
         `input_features` float32 [mel, frames] without padding, `audio_feature_lengths` int64 [1].
     """
     processor = load_processor(model_path)
-    for token in (processor.video_token, processor.audio_token, processor.image_token):
+    for token in (processor.video_token, processor.audio_token, processor.image_token, *INTERNAL_PLACEHOLDERS):
         if token in question:
             raise ValueError(f"question must hold no placeholder token, got {token!r}")
     modalities: list[Modality] = []
@@ -77,7 +80,7 @@ def process_prompt(
         }
     outputs = processor(text=[render_prompt(question, modalities=modalities)], return_tensors="pt", **media)
     ids = tuple(int(i) for i in outputs["input_ids"][0])
-    tensors = _tensors(outputs)
+    tensors = _tensors(outputs, fps=clip.fps, temporal_patch_size=processor.video_processor.temporal_patch_size)
     pads = {"video": processor.video_token, "audio": processor.audio_token}
     return ProcessedPrompt(
         prompt_token_ids=ids,
@@ -97,12 +100,12 @@ def hash_tensors(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest(length=16)
 
 
-def _tensors(outputs: Any) -> dict[str, np.ndarray]:
+def _tensors(outputs: Any, *, fps: float, temporal_patch_size: int) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     if "pixel_values_videos" in outputs:
         tensors["pixel_values_videos"] = outputs["pixel_values_videos"].numpy()
         tensors["video_grid_thw"] = outputs["video_grid_thw"].numpy()
-        tensors["video_second_per_grid"] = _seconds_per_grid(outputs["video_second_per_grid"])
+        tensors["video_second_per_grid"] = _seconds_per_grid(temporal_patch_size / fps)
     if "input_features" in outputs:
         num_frames = int(outputs["feature_attention_mask"].sum())
         tensors["input_features"] = outputs["input_features"][0, :, :num_frames].contiguous().numpy()
@@ -110,15 +113,17 @@ def _tensors(outputs: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _seconds_per_grid(values: Any) -> np.ndarray:
+def _seconds_per_grid(value: float) -> np.ndarray:
     """float32 [1], rounded up: temporal positions are floored, and a value a hair too small would lose one."""
-    exact = np.asarray(values, dtype=np.float64)
+    exact = np.asarray([value], dtype=np.float64)
     rounded = exact.astype(np.float32)
     return np.where(rounded < exact, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)
 
 
 def _run_of(token_id: int, ids: tuple[int, ...]) -> tuple[int, int]:
-    start = ids.index(token_id)
     length = ids.count(token_id)
+    if length == 0:
+        raise MediaError("audio must last for at least one token of 40 ms, got less", reason="too-short")
+    start = ids.index(token_id)
     assert ids[start : start + length] == (token_id,) * length, "a placeholder run must be contiguous"
     return start, length

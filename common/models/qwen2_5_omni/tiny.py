@@ -81,19 +81,7 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
                 "n_window": 100,
                 "max_source_positions": 1500,
             },
-            "vision_config": {
-                "depth": 2,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_heads": 2,
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-                "window_size": 56,
-                "fullatt_block_indexes": [1],
-                "out_hidden_size": hidden_size,
-                "tokens_per_second": 25,
-            },
+            "vision_config": _vision_config(hidden_size),
             "text_config": {
                 "vocab_size": len(tokenizer),
                 "hidden_size": hidden_size,
@@ -127,6 +115,22 @@ def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) ->
     config.eos_token_id = eos
     config.pad_token_id = pad
     return config
+
+
+def _vision_config(hidden_size: int) -> dict[str, Any]:
+    return {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": hidden_size,
+        "tokens_per_second": 25,
+    }
 
 
 def _tokenizer(vocab_size: int, corpus: tuple[str, ...]) -> Any:
