@@ -1,8 +1,8 @@
 """Weights in shared memory: a fixed segment that holds one bucket of tensors at a time.
 
-The layout is safetensors': eight bytes of header length, a JSON header, the tensors' bytes. Files under
-/dev/shm instead of `multiprocessing.shared_memory`, whose resource tracker unlinks a segment when any
-process that attached to it ends.
+The layout is safetensors' but for gaps that align each tensor: eight bytes of header length, a JSON header,
+the tensors' bytes. Files under /dev/shm instead of `multiprocessing.shared_memory`, whose resource tracker
+unlinks a segment when any process that attached to it ends.
 """
 
 import json
