@@ -23,10 +23,10 @@ test-unit: setup  ## the tests without Ray; under a minute
 	$(VENV)/pytest tests/unit
 
 test: lint  ## what CI runs; under 15 minutes
-	$(VENV)/pytest tests -m "not long and not gpu"
+	$(VENV)/pytest -m "not long and not gpu"
 
 test-all: lint  ## everything that runs without a GPU
-	$(VENV)/pytest tests -m "not gpu"
+	$(VENV)/pytest -m "not gpu"
 
 bench: setup  ## phase breakdown of a step, engine through actor against engine alone; JSON
 	$(VENV)/python -m tests.benchmarks.step
