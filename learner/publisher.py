@@ -77,7 +77,7 @@ class Publisher:
         self.canary_tolerance = config.canary_tolerance
         self._senders, self._engines, self._plan, self._segments = senders, tuple(engines), plan, segments
         self._probes, self._config, self._dtype = tuple(probes), config, dtype
-        self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 0.5)
+        self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 1.0)
         self._probe_sampling = SamplingSpec(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
