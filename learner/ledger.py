@@ -46,11 +46,12 @@ class Ledger:
         if not self._pending:
             return
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._pending)
-        self._pending.clear()
         with self._path.open("a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+        # only now: a full disk must not lose what was noted
+        self._pending.clear()
 
     def _add(self, draw: Draw, **entry: Any) -> None:
         self._pending.append({"time": round(time.time(), 3), "draw": draw.key, **entry})
