@@ -1,7 +1,7 @@
 """Publishes the learner's weights to every engine, and proves three ways that they arrived.
 
 - receipt: what each worker handed to `load_weights` is, tensor by tensor, what was sent;
-- rehearsal: with every published tensor moved by a few per cent, the engine computes what the learner
+- rehearsal: with noise mixed into every published tensor, the engine computes what the learner
   computes: so each of them reaches the arithmetic, fused, tied or cached as it may be;
 - canary: after each publish, the same comparison with the true weights.
 
@@ -77,7 +77,7 @@ class Publisher:
         self.canary_tolerance = config.canary_tolerance
         self._senders, self._engines, self._plan, self._segments = senders, tuple(engines), plan, segments
         self._probes, self._config, self._dtype = tuple(probes), config, dtype
-        self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 1.0)
+        self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 3.0)
         self._probe_sampling = SamplingSpec(
             temperature=sampling.temperature,
             top_p=sampling.top_p,

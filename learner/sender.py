@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.types import TensorReceipt
 from common.weights import Segment, segment_path, sweep_segments
 from learner.plan import PublishPlan
-from learner.weights import gather_bucket, gathered, overwrite, perturbation, storage_of
+from learner.weights import gather_bucket, gathered, overwrite, perturbed, storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class WeightSender:
         return self._segments[bucket % 2].write(tensors) if self._rank == 0 else []
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Adds noise to every published tensor, or to those of some layers; `restore` takes it back.
+        """Mixes noise into every published tensor, or into those of some layers; `restore` takes it back.
 
         Args:
             scale: relative to each tensor's root mean square.
@@ -56,7 +56,7 @@ class WeightSender:
             parameter = self._parameters[name]
             self._saved.setdefault(name, storage_of(parameter).clone())
             with torch.no_grad(), gathered([parameter], modify=True):
-                parameter.add_(perturbation(name, parameter, scale=scale, nonce=nonce))
+                parameter.copy_(perturbed(name, parameter, scale=scale, nonce=nonce))
 
     def restore(self) -> None:
         """Puts every perturbed tensor back, bit for bit."""

@@ -62,14 +62,19 @@ def gather_bucket(parameters: dict[str, nn.Parameter], names: Sequence[str]) -> 
         }
 
 
-def perturbation(name: str, parameter: Tensor, *, scale: float, nonce: int) -> Tensor:
-    """Gaussian noise of `scale` times the tensor's root mean square, the same wherever it is computed."""
+def perturbed(name: str, parameter: Tensor, *, scale: float, nonce: int) -> Tensor:
+    """The tensor with Gaussian noise mixed in, as large as before: the same wherever it is computed.
+
+    (w + n) / sqrt(1 + scale^2), n of `scale` times w's root mean square. Were the tensors to grow, so would logits
+    and with them the noise of rounding, in which a stale tensor could hide.
+    """
     seed = int.from_bytes(blake3.blake3(f"{name}:{nonce}".encode()).digest(length=7), "little")
     generator = torch.Generator().manual_seed(seed)
     rms = float(parameter.detach().double().square().mean().sqrt())
     size = scale * max(rms, MIN_PERTURBATION_RMS) if math.isfinite(rms) else scale
     noise = torch.randn(parameter.shape, generator=generator) * size
-    return noise.to(parameter.device, parameter.dtype)
+    mixed = (parameter.detach().float().cpu() + noise) / math.sqrt(1 + scale**2)
+    return mixed.to(parameter.device, parameter.dtype)
 
 
 def storage_of(parameter: nn.Parameter) -> Tensor:

@@ -1,5 +1,6 @@
 """Freezing, perturbing and putting parameters back, and the sender that does it for a rehearsal."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from common.errors import ConfigError
 from common.weights import Segment
 from learner.plan import PublishPlan
 from learner.sender import WeightSender
-from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, full_bytes, gather_bucket, perturbation
+from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, full_bytes, gather_bucket, perturbed
 
 
 def model() -> nn.Module:
@@ -53,34 +54,37 @@ def test_no_pattern_freezes_nothing() -> None:
 def test_a_perturbation_is_the_same_wherever_it_is_computed() -> None:
     tensor = torch.ones(100, 100)
     torch.manual_seed(1)
-    first = perturbation("a.weight", tensor, scale=0.05, nonce=7)
+    first = perturbed("a.weight", tensor, scale=0.05, nonce=7)
     torch.manual_seed(2)
-    assert torch.equal(first, perturbation("a.weight", tensor, scale=0.05, nonce=7))
-    assert not torch.equal(first, perturbation("b.weight", tensor, scale=0.05, nonce=7))
-    assert not torch.equal(first, perturbation("a.weight", tensor, scale=0.05, nonce=8))
+    assert torch.equal(first, perturbed("a.weight", tensor, scale=0.05, nonce=7))
+    assert not torch.equal(first, perturbed("b.weight", tensor, scale=0.05, nonce=7))
+    assert not torch.equal(first, perturbed("a.weight", tensor, scale=0.05, nonce=8))
 
 
 def test_a_perturbation_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    perturbation("a", torch.ones(10), scale=0.1, nonce=0)
+    perturbed("a", torch.ones(10), scale=0.1, nonce=0)
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("size", [3.0, 0.2])
-def test_a_perturbation_is_relative_to_the_tensors_size(size: float) -> None:
-    noise = perturbation("a", torch.full((100, 100), -size), scale=0.05, nonce=0)
-    # 10000 Gaussian draws: the sample deviation is within 3 %
-    assert float(noise.std()) == pytest.approx(0.05 * size, rel=0.03)
-    assert abs(float(noise.mean())) < 0.05 * size * 0.04
+@pytest.mark.parametrize("scale", [0.05, 3.0])
+def test_a_perturbation_is_relative_to_the_tensors_size_and_keeps_it(size: float, scale: float) -> None:
+    mixed = perturbed("a", torch.full((100, 100), -size), scale=scale, nonce=0)
+    kept = size / math.sqrt(1 + scale**2)
+    # 10000 Gaussian draws: mean and sample deviation are within 3 %
+    assert float(mixed.mean()) == pytest.approx(-kept, abs=0.03 * kept * max(1.0, scale))
+    assert float(mixed.std()) == pytest.approx(scale * kept, rel=0.03)
+    assert float(mixed.square().mean().sqrt()) == pytest.approx(size, rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_tensor_of_zeros_moves_too(dtype: torch.dtype) -> None:
-    noise = perturbation("a", torch.zeros(100, 100, dtype=dtype), scale=0.05, nonce=0)
-    assert noise.dtype == dtype
-    assert float(noise.float().std()) == pytest.approx(0.05 * MIN_PERTURBATION_RMS, rel=0.03)
+    mixed = perturbed("a", torch.zeros(100, 100, dtype=dtype), scale=0.05, nonce=0)
+    assert mixed.dtype == dtype
+    assert float(mixed.float().std()) == pytest.approx(0.05 * MIN_PERTURBATION_RMS, rel=0.03)
 
 
 def test_gathering_copies() -> None:
