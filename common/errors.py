@@ -10,6 +10,7 @@ OmniError
 ├── EngineError              a rollout engine
 │   └── ReceiveError         weights that did not arrive whole
 ├── LearnerError             a learner rank
+├── RewardError              the reward service
 ├── PublishError             a publish that failed one of its proofs
 └── NonFiniteError           a loss or gradient that is not a number
 """
@@ -75,6 +76,10 @@ class ReceiveError(EngineError):
 
 class LearnerError(OmniError):
     """A learner rank failed or died; the others cannot go on without it."""
+
+
+class RewardError(OmniError):
+    """The reward service died; without it no group can be trained."""
 
 
 class PublishError(OmniError):

@@ -3,6 +3,7 @@
 The driver sees a length and a handle; pixels go from the task to the engine and to the ranks.
 """
 
+import asyncio
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from common.config.data import DataConfig
-from common.errors import last_line
+from common.errors import OmniError, last_line
 from common.types import Failure, MediaRef, ProcessedPrompt, Record
 
 
@@ -73,9 +74,10 @@ def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_toke
 class MediaStage:
     """A `PrepareFn` over Ray tasks."""
 
-    def __init__(self, settings: MediaSettings, *, num_cpus: float, env: dict[str, str]) -> None:
+    def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
         self._settings = ray.put(settings)
-        options: Any = {"num_cpus": num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
+        self._deadline_s = settings.data.deadline_s
+        options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
         self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
@@ -83,11 +85,20 @@ class MediaStage:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
         header, prompt = self._task.remote(record, self._settings)
         try:
-            length = await header
+            async with asyncio.timeout(self._deadline_s):
+                length = await header
+        except TimeoutError:
+            ray.cancel(header, force=True)
+            return Failure(stage="media", reason="deadline", detail=f"{self._deadline_s:g} s passed")
         except RayError as error:
             return Failure(stage="media", reason="task-error", detail=last_line(error))
         return length if isinstance(length, Failure) else (prompt, length)
 
     async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
         """The longest prompt of the run, then the probe's."""
-        return await self._references.remote(self._settings, question=question, max_prompt_tokens=max_prompt_tokens)
+        try:
+            return await self._references.remote(
+                self._settings, question=question, max_prompt_tokens=max_prompt_tokens
+            )
+        except RayError as error:
+            raise OmniError(f"the probe could not be processed: {last_line(error)}") from error

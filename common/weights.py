@@ -5,6 +5,7 @@ the tensors' bytes. Files under /dev/shm instead of `multiprocessing.shared_memo
 unlinks a segment when any process that attached to it ends.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -137,8 +138,9 @@ def sweep_segments() -> list[Path]:
     for path in SEGMENT_FOLDER.glob("omni-rlvr-*"):
         match = SEGMENT_PATTERN.match(path.name)
         if match and not Path(f"/proc/{match[1]}").exists():
-            path.unlink(missing_ok=True)
-            removed.append(path)
+            with contextlib.suppress(PermissionError):  # another user's, who will sweep it
+                path.unlink(missing_ok=True)
+                removed.append(path)
     return removed
 
 

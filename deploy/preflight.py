@@ -1,6 +1,10 @@
 """What is checked in seconds, before any engine starts."""
 
+import fcntl
+import hashlib
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.config.run import OmniConfig, TinyModelConfig
@@ -21,8 +25,6 @@ def make_run_folder(config: OmniConfig) -> Path:
     folder = config.run.folder
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        set_results_aside(folder)
-        (folder / "samples").mkdir(mode=0o700, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.write_text("")
         probe.unlink()
@@ -33,6 +35,27 @@ def make_run_folder(config: OmniConfig) -> Path:
     return folder
 
 
+@contextmanager
+def hold_run_folder(folder: Path) -> Generator[None]:
+    """Keeps other runs out of a folder while the block, or the process, lasts.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise ConfigError(
+            f"run.name must be free, got {folder.name!r} where a run is going on; choose another name"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
 def set_results_aside(folder: Path) -> Path | None:
     """Moves what an earlier run of this name left into `earlier/<n>`: its model and corpus serve again.
 
@@ -40,7 +63,7 @@ def set_results_aside(folder: Path) -> Path | None:
         Where the results went; None where there were none.
     """
     found = [folder / name for name in RESULTS if (folder / name).exists()]
-    if not (folder / "metrics.jsonl").exists() and not (folder / "ledger.jsonl").exists():
+    if not found:
         return None
     earlier = folder / "earlier"
     earlier.mkdir(mode=0o700, exist_ok=True)
@@ -74,10 +97,12 @@ def resolve_model(config: OmniConfig, folder: Path) -> str:
         ModelError: the folder is missing, without weights or of another architecture.
     """
     if config.model.path is None:
-        target = folder / "model"
+        # another tiny model is another folder: what is built once serves again only where it is the same
+        chosen = hashlib.sha256(config.model.tiny.model_dump_json().encode()).hexdigest()[:8]
+        target = folder / f"model-{chosen}"
         if not target.exists():
             # built aside: a folder that is there is whole
-            partial = target.with_name(f"model.partial-{os.getpid()}")
+            partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
             _build_tiny(partial, config.model.tiny)
             partial.rename(target)
         path = str(target)

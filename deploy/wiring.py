@@ -16,11 +16,12 @@ import ray
 
 from common.config.load import dump_config
 from common.config.run import OmniConfig
+from common.errors import ClusterError
 from common.media_ray import MediaSettings, MediaStage
 from common.metrics import MetricsFile
 from common.types import Record, SamplingSpec
 from deploy.placement import placement_plan, require_room
-from deploy.preflight import load_records, make_run_folder, resolve_model
+from deploy.preflight import hold_run_folder, load_records, make_run_folder, resolve_model, set_results_aside
 from deploy.progress import Progress
 from learner.actor import LearnerRank, RankClients
 from learner.ledger import Ledger
@@ -76,19 +77,23 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Loo
     """
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     folder = make_run_folder(config)
-    with progress.phase("model"):
-        model_path = await asyncio.to_thread(resolve_model, config, folder)
-    with progress.phase("corpus"):
-        records = load_records(config, folder)
-    with progress.phase("ray"):
-        start_ray()
-    require_room(placement_plan(config), cast(dict[str, float], ray.cluster_resources()))
-    (folder / "config.yaml").write_text(dump_config(config))
-    actors = _Actors()
-    try:
-        yield await _start(config, folder, model_path, records, actors, progress)
-    finally:
-        await actors.stop()
+    with hold_run_folder(folder):
+        with progress.phase("model"):
+            model_path = await asyncio.to_thread(resolve_model, config, folder)
+        with progress.phase("corpus"):
+            records = load_records(config, folder)
+        with progress.phase("ray"):
+            start_ray()
+        require_room(placement_plan(config), cast(dict[str, float], ray.cluster_resources()))
+        # only now that nothing of the user's stands in the way
+        set_results_aside(folder)
+        (folder / "samples").mkdir(mode=0o700)
+        (folder / "config.yaml").write_text(dump_config(config))
+        actors = _Actors()
+        try:
+            yield await _start(config, folder, model_path, records, actors, progress)
+        finally:
+            await actors.stop()
 
 
 async def _start(
@@ -102,13 +107,12 @@ async def _start(
     sampling = SamplingSpec(**config.rollout.sampling.model_dump())
     prepare = MediaStage(
         MediaSettings(data=config.data, model_path=model_path),
-        num_cpus=config.data.num_cpus,
         env=process_env(1),
     )
-    with progress.phase("engines and ranks"):
+    async with _starting(config, progress, "engines and ranks"):
         engines = start_engines(config, model_path, actors)
         ranks, info = await start_ranks(config, model_path, actors)
-    with progress.phase("warm-up"):
+    async with _starting(config, progress, "warm-up"):
         longest, *probes = await prepare.references(
             question=records[0].question,
             max_prompt_tokens=config.rollout.max_model_len - sampling.max_tokens,
@@ -145,6 +149,20 @@ async def _start(
     )
 
 
+@asynccontextmanager
+async def _starting(config: OmniConfig, progress: Progress, phase: str) -> AsyncGenerator[None]:
+    deadline_s = config.run.start_deadline_s
+    try:
+        with progress.phase(phase):
+            async with asyncio.timeout(deadline_s):
+                yield
+    except TimeoutError as error:
+        raise ClusterError(
+            f"{phase} must be up within run.start_deadline_s={deadline_s:g} s, and were not; the cluster may be "
+            "busy with other work: see `ray status`"
+        ) from error
+
+
 def start_engines(config: OmniConfig, model_path: str, actors: "_Actors") -> list[EngineClient]:
     """The rollout engines, still starting."""
     settings = config.rollout
@@ -176,28 +194,25 @@ async def start_ranks(config: OmniConfig, model_path: str, actors: "_Actors") ->
     )
     handles = [actor.remote(rank=r, world_size=settings.num_ranks) for r in range(settings.num_ranks)]
     actors.ranks += handles
-    master = await handles[0].address.remote()
-    infos = await asyncio.gather(
-        *(
-            handle.start.remote(
-                master=master,
-                config=settings,
-                model_path=model_path,
-                dtype=config.model.dtype,
-                pad_token_id=_pad_token_id(model_path),
-                temperature=config.rollout.sampling.temperature,
-                max_tokens=config.rollout.sampling.max_tokens,
-                seed=config.run.seed,
-            )
-            for handle in handles
-        )
+    ranks = RankClients(handles, deadline_s=settings.deadline_s)
+    info = await ranks.start(
+        config=settings,
+        model_path=model_path,
+        dtype=config.model.dtype,
+        pad_token_id=_pad_token_id(model_path),
+        temperature=config.rollout.sampling.temperature,
+        max_tokens=config.rollout.sampling.max_tokens,
+        seed=config.run.seed,
     )
-    return RankClients(handles), infos[0]
+    actors.segments += info["segments"]
+    return ranks, info
 
 
 def start_reward(config: OmniConfig, actors: "_Actors") -> Any:
     """The reward service."""
-    handle: Any = ray.remote(RewardActor).options(num_cpus=config.reward.num_cpus).remote(config=config.reward)
+    # scoring again is harmless: a call that the service's death cut off is made anew
+    options: Any = {"num_cpus": config.reward.num_cpus, "max_restarts": 3, "max_task_retries": 2}
+    handle: Any = ray.remote(RewardActor).options(**options).remote(config=config.reward)
     actors.others.append(handle)
     return handle
 
@@ -215,6 +230,7 @@ class _Actors:
         self.engines: list[Any] = []
         self.ranks: list[Any] = []
         self.others: list[Any] = []
+        self.segments: list[str] = []
 
     async def stop(self) -> None:
         """Lets engines and ranks release what they hold, then ends every actor."""
@@ -223,3 +239,6 @@ class _Actors:
             await asyncio.to_thread(cast(Any, ray.wait), farewells, num_returns=len(farewells), timeout=20)
         for handle in [*self.engines, *self.ranks, *self.others]:
             ray.kill(handle)
+        for path in self.segments:
+            # a rank that was busy when it was killed could not
+            await asyncio.to_thread(Path(path).unlink, missing_ok=True)

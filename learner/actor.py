@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.learner import LearnerConfig
-from common.errors import LearnerError, OmniError
+from common.errors import LearnerError, OmniError, last_line
 from common.types import Group, ProcessedPrompt, TensorReceipt
 from learner.batch import split_groups, train_group
 
@@ -79,11 +79,21 @@ class LearnerRank:
 class RankClients:
     """The driver's handle of all ranks: `WeightSenders` and `TrainFn`. Every call goes to every rank."""
 
-    def __init__(self, handles: Sequence[Any]) -> None:
+    def __init__(self, handles: Sequence[Any], *, deadline_s: float = 3600.0) -> None:
         self.handles = list(handles)
+        self._deadline_s = deadline_s
+
+    async def start(self, **settings: Any) -> dict[str, Any]:
+        """Joins the ranks and loads their models; what rank 0 says of the publish plan."""
+        (master,) = await self._all([self.handles[0].address.remote()])
+        return await self._each("start", master=master, **settings)
 
     async def train(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Spreads the groups over the ranks by tokens and runs one step."""
+        """Spreads the groups over the ranks by tokens and runs one step.
+
+        Raises:
+            LearnerError: a rank failed, died or passed the deadline.
+        """
         costs = [
             len(g.samples) * g.prompt.num_prompt_tokens + sum(len(s.completion.token_ids) for s in g.samples)
             for g in groups
@@ -93,7 +103,13 @@ class RankClients:
             handle.train_step.remote([groups[i] for i in share])
             for handle, share in zip(self.handles, shares, strict=True)
         ]
-        return (await self._all(calls))[0]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return (await self._all(calls))[0]
+        except TimeoutError as error:
+            raise LearnerError(
+                f"a step must end within learner.deadline_s={self._deadline_s:g} s, and did not"
+            ) from error
 
     async def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
@@ -131,6 +147,6 @@ class RankClients:
         except RayTaskError as error:
             if isinstance(error.cause, OmniError):
                 raise error.cause from None
-            raise LearnerError(f"a learner rank failed: {error.cause}") from error
+            raise LearnerError(f"a learner rank failed: {last_line(cast(BaseException, error.cause))}") from error
         except RayActorError as error:
             raise LearnerError(f"a learner rank died: {error}") from error

@@ -335,6 +335,8 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
         "zero_optimization": {"stage": config.zero_stage},
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == "bfloat16"},
+        # micro-batches add up in float32: in bfloat16 what is under 1/256 of the sum is lost
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if dtype == "bfloat16" and config.zero_stage >= 2 else {}),
         "gradient_clipping": settings.max_grad_norm,
         "optimizer": {
             "type": "AdamW",

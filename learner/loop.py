@@ -63,21 +63,31 @@ async def run_steps(parts: LoopParts, *, steps: int) -> None:
         PublishError: an engine does not hold what the learner sent.
         LearnerError: a rank failed.
         EngineError: an engine died.
+        RewardError: the reward service died.
     """
-    for step in range(1, steps + 1):
-        parts.seconds.clear()
-        groups = await timed(parts, "rollout", collect_groups(parts))
-        learned = await timed(parts, "learn", parts.train(groups))
-        published = await timed(parts, "publish", parts.publisher.publish())
-        for group in groups:
-            parts.ledger.trained(group.prompt.draw, step=step)
-        report = StepReport(
-            policy_version=published.version,
-            metrics=learned | group_metrics(groups, learner_version=published.version - 1),
-            seconds=dict(parts.seconds),
-        )
+    try:
+        for step in range(1, steps + 1):
+            await run_step(parts, step)
+    finally:
+        # what became of a step's draws before it failed is what one looks for afterwards
         parts.ledger.commit()
-        parts.record(step, groups, report, published)
+
+
+async def run_step(parts: LoopParts, step: int) -> None:
+    """Collects, trains, publishes, records."""
+    parts.seconds.clear()
+    groups = await timed(parts, "rollout", collect_groups(parts))
+    learned = await timed(parts, "learn", parts.train(groups))
+    published = await timed(parts, "publish", parts.publisher.publish())
+    for group in groups:
+        parts.ledger.trained(group.prompt.draw, step=step)
+    report = StepReport(
+        policy_version=published.version,
+        metrics=learned | group_metrics(groups, learner_version=published.version - 1),
+        seconds=dict(parts.seconds),
+    )
+    parts.ledger.commit()
+    parts.record(step, groups, report, published)
 
 
 async def collect_groups(parts: LoopParts) -> list[Group]:

@@ -29,6 +29,8 @@ from learner.proofs import Agreement, agreement_of, check_receipt, name_layers, 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PROBE_SEED = 2**61
+NOISE_ROUNDS = 8
+"""Samplings of the probe over which bfloat16's noise is measured: its largest over few tokens says little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +80,8 @@ class Publisher:
         self._senders, self._engines, self._plan, self._segments = senders, tuple(engines), plan, segments
         self._probes, self._config, self._dtype = tuple(probes), config, dtype
         self._rehearsal_scale = config.rehearsal_scale or (0.05 if dtype == "float32" else 3.0)
-        self._probe_sampling = SamplingSpec(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=config.probe_tokens,
-        )
+        # of the whole vocabulary: a truncated sampler's probabilities are not the learner's
+        self._probe_sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
         # cache entries outlive publishers: a version counted again, by a resumed run, is another identity
         self._lineage = secrets.token_hex(4)
         self._tower_id = self._weights_id = f"{self._lineage}-0"
@@ -100,13 +98,31 @@ class Publisher:
         """
         at_rest = {e.name: await self._agreement(e) for e in self._engines}
         if self._dtype != "float32":
-            noise = max(a.max for a in at_rest.values())
-            self.canary_tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
+            await self._measure_noise()
         for engine in self._engines:
-            self._require(at_rest[engine.name], engine, proof="canary")
+            await self._require(at_rest[engine.name], engine, proof="canary")
             if self._config.rehearsal:
                 await self.rehearse(engine)
         return at_rest
+
+    async def _measure_noise(self) -> None:
+        """Sets the tolerance by what rounding does to many tokens on the quietest engine, within a limit.
+
+        The quietest, as an engine that computes something else must not set its own tolerance.
+        """
+        noise = [
+            max([(await self._agreement(e, round_=i)).max for i in range(NOISE_ROUNDS)]) for e in self._engines
+        ]
+        limit = self._config.canary_noise_limit
+        if not min(noise) <= limit:
+            raise PublishError(
+                f"canary at version {self.version}: rounding must move log-probabilities by at most {limit}, got "
+                f"{min(noise):.2e}; the engines do not compute what the learner computes",
+                proof="canary",
+                engine=", ".join(e.name for e in self._engines),
+                subject="log-probabilities",
+            )
+        self.canary_tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * min(noise))
 
     async def publish(self) -> PublishReport:
         """Sends the ranks' weights to every engine as the next version.
@@ -131,7 +147,7 @@ class Publisher:
         start = time.perf_counter()
         canary = {e.name: await self._agreement(e) for e in self._engines}
         for engine in self._engines:
-            self._require(canary[engine.name], engine, proof="canary")
+            await self._require(canary[engine.name], engine, proof="canary")
         seconds["canary"] += time.perf_counter() - start
         report = PublishReport(
             version=version,
@@ -157,9 +173,10 @@ class Publisher:
         if self._differs(perturbed.max):
             layers = await self._locate(engine, self._suspects(perturbed))
             await self._send_true(engine)
+            await engine.pause()
             raise self._disagreement(perturbed, engine, proof="rehearsal", subject=name_layers(layers))
         await self._send_true(engine)
-        self._require(await self._agreement(engine), engine, proof="canary")
+        await self._require(await self._agreement(engine), engine, proof="canary")
         self.num_rehearsals += 1
         return perturbed
 
@@ -292,8 +309,8 @@ class Publisher:
 
     # -- comparison -------------------------------------------------------------------------------
 
-    async def _agreement(self, engine: WeightReceiver) -> Agreement:
-        """Has the engine answer the probes and the learner score what it answered."""
+    async def _agreement(self, engine: WeightReceiver, *, round_: int = 0) -> Agreement:
+        """Has the engine answer the probes and the learner score what it answered; each round samples anew."""
         async with self._phase("probe", engine.name):
             answers = await asyncio.gather(
                 *(
@@ -301,7 +318,7 @@ class Publisher:
                         probe,
                         sampling=self._probe_sampling,
                         group_size=1,
-                        seed=PROBE_SEED + 64 * i,
+                        seed=PROBE_SEED + 64 * (i + len(self._probes) * round_),
                         deadline_s=self._config.deadline_s,
                     )
                     for i, probe in enumerate(self._probes)
@@ -325,8 +342,9 @@ class Publisher:
         ]
         return agreement_of(differences)
 
-    def _require(self, agreement: Agreement, engine: WeightReceiver, *, proof: str) -> None:
+    async def _require(self, agreement: Agreement, engine: WeightReceiver, *, proof: str) -> None:
         if self._differs(agreement.max):
+            await engine.pause()
             raise self._disagreement(agreement, engine, proof=proof, subject="log-probabilities")
 
     def _differs(self, difference: float) -> bool:

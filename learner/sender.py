@@ -32,9 +32,8 @@ class WeightSender:
         if self._rank == 0 and not self._segments:
             for path in sweep_segments():
                 logger.info("removed %s, left behind by a process that is gone", path)
-            self._segments = [
-                Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes) for i in range(2)
-            ]
+            for i in range(2):
+                self._segments.append(Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes))
         return [str(s.path) for s in self._segments]
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from common.config.reward import RewardConfig
-from common.errors import last_line
+from common.errors import RewardError, last_line
 from common.types import Completion, Failure, Record, Score
 
 
@@ -25,7 +25,7 @@ class RewardActor:
 
 
 class RewardClient:
-    """The driver's handle of the reward service: a `ScoreFn`. Every failure is data."""
+    """The driver's handle of the reward service: a `ScoreFn`. A failure is data, the service's death is raised."""
 
     def __init__(self, handle: Any, *, deadline_s: float) -> None:
         self.handle = handle
@@ -38,5 +38,7 @@ class RewardClient:
                 return await self.handle.score.remote(record, list(completions))
         except TimeoutError:
             return Failure(stage="reward", reason="deadline", detail=f"{self._deadline_s} s passed")
+        except RayActorError as error:
+            raise RewardError(f"the reward service died: {last_line(error)}") from error
         except RayError as error:
             return Failure(stage="reward", reason="service-error", detail=last_line(error))

@@ -1,5 +1,6 @@
 """A rollout engine as a Ray actor: a shell around `RolloutEngine`, and its handle in the driver."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -32,7 +33,12 @@ class EngineActor:
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
         """Samples a group; `media` is a processed prompt or a list that holds a reference to one."""
-        prompt: ProcessedPrompt = await cast(list[Any], media)[0] if isinstance(media, list) else media
+        deadline_s: float = request["deadline_s"]
+        try:
+            async with asyncio.timeout(deadline_s):
+                prompt: ProcessedPrompt = await cast(list[Any], media)[0] if isinstance(media, list) else media
+        except TimeoutError:
+            return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
         return await self._engine.generate(prompt, **request)
 
     async def pause(self) -> None:

@@ -171,6 +171,7 @@ class RolloutEngine:
 
     async def start_update(self) -> None:
         """Opens a weight update; the engine must be paused."""
+        await self.call_workers("abandon_update")
         await self._llm.start_weight_update()
 
     async def receive(self, path: str, bucket: int) -> None:

@@ -150,6 +150,10 @@ class ReceiptExtension:
 
     weight_transfer_engine: SharedMemoryReceiver
 
+    def abandon_update(self) -> None:
+        """Lets go of an update that never finished: vLLM would refuse the next one for its sake."""
+        self._weight_update_active = False
+
     def weight_receipts(self) -> list[tuple[str, list[int], str, str]]:
         """Name, shape, dtype and digest of every tensor since the update began."""
         return [(r.name, list(r.shape), r.dtype, r.digest) for r in self.weight_transfer_engine.receipts]

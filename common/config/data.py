@@ -53,6 +53,8 @@ class DataConfig(Config):
     """Most pixels of a frame after resizing."""
     num_cpus: float = Field(default=0.2, gt=0)
     """Ray CPUs of one decoding task."""
+    deadline_s: float = Field(default=120.0, gt=0)
+    """Seconds until the decoding of a clip counts as failed."""
 
     @model_validator(mode="after")
     def fewest_pixels_are_no_more_than_most(self) -> Self:

@@ -43,6 +43,8 @@ class PublishConfig(Config):
     """Largest log-probability difference of the probe in float32."""
     canary_noise_factor: float = Field(default=3.0, ge=1)
     """In bfloat16 the tolerance is this many times the noise measured at version 0."""
+    canary_noise_limit: float = Field(default=0.25, gt=0)
+    """In bfloat16 the most noise that is taken for rounding; more means that the engine computes something else."""
     probe_tokens: int = Field(default=16, ge=1)
     """Tokens that the engine generates for each probe prompt."""
 

@@ -53,6 +53,8 @@ class RunConfig(Config):
     """Absolute folder of runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
     seed: int = Field(default=0, ge=0)
     """Of the prompt order and of every completion."""
+    start_deadline_s: float = Field(default=1800.0, gt=0)
+    """Seconds until the start of engines and ranks counts as failed, as on a cluster that is busy."""
 
     @field_validator("name")
     @classmethod

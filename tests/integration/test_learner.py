@@ -1,6 +1,7 @@
 """World sizes and ZeRO stages compute the same step; no rank hangs the others."""
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.clips import case_named, processed
 from tests.support.engines import start_ranks, stop_ranks
 
 RELATIVE = 1e-5
-BETA, CLIP = 0.04, 0.2
+BETA, CLIP, LR = 0.04, 0.2, 1e-4
 
 
 def recorded_groups(model_path: str, names: list[str], *, seed: int = 0) -> list[Group]:
@@ -56,8 +57,20 @@ def _group(name: str, prompt: ProcessedPrompt, samples: tuple[Sample, ...]) -> G
     return Group(prompt=ready, samples=samples, min_policy_version=0, engine="none")
 
 
-def reference_step(model_path: str, groups: list[Group]) -> tuple[float, float]:
-    """Loss and gradient norm of one step in one process, in plain torch, a completion at a time.
+@dataclass(frozen=True)
+class PlainStep:
+    """One step in one process."""
+
+    loss: float
+    grad_norm: float
+    before: torch.Tensor
+    """Log-probabilities of the first group's completions."""
+    after: torch.Tensor
+    """The same once AdamW has stepped."""
+
+
+def reference_step(model_path: str, groups: list[Group]) -> PlainStep:
+    """One step in plain torch, a completion at a time.
 
     The reference policy equals the policy, so the KL and its gradient are zero; `old_logprobs` are the
     sampler's, so the ratio is not 1.
@@ -76,8 +89,21 @@ def reference_step(model_path: str, groups: list[Group]) -> tuple[float, float]:
             loss = per_token.mean() / num_sequences
             loss.backward()
             total += float(loss.detach())
-    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
-    return total, float(norm)
+    before = _first_logprobs(policy, groups)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    torch.optim.AdamW(policy.parameters(), lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0).step()
+    return PlainStep(loss=total, grad_norm=float(norm), before=before, after=_first_logprobs(policy, groups))
+
+
+def _first_logprobs(policy: Any, groups: list[Group]) -> torch.Tensor:
+    prompt = ray.get(groups[0].prompt.media)
+    with torch.no_grad():
+        return torch.cat(
+            [
+                policy(pack_tokens([prompt], [[s.completion.token_ids]], pad_token_id=0))[0][0]
+                for s in groups[0].samples
+            ]
+        )
 
 
 def config(num_ranks: int, zero_stage: Any, **changes: Any) -> LearnerConfig:
@@ -88,7 +114,7 @@ def config(num_ranks: int, zero_stage: Any, **changes: Any) -> LearnerConfig:
         old_logprobs="rollout",
         beta=BETA,
         max_rows_per_micro_batch=3,
-        optimizer=OptimizerConfig(lr=1e-4, schedule="constant"),
+        optimizer=OptimizerConfig(lr=LR, schedule="constant"),
         **changes,
     )
 
@@ -100,7 +126,7 @@ def groups(local_ray: None, untied: str) -> list[Group]:
 
 
 @pytest.fixture(scope="module")
-def expected(untied: str, groups: list[Group]) -> tuple[float, float]:
+def expected(untied: str, groups: list[Group]) -> PlainStep:
     """The plain step."""
     return reference_step(untied, groups)
 
@@ -117,14 +143,23 @@ def train(run: Run, model_path: str, settings: LearnerConfig, groups: list[Group
         stop_ranks(ranks)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def assert_same_step(expected: PlainStep, metrics: dict[str, float], after: torch.Tensor) -> None:
+    """Loss, gradient norm and what the step did to log-probabilities."""
+    assert metrics["learner/loss"] == pytest.approx(expected.loss, rel=RELATIVE)
+    assert metrics["learner/grad_norm"] == pytest.approx(expected.grad_norm, rel=RELATIVE)
+    moved = float((expected.after - expected.before).abs().mean())
+    assert moved > 1e-3, "a step that moves nothing shows nothing"
+    # AdamW's first step is the gradient's sign: where that is rounding, so is the step
+    assert float((after - expected.after).abs().mean()) < 0.02 * moved
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_every_world_size_and_zero_stage_takes_the_plain_step(
-    num_ranks: int, zero_stage: int, run: Run, untied: str, groups: list[Group], expected: tuple[float, float]
+    num_ranks: int, zero_stage: int, run: Run, untied: str, groups: list[Group], expected: PlainStep
 ) -> None:
-    metrics, _ = train(run, untied, config(num_ranks, zero_stage), groups)
-    assert metrics["learner/loss"] == pytest.approx(expected[0], rel=RELATIVE)
-    assert metrics["learner/grad_norm"] == pytest.approx(expected[1], rel=RELATIVE)
+    metrics, after = train(run, untied, config(num_ranks, zero_stage), groups)
+    assert_same_step(expected, metrics, after)
     assert metrics["learner/kl_ref/mean"] == 0.0
     assert metrics["learner/clip_fraction"] > 0
 
@@ -134,16 +169,15 @@ def test_a_rank_with_nothing_to_do_does_not_hang_zero_3(run: Run, untied: str, g
     idle, after_idle = train(run, untied, config(2, 3), groups[:1])
     assert idle["learner/loss"] == pytest.approx(alone["learner/loss"], rel=RELATIVE)
     assert idle["learner/grad_norm"] == pytest.approx(alone["learner/grad_norm"], rel=RELATIVE)
-    assert torch.allclose(after_idle, after_alone, atol=1e-4)
+    assert_same_step(reference_step(untied, groups[:1]), alone, after_alone)
+    assert_same_step(reference_step(untied, groups[:1]), idle, after_idle)
 
 
 @pytest.mark.parametrize("names", [["text-only", "av-8fps-odd-frames"], ["audio-only", "video-only-one-frame"]])
 def test_a_rank_without_a_modality_does_not_hang_zero_3(names: list[str], run: Run, untied: str) -> None:
     mixed = recorded_groups(untied, names, seed=4)
-    loss, norm = reference_step(untied, mixed)
-    metrics, _ = train(run, untied, config(2, 3), mixed)
-    assert metrics["learner/loss"] == pytest.approx(loss, rel=RELATIVE)
-    assert metrics["learner/grad_norm"] == pytest.approx(norm, rel=RELATIVE)
+    metrics, after = train(run, untied, config(2, 3), mixed)
+    assert_same_step(reference_step(untied, mixed), metrics, after)
 
 
 def test_several_updates_on_one_batch_leave_the_ratio_and_clip(run: Run, untied: str, groups: list[Group]) -> None:

@@ -102,8 +102,9 @@ def test_the_canary_sees_weights_that_were_not_published(rig: Rig) -> None:
     rig.run(rig.ranks.perturb(scale=0.5, nonce=11, names=None))
     agreement = rig.run(rig.publisher._agreement(rig.engine))
     with pytest.raises(PublishError, match="canary") as caught:
-        rig.publisher._require(agreement, rig.engine, proof="canary")
+        rig.run(rig.publisher._require(agreement, rig.engine, proof="canary"))
     assert caught.value.engine == rig.engine.name
+    assert ray.get(rig.engine.handle.is_paused.remote()), "an engine that fails its canary serves nothing"
     rig.run(rig.ranks.restore())
 
 
@@ -226,6 +227,9 @@ async def _load(rig: Rig, prompts: list[ProcessedPrompt], *, num_publishes: int)
             assert report.canary[rig.engine.name].max <= rig.publisher.canary_tolerance
     finally:
         running = False
-        await asyncio.wait(clients, timeout=60)
+        _, pending = await asyncio.wait(clients, timeout=60)
+    assert not pending, "a request hangs"
+    for done in clients:
+        done.result()
     await rig.ranks.restore()
     return answers

@@ -306,6 +306,52 @@ def test_an_engine_that_disagrees_at_rest_never_starts() -> None:
     assert (error.proof, error.engine) == ("canary", "engine-1")
 
 
+def test_in_bfloat16_an_engine_that_computes_something_else_does_not_set_its_own_tolerance() -> None:
+    bench = Bench(dtype="bfloat16", num_engines=2)
+    bench.engines[1].noise = 5.0
+    error = complaint(bench, "start")
+    assert (error.proof, error.engine) == ("canary", "engine-1")
+    assert bench.phases("engine-1")[-1] == "pause"
+
+
+def test_in_bfloat16_noise_past_rounding_is_refused() -> None:
+    bench = Bench(dtype="bfloat16")
+    bench.engine.noise = 0.3
+    error = complaint(bench, "start")
+    assert error.proof == "canary"
+    assert "0.25" in str(error)
+
+
+def test_an_engine_that_fails_its_canary_serves_nothing() -> None:
+    bench = Bench(num_engines=2)
+    bench.engines[1].noise = 1e-3
+    assert complaint(bench).engine == "engine-1"
+    assert bench.phases("engine-1")[-1] == "pause"
+
+
+def test_an_engine_that_fails_its_rehearsal_serves_nothing() -> None:
+    bench = Bench()
+    bench.engine.ignored.add("layer-2.weight")
+    assert complaint(bench, "start").proof == "rehearsal"
+    assert bench.phases("engine-0")[-1] == "pause"
+
+
+def test_the_probe_is_drawn_from_the_whole_vocabulary() -> None:
+    bench = Bench()
+    publisher = Publisher(
+        senders=bench.senders,
+        engines=bench.engines,
+        plan=bench.fleet.plan,
+        segments=SEGMENTS,
+        probes=PROBES,
+        sampling=SamplingSpec(temperature=0.7, top_p=0.5, top_k=3),
+        config=PublishConfig(),
+        dtype="float32",
+    )
+    sampling = publisher._probe_sampling  # pyright: ignore[reportPrivateUsage]
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.7, 1.0, 0)
+
+
 def test_in_bfloat16_the_tolerance_is_the_noise_at_rest() -> None:
     bench = Bench(dtype="bfloat16", canary_noise_factor=3.0)
     bench.engine.noise = 0.01
