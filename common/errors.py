@@ -99,7 +99,7 @@ class PublishError(OmniError):
 
 
 class NonFiniteError(OmniError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """A step had a loss or gradient that is not finite."""
 
 
 def last_line(error: BaseException) -> str:

@@ -31,14 +31,6 @@ class ScoreFn(Protocol):
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure: ...
 
 
-class ScoreLogprobsFn(Protocol):
-    """Log-probabilities [prompt][completion][token] under the learner's current weights."""
-
-    async def __call__(
-        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[list[float]]]: ...
-
-
 class PrepareFn(Protocol):
     """Decodes and processes a record's clip: a handle to it and its length in tokens, or a failure."""
 

@@ -1,4 +1,4 @@
-"""Completions as padded tensors: what a policy's forward consumes."""
+"""Prompts and completions as padded tensors: what a policy's forward consumes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,16 @@ from common.types import ProcessedPrompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
-    """N completions of D prompts, right-padded."""
+    """N completions of D prompts, both right-padded."""
 
     prompts: tuple[ProcessedPrompt, ...]
     """D of them."""
+    prompt_ids: Tensor
+    """int64 [D, P]"""
+    prompt_mask: Tensor
+    """int64 [D, P]: 1 for tokens."""
     prompt_of_row: Tensor
-    """int64 [N]: which prompt a row belongs to."""
-    input_ids: Tensor
-    """int64 [N, L]: prompt, completion, padding."""
-    attention_mask: Tensor
-    """int64 [N, L]: 1 for tokens."""
-    predicting: Tensor
-    """int64 [N, C]: position whose hidden state predicts each completion token."""
+    """int64 [N]: which prompt a completion belongs to."""
     targets: Tensor
     """int64 [N, C]: the completion's tokens."""
     mask: Tensor
@@ -40,7 +38,7 @@ def pack_tokens(
     pad_token_id: int,
     device: torch.device | str = "cpu",
 ) -> TokenBatch:
-    """Pads the completions of several prompts into one batch.
+    """Pads several prompts and their completions into one batch.
 
     Args:
         prompts: D of them.
@@ -51,26 +49,23 @@ def pack_tokens(
     assert len(prompts) == len(completions)
     rows = [(d, list(c)) for d, group in enumerate(completions) for c in group]
     assert all(c for _, c in rows), "a completion must hold a token"
-    lengths = [len(prompts[d].prompt_token_ids) + len(c) for d, c in rows]
-    num_rows, length, width = len(rows), max(lengths), max(len(c) for _, c in rows)
-    input_ids = torch.full((num_rows, length), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros(num_rows, length, dtype=torch.long)
-    predicting = torch.zeros(num_rows, width, dtype=torch.long)
-    targets = torch.full((num_rows, width), pad_token_id, dtype=torch.long)
-    mask = torch.zeros(num_rows, width)
-    for row, (d, completion) in enumerate(rows):
-        num_prompt = len(prompts[d].prompt_token_ids)
-        input_ids[row, : lengths[row]] = torch.tensor([*prompts[d].prompt_token_ids, *completion])
-        attention_mask[row, : lengths[row]] = 1
-        predicting[row, : len(completion)] = torch.arange(num_prompt - 1, lengths[row] - 1)
-        targets[row, : len(completion)] = torch.tensor(completion)
-        mask[row, : len(completion)] = 1
+    prompt_ids, prompt_mask = _padded([p.prompt_token_ids for p in prompts], pad_token_id)
+    targets, mask = _padded([c for _, c in rows], pad_token_id)
     return TokenBatch(
         prompts=tuple(prompts),
-        prompt_of_row=torch.tensor([d for d, _ in rows]),
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        predicting=predicting.to(device),
+        prompt_ids=prompt_ids.to(device),
+        prompt_mask=prompt_mask.to(device),
+        prompt_of_row=torch.tensor([d for d, _ in rows]).to(device),
         targets=targets.to(device),
-        mask=mask.to(device),
+        mask=mask.float().to(device),
     )
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, both int64 [rows, longest]."""
+    ids = torch.full((len(rows), max(map(len, rows))), pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(list(tokens))
+        mask[row, : len(tokens)] = 1
+    return ids, mask

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Modality = Literal["video", "audio"]
-FinishReason = Literal["stop", "length", "abort", "deadline"]
-EngineState = Literal["starting", "ready", "paused", "quarantined"]
+FinishReason = Literal["stop", "length", "abort"]
+EngineState = Literal["starting", "ready", "paused"]
 MediaRef = NewType("MediaRef", object)
 """A handle to a `ProcessedPrompt` that stays out of the driver: a Ray object reference in a run."""
 
@@ -188,8 +188,6 @@ class StepReport:
     metrics: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """By phase."""
-    skipped: str | None = None
-    """Why nothing was published, where nothing was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

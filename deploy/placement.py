@@ -46,7 +46,7 @@ def placement_plan(config: OmniConfig) -> list[PlanLine]:
 
 
 def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
-    """Checks a plan against a cluster.
+    """Checks a plan against what a node has.
 
     Raises:
         ClusterError: it asks for more; actors would pend for ever.
@@ -57,7 +57,7 @@ def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
         if asked > has + 1e-9:
             parts = ", ".join(f"{line.count} x {line.actor} {getattr(line, key)}" for line in plan)
             raise ClusterError(
-                f"the plan must fit the cluster's {has:g} {kind}s, got {asked:g} ({parts}); lower *.{key} or counts"
+                f"the plan must fit this node's {has:g} {kind}s, got {asked:g} ({parts}); lower *.{key} or counts"
             )
 
 

@@ -74,6 +74,20 @@ def set_results_aside(folder: Path) -> Path | None:
     return target
 
 
+def check_inputs(config: OmniConfig) -> None:
+    """What can be known of model and corpus before anything is built.
+
+    Raises:
+        ModelError: the folder is missing, without weights or of another architecture.
+        DatasetError: the corpus is missing, malformed, or none of its first clips is there.
+    """
+    if config.model.path is not None:
+        family_of(Path(config.model.path).expanduser().resolve())
+    source = config.data.source
+    if source.type == "r1_omni":
+        load_r1_omni(source.path, media_root=source.media_root, question=config.data.question, split="train")
+
+
 def load_records(config: OmniConfig, folder: Path) -> list[Record]:
     """The corpus; a synthetic one is written first.
 

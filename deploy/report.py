@@ -41,7 +41,8 @@ def _table(parts: LoopParts, recorder: RunRecorder, *, peak_memory_bytes: int) -
     tensors, size = recorder.published[-1].num_tensors, recorder.published[-1].num_bytes
     table.add_row("publishes", f"{publisher.num_publishes}, {tensors} tensors, {size / 2**20:.1f} MiB each")
     table.add_row("proof: receipt", f"{publisher.num_publishes} publishes, every tensor as sent")
-    table.add_row("proof: rehearsal", f"{publisher.num_rehearsals} passed, every published layer followed")
+    passed = f"{publisher.num_rehearsals} passed, every published layer followed"
+    table.add_row("proof: rehearsal", passed if publisher.num_rehearsals else "off")
     worst = max(a.max for p in recorder.published for a in p.canary.values())
     table.add_row("proof: canary", f"largest difference {worst:.1e}, tolerance {publisher.canary_tolerance:.1e}")
     diff = max(r.metrics["learner/logprob_diff/max"] for r in recorder.reports)

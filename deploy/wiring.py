@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.config.load import dump_config
 from common.config.run import OmniConfig
@@ -59,6 +60,18 @@ def start_ray() -> None:
     ray.init(address="local", include_dashboard=False, _system_config=keep_idle_workers, **options)
 
 
+def node_resources() -> dict[str, float]:
+    """What the driver's node has: weights go through its shared memory, so everything runs there."""
+    own = ray.get_runtime_context().get_node_id()
+    nodes = cast(list[dict[str, Any]], ray.nodes())
+    return next(node["Resources"] for node in nodes if node["NodeID"] == own)
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Places an actor where the driver is."""
+    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def process_env(num_threads: int) -> dict[str, str]:
     """Environment of every process that computes."""
     return {
@@ -84,7 +97,7 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Loo
             records = load_records(config, folder)
         with progress.phase("ray"):
             start_ray()
-        require_room(placement_plan(config), cast(dict[str, float], ray.cluster_resources()))
+        require_room(placement_plan(config), node_resources())
         # only now that nothing of the user's stands in the way
         set_results_aside(folder)
         (folder / "samples").mkdir(mode=0o700)
@@ -177,7 +190,12 @@ def start_engines(config: OmniConfig, model_path: str, actors: "_Actors") -> lis
         name = f"engine-{index}"
         handle = (
             ray.remote(EngineActor)
-            .options(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, runtime_env={"env_vars": env})
+            .options(
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                scheduling_strategy=on_this_node(),
+                runtime_env={"env_vars": env},
+            )
             .remote(name=name, model_path=model_path, config=settings, dtype=config.model.dtype)
         )
         actors.engines.append(handle)
@@ -190,7 +208,10 @@ async def start_ranks(config: OmniConfig, model_path: str, actors: "_Actors") ->
     settings = config.learner
     env = process_env(settings.num_threads) | ({} if settings.num_gpus else {"DS_ACCELERATOR": "cpu"})
     actor: Any = ray.remote(LearnerRank).options(
-        num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, runtime_env={"env_vars": env}
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        scheduling_strategy=on_this_node(),
+        runtime_env={"env_vars": env},
     )
     handles = [actor.remote(rank=r, world_size=settings.num_ranks) for r in range(settings.num_ranks)]
     actors.ranks += handles

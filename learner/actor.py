@@ -39,8 +39,6 @@ class LearnerRank:
         return {
             "plan": self._engine.sender.plan,
             "segments": self._engine.sender.open(),
-            "frozen": self._engine.frozen,
-            "pid": os.getpid(),
         }
 
     def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -60,16 +58,12 @@ class LearnerRank:
         return self._engine.sender.send_bucket(bucket)
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Adds a rehearsal's noise."""
+        """Mixes in a rehearsal's noise."""
         self._engine.sender.perturb(scale=scale, nonce=nonce, names=names)
 
     def restore(self) -> None:
         """Takes the noise back."""
         self._engine.sender.restore()
-
-    def peak_memory_bytes(self) -> int:
-        """Most memory this rank ever held."""
-        return self._engine.peak_memory_bytes()
 
     def close(self) -> None:
         """Releases segments and the process group."""
@@ -122,16 +116,12 @@ class RankClients:
         return await self._each("send_bucket", bucket)
 
     async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Adds a rehearsal's noise."""
+        """Mixes in a rehearsal's noise."""
         await self._each("perturb", scale=scale, nonce=nonce, names=names)
 
     async def restore(self) -> None:
         """Takes the noise back."""
         await self._each("restore")
-
-    async def peak_memory_bytes(self) -> int:
-        """Most memory that one rank ever held."""
-        return max(await self._all([h.peak_memory_bytes.remote() for h in self.handles]))
 
     async def close(self) -> None:
         """Releases segments and the process group."""

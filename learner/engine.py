@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -304,13 +303,6 @@ class LearnerEngine:
         """Removes the segments and leaves the process group."""
         self.sender.close()
         torch.distributed.destroy_process_group()
-
-    def peak_memory_bytes(self) -> int:
-        """Most memory this rank ever held: resident on CPU, allocated on a GPU."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated())
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024
 
 
 _LAST_UPDATE_WINS = frozenset({"learner/clip_fraction", "learner/lr"})

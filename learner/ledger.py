@@ -17,10 +17,10 @@ Event = Literal["asked", "generated", "scored"]
 
 
 class Ledger:
-    """Append-only; fates are `trained`, `filtered` and `failed`."""
+    """Append-only; fates are `trained` and `failed`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._pending: list[dict[str, Any]] = []
         self.failures: Counter[str] = Counter()
         self.num_trained = 0
@@ -46,7 +46,7 @@ class Ledger:
         if not self._pending:
             return
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._pending)
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())

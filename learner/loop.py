@@ -113,9 +113,21 @@ async def collect_groups(parts: LoopParts) -> list[Group]:
         has_worked = groups or parts.ledger.num_trained
         if num_failed >= len(parts.stream) * (2 if has_worked else 1):
             parts.ledger.commit()
-            reasons = ", ".join(f"{reason} x{count}" for reason, count in parts.ledger.failures.items())
-            raise DatasetError(f"data must hold a clip that can be used, got only failures: {reasons}; see ledger")
+            raise DatasetError(_only_failures(parts.ledger))
     return groups
+
+
+REMEDIES = {
+    "media": "check data.source.media_root and the files",
+    "rollout": "raise rollout.deadline_s or rollout.max_model_len, or lower the clips' limits under data",
+    "reward": "check the rewards",
+}
+
+
+def _only_failures(ledger: Ledger) -> str:
+    reasons = ", ".join(f"{reason} x{count}" for reason, count in ledger.failures.items())
+    stage = ledger.failures.most_common(1)[0][0].split("/")[0]
+    return f"some draw must come to a group, got only failures: {reasons}; {REMEDIES[stage]}; see {ledger.path}"
 
 
 async def ask(parts: LoopParts, draw: Draw) -> Group | Failure:

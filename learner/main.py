@@ -43,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def dry_run(config: OmniConfig) -> int:
-    """Prints the resolved configuration and the placement plan."""
+    """Checks what a run would be given, and prints the resolved configuration and the placement plan."""
     from deploy.placement import format_plan, placement_plan
+    from deploy.preflight import check_inputs
 
+    check_inputs(config)
     print(dump_config(config))
     print(format_plan(placement_plan(config)))
     return 0

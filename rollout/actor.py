@@ -18,6 +18,8 @@ from common.types import (
     TensorReceipt,
 )
 
+LOGS = "; its output is under /tmp/ray/session_latest/logs"
+
 
 class EngineActor:
     """Lives in a process of its own; vLLM starts more below it."""
@@ -126,7 +128,7 @@ class EngineClient:
             raise (
                 cause
                 if isinstance(cause, EngineError)
-                else EngineError(f"engine {self.name}: {method}: {last_line(cause)}")
+                else EngineError(f"engine {self.name}: {method}: {last_line(cause)}{LOGS}")
             ) from None
         except RayActorError as error:
-            raise EngineError(f"engine {self.name}: {method}: the actor died: {error}") from error
+            raise EngineError(f"engine {self.name}: {method}: the actor died: {last_line(error)}{LOGS}") from error

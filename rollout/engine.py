@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from vllm import SamplingParams
@@ -33,12 +33,10 @@ from common.types import (
     TensorReceipt,
     VersionSpan,
 )
-from rollout.models.qwen2_5_omni import engine_input
+from rollout.models.registry import engine_input_of
 from rollout.weights import BACKEND
 
 logger = logging.getLogger(__name__)
-EngineInputFn = Callable[..., Any]
-"""(prompt, *, cache_salt, tower_version) -> vLLM engine input."""
 
 
 class RolloutEngine:
@@ -74,6 +72,7 @@ class RolloutEngine:
         self._state: EngineState = "starting"
         self._num_running = 0
         self._request_ids = itertools.count()
+        self._engine_input = engine_input_of(model_path)
         args = engine_args(model_path=model_path, config=config, dtype=dtype)
         args.worker_extension_cls = worker_extension
         self._llm = AsyncLLM.from_engine_args(args)
@@ -134,7 +133,7 @@ class RolloutEngine:
                 f"rollout.max_model_len={self.config.max_model_len}, completion may take {sampling.max_tokens}",
             )
         submission_version = self._version
-        request = engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
+        request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
         params = _sampling_params(sampling, group_size=group_size, seed=seed)
         self._num_running += 1
         try:

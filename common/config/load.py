@@ -80,7 +80,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"--config must hold keys, got {type(tree).__name__} in {path!r}; see --help")
-    return cast(dict[str, Any], tree)
+    # a section left empty keeps its defaults
+    return {key: {} if value is None else value for key, value in cast(dict[str, Any], tree).items()}
 
 
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:

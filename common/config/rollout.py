@@ -67,6 +67,16 @@ class RolloutConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def an_engine_has_the_gpus_it_splits_over(self) -> Self:
+        """Ray hands out what `num_gpus` says, vLLM takes what `tensor_parallel_size` says."""
+        if self.tensor_parallel_size > max(self.num_gpus, 1):
+            raise ValueError(
+                f"rollout.tensor_parallel_size must be <= rollout.num_gpus, got {self.tensor_parallel_size} > "
+                f"{self.num_gpus:g}; raise num_gpus"
+            )
+        return self
+
+    @model_validator(mode="after")
     def a_completion_fits_the_model_length(self) -> Self:
         """Room must remain for a prompt."""
         if self.sampling.max_tokens >= self.max_model_len:

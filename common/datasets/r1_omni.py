@@ -71,6 +71,11 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         raise DatasetError(
             f'{source}: record {index} must be {{"video", "conversations": [human, gpt]}}, got {error!r}'
         ) from error
+    if "<video>" not in human and "<audio>" not in human:
+        raise DatasetError(
+            f"{source}: record {index} must say <video>, <audio> or both in its first turn, got {human[:60]!r}; "
+            "without either the clip would never be opened"
+        )
     if not label:
         raise DatasetError(f"{source}: record {index} must have a label, got nothing")
     file = str(root / video)

@@ -100,7 +100,7 @@ class BreakableEngine(EngineActor):
     async def direct_rate(self, prompts: list[Any], *, sampling: Any, group_size: int, seed: int) -> float:
         """Completion tokens per second of `AsyncLLM` called here, with no Ray call per group."""
         llm = self._engine._llm
-        inputs = [rollout.engine.engine_input(p, cache_salt=f"direct-{seed}", tower_version="0") for p in prompts]
+        inputs = [self._engine._engine_input(p, cache_salt=f"direct-{seed}", tower_version="0") for p in prompts]
 
         async def one(index: int, request: Any) -> int:
             params = rollout.engine._sampling_params(sampling, group_size=group_size, seed=seed + 64 * index)

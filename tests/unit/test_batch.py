@@ -104,8 +104,9 @@ def test_whole_groups_share_a_pass() -> None:
 def test_padding_is_marked_and_holds_nothing() -> None:
     batch = micro_batches(train_groups([[2], [4]]), max_rows=2, pad_token_id=PAD, device="cpu")[0]
     # prompts of 1 and 2 tokens, completions of 2 and 4
-    assert batch.tokens.input_ids.tolist() == [[1, 100, 101, PAD, PAD, PAD], [2, 2, 102, 103, 104, 105]]
-    assert batch.tokens.attention_mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert batch.tokens.prompt_ids.tolist() == [[1, PAD], [2, 2]]
+    assert batch.tokens.prompt_mask.tolist() == [[1, 0], [1, 1]]
+    assert batch.tokens.targets.tolist() == [[100, 101, PAD, PAD], [102, 103, 104, 105]]
     assert batch.tokens.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert batch.rollout_logprobs[0, 2:].tolist() == [0.0, 0.0]
     assert batch.tokens.num_tokens == 6
@@ -114,7 +115,7 @@ def test_padding_is_marked_and_holds_nothing() -> None:
 def test_an_empty_pass_is_one_row_of_padding() -> None:
     batch = empty_micro_batch(pad_token_id=9, device="cpu")
     assert batch.is_empty
-    assert batch.tokens.input_ids.tolist() == [[9, 9, 9]]
+    assert (batch.tokens.prompt_ids.tolist(), batch.tokens.targets.tolist()) == ([[9, 9]], [[9]])
     assert batch.advantages.tolist() == [0.0]
     assert batch.rollout_logprobs.tolist() == [[0.0]]
     assert not batch.tokens.prompts[0].placeholders
@@ -139,4 +140,4 @@ def test_a_group_of_equal_rewards_trains_nothing() -> None:
 def test_tensors_have_the_types_of_their_documentation() -> None:
     batch = micro_batches(train_groups([[1, 2]]), max_rows=2, pad_token_id=PAD, device="cpu")[0]
     assert (batch.advantages.dtype, batch.rollout_logprobs.dtype) == (torch.float32, torch.float32)
-    assert (batch.tokens.input_ids.dtype, batch.tokens.mask.dtype) == (torch.int64, torch.float32)
+    assert (batch.tokens.prompt_ids.dtype, batch.tokens.mask.dtype) == (torch.int64, torch.float32)

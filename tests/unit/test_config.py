@@ -212,14 +212,16 @@ def test_a_weight_is_a_finite_number(value: str) -> None:
     [
         ("- 1\n", "list"),
         ("a: [", "YAML"),
-        ("learner:\n", "learner"),
-        ("run:\n", "run"),
         ("run: 5\n", "run"),
         ("1: 2\n", "1"),
     ],
 )
 def test_a_file_that_holds_something_else_is_said_in_one_line(tmp_path: Path, text: str, part: str) -> None:
     assert part in complaint(path=written(tmp_path, text))
+
+
+def test_a_section_left_empty_keeps_its_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "learner:\nrun:\n"), []) == load_config(None, [])
 
 
 def test_a_file_that_is_no_text_is_said_in_one_line(tmp_path: Path) -> None:

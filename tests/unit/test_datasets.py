@@ -58,7 +58,6 @@ def test_the_papers_question() -> None:
         ("<video>\n<audio>\nQ", True, True),
         ("<video>\nQ", True, False),
         ("<audio>\nQ", False, True),
-        ("Q", False, False),
     ],
 )
 def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has_audio: bool) -> None:
@@ -95,6 +94,7 @@ def test_a_question_of_ones_own_is_asked(tmp_path: Path) -> None:
     [
         ([item("a.mp4"), item("b.mp4"), item("a.mp4")], "'a.mp4' twice"),
         ([item(), {"video": "b.mp4"}], "record 1"),
+        ([item(), item("b.mp4", human="What?")], "record 1 must say <video>, <audio> or both"),
         ([{"conversations": item()["conversations"]}], "record 0"),
         ([item(), {"video": "b.mp4", "conversations": [{"value": "<video>"}]}], "record 1"),
         ([item(), "b.mp4"], "record 1"),

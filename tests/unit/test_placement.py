@@ -34,7 +34,7 @@ def test_too_few_cpus_are_named_with_what_asks_for_them() -> None:
     with pytest.raises(ClusterError) as caught:
         require_room(plan("--rollout.num_engines=4"), {"CPU": 2.0})
     said = str(caught.value)
-    assert said.startswith("the plan must fit the cluster's 2 CPUs, got 2.8")
+    assert said.startswith("the plan must fit this node's 2 CPUs, got 2.8")
     assert "4 x rollout engine 0.5, 1 x learner rank 0.5, 1 x reward service 0.1, 1 x media task 0.2" in said
     assert said.endswith("lower *.num_cpus or counts")
     assert "\n" not in said
@@ -45,7 +45,7 @@ def test_too_few_gpus_are_named(resources: dict[str, float]) -> None:
     with pytest.raises(ClusterError) as caught:
         require_room(plan("--rollout.num_gpus=1", "--learner.num_gpus=1"), resources)
     said = str(caught.value)
-    assert f"the cluster's {resources.get('GPU', 0):g} GPUs, got 2" in said
+    assert f"this node's {resources.get('GPU', 0):g} GPUs, got 2" in said
     assert said.endswith("lower *.num_gpus or counts")
 
 

@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from common.models.qwen2_5_omni.positions import prompt_positions
 from common.tokens import TokenBatch
-from common.types import Modality, ProcessedPrompt
+from common.types import Modality
 
 DUMMY_MEL_FRAMES = 8
 
@@ -45,17 +46,40 @@ class Qwen2_5OmniPolicy(nn.Module):
         return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), entropy
 
     def _hidden_states(self, batch: TokenBatch) -> Tensor:
-        """Final hidden states that predict each completion token: [N, C, hidden]."""
-        embeds = self.thinker.model.embed_tokens(batch.input_ids)
-        embeds = self._with_media(embeds, batch)
+        """Final hidden states that predict each completion token: [N, C, hidden].
+
+        The prompts pass once each; their keys and values, with gradients, are then what all of their completions
+        attend to. G completions of one prompt cost one prompt, not G.
+        """
+        prompts = self._embed_prompts(batch)
+        positions = self._prompt_positions(batch)
+        cache = DynamicCache()
         output = self.thinker.model(
-            inputs_embeds=embeds,
-            attention_mask=batch.attention_mask,
-            position_ids=self._positions(batch),
-            use_cache=False,
+            inputs_embeds=prompts,
+            attention_mask=batch.prompt_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
-        rows = torch.arange(len(output), device=output.device).unsqueeze(-1)
-        return output[rows, batch.predicting]
+        owner, last = batch.prompt_of_row, batch.prompt_mask.sum(dim=1) - 1
+        first = output[torch.arange(len(output), device=output.device), last][owner].unsqueeze(1)
+        # at least one, even where it predicts nothing: ranks must call the same modules equally often
+        num_given = max(batch.targets.shape[1] - 1, 1)
+        given, given_mask = batch.targets[:, :num_given], batch.mask[:, :num_given].long()
+        steps = torch.arange(num_given, device=given.device)
+        start = positions.amax(dim=(0, 2)) + 1
+        rest = self.thinker.model(
+            inputs_embeds=self.thinker.model.embed_tokens(given),
+            attention_mask=torch.cat([batch.prompt_mask[owner], given_mask], dim=1),
+            position_ids=(start[owner].unsqueeze(-1) + steps).expand(3, -1, -1),
+            past_key_values=_of_rows(cache, owner),
+            use_cache=True,
+        ).last_hidden_state
+        return torch.cat([first, rest], dim=1)[:, : batch.targets.shape[1]]
+
+    def _embed_prompts(self, batch: TokenBatch) -> Tensor:
+        """[D, P, hidden], media in place."""
+        return self._with_media(self.thinker.model.embed_tokens(batch.prompt_ids), batch)
 
     def _with_media(self, embeds: Tensor, batch: TokenBatch) -> Tensor:
         """Puts the towers' features where the placeholders are.
@@ -69,19 +93,14 @@ class Qwen2_5OmniPolicy(nn.Module):
             if not owners:
                 embeds = embeds + 0.0 * features.sum()
                 continue
-            rows, columns, sources = list[Tensor](), list[Tensor](), list[Tensor]()
-            offset = 0
+            rows, columns = list[Tensor](), list[Tensor]()
             for owner in owners:
                 start, length = batch.prompts[owner].placeholders[modality]
-                rows_of_owner = torch.nonzero(batch.prompt_of_row == owner).flatten()
-                for row in cast(list[int], rows_of_owner.tolist()):
-                    rows.append(torch.full((length,), row))
-                    columns.append(torch.arange(start, start + length))
-                    sources.append(torch.arange(offset, offset + length))
-                offset += length
-            assert offset == len(features), f"{modality} features and placeholders must match"
+                rows.append(torch.full((length,), owner))
+                columns.append(torch.arange(start, start + length))
             index = (torch.cat(rows).to(embeds.device), torch.cat(columns).to(embeds.device))
-            embeds = embeds.index_put(index, features[torch.cat(sources).to(embeds.device)].to(embeds.dtype))
+            assert len(index[0]) == len(features), f"{modality} features and placeholders must match"
+            embeds = embeds.index_put(index, features.to(embeds.dtype))
         return embeds
 
     def _video(self, batch: TokenBatch) -> Tensor:
@@ -94,7 +113,7 @@ class Qwen2_5OmniPolicy(nn.Module):
             merge = self.config.vision_config.spatial_merge_size
             pixels = torch.zeros(merge * merge, _patch_numel(self.config))
             grid = torch.tensor([[1, merge, merge]])
-        device, dtype = batch.input_ids.device, _compute_dtype(self.thinker)
+        device, dtype = batch.prompt_ids.device, _compute_dtype(self.thinker)
         return visual(pixels.to(device, dtype), grid_thw=grid.to(device)).pooler_output
 
     def _audio(self, batch: TokenBatch) -> Tensor:
@@ -106,30 +125,34 @@ class Qwen2_5OmniPolicy(nn.Module):
         else:
             mel = torch.zeros(self.config.audio_config.num_mel_bins, DUMMY_MEL_FRAMES)
             lengths = torch.tensor([DUMMY_MEL_FRAMES])
-        device, dtype = batch.input_ids.device, _compute_dtype(self.thinker)
+        device, dtype = batch.prompt_ids.device, _compute_dtype(self.thinker)
         lengths = lengths.to(device)
         after_cnn, _ = tower._get_feat_extract_output_lengths(lengths)
         return tower(mel.to(device, dtype), feature_lens=lengths, aftercnn_lens=after_cnn).last_hidden_state
 
-    def _positions(self, batch: TokenBatch) -> Tensor:
-        """[3, N, L]: the prompt's, then one step per completion token."""
-        num_rows, length = batch.input_ids.shape
-        positions = torch.zeros(3, num_rows, length, dtype=torch.long)
-        of_prompt = [self._prompt_positions(p) for p in batch.prompts]
-        for row, owner in enumerate(cast(list[int], batch.prompt_of_row.tolist())):
-            prompt = of_prompt[owner]
-            num_prompt = prompt.shape[1]
-            positions[:, row, :num_prompt] = torch.from_numpy(prompt)
-            rest = torch.arange(length - num_prompt) + int(prompt.max()) + 1
-            positions[:, row, num_prompt:] = rest
-        return positions.to(batch.input_ids.device)
+    def _prompt_positions(self, batch: TokenBatch) -> Tensor:
+        """[3, D, P]; padding repeats each prompt's last, so that the largest is the prompt's own."""
+        num_prompts, length = batch.prompt_ids.shape
+        positions = torch.zeros(3, num_prompts, length, dtype=torch.long)
+        for row, prompt in enumerate(batch.prompts):
+            own = torch.from_numpy(
+                prompt_positions(
+                    prompt,
+                    positions_per_second=self.config.position_id_per_seconds,
+                    merge_size=self.config.vision_config.spatial_merge_size,
+                )
+            )
+            positions[:, row, : own.shape[1]] = own
+            positions[:, row, own.shape[1] :] = own[:, -1:]
+        return positions.to(batch.prompt_ids.device)
 
-    def _prompt_positions(self, prompt: ProcessedPrompt) -> np.ndarray:
-        return prompt_positions(
-            prompt,
-            positions_per_second=self.config.position_id_per_seconds,
-            merge_size=self.config.vision_config.spatial_merge_size,
-        )
+
+def _of_rows(cache: DynamicCache, owner: Tensor) -> DynamicCache:
+    """Each row's own copy of its prompt's keys and values; gradients flow back to the prompt."""
+    rows = DynamicCache()
+    for layer, entry in enumerate(cast(Any, cache).layers):
+        rows.update(entry.keys[owner], entry.values[owner], layer)
+    return rows
 
 
 def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
