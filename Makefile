@@ -10,8 +10,9 @@ help:  ## this list
 setup:  ## make .venv
 	@deploy/setup.sh
 
-demo: setup  ## GRPO steps over real mp4 files; about 3 minutes
-	@$(VENV)/python -m learner.main --config deploy/configs/demo.yaml
+demo: setup  ## the whole recipe over real mp4 files, about 10 minutes; SEED=1 for another
+	@$(VENV)/python -m learner.main --config deploy/configs/demo.yaml \
+		$(if $(SEED),--run.seed $(SEED) --run.name demo-$(SEED))
 
 lint: setup  ## format, lint, types, import rules
 	$(VENV)/ruff format --check .
@@ -25,7 +26,7 @@ test-unit: setup  ## the tests without Ray; under a minute
 test: lint  ## what CI runs; under 15 minutes
 	$(VENV)/pytest -m "not long and not gpu"
 
-test-all: lint  ## everything that runs without a GPU
+test-all: lint  ## everything that runs without a GPU; under an hour
 	$(VENV)/pytest -m "not gpu"
 
 bench: setup  ## phase breakdown of a step, engine through actor against engine alone; JSON

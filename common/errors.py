@@ -11,6 +11,7 @@ OmniError
 │   └── ReceiveError         weights that did not arrive whole
 ├── LearnerError             a learner rank
 ├── RewardError              the reward service
+├── StopRequestedError       a run that was asked to stop
 ├── PublishError             a publish that failed one of its proofs
 └── NonFiniteError           a loss or gradient that is not a number
 """
@@ -80,6 +81,10 @@ class LearnerError(OmniError):
 
 class RewardError(OmniError):
     """The reward service died; without it no group can be trained."""
+
+
+class StopRequestedError(OmniError):
+    """The run was asked to stop, by Ctrl-C or SIGTERM."""
 
 
 class PublishError(OmniError):

@@ -6,6 +6,8 @@ The driver sees a length and a handle; pixels go from the task to the engine and
 import asyncio
 import dataclasses
 import functools
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,8 +27,25 @@ class MediaSettings:
     model_path: str
 
 
-def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, ProcessedPrompt | None]:
-    """Decodes and processes one clip: its prompt's length and the prompt, or a failure and nothing."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    """A clip in the object store."""
+
+    media: MediaRef
+    num_tokens: int
+    num_bytes: int
+
+
+def _key(record: Record) -> str:
+    return f"{record.dataset}/{record.split}/{record.prompt_id}/{record.question}"
+
+
+def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
+    """Decodes and processes one clip.
+
+    Returns:
+        The prompt's length in tokens and its tensors' bytes, and the prompt; or a failure and nothing.
+    """
     from common.errors import MediaError
     from common.media import decode_clip
     from common.models.registry import family_of
@@ -52,7 +71,8 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[int | Failure, Pro
         )
     except MediaError as error:
         return Failure(stage="media", reason=error.reason, detail=str(error)), None
-    return len(prompt.prompt_token_ids), prompt
+    num_bytes = sum(tensor.nbytes for tensor in prompt.tensors.values())
+    return (len(prompt.prompt_token_ids), num_bytes), prompt
 
 
 def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
@@ -72,27 +92,65 @@ def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_toke
 
 
 class MediaStage:
-    """A `PrepareFn` over Ray tasks."""
+    """A `PrepareFn` over Ray tasks, which remembers the clips that were asked last."""
 
     def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
         self._settings = ray.put(settings)
         self._deadline_s = settings.data.deadline_s
+        self._max_bytes = int(settings.data.cache_gib * 2**30)
+        self._kept: OrderedDict[str, _Prepared] = OrderedDict()
+        self._running: dict[str, asyncio.Task[_Prepared | Failure]] = {}
         options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
         self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
     async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
+        key = _key(record)
+        if key not in self._kept:
+            task = self._running.get(key) or self._begin(record)
+            # another draw may wait for the same clip: who is cancelled does not cancel it
+            found = await asyncio.shield(task)
+            if isinstance(found, Failure):
+                return found
+            return found.media, found.num_tokens
+        self._kept.move_to_end(key)
+        return self._kept[key].media, self._kept[key].num_tokens
+
+    def prefetch(self, records: Sequence[Record]) -> None:
+        """Begins what will be asked next; a failure is found again by who asks."""
+        for record in records:
+            if self._max_bytes and _key(record) not in self._kept and _key(record) not in self._running:
+                self._begin(record)
+
+    def _begin(self, record: Record) -> "asyncio.Task[_Prepared | Failure]":
+        key = _key(record)
+        task = asyncio.create_task(self._prepare(record))
+        self._running[key] = task
+        task.add_done_callback(lambda _: self._running.pop(key, None))
+        return task
+
+    async def _prepare(self, record: Record) -> "_Prepared | Failure":
         header, prompt = self._task.remote(record, self._settings)
         try:
             async with asyncio.timeout(self._deadline_s):
-                length = await header
+                answer: tuple[int, int] | Failure = await header
         except TimeoutError:
             ray.cancel(header, force=True)
             return Failure(stage="media", reason="deadline", detail=f"{self._deadline_s:g} s passed")
         except RayError as error:
             return Failure(stage="media", reason="task-error", detail=last_line(error))
-        return length if isinstance(length, Failure) else (prompt, length)
+        if isinstance(answer, Failure):
+            return answer
+        num_tokens, num_bytes = answer
+        prepared = _Prepared(media=prompt, num_tokens=num_tokens, num_bytes=num_bytes)
+        self._keep(_key(record), prepared)
+        return prepared
+
+    def _keep(self, key: str, prepared: "_Prepared") -> None:
+        self._kept[key] = prepared
+        while sum(p.num_bytes for p in self._kept.values()) > self._max_bytes:
+            self._kept.popitem(last=False)
 
     async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
         """The longest prompt of the run, then the probe's."""

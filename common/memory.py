@@ -14,8 +14,15 @@ class MemorySampler:
         peak_bytes: most seen at once: PSS over the process trees, plus what /dev/shm has gained.
     """
 
-    def __init__(self, *, interval_s: float = 2.0) -> None:
+    def __init__(self, *, session: str = "", interval_s: float = 2.0) -> None:
+        """Takes what it looks at.
+
+        Args:
+            session: name of the Ray session whose processes count; any on this machine where empty.
+            interval_s: seconds between two readings.
+        """
         self.peak_bytes = 0
+        self._session = session
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._shm_before = _shm_bytes()
@@ -32,7 +39,7 @@ class MemorySampler:
 
     def sample(self) -> int:
         """One reading, in bytes."""
-        total = sum(_pss_bytes(pid) for pid in _run_processes())
+        total = sum(_pss_bytes(pid) for pid in _run_processes(self._session))
         total += max(0, _shm_bytes() - self._shm_before)
         self.peak_bytes = max(self.peak_bytes, total)
         return total
@@ -42,11 +49,12 @@ class MemorySampler:
             self.sample()
 
 
-def _run_processes() -> set[int]:
-    """This process, what it started, and what Ray started on this node."""
+def _run_processes(session: str) -> set[int]:
+    """This process, what it started, and what the Ray session started on this node."""
     roots = [psutil.Process()]
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] in {"raylet", "gcs_server"}:
+    for process in psutil.process_iter(["name", "cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if process.info["name"] in {"raylet", "gcs_server"} and any(session in a for a in arguments):
             roots.append(process)
     found: set[int] = set()
     for root in roots:

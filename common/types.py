@@ -42,6 +42,8 @@ class Record:
     label: str
     dataset: str
     split: str
+    response: str | None = None
+    """What the corpus answers, in full: an explanation with its label, or the label alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,8 @@ class Draw:
     record: Record
     draw: int
     """0 at first; +1 each time the same prompt of the same epoch is asked anew."""
+    position: int = 0
+    """In the stream."""
 
     @property
     def key(self) -> str:
@@ -147,7 +151,7 @@ class Generation:
 class Failure:
     """An expected failure as data: counted, attributed, never raised."""
 
-    stage: Literal["media", "rollout", "reward"]
+    stage: Literal["media", "rollout", "reward", "stale"]
     reason: str
     """Short and countable: `undecodable`, `deadline`, ..."""
     detail: str

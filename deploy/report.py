@@ -1,53 +1,89 @@
-"""The table at the end of a run."""
+"""The tables at the end of a run: recognition, proofs, three answers beside their labels, where to look."""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
-from learner.loop import LoopParts, StepRecorder
-from learner.record import RunRecorder
+from common.config.evaluation import Policy
+from common.evaluation.metrics import Estimate
+from common.metrics import MetricsFile
+from deploy.summary import Summary, judgements
+from learner.evaluation import JudgedClip, Judgement, read_judged_clips
+from learner.publisher import Publisher
 
-
-def print_report(console: Console, parts: LoopParts, recorder: StepRecorder, *, peak_memory_bytes: int) -> None:
-    """Rewards, phases, publishes, the three proofs, one completion with its clip, and where to look."""
-    assert isinstance(recorder, RunRecorder), "the table is made of what a run folder's recorder keeps"
-    console.print(_table(parts, recorder, peak_memory_bytes=peak_memory_bytes))
-    group = recorder.example
-    if group is not None:
-        best = max(group.samples, key=lambda s: s.score.total)
-        record = group.prompt.draw.record
-        clip = record.clip
-        console.print(
-            Panel(
-                Text(best.completion.text.strip() or "(empty)"),
-                title=f"one completion: label {escape(record.label)}, reward {best.score.total:g}",
-                subtitle=escape(clip.video_path or clip.audio_path or "text only"),
-            )
-        )
-    console.print(f"run folder: {recorder.folder}", markup=False, highlight=False, soft_wrap=True)
+NUM_EXAMPLES = 3
 
 
-def _table(parts: LoopParts, recorder: RunRecorder, *, peak_memory_bytes: int) -> Table:
-    first, last = recorder.reports[0].metrics, recorder.reports[-1].metrics
-    table = Table("what", "value", title=f"{len(recorder.reports)} GRPO steps")
+def print_report(
+    console: Console, folder: Path, summary: Summary, *, publisher: Publisher | None, failures: Mapping[str, int]
+) -> None:
+    """Everything a person wants to know first."""
+    judged = judgements(folder)
+    if judged:
+        console.print(_recognition(judged))
+    if summary.grpo_steps:
+        console.print(_steps(folder, summary, publisher, failures))
+    best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in judged), None)
+    if best is not None:
+        console.print(_examples(read_judged_clips(folder / "eval", best), best))
+    console.print(f"run folder  {folder}", markup=False, highlight=False, soft_wrap=True)
+    if summary.grpo_steps:
+        console.print(f"curves      tensorboard --logdir {folder / 'tensorboard'}", markup=False, soft_wrap=True)
+
+
+def _recognition(judged: Mapping[Policy, Judgement]) -> Table:
+    first = next(iter(judged.values()))
+    title = f"recognition on {first.recognition.num_clips} held-out clips, in %, with 95 % intervals"
+    table = Table("", *judged, title=title)
+    for name in ("war", "uar"):
+        table.add_row(name.upper(), *(_interval(getattr(j.recognition, name)) for j in judged.values()))
+    for label, support in first.recognition.support.items():
+        recalls = (f"{100 * j.recognition.recall[label]:.1f}" for j in judged.values())
+        table.add_row(f"  recall of {label} ({support})", *recalls)
+    table.add_row("answers in form", *(f"{100 * j.format_rate:.1f}" for j in judged.values()))
+    if any(j.num_failed for j in judged.values()):
+        table.add_row("clips not asked, so wrong", *(str(j.num_failed) for j in judged.values()))
+    return table
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _steps(folder: Path, summary: Summary, publisher: Publisher | None, failures: Mapping[str, int]) -> Table:
+    lines = MetricsFile(folder / "metrics.jsonl").read()
+    first, last = lines[0], lines[-1]
+    table = Table("what", "value", title=f"{summary.grpo_steps} GRPO steps")
     for key in sorted(k for k in last if k.startswith("reward/") and k.endswith("/mean")):
         table.add_row(key, f"{first[key]:.3f} -> {last[key]:.3f}")
     for phase in ("rollout", "learn", "publish"):
-        mean = sum(r.seconds[phase] for r in recorder.reports) / len(recorder.reports)
+        mean = sum(line[f"seconds/{phase}"] for line in lines) / len(lines)
         table.add_row(f"seconds per step: {phase}", f"{mean:.2f}")
-    publisher = parts.publisher
-    tensors, size = recorder.published[-1].num_tensors, recorder.published[-1].num_bytes
-    table.add_row("publishes", f"{publisher.num_publishes}, {tensors} tensors, {size / 2**20:.1f} MiB each")
-    table.add_row("proof: receipt", f"{publisher.num_publishes} publishes, every tensor as sent")
-    passed = f"{publisher.num_rehearsals} passed, every published layer followed"
-    table.add_row("proof: rehearsal", passed if publisher.num_rehearsals else "off")
-    worst = max(a.max for p in recorder.published for a in p.canary.values())
-    table.add_row("proof: canary", f"largest difference {worst:.1e}, tolerance {publisher.canary_tolerance:.1e}")
-    diff = max(r.metrics["learner/logprob_diff/max"] for r in recorder.reports)
-    table.add_row("logprob difference on trained tokens, max", f"{diff:.1e}")
-    failures = ", ".join(f"{k} x{v}" for k, v in parts.ledger.failures.items()) or "none"
-    table.add_row("draws", f"{parts.ledger.num_trained} trained, failed: {failures}")
-    table.add_row("peak memory (PSS + /dev/shm)", f"{peak_memory_bytes / 2**30:.2f} GiB")
+    table.add_row("publishes", f"{summary.publishes}, each with the receipt of every tensor")
+    if publisher is not None:
+        passed = f"{publisher.num_rehearsals} passed: every published layer reaches the engine's arithmetic"
+        table.add_row("proof: rehearsal", passed if publisher.num_rehearsals else "off")
+    canary = max(v for line in lines for k, v in line.items() if k.startswith("publish/canary/") and "max" in k)
+    table.add_row("proof: canary", f"{summary.canary_failures} failures, largest difference {canary:.1e}")
+    table.add_row(
+        "logprob difference on trained tokens",
+        f"mean {summary.logprob_diff_mean:.1e}, max {summary.logprob_diff_max:.1e}",
+    )
+    table.add_row("draws that failed", ", ".join(f"{k} x{v}" for k, v in failures.items()) or "none")
+    table.add_row("peak memory (PSS + /dev/shm)", f"{summary.peak_memory_bytes / 2**30:.2f} GiB")
+    return table
+
+
+def _examples(clips: list[JudgedClip], policy: str) -> Table:
+    """The first held-out clips of different labels, right or wrong."""
+    chosen: dict[str, JudgedClip] = {}
+    for clip in clips:
+        if len(chosen) < NUM_EXAMPLES:
+            chosen.setdefault(clip.label, clip)
+    table = Table("clip", "label", "answer", title=f"what the {policy} policy says", show_lines=True)
+    for clip in chosen.values():
+        table.add_row(escape(clip.prompt_id), clip.label, escape(clip.text.strip() or "(nothing)"))
     return table

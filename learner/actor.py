@@ -4,15 +4,17 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from common import provenance
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
-from common.types import Group, ProcessedPrompt, TensorReceipt
-from learner.batch import split_groups, train_group
+from common.types import Group, MediaRef, ProcessedPrompt, TensorReceipt
+from learner.batch import split_groups, train_example, train_group
 
 
 class LearnerRank:
@@ -41,6 +43,10 @@ class LearnerRank:
             "segments": self._engine.sender.open(),
         }
 
+    def sources(self) -> dict[str, str]:
+        """What this process runs."""
+        return provenance.sources()
+
     def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
         """One step on this rank's groups; their media are fetched here, not through the driver."""
         media = cast(Any, [g.prompt.media for g in groups])
@@ -52,6 +58,25 @@ class LearnerRank:
     ) -> list[list[list[float]]]:
         """Log-probabilities under the current weights."""
         return self._engine.score(prompts, completions)
+
+    def sft_step(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
+        """One supervised step on this rank's examples; their media are fetched here."""
+        fetched = cast(list[ProcessedPrompt], ray.get(cast(Any, list(prompts))))
+        return self._engine.sft_step(
+            [train_example(p, self._engine.encode(text)) for p, text in zip(fetched, completions, strict=True)]
+        )
+
+    def save(self, folder: str) -> int:
+        """Writes a checkpoint's model and optimizer."""
+        return self._engine.save(Path(folder))
+
+    def save_hf(self, folder: str) -> None:
+        """Writes the model alone."""
+        self._engine.save_hf(Path(folder))
+
+    def load_optimizer(self, folder: str, *, num_updates: int) -> None:
+        """Takes up a checkpoint's optimizer."""
+        self._engine.load_optimizer(Path(folder), num_updates=num_updates)
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
         """Gathers one bucket; rank 0 writes it and answers the manifest."""
@@ -82,6 +107,11 @@ class RankClients:
         (master,) = await self._all([self.handles[0].address.remote()])
         return await self._each("start", master=master, **settings)
 
+    async def sources(self) -> dict[str, dict[str, str]]:
+        """What each rank runs, by its name."""
+        answers = await self._all([handle.sources.remote() for handle in self.handles])
+        return {f"learner rank {rank}": answer for rank, answer in enumerate(answers)}
+
     async def train(self, groups: Sequence[Group]) -> dict[str, float]:
         """Spreads the groups over the ranks by tokens and runs one step.
 
@@ -97,13 +127,32 @@ class RankClients:
             handle.train_step.remote([groups[i] for i in share])
             for handle, share in zip(self.handles, shares, strict=True)
         ]
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return (await self._all(calls))[0]
-        except TimeoutError as error:
-            raise LearnerError(
-                f"a step must end within learner.deadline_s={self._deadline_s:g} s, and did not"
-            ) from error
+        return (await self._within_deadline(calls))[0]
+
+    async def train_supervised(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
+        """Deals the examples out to the ranks and runs one supervised step.
+
+        Raises:
+            LearnerError: a rank failed, died or passed the deadline.
+        """
+        num_ranks = len(self.handles)
+        calls = [
+            handle.sft_step.remote(list(prompts[rank::num_ranks]), list(completions[rank::num_ranks]))
+            for rank, handle in enumerate(self.handles)
+        ]
+        return (await self._within_deadline(calls))[0]
+
+    async def save(self, folder: Path) -> int:
+        """Writes a checkpoint's model and optimizer; optimizer updates so far."""
+        return await self._each("save", str(folder))
+
+    async def save_hf(self, folder: Path) -> None:
+        """Writes the model alone."""
+        await self._each("save_hf", str(folder))
+
+    async def load_optimizer(self, folder: Path, *, num_updates: int) -> None:
+        """Takes up a checkpoint's optimizer."""
+        await self._each("load_optimizer", str(folder), num_updates=num_updates)
 
     async def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
@@ -129,6 +178,15 @@ class RankClients:
 
     async def _each(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return (await self._all([getattr(h, method).remote(*args, **kwargs) for h in self.handles]))[0]
+
+    async def _within_deadline(self, calls: Sequence[Any]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._all(calls)
+        except TimeoutError as error:
+            raise LearnerError(
+                f"a step must end within learner.deadline_s={self._deadline_s:g} s, and did not"
+            ) from error
 
     async def _all(self, calls: Sequence[Any]) -> list[Any]:
         """All answers, or the first rank's failure at once: the others wait for it in a collective."""

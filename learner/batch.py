@@ -54,6 +54,16 @@ def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
     )
 
 
+def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGroup:
+    """A prompt and the completion to be imitated, as a group of one."""
+    return TrainGroup(
+        prompt=prompt,
+        token_ids=(tuple(token_ids),),
+        rollout_logprobs=((0.0,) * len(token_ids),),
+        advantages=(1.0,),
+    )
+
+
 def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     """Which groups each rank trains: the costliest first, each to the rank with the least to do.
 

@@ -4,6 +4,7 @@ Every public method is a collective: all ranks call it, in the same order. What 
 micro-batch, any work at all) it makes up with passes of weight zero.
 """
 
+import functools
 import logging
 import math
 import os
@@ -12,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
@@ -22,14 +25,16 @@ from common.errors import NonFiniteError
 from common.models.registry import family_of
 from common.tokens import pack_tokens
 from common.types import ProcessedPrompt
+from learner import optimizer_state
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
-from learner.logprobs import mismatch
-from learner.loss import Denominators, aggregate, k3, masked_sum, policy_loss
+from learner.hf_folder import HfWriter, shards_of
+from learner.loss import Denominators
+from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.plan import plan_publish
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
 from learner.tally import Tally
-from learner.weights import freeze_parameters, full_bytes
+from learner.weights import freeze_parameters, full_bytes, gather_bucket
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +48,7 @@ class LearnerEngine:
         *,
         config: LearnerConfig,
         model_path: str,
+        reference_path: str | None,
         dtype: str,
         pad_token_id: int,
         temperature: float,
@@ -53,7 +59,8 @@ class LearnerEngine:
 
         Args:
             config: the learner plane's part of the configuration.
-            model_path: checkpoint folder of the initial policy and of the reference.
+            model_path: checkpoint folder of the policy.
+            reference_path: checkpoint folder of the frozen reference; the policy's where None.
             dtype: `float32` or `bfloat16`.
             pad_token_id: what fills a row.
             temperature: the sampler's, applied to every logit here too.
@@ -71,12 +78,15 @@ class LearnerEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
         self._group = torch.distributed.group.WORLD
+        self._model_path = Path(model_path)
         family = family_of(model_path)
+        self.encode = functools.partial(family.encode_completion, model_path=model_path)
+        """Token ids of a completion to be imitated."""
         policy = family.load_policy(model_path, dtype=DTYPES[dtype])
         self.frozen = freeze_parameters(policy, config.freeze)
         self._reference: nn.Module | None = None
         if config.beta > 0:
-            reference = family.load_policy(model_path, dtype=DTYPES[dtype])
+            reference = family.load_policy(reference_path or model_path, dtype=DTYPES[dtype])
             self._reference = reference.to(self.device).requires_grad_(False).eval()
         trainable = [p for p in policy.parameters() if p.requires_grad]
         # typed as if it took a module of parameters
@@ -95,7 +105,7 @@ class LearnerEngine:
         if plan.closed_over:
             logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
         self.sender = WeightSender(dict(self._module.named_parameters()), plan, rank=self.rank)
-        self._num_updates = 0
+        self.num_updates = 0
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -112,6 +122,40 @@ class LearnerEngine:
             NonFiniteError: the loss or the gradient norm is not finite; nothing of this step is to be published.
         """
         seconds: dict[str, float] = defaultdict(float)
+        batches, denominators = self._batches(groups)
+        with _timed(seconds, "logprobs"):
+            passes = [
+                Pass(batch=batch, old=old, reference=self._reference_logprobs(batch))
+                for batch, old in zip(batches, self._old_logprobs(batches), strict=True)
+            ]
+        updates = [
+            self._update(passes, GrpoObjective(self.config), denominators, seconds)
+            for _ in range(self.config.updates_per_step)
+        ]
+        # what the sampler's policy was is seen at the first update, how far it was left at the last
+        last = {key: updates[-1][key] for key in ("learner/clip_fraction", "learner/lr")}
+        return updates[0] | last | {f"seconds/{k}": v for k, v in seconds.items()}
+
+    def sft_step(self, examples: Sequence[TrainGroup]) -> dict[str, float]:
+        """One supervised update on this rank's share of a batch.
+
+        Args:
+            examples: this rank's; may be empty.
+
+        Returns:
+            Metrics of the whole batch, the same on every rank; keys `sft/...`.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite.
+        """
+        batches, denominators = self._batches(examples)
+        passes = [Pass(batch=batch) for batch in batches]
+        metrics = self._update(passes, SftObjective(), denominators, defaultdict(float))
+        kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean")
+        return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
+
+    def _batches(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
+        """This rank's passes, as many as the busiest rank makes, and what the whole batch is divided by."""
         batches = micro_batches(
             groups,
             max_rows=self.config.max_rows_per_micro_batch,
@@ -121,19 +165,7 @@ class LearnerEngine:
         totals = self._denominators(batches)
         while len(batches) < totals.num_passes:
             batches.append(empty_micro_batch(pad_token_id=self.pad_token_id, device=self.device))
-        with _timed(seconds, "logprobs"):
-            references = [self._reference_logprobs(b) for b in batches]
-            olds = self._old_logprobs(batches)
-        first: dict[str, float] = {}
-        metrics = first
-        for update in range(self.config.updates_per_step):
-            metrics = self._update(batches, references, olds, totals.denominators, seconds)
-            if update == 0:
-                first = metrics
-            elif olds[0] is None:
-                raise AssertionError("several updates need old log-probabilities of their own")
-        kept = first | {k: v for k, v in metrics.items() if k in _LAST_UPDATE_WINS}
-        return kept | {f"seconds/{k}": v for k, v in seconds.items()}
+        return batches, totals.denominators
 
     def _denominators(self, batches: Sequence[MicroBatch]) -> "_Totals":
         """What the whole batch is divided by, and the most passes any rank makes."""
@@ -170,20 +202,22 @@ class LearnerEngine:
 
     def _update(
         self,
-        batches: Sequence[MicroBatch],
-        references: Sequence[Tensor | None],
-        olds: Sequence[Tensor | None],
+        passes: Sequence[Pass],
+        objective: Objective,
         denominators: Denominators,
         seconds: dict[str, float],
     ) -> dict[str, float]:
-        """Forward and backward of every micro-batch, then one optimizer step."""
+        """Forward and backward of every pass, then one optimizer step."""
         tally = Tally()
         self._deepspeed.train()
-        for i, (batch, reference, old) in enumerate(zip(batches, references, olds, strict=True)):
-            self._deepspeed.set_gradient_accumulation_boundary(i == len(batches) - 1)
+        for i, made in enumerate(passes):
+            self._deepspeed.set_gradient_accumulation_boundary(i == len(passes) - 1)
             with _timed(seconds, "forward"):
-                logprobs, entropy = self._deepspeed(batch.tokens, temperature=self.temperature)
-                loss = self._loss(batch, logprobs, entropy, reference, old, denominators, tally)
+                logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=self.temperature)
+                if made.batch.is_empty:
+                    loss = (logprobs * 0.0).sum()
+                else:
+                    loss = objective(made, logprobs, entropy, denominators=denominators, tally=tally)
             with _timed(seconds, "backward"):
                 # DeepSpeed averages over ranks; the denominators are those of the whole batch already
                 self._deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
@@ -195,54 +229,13 @@ class LearnerEngine:
             self._deepspeed.step()
             grad_norm = grad_norm if grad_norm is not None else float(self._deepspeed.get_global_grad_norm())
             self._require_finite(grad_norm, "gradient norm")
-        self._num_updates += 1
+        self.num_updates += 1
         return tally.metrics(totals) | {"learner/grad_norm": grad_norm, "learner/lr": lr}
-
-    def _loss(
-        self,
-        batch: MicroBatch,
-        logprobs: Tensor,
-        entropy: Tensor,
-        reference: Tensor | None,
-        old: Tensor | None,
-        denominators: Denominators,
-        tally: Tally,
-    ) -> Tensor:
-        mask = batch.tokens.mask
-        if batch.is_empty:
-            return (logprobs * 0.0).sum()
-        # padding may hold anything, and 0 x infinity would reach the gradient
-        padding = mask == 0
-        logprobs, entropy = logprobs.masked_fill(padding, 0.0), entropy.masked_fill(padding, 0.0)
-        rollout = batch.rollout_logprobs.masked_fill(padding, 0.0)
-        old = None if old is None else old.masked_fill(padding, 0.0)
-        reference = None if reference is None else reference.masked_fill(padding, 0.0)
-        per_token, is_clipped = policy_loss(
-            logprobs,
-            logprobs.detach() if old is None else old,
-            batch.advantages,
-            clip_low=self.config.clip_low,
-            clip_high=self.config.clip_high,
-        )
-        if reference is not None:
-            kl_ref = k3(logprobs, reference)
-            per_token = per_token + self.config.beta * kl_ref
-            tally.add("kl_ref", masked_sum(kl_ref.detach(), mask))
-        loss = aggregate(per_token, mask, how=self.config.aggregation, denominators=denominators)
-        found = mismatch(logprobs.detach(), rollout, mask)
-        tally.add("loss", loss.detach())
-        tally.add("num_tokens", found.num_tokens)
-        tally.add("num_clipped", masked_sum(is_clipped, mask))
-        tally.add("entropy", masked_sum(entropy, mask))
-        tally.add("sum_abs", found.sum_abs)
-        tally.add("sum_kl_rollout", found.sum_kl_rollout)
-        tally.see_max(found.max_abs)
-        return loss
 
     def _set_learning_rate(self) -> float:
         settings = self.config.optimizer
         lr = learning_rate(
-            self._num_updates,
+            self.num_updates,
             peak=settings.lr,
             warmup_steps=settings.warmup_steps,
             total_steps=self.config.steps * self.config.updates_per_step,
@@ -261,7 +254,7 @@ class LearnerEngine:
 
     def _require_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise NonFiniteError(f"the {what} must be finite, got {value} at update {self._num_updates}")
+            raise NonFiniteError(f"the {what} must be finite, got {value} at update {self.num_updates}")
 
     def _all_reduce(self, tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM) -> None:
         moved = tensor.to(self.device)
@@ -299,13 +292,52 @@ class LearnerEngine:
         finally:
             self._deepspeed.train(was_training)
 
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> int:
+        """Writes `hf/` and `optimizer/` into a folder, on rank 0.
+
+        Returns:
+            Optimizer updates so far.
+        """
+        self.save_hf(folder / "hf")
+        parameters = dict(self._module.named_parameters())
+        target = folder / "optimizer"
+        if self.rank == 0:
+            target.mkdir(mode=0o700)
+        for number, names in enumerate(shards_of(parameters)):
+            state: dict[str, Tensor] = {}
+            for name in names:
+                if parameters[name].requires_grad:
+                    state |= optimizer_state.read_state(self._deepspeed, name, parameters[name])
+            if self.rank == 0:
+                save_file(state, target / f"part-{number:05d}.safetensors")
+        return self.num_updates
+
+    def save_hf(self, folder: Path) -> None:
+        """Writes a checkpoint that transformers and vLLM load, on rank 0."""
+        parameters = dict(self._module.named_parameters())
+        writer = HfWriter(folder, source=self._model_path) if self.rank == 0 else None
+        for names in shards_of(parameters):
+            tensors = gather_bucket(parameters, names)
+            if writer is not None:
+                writer.add(tensors)
+        if writer is not None:
+            writer.close()
+
+    def load_optimizer(self, folder: Path, *, num_updates: int) -> None:
+        """Takes up the optimizer of a checkpoint whose `hf/` this engine was started from."""
+        values: dict[str, Tensor] = {}
+        for path in sorted((folder / "optimizer").glob("*.safetensors")):
+            values |= load_file(path)
+        trained = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
+        optimizer_state.write_state(self._deepspeed, trained, values, num_updates=num_updates)
+        self.num_updates = num_updates
+
     def close(self) -> None:
         """Removes the segments and leaves the process group."""
         self.sender.close()
         torch.distributed.destroy_process_group()
-
-
-_LAST_UPDATE_WINS = frozenset({"learner/clip_fraction", "learner/lr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

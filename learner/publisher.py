@@ -60,6 +60,7 @@ class Publisher:
         sampling: SamplingSpec,
         config: PublishConfig,
         dtype: str,
+        version: int = 0,
     ) -> None:
         """Takes what it talks to.
 
@@ -72,8 +73,9 @@ class Publisher:
             sampling: as in the run, so that both sides apply the same temperature.
             config: deadlines and tolerances.
             dtype: `float32` or `bfloat16`, which sets the tolerance.
+            version: the policy version that ranks and engines hold.
         """
-        self.version = 0
+        self.version = version
         self.num_publishes = 0
         self.num_rehearsals = 0
         self.canary_tolerance = config.canary_tolerance
@@ -84,7 +86,7 @@ class Publisher:
         self._probe_sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
         # cache entries outlive publishers: a version counted again, by a resumed run, is another identity
         self._lineage = secrets.token_hex(4)
-        self._tower_id = self._weights_id = f"{self._lineage}-0"
+        self._tower_id = self._weights_id = f"{self._lineage}-{version}"
         self._num_nonces = 0
 
     async def start(self) -> dict[str, Agreement]:

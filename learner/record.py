@@ -1,9 +1,9 @@
-"""What each step leaves in the run folder: a metrics line, its samples, a line on the screen."""
+"""What each step leaves in the run folder: its samples, a metrics line, curves, a line on the screen."""
 
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -19,39 +19,73 @@ class StepDisplay(Protocol):
     def step(self, step: int, text: str) -> None: ...
 
 
+class Curves(Protocol):
+    """Takes the values of a step: TensorBoard, W&B."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+
 class RunRecorder:
     """A `StepRecorder` over a run folder; remembers what the closing table says."""
 
-    def __init__(self, folder: Path, *, metrics: MetricsFile, progress: StepDisplay) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        metrics: MetricsFile,
+        display: StepDisplay,
+        curves: Sequence[Curves] = (),
+        lineage: int = 0,
+    ) -> None:
         self.folder = folder
         self.reports: list[StepReport] = []
         self.published: list[PublishReport] = []
         self.example: Group | None = None
-        self._metrics, self._progress = metrics, progress
+        self._metrics, self._display, self._curves, self._lineage = metrics, display, curves, lineage
 
     def __call__(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
         """Writes the step's samples, then its metrics: a line in the metrics means whole samples."""
-        write_samples(self.folder / "samples" / f"step_{step:06d}.jsonl.gz", groups)
-        seconds = {f"seconds/{k}": v for k, v in report.seconds.items()}
-        publish = {f"publish/{k}/seconds": v for k, v in published.seconds.items()}
-        canary = {
-            f"publish/canary/{name}/{stat}": getattr(agreement, stat)
-            for name, agreement in published.canary.items()
-            for stat in ("mean", "max")
-        }
-        self._metrics.write(step, {**report.metrics, **seconds, **publish, **canary})
+        write_samples(sample_file(self.folder, step), groups)
+        line = {**report.metrics, **_of_publish(published), "run/lineage": float(self._lineage)}
+        line |= {f"seconds/{k}": v for k, v in report.seconds.items()}
+        self._metrics.write(step, line)
+        for curves in self._curves:
+            curves.write(step, line)
         self.reports.append(report)
         self.published.append(published)
         self.example = max(groups, key=lambda g: max(s.score.total for s in g.samples))
         metrics = report.metrics
-        self._progress.step(
+        self._display.step(
             step,
-            f"version {report.policy_version}  reward {metrics['reward/total/mean']:.3f}  "
-            f"length {metrics['rollout/length/mean']:.0f}  "
-            f"logprob diff max {metrics['learner/logprob_diff/max']:.1e}  "
-            f"rollout {report.seconds['rollout']:.1f} learn {report.seconds['learn']:.1f} "
-            f"publish {report.seconds['publish']:.1f} s",
+            f"reward {metrics['reward/total/mean']:.2f}  length {metrics['rollout/length/mean']:.0f}  "
+            f"logprob diff {metrics['learner/logprob_diff/max']:.0e}  rollout {report.seconds['rollout']:.1f} "
+            f"learn {report.seconds['learn']:.1f} publish {report.seconds['publish']:.1f} s",
         )
+
+
+def _of_publish(published: PublishReport) -> dict[str, float]:
+    seconds = {f"publish/{phase}/seconds": value for phase, value in published.seconds.items()}
+    canary = {
+        f"publish/canary/{engine}/{stat}": getattr(agreement, stat)
+        for engine, agreement in published.canary.items()
+        for stat in ("mean", "max")
+    }
+    return {"publish/version": float(published.version), **seconds, **canary}
+
+
+def sample_file(folder: Path, step: int) -> Path:
+    """Where a step's samples stand."""
+    return folder / "samples" / f"step_{step:06d}.jsonl.gz"
+
+
+def rewind_records(folder: Path, *, step: int) -> None:
+    """Removes what stands behind a step: metrics and samples."""
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    if (folder / "metrics.jsonl").exists():
+        metrics.keep_until(step)
+    for path in (folder / "samples").glob("step_*"):
+        if int(path.name.split("_")[1].split(".")[0]) > step:
+            path.unlink()
 
 
 def write_samples(path: Path, groups: Sequence[Group]) -> None:

@@ -1,7 +1,9 @@
 """The prompt stream: seeded, endless, and resumable from two numbers."""
 
 import random
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import blake3
 
@@ -9,10 +11,10 @@ from common.types import Draw, Record
 
 
 class PromptStream:
-    """Every record once per epoch, in an order of its own.
+    """Every record once per epoch, in an order of its own; draws that came back go out again first.
 
     Attributes:
-        cursor: draws given out so far; with the seed it says everything about the position.
+        cursor: new draws given out so far; with the seed it says everything about the position.
     """
 
     def __init__(self, records: Sequence[Record], *, seed: int, cursor: int = 0) -> None:
@@ -21,21 +23,37 @@ class PromptStream:
         self.cursor = cursor
         self._epoch: int = -1
         self._order: list[int] = []
+        self._returned: deque[Draw] = deque()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def take(self, count: int) -> list[Draw]:
-        """The next draws."""
-        return [self._next() for _ in range(count)]
+    def next(self) -> Draw:
+        """The next draw."""
+        if self._returned:
+            return self._returned.popleft()
+        draw = self._at(self.cursor)
+        self.cursor += 1
+        return draw
 
-    def _next(self) -> Draw:
-        epoch, offset = divmod(self.cursor, len(self._records))
+    def peek(self, count: int) -> list[Record]:
+        """Records of the new draws to come, without taking them."""
+        return [self._at(self.cursor + i).record for i in range(count)]
+
+    def ask_again(self, draws: Sequence[tuple[int, int]]) -> None:
+        """Puts back draws that a run left without a fate: (position, draw), with their seeds."""
+        self._returned.extend(replace(self._at(position), draw=draw) for position, draw in draws)
+
+    def redraw(self, draw: Draw) -> None:
+        """Asks a prompt again, with another seed."""
+        self._returned.append(replace(draw, draw=draw.draw + 1))
+
+    def _at(self, cursor: int) -> Draw:
+        epoch, offset = divmod(cursor, len(self._records))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self._records)))
             random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
-        self.cursor += 1
-        return Draw(epoch=epoch, record=self._records[self._order[offset]], draw=0)
+        return Draw(epoch=epoch, record=self._records[self._order[offset]], draw=0, position=cursor)
 
 
 def group_seed(run_seed: int, draw: Draw) -> int:

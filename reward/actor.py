@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 
+from common import provenance
 from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
 from common.types import Completion, Failure, Record, Score
@@ -19,6 +20,10 @@ class RewardActor:
 
         self._rubric = build_rubric(config)
 
+    def sources(self) -> dict[str, str]:
+        """What this process runs."""
+        return provenance.sources()
+
     async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
         """One score per completion, or one failure for all."""
         return self._rubric.score(record, completions)
@@ -30,6 +35,17 @@ class RewardClient:
     def __init__(self, handle: Any, *, deadline_s: float) -> None:
         self.handle = handle
         self._deadline_s = deadline_s
+
+    async def sources(self) -> dict[str, dict[str, str]]:
+        """What its process runs.
+
+        Raises:
+            ConfigError: a reward of the user's cannot be imported there.
+        """
+        try:
+            return {"the reward service": await self.handle.sources.remote()}
+        except RayActorError as error:
+            raise RewardError(f"the reward service did not start: {last_line(error)}") from error
 
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
         """Scores a group within the deadline."""

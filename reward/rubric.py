@@ -1,9 +1,11 @@
 """Rewards weighted and summed. A sum over fewer rewards is never made."""
 
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from common.config.reward import RewardConfig
+from common.config.reward import PythonRewardConfig, RewardConfig, reward_name
+from common.errors import ConfigError
 from common.types import Completion, Failure, Record, Score
 from reward.accuracy import accuracy_reward
 from reward.format import format_reward
@@ -48,5 +50,36 @@ class Rubric:
 
 
 def build_rubric(config: RewardConfig) -> Rubric:
-    """The configured rewards."""
-    return Rubric({r.type: (BUILT_IN[r.type], r.weight) for r in config.rewards})
+    """The configured rewards.
+
+    Raises:
+        ConfigError: a reward of the user's cannot be imported.
+    """
+    rewards: dict[str, tuple[RewardFn, float]] = {}
+    for reward in config.rewards:
+        function = (
+            load_function(reward.entrypoint) if isinstance(reward, PythonRewardConfig) else BUILT_IN[reward.type]
+        )
+        rewards[reward_name(reward)] = (function, reward.weight)
+    return Rubric(rewards)
+
+
+def load_function(entrypoint: str) -> RewardFn:
+    """The function that `module:name` names, to be called with `completion` and `label` by name.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
+    module, _, name = entrypoint.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"reward.rewards entrypoint must name a function, got {entrypoint!r}: {error}; the module must lie "
+            "in the directory that the run was started from, or be installed"
+        ) from error
+
+    def called(completion: str, label: str) -> float:
+        return function(completion=completion, label=label)
+
+    return called

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from ray.exceptions import RayActorError, RayTaskError
 
+from common import provenance
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError, ReceiveError, last_line
 from common.types import (
@@ -42,6 +43,12 @@ class EngineActor:
         except TimeoutError:
             return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
         return await self._engine.generate(prompt, **request)
+
+    async def sources(self) -> dict[str, dict[str, str]]:
+        """What this process and each of vLLM's workers below it run, by name."""
+        workers = await self._engine.call_workers("sources")
+        name = self._engine.name
+        return {name: provenance.sources()} | {f"{name}, worker {i}": w for i, w in enumerate(workers)}
 
     async def pause(self) -> None:
         """Freezes requests."""
@@ -95,6 +102,10 @@ class EngineClient:
         # inside a list, or Ray would resolve it before the actor's method runs, holding up others
         media = prompt if isinstance(prompt, ProcessedPrompt) else [prompt]
         return await self._call("generate", media, **request)
+
+    async def sources(self) -> dict[str, dict[str, str]]:
+        """What its processes run, by name."""
+        return await self._call("sources")
 
     async def pause(self) -> None:
         """Freezes requests."""

@@ -52,6 +52,7 @@ class RolloutEngine:
         model_path: str,
         config: RolloutConfig,
         dtype: str,
+        version: int = 0,
         worker_extension: str = "rollout.weights.ReceiptExtension",
     ) -> None:
         """Starts vLLM's processes; takes half a minute on CPU.
@@ -61,11 +62,12 @@ class RolloutEngine:
             model_path: the checkpoint folder.
             config: the rollout plane's part of the configuration.
             dtype: `float32` or `bfloat16`.
+            version: the policy version that the checkpoint holds.
             worker_extension: what is mixed into vLLM's worker; a subclass of the default.
         """
         self.name = name
         self.config = config
-        self._version = 0
+        self._version = version
         # what the caches are keyed by; equal to the version but during a rehearsal
         self._weights_id = "0"
         self._tower_id = "0"

@@ -27,6 +27,7 @@ from vllm.model_executor.model_loader.reload.layerwise import (
     get_layerwise_info,
 )
 
+from common import provenance
 from common.errors import ReceiveError
 from common.types import TensorReceipt
 from common.weights import Segment
@@ -153,6 +154,10 @@ class ReceiptExtension:
     def abandon_update(self) -> None:
         """Lets go of an update that never finished: vLLM would refuse the next one for its sake."""
         self._weight_update_active = False
+
+    def sources(self) -> dict[str, str]:
+        """What this process runs."""
+        return provenance.sources()
 
     def weight_receipts(self) -> list[tuple[str, list[int], str, str]]:
         """Name, shape, dtype and digest of every tensor since the update began."""

@@ -23,8 +23,14 @@ class SyntheticDataConfig(Config):
 
     type: Literal["synthetic"]
     """Chooses this source."""
-    num_clips: int = Field(default=28, ge=1)
-    """Clips to write; classes take turns."""
+    num_cold_start: int = Field(default=84, ge=0)
+    """Clips with an explanation, for the supervised stage."""
+    num_train: int = Field(default=560, ge=1)
+    """Clips with a label alone, for the reinforcement."""
+    num_validation: int = Field(default=70, ge=0)
+    """Clips to choose settings by."""
+    num_heldout: int = Field(default=280, ge=0)
+    """Clips of people and voices that no other split has, for the evaluation."""
     seed: int = 0
     """Of everything about the clips."""
 
@@ -36,7 +42,13 @@ class DataConfig(Config):
     """The corpus, and the limits on a clip."""
 
     source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
-    """Where the clips come from."""
+    """Where the clips of the reinforcement come from; a synthetic corpus brings the other two as well."""
+    cold_start: R1OmniDataConfig | None = None
+    """Clips with explanations, for the supervised stage."""
+    heldout: R1OmniDataConfig | None = None
+    """Clips that the evaluation asks."""
+    taxonomy: Literal["dfew", "r1_omni", "open"] = "r1_omni"
+    """Labels that may occur: DFEW's seven, the eleven of DFEW and MAFW, or any."""
     question: str | None = None
     """Asked of every clip; the paper's question where absent."""
     missing_audio: Literal["video_only", "skip"] = "video_only"
@@ -53,6 +65,8 @@ class DataConfig(Config):
     """Most pixels of a frame after resizing."""
     num_cpus: float = Field(default=0.2, gt=0)
     """Ray CPUs of one decoding task."""
+    cache_gib: float = Field(default=1.0, ge=0)
+    """Memory of processed clips kept for the next time they are asked, in GiB."""
     deadline_s: float = Field(default=120.0, gt=0)
     """Seconds until the decoding of a clip counts as failed."""
 

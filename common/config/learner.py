@@ -49,6 +49,15 @@ class PublishConfig(Config):
     """Tokens that the engine generates for each probe prompt."""
 
 
+class CheckpointConfig(Config):
+    """What a run can be resumed from."""
+
+    every_steps: int = Field(default=20, ge=1)
+    """Steps between two checkpoints; the last step always leaves one."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+
+
 class LearnerConfig(Config):
     """Ranks, loss and optimizer."""
 
@@ -64,8 +73,10 @@ class LearnerConfig(Config):
     """Optimizer updates on each batch; with more than one the ratio leaves 1 and is clipped."""
     max_rows_per_micro_batch: int = Field(default=8, ge=1)
     """Most completions of one forward and backward pass."""
-    max_staleness: int = Field(default=0, ge=0, le=0)
+    max_staleness: int = Field(default=0, ge=0)
     """Publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
+    max_redraws: int = Field(default=3, ge=0)
+    """Times that a draw may come back too stale and be asked anew before it counts as failed."""
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Whose log-probabilities the ratio is taken against; `learner` is the paper."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
@@ -82,6 +93,8 @@ class LearnerConfig(Config):
     """AdamW and its schedule."""
     publish: PublishConfig = PublishConfig()
     """How weights reach the engines."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What a run can be resumed from."""
     num_cpus: float = Field(default=0.5, ge=0)
     """Ray CPUs that one rank takes."""
     num_gpus: float = Field(default=0.0, ge=0)

@@ -25,7 +25,22 @@ class FormatRewardConfig(Config):
     """Factor in the sum."""
 
 
-AnyRewardConfig = Annotated[AccuracyRewardConfig | FormatRewardConfig, Field(discriminator="type")]
+class PythonRewardConfig(Config):
+    """A function of one's own: `my_rewards:brevity`, called with `completion` and `label`, both texts."""
+
+    type: Literal["python"]
+    """Chooses this reward."""
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """In the breakdown and the metrics."""
+    entrypoint: str = Field(pattern=r"^[\w.]+:\w+$")
+    """Module and function, importable where the run was started."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor in the sum."""
+
+
+AnyRewardConfig = Annotated[
+    AccuracyRewardConfig | FormatRewardConfig | PythonRewardConfig, Field(discriminator="type")
+]
 
 
 class RewardConfig(Config):
@@ -44,7 +59,12 @@ class RewardConfig(Config):
     @model_validator(mode="after")
     def each_reward_is_named_once(self) -> Self:
         """The breakdown is keyed by name."""
-        names = [r.type for r in self.rewards]
+        names = [reward_name(r) for r in self.rewards]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"reward.rewards must name each reward once, got {names}; remove the repetition")
         return self
+
+
+def reward_name(reward: AccuracyRewardConfig | FormatRewardConfig | PythonRewardConfig) -> str:
+    """What a reward is called in the breakdown."""
+    return reward.name if isinstance(reward, PythonRewardConfig) else reward.type

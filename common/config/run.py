@@ -9,9 +9,11 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config.base import Config
 from common.config.data import DataConfig
+from common.config.evaluation import EvaluationConfig
 from common.config.learner import LearnerConfig
 from common.config.reward import RewardConfig
 from common.config.rollout import RolloutConfig
+from common.config.sft import SftConfig
 
 RUNS_VARIABLE = "OMNI_RLVR_RUNS"
 
@@ -19,8 +21,6 @@ RUNS_VARIABLE = "OMNI_RLVR_RUNS"
 class TinyModelConfig(Config):
     """A random model of the real architecture, built into the run folder: for demos and tests."""
 
-    seed: int = 0
-    """Of the weights."""
     tied: bool = False
     """Whether the head shares the embedding's matrix."""
     hidden_size: int = Field(default=128, ge=64, multiple_of=64)
@@ -29,8 +29,6 @@ class TinyModelConfig(Config):
     """Decoder layers."""
     vocab_size: int = Field(default=500, ge=300)
     """Tokens of its tokenizer."""
-    habit_steps: int = Field(default=90, ge=0)
-    """Steps of supervised training on the answer's form alone; 0 leaves the weights random."""
 
 
 class ModelConfig(Config):
@@ -52,7 +50,11 @@ class RunConfig(Config):
     root: str = ""
     """Absolute folder of runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
     seed: int = Field(default=0, ge=0)
-    """Of the prompt order and of every completion."""
+    """Of a tiny model's weights, the prompt order and every completion."""
+    resume: Literal["auto", "never"] = "auto"
+    """Whether the same command again goes on where the run stopped; `never` sets it aside and starts anew."""
+    wandb_project: str = ""
+    """W&B project that takes the metrics too; empty for none."""
     start_deadline_s: float = Field(default=1800.0, gt=0)
     """Seconds until the start of engines and ranks counts as failed, as on a cluster that is busy."""
 
@@ -99,8 +101,12 @@ class OmniConfig(Config):
     """The engines."""
     reward: RewardConfig = RewardConfig()
     """The rewards."""
+    sft: SftConfig = SftConfig()
+    """The supervised stage before the reinforcement."""
     learner: LearnerConfig = LearnerConfig()
     """The ranks."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The judgement on held-out clips."""
 
     @model_validator(mode="after")
     def rollout_logprobs_are_of_the_whole_vocabulary(self) -> Self:
@@ -111,6 +117,20 @@ class OmniConfig(Config):
                 "rollout.sampling must keep every token with learner.old_logprobs=rollout, got "
                 f"top_k={sampling.top_k} top_p={sampling.top_p}; set top_k to 0 and top_p to 1, or "
                 "old_logprobs to learner"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def every_stage_has_its_clips(self) -> Self:
+        """Said before anything starts."""
+        is_synthetic = self.data.source.type == "synthetic"
+        if self.sft.steps and not is_synthetic and self.data.cold_start is None:
+            raise ValueError(
+                "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0"
+            )
+        if self.evaluation.policies and not is_synthetic and self.data.heldout is None:
+            raise ValueError(
+                "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []"
             )
         return self
 

@@ -6,6 +6,7 @@ paper every clip is asked the same. The gpt turn is the label, bare or inside `<
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,12 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def load_r1_omni(
-    path: str | Path, *, media_root: str | Path | None, question: str | None, split: str
+    path: str | Path,
+    *,
+    media_root: str | Path | None,
+    question: str | None,
+    split: str,
+    labels: Sequence[str] | None = None,
 ) -> list[Record]:
     """Reads a corpus.
 
@@ -31,9 +37,10 @@ def load_r1_omni(
         media_root: folder that paths start from; the file's own where None.
         question: asked of every clip; the paper's where None.
         split: recorded with each record.
+        labels: the taxonomy; any label where None.
 
     Raises:
-        DatasetError: the file is missing, malformed or empty, or an id stands twice.
+        DatasetError: the file is missing, malformed or empty, an id stands twice, or a label is unknown.
     """
     source = Path(path)
     root = Path(media_root) if media_root else source.parent
@@ -53,6 +60,11 @@ def load_r1_omni(
     ]
     seen: set[str] = set()
     for record in records:
+        if labels is not None and record.label not in labels:
+            raise DatasetError(
+                f"{source}: a label must be in data.taxonomy ({', '.join(labels)}), got {record.label!r} of "
+                f"{record.prompt_id!r}; mend it or choose another taxonomy"
+            )
         if record.prompt_id in seen:
             raise DatasetError(f"{source}: each clip must stand once, got {record.prompt_id!r} twice")
         seen.add(record.prompt_id)
@@ -84,4 +96,12 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         video_path=file if "<video>" in human else None,
         audio_path=file if "<audio>" in human else None,
     )
-    return Record(prompt_id=video, clip=clip, question=question, label=label, dataset=source.stem, split=split)
+    return Record(
+        prompt_id=video,
+        clip=clip,
+        question=question,
+        label=label,
+        dataset=source.stem,
+        split=split,
+        response=gpt.strip(),
+    )

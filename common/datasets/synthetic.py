@@ -1,82 +1,39 @@
 """A seeded corpus of real mp4 files: a drawn face that moves, and a voice that speaks.
 
-Brows, eyes, mouth and head follow the emotion, and so do the voice's pitch, range, rate, loudness and words.
-Who it is, the colours, the background and the noise vary from clip to clip.
+Brows, eyes, mouth and head follow the emotion, and so do the voice's pitch, range, rate, loudness and words. Who
+it is, the colours, the background and the noise vary from clip to clip. In half of the clips face and voice agree;
+in a quarter only the voice tells, beside a calm face, and in a quarter only the face, beside an even voice. The
+latter come in pairs of which the uninformative track is the same, so that using a modality can be measured.
+
+Held-out clips show people and voices that no other split has.
 """
 
+import hashlib
 import json
-import math
 import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soxr
-from PIL import Image, ImageDraw
 
+from common.config.data import SyntheticDataConfig
+from common.datasets.expressions import EMOTIONS, FACES, NEUTRAL, VOICES, explanation
+from common.datasets.face import render_face
+from common.datasets.mp4 import write_mp4
 from common.datasets.r1_omni import QUESTION
-from common.datasets.voice import Prosody, speak
+from common.datasets.voice import speak
 from common.media import SAMPLE_RATE
 
-SIZE = 112
-CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
-VOICES = ("en-us", "en-us+f1", "en-us+f2", "en-us+f4", "en-us+m3", "en-us+m7")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expression:
-    """A face and a voice of one emotion."""
-
-    brow: float
-    """Slope of the brows towards the nose; negative is down."""
-    raise_: float
-    """Height of the brows."""
-    eye: float
-    """Opening of the eyes."""
-    smile: float
-    """Curve of the mouth."""
-    mouth: float
-    """Opening of the mouth."""
-    sway: float
-    """Movement of the head, in pixels."""
-    prosody: Prosody
-    words: tuple[str, ...]
-
-
-def _prosody(pitch: int, pitch_range: int, rate: int, volume: int) -> Prosody:
-    return Prosody(pitch=pitch, pitch_range=pitch_range, words_per_minute=rate, volume=volume)
-
-
-EXPRESSIONS = {
-    "happy": Expression(
-        brow=0.1, raise_=0.3, eye=0.7, smile=1.0, mouth=0.4, sway=3.0,
-        prosody=_prosody(70, 80, 190, 110), words=("What a lovely day", "I am so glad you came"),
-    ),
-    "sad": Expression(
-        brow=0.8, raise_=0.1, eye=0.4, smile=-0.8, mouth=0.1, sway=0.7,
-        prosody=_prosody(25, 15, 110, 60), words=("She is gone", "I miss the old house"),
-    ),
-    "neutral": Expression(
-        brow=0.0, raise_=0.0, eye=0.6, smile=0.0, mouth=0.15, sway=0.5,
-        prosody=_prosody(45, 35, 150, 90), words=("The train leaves at noon", "It is on the table"),
-    ),
-    "angry": Expression(
-        brow=-1.0, raise_=-0.4, eye=0.7, smile=-0.5, mouth=0.5, sway=2.0,
-        prosody=_prosody(35, 70, 200, 180), words=("Stop it right now", "How dare you"),
-    ),
-    "surprise": Expression(
-        brow=0.2, raise_=1.0, eye=1.0, smile=0.0, mouth=1.0, sway=1.5,
-        prosody=_prosody(85, 95, 175, 120), words=("Oh, is it you", "I did not expect that"),
-    ),
-    "disgust": Expression(
-        brow=-0.5, raise_=-0.2, eye=0.3, smile=-1.0, mouth=0.2, sway=1.0,
-        prosody=_prosody(30, 50, 125, 100), words=("That smells awful", "Take it away"),
-    ),
-    "fear": Expression(
-        brow=0.9, raise_=0.7, eye=1.0, smile=-0.3, mouth=0.5, sway=4.0,
-        prosody=_prosody(90, 60, 215, 80), words=("Something is out there", "Please do not leave me"),
-    ),
-}  # fmt: skip
+LabelFrom = Literal["both", "voice", "face"]
+SPEAKERS = tuple(f"en-us+{v}" for v in ("f1", "f2", "f3", "f4", "m1", "m3", "m4", "m5", "m7", "m8"))
+HELDOUT_SPEAKERS = tuple(f"en-us+{v}" for v in ("f5", "m2", "m6"))
+NUM_IDENTITIES = 400
+"""People of the splits that train; held-out people are numbered from here on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,155 +41,175 @@ class ClipRecipe:
     """Everything that makes one clip."""
 
     clip_id: str
+    split: str
+    label: str
+    label_from: LabelFrom
+    """Which modality tells the label."""
+    pair: str | None
+    """Two clips with the same pair differ in one modality alone."""
     face: str
     """Emotion of the face."""
     voice: str
     """Emotion of the voice."""
-    label: str
+    transcript: str
     identity: int
     speaker: str
-    words: str
     fps: int
     seconds: float
     seed: int
 
+    @property
+    def explanation(self) -> str:
+        return explanation(face=self.face, voice=self.voice, label=self.label)
 
-def write_synthetic_corpus(folder: Path, *, num_clips: int, seed: int) -> Path:
-    """Writes the clips, `records.json` in R1-Omni's form and `metadata.jsonl`; what is complete is kept.
+
+def corpus_folder(parent: Path, config: SyntheticDataConfig) -> Path:
+    """Where a corpus of these sizes and this seed is kept; another is another folder."""
+    chosen = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    return parent / "corpus" / f"seed-{config.seed}-{chosen}"
+
+
+def write_synthetic_corpus(
+    folder: Path, config: SyntheticDataConfig, *, on_clip: Callable[[int, int], None] | None = None
+) -> Path:
+    """Writes the clips, `<split>.json` in R1-Omni's form and `metadata.jsonl`; what is whole is kept.
+
+    Args:
+        folder: of the corpus.
+        config: its sizes and seed.
+        on_clip: called with the number of clips written and of all.
 
     Returns:
-        The JSON file.
+        The folder.
     """
-    index = folder / "records.json"
-    if index.exists():
-        return index
+    if (folder / "corpus.json").exists():
+        return folder
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    recipes = [_recipe(i, seed=seed) for i in range(num_clips)]
-    for recipe in recipes:
-        write_clip(folder / recipe.clip_id, recipe)
-    records = [
-        {
-            "video": r.clip_id,
-            "conversations": [
-                {"from": "human", "value": f"<video>\n<audio>\n{QUESTION}"},
-                {"from": "gpt", "value": r.label},
-            ],
-        }
-        for r in recipes
-    ]
+    recipes = plan_corpus(config)
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        jobs = pool.map(write_clip, [folder / r.clip_id for r in recipes], recipes, chunksize=8)
+        for count, _ in enumerate(jobs, start=1):
+            if on_clip is not None:
+                on_clip(count, len(recipes))
     (folder / "metadata.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in recipes))
-    partial = index.with_suffix(".partial")
-    partial.write_text(json.dumps(records, indent=1) + "\n")
+    for split in dict.fromkeys(r.split for r in recipes):
+        records = [_r1_omni_record(r) for r in recipes if r.split == split]
+        (folder / f"{split}.json").write_text(json.dumps(records, indent=1) + "\n")
+    partial = folder / "corpus.partial"
+    partial.write_text(json.dumps(config.model_dump(), indent=1) + "\n")
     # last: its presence says that the corpus is whole
-    partial.rename(index)
-    return index
+    partial.rename(folder / "corpus.json")
+    return folder
 
 
-def _recipe(index: int, *, seed: int) -> ClipRecipe:
-    rng = random.Random(f"{seed}/{index}")
-    label = CLASSES[index % len(CLASSES)]
-    return ClipRecipe(
-        clip_id=f"clips/{index:05d}.mp4",
-        face=label,
-        voice=label,
-        label=label,
-        identity=rng.randrange(1000),
-        speaker=rng.choice(VOICES),
-        words=rng.choice(EXPRESSIONS[label].words),
-        fps=rng.choice((8, 10, 12)),
-        seconds=rng.uniform(2.0, 3.0),
-        seed=rng.randrange(2**31),
-    )
+def corpus_sha256(folder: Path) -> str:
+    """Hash of every clip, split and metadata line, by name."""
+    digest = hashlib.sha256()
+    files = [*(folder / "clips").glob("*.mp4"), *folder.glob("*.json"), folder / "metadata.jsonl"]
+    for path in sorted(f for f in files if f.name != "corpus.json"):
+        digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def plan_corpus(config: SyntheticDataConfig) -> list[ClipRecipe]:
+    """Every clip of every split, in an order that tells nothing."""
+    sizes = {
+        "cold_start": config.num_cold_start,
+        "train": config.num_train,
+        "validation": config.num_validation,
+        "heldout": config.num_heldout,
+    }
+    recipes: list[ClipRecipe] = []
+    for split, size in sizes.items():
+        rng = random.Random(f"{config.seed}/{split}")
+        planned = list(_plan_split(split, size, rng))
+        rng.shuffle(planned)
+        recipes += planned
+    return recipes
+
+
+def _plan_split(split: str, size: int, rng: random.Random) -> Iterator[ClipRecipe]:
+    """Classes take turns, and within a class two clips of both, one of the voice alone, one of the face alone."""
+    kinds: tuple[LabelFrom, ...] = ("both", "voice", "both", "face")
+    wanted = [(kinds[(i // len(EMOTIONS)) % len(kinds)], EMOTIONS[i % len(EMOTIONS)]) for i in range(size)]
+    for kind in dict.fromkeys(kinds):
+        labels = [label for k, label in wanted if k == kind]
+        for group in [[label] for label in labels] if kind == "both" else _pairs(labels, rng):
+            yield from _recipe(split, group, kind, rng)
+
+
+def _pairs(labels: Sequence[str], rng: random.Random) -> Iterator[list[str]]:
+    """Two different labels at a time; what finds no partner stays alone."""
+    left = list(labels)
+    rng.shuffle(left)
+    while left:
+        first = left.pop()
+        partner = next((i for i, label in enumerate(left) if label != first), None)
+        yield [first] if partner is None else [first, left.pop(partner)]
+
+
+def _recipe(split: str, labels: Sequence[str], kind: LabelFrom, rng: random.Random) -> list[ClipRecipe]:
+    """One clip, or a pair that differs in the modality that tells."""
+    is_heldout = split == "heldout"
+    first_identity = NUM_IDENTITIES if is_heldout else 0
+    identity = rng.randrange(first_identity, first_identity + NUM_IDENTITIES)
+    speaker = rng.choice(HELDOUT_SPEAKERS if is_heldout else SPEAKERS)
+    fps, seconds, seed = rng.choice((8, 10, 12)), rng.uniform(2.0, 3.0), rng.randrange(2**31)
+    sentence = rng.randrange(2**31)
+    recipes: list[ClipRecipe] = []
+    for label in labels:
+        voice = NEUTRAL if kind == "face" else label
+        sentences = VOICES[voice].sentences
+        recipes.append(
+            ClipRecipe(
+                clip_id=f"clips/{rng.getrandbits(40):010x}.mp4",
+                split=split,
+                label=label,
+                label_from=kind,
+                pair=None if len(labels) < 2 else f"{split}-{seed:08x}",
+                face=NEUTRAL if kind == "voice" else label,
+                voice=voice,
+                transcript=sentences[sentence % len(sentences)],
+                identity=identity,
+                speaker=speaker,
+                fps=fps,
+                seconds=seconds,
+                seed=seed,
+            )
+        )
+    return recipes
 
 
 def write_clip(path: Path, recipe: ClipRecipe) -> None:
     """Renders a recipe as H.264 and AAC in mp4."""
-    frames = render_face(recipe)
+    frames = render_face(
+        FACES[recipe.face],
+        identity=recipe.identity,
+        fps=recipe.fps,
+        num_frames=max(1, round(recipe.fps * recipe.seconds)),
+        seed=recipe.seed,
+    )
     write_mp4(path, frames=frames, fps=recipe.fps, waveform=render_voice(recipe))
-
-
-def render_face(recipe: ClipRecipe) -> np.ndarray:
-    """uint8 [T, 112, 112, 3]."""
-    rng = np.random.default_rng(recipe.seed)
-    look = random.Random(f"identity/{recipe.identity}")
-    skin = tuple(look.randint(120, 230) - 25 * i for i in range(3))
-    hair = tuple(look.randint(20, 160) for _ in range(3))
-    wall = tuple(int(c) for c in rng.integers(30, 220, 3))
-    width, height = look.uniform(26, 33), look.uniform(33, 40)
-    count = max(1, round(recipe.fps * recipe.seconds))
-    frames = [
-        _frame(EXPRESSIONS[recipe.face], t / recipe.fps, skin=skin, hair=hair, wall=wall, size=(width, height))
-        for t in range(count)
-    ]
-    noise = rng.normal(0, 4, (count, SIZE, SIZE, 1))
-    return np.clip(np.stack(frames) + noise, 0, 255).astype(np.uint8)
-
-
-def _frame(
-    e: Expression,
-    time: float,
-    *,
-    skin: tuple[int, ...],
-    hair: tuple[int, ...],
-    wall: tuple[int, ...],
-    size: tuple[float, float],
-) -> np.ndarray:
-    image = Image.new("RGB", (SIZE, SIZE), wall)
-    draw = ImageDraw.Draw(image)
-    phase = 2 * math.pi * 1.3 * time
-    x, y = SIZE / 2 + e.sway * math.sin(phase), SIZE / 2 + 4 + 0.5 * e.sway * math.cos(1.7 * phase)
-    w, h = size
-    talk = e.mouth * (0.6 + 0.4 * math.sin(4.3 * phase))
-    draw.ellipse((x - w - 3, y - h - 6, x + w + 3, y + h * 0.4), fill=hair)
-    draw.ellipse((x - w, y - h, x + w, y + h), fill=skin)
-    for side in (-1, 1):
-        ex, ey = x + side * w * 0.42, y - h * 0.18
-        lid = 1.5 + 5 * e.eye
-        draw.ellipse((ex - 6, ey - lid, ex + 6, ey + lid), fill=(250, 250, 250))
-        draw.ellipse((ex - 2.5, ey - 2.5, ex + 2.5, ey + 2.5), fill=(20, 20, 40))
-        top = ey - 10 - 5 * e.raise_
-        inner, outer = (ex - side * 8, top - 4 * e.brow), (ex + side * 8, top + 4 * e.brow)
-        draw.line((*inner, *outer), fill=hair, width=3)
-    mx, my = x, y + h * 0.5
-    points = [
-        (mx + u * 13, my - 7 * e.smile * (u * u - 0.5) + 6 * talk * (1 - u * u)) for u in np.linspace(-1, 1, 9)
-    ]
-    upper = [(mx + u * 13, my - 7 * e.smile * (u * u - 0.5)) for u in np.linspace(1, -1, 9)]
-    draw.polygon([*points, *upper], fill=(110, 20, 30), outline=(150, 40, 50))
-    return np.asarray(image, dtype=np.float32)
 
 
 def render_voice(recipe: ClipRecipe) -> np.ndarray:
     """float32 [S] at 16 kHz, as long as the clip."""
     rng = np.random.default_rng(recipe.seed + 1)
-    samples, rate = speak(recipe.words, voice=recipe.speaker, prosody=EXPRESSIONS[recipe.voice].prosody)
+    samples, rate = speak(recipe.transcript, voice=recipe.speaker, prosody=VOICES[recipe.voice].prosody)
     waveform = soxr.resample(samples, rate, SAMPLE_RATE)
     length = round(recipe.seconds * SAMPLE_RATE)
-    waveform = np.pad(waveform, (0, max(0, length - len(waveform))))[:length]
+    start = int(rng.integers(0, max(1, min(4_000, length - len(waveform)))))
+    waveform = np.pad(waveform, (start, max(0, length - start - len(waveform))))[:length]
     return (waveform + rng.normal(0, 0.003, length)).clip(-1, 1).astype(np.float32)
 
 
-def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np.ndarray | None) -> None:
-    """Writes H.264 video, AAC audio at 16 kHz, or either alone."""
-    from fractions import Fraction
-
-    import av
-
-    rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w", format="mp4") as container:
-        video = audio = None
-        if frames is not None:
-            video = container.add_stream("libx264", rate=rate, options={"crf": "20", "threads": "1"})
-            video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        if waveform is not None:
-            audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        if video is not None and frames is not None:
-            for pixels in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(video.encode(None))
-        if audio is not None and waveform is not None:
-            frame = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
-            frame.sample_rate = SAMPLE_RATE
-            frame.pts, frame.time_base = 0, Fraction(1, SAMPLE_RATE)
-            container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
+def _r1_omni_record(recipe: ClipRecipe) -> dict[str, object]:
+    """The cold start's clips carry an explanation, the others a label alone."""
+    answer = recipe.explanation if recipe.split == "cold_start" else recipe.label
+    return {
+        "video": recipe.clip_id,
+        "conversations": [
+            {"from": "human", "value": f"<video>\n<audio>\n{QUESTION}"},
+            {"from": "gpt", "value": answer},
+        ],
+    }

@@ -21,6 +21,7 @@ class Family:
     architectures: tuple[str, ...]
     """What `architectures[0]` of a `config.json` may say; the first is that of the released checkpoints."""
     process_prompt: Callable[..., ProcessedPrompt]
+    encode_completion: Callable[..., tuple[int, ...]]
     load_policy: "Callable[..., nn.Module]"
     engine_layer: Callable[[str], str]
     """The engine's layer that a checkpoint tensor ends up in."""
@@ -32,6 +33,12 @@ def _process_qwen2_5_omni(clip: DecodedClip, question: str, **pinned: Any) -> Pr
     from common.models.qwen2_5_omni.processor import process_prompt
 
     return process_prompt(clip, question, **pinned)
+
+
+def _encode_qwen2_5_omni(text: str, *, model_path: str) -> tuple[int, ...]:
+    from common.models.qwen2_5_omni.processor import encode_completion
+
+    return encode_completion(text, model_path=model_path)
 
 
 def _load_qwen2_5_omni(model_path: str, *, dtype: "torch.dtype") -> "nn.Module":
@@ -47,6 +54,7 @@ def _families() -> dict[str, Family]:
         name="qwen2_5_omni",
         architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
         process_prompt=_process_qwen2_5_omni,
+        encode_completion=_encode_qwen2_5_omni,
         load_policy=_load_qwen2_5_omni,
         engine_layer=engine_layer,
         tower_prefixes=TOWER_PREFIXES,

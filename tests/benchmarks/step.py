@@ -19,15 +19,14 @@ from typing import Any
 
 import ray
 
-from common.config.data import DataConfig
+from common.config.data import DataConfig, SyntheticDataConfig
 from common.config.learner import LearnerConfig, OptimizerConfig, PublishConfig
 from common.config.reward import RewardConfig
 from common.datasets.r1_omni import QUESTION, load_r1_omni
 from common.datasets.synthetic import write_synthetic_corpus
 from common.media import decode_clip
 from common.memory import MemorySampler
-from common.models.qwen2_5_omni.habit import teach_habit
-from common.models.qwen2_5_omni.tiny import EMOTIONS, build_tiny_checkpoint
+from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.models.registry import family_of
 from common.probe import probe_prompts
 from common.types import Draw, Generation, Group, ProcessedPrompt, Prompt, Record, Sample, SamplingSpec
@@ -36,6 +35,7 @@ from learner.publisher import Publisher
 from reward.rubric import build_rubric
 from rollout.actor import EngineClient
 from tests.support.engines import ENGINE, start_engine, start_ranks, stop_ranks
+from tests.support.habit import teach_habit
 
 ROUNDS, NUM_GROUPS, GROUP_SIZE = 5, 8, 8
 SAMPLING = SamplingSpec(max_tokens=48)
@@ -113,9 +113,12 @@ def as_group(record: Record, prompt: ProcessedPrompt, generation: Generation, sc
 async def measure(folder: Path) -> dict[str, Any]:
     """One engine, one rank, several steps."""
     model = build_tiny_checkpoint(folder / "model")
-    teach_habit(model, question=QUESTION, labels=EMOTIONS, steps=60, seed=0)
-    index = write_synthetic_corpus(folder / "corpus", num_clips=NUM_GROUPS, seed=0)
-    records = load_r1_omni(index, media_root=None, question=None, split="train")
+    teach_habit(model, question=QUESTION, steps=60, seed=0)
+    sizes = SyntheticDataConfig(
+        type="synthetic", num_cold_start=0, num_train=NUM_GROUPS, num_validation=0, num_heldout=0
+    )
+    corpus = write_synthetic_corpus(folder / "corpus", sizes)
+    records = load_r1_omni(corpus / "train.json", media_root=None, question=None, split="train")
     data = DataConfig(max_pixels=12_544)
     decode_and_process(records[:1], str(model), data)
     prompts, per_clip = decode_and_process(records, str(model), data)

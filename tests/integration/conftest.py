@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from common.datasets.r1_omni import QUESTION
-from common.models.qwen2_5_omni.habit import teach_habit
-from common.models.qwen2_5_omni.tiny import EMOTIONS, build_tiny_checkpoint
+from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from rollout.actor import EngineClient
 from tests.support.clips import case_named, processed
 from tests.support.engines import start_engine
+from tests.support.habit import teach_habit
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -39,7 +39,7 @@ def local_ray() -> Iterator[None]:
 def _checkpoint(folder: Path, *, tied: bool) -> str:
     build_tiny_checkpoint(folder, seed=1, tied=tied)
     # sharp distributions: among near-uniform ones every mistake is small
-    teach_habit(folder, question=QUESTION, labels=EMOTIONS, steps=60, seed=1)
+    teach_habit(folder, question=QUESTION, steps=60, seed=1)
     return str(folder)
 
 

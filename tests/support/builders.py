@@ -20,6 +20,7 @@ from common.types import (
     TensorReceipt,
     VersionSpan,
 )
+from learner.evaluation import JudgedClip
 
 
 def make_record(prompt_id: str = "clip-0", *, label: str = "happy") -> Record:
@@ -28,9 +29,9 @@ def make_record(prompt_id: str = "clip-0", *, label: str = "happy") -> Record:
     return Record(prompt_id=prompt_id, clip=clip, question="How?", label=label, dataset="d", split="train")
 
 
-def make_draw(prompt_id: str = "clip-0", *, epoch: int = 0, draw: int = 0) -> Draw:
+def make_draw(prompt_id: str = "clip-0", *, epoch: int = 0, draw: int = 0, position: int = 0) -> Draw:
     """One asking of one prompt."""
-    return Draw(epoch=epoch, record=make_record(prompt_id), draw=draw)
+    return Draw(epoch=epoch, record=make_record(prompt_id), draw=draw, position=position)
 
 
 def text_prompt(ids: Sequence[int]) -> ProcessedPrompt:
@@ -63,6 +64,7 @@ def make_group(
     lengths: Sequence[int] | None = None,
     draw: Draw | None = None,
     first_token: int = 1,
+    version: int = 0,
 ) -> Group:
     """A group with these rewards; tokens count up from `first_token`, so that each is told from the others."""
     lengths = lengths or [1] * len(rewards)
@@ -75,7 +77,7 @@ def make_group(
     return Group(
         prompt=Prompt(draw=draw or make_draw(), media=MediaRef(object()), num_prompt_tokens=3, seed=0),
         samples=tuple(samples),
-        min_policy_version=0,
+        min_policy_version=version,
         engine="engine-0",
     )
 
@@ -85,6 +87,36 @@ def make_receipt(
 ) -> TensorReceipt:
     """One tensor as it was sent."""
     return TensorReceipt(name=name, shape=shape, dtype=dtype, digest=digest)
+
+
+def metrics_line(**changed: float) -> dict[str, float]:
+    """A step's metrics as a run writes them; `__` in a name stands for `/`."""
+    line = {
+        "reward/total/mean": 0.5,
+        "learner/num_tokens": 100.0,
+        "learner/logprob_diff/mean": 1e-6,
+        "learner/logprob_diff/max": 1e-5,
+        "learner/kl_rollout/mean": 1e-9,
+        "publish/version": 1.0,
+        "publish/canary/engine-0/mean": 1e-7,
+        "publish/canary/engine-0/max": 3e-7,
+        "seconds/rollout": 1.0,
+        "seconds/learn": 2.0,
+        "seconds/publish": 0.5,
+    }
+    return line | {name.replace("__", "/"): value for name, value in changed.items()}
+
+
+def make_judged(prompt_id: str, *, label: str, answer: str | None, text: str | None = None) -> JudgedClip:
+    """What a policy said of a clip; None where it could not be asked."""
+    return JudgedClip(
+        prompt_id=prompt_id,
+        label=label,
+        answer=answer,
+        text=(answer or "") if text is None else text,
+        has_form=answer is not None,
+        failure="media/undecodable: broken" if answer is None else None,
+    )
 
 
 def write_stereo_mp4(path: Path, channels: np.ndarray, *, rate: int) -> None:

@@ -199,6 +199,7 @@ def start_ranks(
                 master=master,
                 config=config,
                 model_path=model_path,
+                reference_path=None,
                 dtype=dtype,
                 pad_token_id=0,
                 temperature=SAMPLING.temperature,

@@ -1,10 +1,13 @@
-"""One tiny checkpoint for all tests of this tier; nobody writes to it."""
+"""One tiny checkpoint and one small corpus for all tests of this tier; nobody writes to them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from common.config.data import SyntheticDataConfig
+from common.datasets.synthetic import write_synthetic_corpus
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 
@@ -28,3 +31,12 @@ def thinker(tiny: str) -> Any:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
     return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tiny, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a written synthetic corpus: 84 clips to train on, a few of the other splits."""
+    config = SyntheticDataConfig(
+        type="synthetic", num_cold_start=7, num_train=84, num_validation=0, num_heldout=3, seed=5
+    )
+    return write_synthetic_corpus(tmp_path_factory.mktemp("corpora") / "corpus", config)

@@ -1,5 +1,6 @@
 """The command line where it ends before Ray starts: what it prints, what it returns, how a mistake reads."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,11 @@ import pytest
 import yaml
 
 from common.config.load import load_config
-from learner.main import FAILURE, USER_MISTAKE, main
+from common.config.run import OmniConfig
+from common.errors import ConfigError, PublishError, StopRequestedError
+from deploy.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
+from learner.main import main
+from learner.sft import main as sft_main
 
 DEMO = "deploy/configs/demo.yaml"
 
@@ -123,15 +128,60 @@ def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[st
     assert "choose another folder" in said
 
 
-def test_a_failure_that_is_no_mistake_has_another_exit_code(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            PublishError("the engine is gone", proof="pause", engine="engine-0", subject="pause"),
+            FAILURE,
+            "failed: the engine is gone\n",
+        ),
+        (ConfigError("a must be b, got c; d"), USER_MISTAKE, "error: a must be b, got c; d\n"),
+        (StopRequestedError("x"), INTERRUPTED, "stopped; the same command again goes on from here\n"),
+        (
+            KeyboardInterrupt(),
+            INTERRUPTED,
+            "interrupted; the same command again goes on from the last checkpoint\n",
+        ),
+        (
+            asyncio.CancelledError(),
+            INTERRUPTED,
+            "interrupted; the same command again goes on from the last checkpoint\n",
+        ),
+    ],
+)
+def test_each_end_has_its_line_and_exit_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
 ) -> None:
-    import learner.main
-    from common.errors import PublishError
+    async def ends(config: object) -> None:
+        raise error
 
-    def failing(config: object) -> int:
-        raise PublishError("the engine is gone", proof="pause", engine="engine-0", subject="pause")
+    assert (USER_MISTAKE, FAILURE, INTERRUPTED) == (2, 1, 130)
+    assert run_command([], program="p", purpose="", run=ends) == code
+    assert capsys.readouterr().err == said
 
-    monkeypatch.setattr(learner.main, "dry_run", failing)
-    assert main(["--dry-run"]) == FAILURE == 1
-    assert capsys.readouterr().err == "failed: the engine is gone\n"
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback() -> None:
+    async def ends(config: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command([], program="p", purpose="", run=ends)
+
+
+def test_a_run_is_given_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    given: list[OmniConfig] = []
+
+    async def run(config: OmniConfig) -> None:
+        given.append(config)
+
+    assert run_command(["--learner.steps=7"], program="p", purpose="", run=run) == 0
+    assert given == [load_config(None, ["--learner.steps=7"])]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_supervised_stage_alone_needs_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sft_main([]) == USER_MISTAKE
+    assert capsys.readouterr().err == "error: sft.steps must be >= 1 for this command, got 0; say how many\n"
+    assert sft_main(["--help"]) == 0
+    assert "python -m learner.sft" in capsys.readouterr().out

@@ -121,7 +121,7 @@ def test_a_text_is_taken_as_it_is_typed(key: str, value: str) -> None:
         (("--learner.optimizer.lr", "nan"), ("learner.optimizer.lr", "nan")),
         (("--learner.zero_stage", "4"), ("learner.zero_stage", "4")),
         (("--learner.aggregation", "mean"), ("learner.aggregation", "'sequence', 'token' or 'constant'", "'mean'")),
-        (("--learner.max_staleness", "1"), ("learner.max_staleness", "1")),
+        (("--learner.max_staleness", "-1"), ("learner.max_staleness", "-1")),
         (("--learner.optimizer", "5"), ("learner.optimizer", "5")),
         (("--data.source.type", "kinetics"), ("data.source", "'kinetics'", "'r1_omni', 'synthetic'")),
         (("--data.source.type", "r1_omni"), ("path", "required")),
@@ -167,6 +167,14 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
         (
             ("--reward.rewards=[{type: format}, {type: format}]",),
             "reward.rewards must name each reward once, got ['format', 'format']; remove the repetition",
+        ),
+        (
+            ("--data.source={type: r1_omni, path: a.json}", "--sft.steps=1"),
+            "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0",
+        ),
+        (
+            ("--data.source={type: r1_omni, path: a.json}", "--evaluation.policies=[grpo]"),
+            "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []",
         ),
     ],
 )

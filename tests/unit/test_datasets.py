@@ -1,16 +1,13 @@
-"""Corpora: R1-Omni's JSON, and the synthetic one that is written in it."""
+"""Corpora in R1-Omni's JSON."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from common.datasets.r1_omni import QUESTION, load_r1_omni
-from common.datasets.synthetic import CLASSES, render_face, write_synthetic_corpus
 from common.errors import DatasetError
-from common.media import decode_clip
 from common.types import Record
 
 
@@ -121,27 +118,15 @@ def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
         load_r1_omni(tmp_path / "none.json", media_root=None, question=None, split="train")
 
 
-def test_a_synthetic_corpus_is_clips_that_decode(tmp_path: Path) -> None:
-    index = write_synthetic_corpus(tmp_path / "corpus", num_clips=2, seed=5)
-    records = load_r1_omni(index, media_root=None, question=None, split="train")
-    metadata = [json.loads(line) for line in (tmp_path / "corpus" / "metadata.jsonl").read_text().splitlines()]
-    assert [r.label for r in records] == [m["label"] for m in metadata] == list(CLASSES[:2])
-    for record, recipe in zip(records, metadata, strict=True):
-        clip = decode_clip(record.clip, max_fps=60.0, max_frames=1000, max_audio_s=60.0)
-        assert clip.frames is not None
-        assert clip.waveform is not None
-        assert clip.fps == recipe["fps"]
-        assert len(clip.frames) == round(recipe["fps"] * recipe["seconds"])
-        assert len(clip.waveform) / 16_000 == pytest.approx(recipe["seconds"], abs=0.065)
-        # a face that moves and a voice that speaks
-        assert float(np.abs(np.diff(clip.frames.astype(int), axis=0)).mean()) > 1
-        assert float(np.abs(clip.waveform).max()) > 0.05
+def test_what_the_corpus_answers_is_kept_whole(tmp_path: Path) -> None:
+    whole = "<think>The mouth\nsmiles.</think>\n<answer>happy</answer>"
+    items = [item("a.mp4", gpt=f" {whole}\n"), item("b.mp4", gpt="sad")]
+    assert [(r.response, r.label) for r in load(tmp_path, items)] == [(whole, "happy"), ("sad", "sad")]
 
 
-def test_a_seed_makes_the_same_clips_again(tmp_path: Path) -> None:
-    from common.datasets.synthetic import _recipe  # pyright: ignore[reportPrivateUsage]
-
-    assert _recipe(3, seed=1) == _recipe(3, seed=1) != _recipe(3, seed=2)
-    assert np.array_equal(render_face(_recipe(3, seed=1)), render_face(_recipe(3, seed=1)))
-    labels = [_recipe(i, seed=0).label for i in range(14)]
-    assert labels == [*CLASSES, *CLASSES]
+def test_a_label_outside_the_taxonomy_is_named_with_its_clip(tmp_path: Path) -> None:
+    (tmp_path / "mafw.json").write_text(json.dumps([item("a.mp4", gpt="sad"), item("b.mp4", gpt="Sad")]))
+    with pytest.raises(DatasetError, match=r"\(happy, sad\), got 'Sad' of 'b\.mp4'") as caught:
+        load_r1_omni(tmp_path / "mafw.json", media_root=None, question=None, split="train", labels=("happy", "sad"))
+    assert "mafw.json" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from common.config.data import DataConfig
-from common.datasets.synthetic import write_mp4
+from common.datasets.mp4 import write_mp4
 from common.media_ray import MediaSettings, prepare
 from common.types import Clip, Failure, ProcessedPrompt, Record
 
@@ -22,7 +22,7 @@ def ask(
     audio: Path | None,
     missing_audio: Literal["video_only", "skip"] = "video_only",
     max_audio_s: float = 30.0,
-) -> tuple[int | Failure, ProcessedPrompt | None]:
+) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
     """Decodes and processes one clip."""
     clip = Clip(clip_id="c", video_path=video and str(video), audio_path=audio and str(audio))
     record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
@@ -33,9 +33,9 @@ def ask(
 def test_a_clip_becomes_a_prompt_and_its_length(tiny: str, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_mp4(path, frames=FRAMES, fps=8, waveform=np.zeros(16_000, dtype=np.float32))
-    length, prompt = ask(tiny, video=path, audio=path)
+    size, prompt = ask(tiny, video=path, audio=path)
     assert prompt is not None
-    assert length == len(prompt.prompt_token_ids)
+    assert size == (len(prompt.prompt_token_ids), sum(t.nbytes for t in prompt.tensors.values()))
     assert set(prompt.placeholders) == {"video", "audio"}
 
 

@@ -1,6 +1,7 @@
-"""What a rank makes of one micro-batch: the pieces of the loss put together, without DeepSpeed."""
+"""What a rank makes of one micro-batch: the objectives with their tallies, without DeepSpeed."""
 
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -8,13 +9,16 @@ import torch
 from torch import Tensor
 
 from common.config.learner import LearnerConfig
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from common.tokens import TokenBatch
+from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
 from learner.engine import LearnerEngine
 from learner.loss import Denominators
+from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.tally import Tally
 from tests.support.builders import text_prompt
 
 BETA = 0.04
+DENOMINATORS = Denominators(num_sequences=2.0, num_tokens=4.0, max_tokens=8.0)
 
 
 def micro_batch() -> MicroBatch:
@@ -28,6 +32,12 @@ def micro_batch() -> MicroBatch:
     return micro_batches([group], max_rows=4, pad_token_id=0, device="cpu")[0]
 
 
+def examples() -> MicroBatch:
+    """Answers to imitate, of 3 tokens and of 1."""
+    groups = [train_example(text_prompt([7, 8]), (1, 2, 3)), train_example(text_prompt([9]), (4,))]
+    return micro_batches(groups, max_rows=4, pad_token_id=0, device="cpu")[0]
+
+
 def loss_of(
     batch: MicroBatch,
     logprobs: Tensor,
@@ -35,21 +45,17 @@ def loss_of(
     reference: Tensor | None = None,
     old: Tensor | None = None,
     beta: float = BETA,
+    objective: Objective | None = None,
+    entropy: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The product's own composition, and its tally."""
-    rank = SimpleNamespace(config=LearnerConfig(beta=beta))
+    """An objective over a batch of two sequences and four tokens, and its tally."""
     tally = Tally()
-    denominators = Denominators(num_sequences=2.0, num_tokens=4.0, max_tokens=8.0)
-    entropy = torch.full_like(logprobs, 0.5).detach()
-    loss = LearnerEngine._loss(  # pyright: ignore[reportPrivateUsage]
-        rank,
-        batch,
+    loss = (objective or GrpoObjective(LearnerConfig(beta=beta)))(
+        Pass(batch=batch, old=old, reference=reference),
         logprobs,
-        entropy,
-        reference,
-        old,
-        denominators,
-        tally,  # pyright: ignore[reportArgumentType]
+        torch.full_like(logprobs, 0.5).detach() if entropy is None else entropy,
+        denominators=DENOMINATORS,
+        tally=tally,
     )
     return loss, tally.reduce(lambda tensor, **_: None)
 
@@ -111,13 +117,51 @@ def test_what_stands_at_masked_positions_reaches_neither_loss_nor_gradient(where
     assert dirty_gradient[1, 1:].tolist() == [0.0, 0.0]
 
 
+class OneWeight:
+    """A stand-in for DeepSpeed: every log-probability is the one weight."""
+
+    def __init__(self) -> None:
+        self.weight = torch.tensor(-3.0, requires_grad=True)
+        self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
+        self.boundaries: list[bool] = []
+
+    def __call__(self, tokens: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """[N, C] each."""
+        logprobs = self.weight.expand(tokens.mask.shape)
+        return logprobs, torch.full_like(logprobs, 0.5)
+
+    def train(self) -> None:
+        """Nothing to switch."""
+
+    def set_gradient_accumulation_boundary(self, is_last: bool) -> None:
+        """Notes it."""
+        self.boundaries.append(is_last)
+
+    def backward(self, loss: Tensor, *, scale_wrt_gas: bool) -> None:
+        """Adds the gradient up."""
+        loss.backward()
+
+    def step(self) -> None:
+        """Moves nothing."""
+
+    def get_global_grad_norm(self) -> float:
+        """Of the one weight."""
+        assert self.weight.grad is not None
+        return abs(float(self.weight.grad))
+
+
 def test_an_empty_pass_weighs_nothing() -> None:
-    logprobs = torch.tensor([[-3.0]]).requires_grad_()
-    loss, tally = loss_of(empty_micro_batch(pad_token_id=0, device="cpu"), logprobs)
-    loss.backward()
-    assert logprobs.grad is not None
-    assert (float(loss), float(logprobs.grad)) == (0.0, 0.0)
-    assert set(tally.values()) == {0.0}
+    engine = object.__new__(LearnerEngine)
+    engine.config, engine.temperature, engine.world_size, engine.num_updates = LearnerConfig(), 1.0, 1, 0
+    engine._deepspeed = deepspeed = OneWeight()  # pyright: ignore[reportPrivateUsage]
+    engine._all_reduce = lambda tensor, op=None: None  # pyright: ignore[reportPrivateUsage]
+    passes = [Pass(batch=examples()), Pass(batch=empty_micro_batch(pad_token_id=0, device="cpu"))]
+    metrics = engine._update(passes, SftObjective(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
+    # four tokens of -3, and nothing of the fifth that fills the empty pass
+    assert (metrics["learner/loss"], metrics["learner/num_tokens"]) == (3.0, 4.0)
+    assert metrics["learner/entropy/mean"] == 0.5
+    assert (metrics["learner/grad_norm"], deepspeed.weight.grad) == (1.0, torch.tensor(-1.0))
+    assert (deepspeed.boundaries, engine.num_updates) == ([False, True], 1)
 
 
 def test_metrics_are_means_over_tokens() -> None:
@@ -140,3 +184,43 @@ def test_a_largest_difference_that_is_nan_is_not_hidden_by_a_number(values: tupl
     for value in values:
         tally.see_max(value)
     assert math.isnan(Tally.metrics(tally.reduce(lambda tensor, **_: None))["learner/logprob_diff/max"])
+
+
+def test_the_supervised_loss_is_the_mean_over_tokens_by_hand() -> None:
+    logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25).requires_grad_()
+    loss, tally = loss_of(examples(), logprobs, objective=SftObjective())
+    assert float(loss) == pytest.approx((1.5 + 2.0 + 0.5 + 0.25) / 4, rel=1e-6)
+    loss.backward()
+    assert logprobs.grad is not None
+    # every token weighs the same, whatever the length of its answer; padding weighs nothing
+    assert logprobs.grad.tolist() == [[-0.25, -0.25, -0.25], [-0.25, 0.0, 0.0]]
+    metrics = Tally.metrics(tally)
+    assert (metrics["learner/loss"], metrics["learner/num_tokens"]) == (pytest.approx(4.25 / 4, rel=1e-6), 4.0)
+    assert metrics["learner/entropy/mean"] == 0.5
+
+
+def test_supervised_losses_of_parts_add_up_to_that_of_the_whole() -> None:
+    # the denominators are the whole batch's: two ranks or passes sum to one
+    whole, _ = loss_of(examples(), logprobs_of([-1.5, -2.0, -0.5], -0.25), objective=SftObjective())
+    answers = [(text_prompt([7, 8]), (1, 2, 3), [-1.5, -2.0, -0.5]), (text_prompt([9]), (4,), [-0.25])]
+    parts = [
+        loss_of(
+            micro_batches([train_example(prompt, ids)], max_rows=4, pad_token_id=0, device="cpu")[0],
+            torch.tensor([values]),
+            objective=SftObjective(),
+        )[0]
+        for prompt, ids, values in answers
+    ]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_padding_reaches_neither_the_supervised_loss_nor_its_gradient(value: float) -> None:
+    logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25, value).requires_grad_()
+    entropy = logprobs_of([0.5, 0.5, 0.5], 0.5, value)
+    loss, tally = loss_of(examples(), logprobs, objective=SftObjective(), entropy=entropy)
+    loss.backward()
+    assert logprobs.grad is not None
+    assert float(loss.detach()) == pytest.approx(4.25 / 4, rel=1e-6)
+    assert tally["entropy"] == 2.0
+    assert logprobs.grad[1].tolist() == [-0.25, 0.0, 0.0]

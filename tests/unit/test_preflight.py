@@ -1,4 +1,4 @@
-"""Folders that are checked before anything starts."""
+"""Models and run folders that are checked before anything starts."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from common.config.load import load_config
 from common.errors import ConfigError, ModelError
 from common.models.registry import family_of
-from deploy.preflight import hold_run_folder, load_records, make_run_folder, resolve_model, set_results_aside
+from deploy.preflight import hold_run_folder, make_run_folder, resolve_model
 
 ARCHITECTURE = "Qwen2_5OmniForConditionalGeneration"
 
@@ -81,9 +81,6 @@ def test_a_given_model_is_resolved_and_checked(tiny: str, tmp_path: Path) -> Non
         resolve_model(load_config(None, ["--model.path", str(tmp_path / "none")]), tmp_path)
 
 
-NO_HABIT = ["--model.tiny.habit_steps=0"]
-
-
 def test_a_tiny_model_is_built_once_and_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import common.models.qwen2_5_omni.tiny as tiny_module
 
@@ -95,13 +92,13 @@ def test_a_tiny_model_is_built_once_and_aside(tmp_path: Path, monkeypatch: pytes
         return checkpoint(target, config=json.dumps({"architectures": [ARCHITECTURE]}))
 
     monkeypatch.setattr(tiny_module, "build_tiny_checkpoint", build)
-    config = load_config(None, ["--model.tiny.seed=4", *NO_HABIT])
+    config = load_config(None, ["--run.seed=4"])
     assert resolve_model(config, tmp_path) == resolve_model(config, tmp_path) == str(next(tmp_path.glob("model-*")))
     assert len(built) == 1
     (whole,) = tmp_path.iterdir()
     assert built[0] != whole, "what is there is whole"
     # another tiny model is built, not mistaken for this one
-    resolve_model(load_config(None, ["--model.tiny.seed=4", "--model.tiny.hidden_size=64", *NO_HABIT]), tmp_path)
+    resolve_model(load_config(None, ["--run.seed=4", "--model.tiny.hidden_size=64"]), tmp_path)
     assert len(built) == 2
 
 
@@ -112,23 +109,6 @@ def test_a_run_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     # a second time is no mistake
     assert make_run_folder(config) == folder
-
-
-def test_what_an_earlier_run_left_is_set_aside(tmp_path: Path) -> None:
-    config = load_config(None, ["--run.root", str(tmp_path), "--run.name", "a"])
-    for run in (1, 2):
-        folder = make_run_folder(config)
-        set_results_aside(folder)
-        (folder / "samples").mkdir()
-        (folder / "metrics.jsonl").write_text(f"run {run}")
-        (folder / "samples" / "step_000001.jsonl.gz").write_text(f"run {run}")
-        (folder / "model").mkdir(exist_ok=True)
-    set_results_aside(folder)
-    # the model serves again, the results of both runs are kept apart
-    assert sorted(p.name for p in folder.iterdir()) == ["earlier", "model"]
-    for run in (1, 2):
-        assert (folder / "earlier" / str(run) / "metrics.jsonl").read_text() == f"run {run}"
-        assert (folder / "earlier" / str(run) / "samples" / "step_000001.jsonl.gz").read_text() == f"run {run}"
 
 
 def test_two_runs_of_one_name_keep_out_of_each_others_folder(tmp_path: Path) -> None:
@@ -146,15 +126,3 @@ def test_a_root_that_is_a_file_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.root must be writable"):
         make_run_folder(load_config(None, ["--run.root", str(tmp_path / "file")]))
-
-
-def test_a_synthetic_corpus_is_written_once(tmp_path: Path) -> None:
-    config = load_config(None, ["--data.source={type: synthetic, num_clips: 2, seed: 3}"])
-    records = load_records(config, tmp_path)
-    assert [r.label for r in records] == ["happy", "sad"]
-    paths = [Path(r.clip.video_path or "") for r in records]
-    before = [p.stat().st_mtime_ns for p in paths]
-    assert load_records(config, tmp_path) == records
-    assert [p.stat().st_mtime_ns for p in paths] == before
-    other = load_config(None, ["--data.source={type: synthetic, num_clips: 1, seed: 4}"])
-    assert load_records(other, tmp_path)[0].clip.video_path not in {str(p) for p in paths}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from common.metrics import MetricsFile, distribution
 from common.types import StepReport
 from learner.proofs import Agreement
 from learner.publisher import PublishReport
-from learner.record import RunRecorder, write_samples
+from learner.record import RunRecorder, rewind_records, sample_file, write_samples
 from tests.support.builders import make_draw, make_group
 
 
@@ -68,6 +69,41 @@ def test_metrics_are_one_line_per_step(tmp_path: Path) -> None:
     assert lines == [{"step": 1, "learner/loss": 0.5}, {"step": 2, "learner/loss": 0.25}]
 
 
+def test_a_metrics_line_that_broke_off_is_not_read(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    assert metrics.read() == []
+    metrics.write(1, {"a": 0.5})
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"step": 2, "a"')
+    assert metrics.read() == [{"step": 1, "a": 0.5}]
+
+
+def test_metrics_are_kept_until_a_step_and_go_on_behind_it(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    for step in (1, 2, 3):
+        metrics.write(step, {"a": float(step)})
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"step": 4')
+    metrics.keep_until(2)
+    metrics.write(3, {"a": 30.0})
+    assert metrics.read() == [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": 30.0}]
+    assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_rewinding_removes_what_stands_behind_a_step_and_no_more(tmp_path: Path) -> None:
+    rewind_records(tmp_path, step=0)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "samples").mkdir()
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in range(1, 12):
+        metrics.write(step, {})
+        write_samples(sample_file(tmp_path, step), [make_group([1.0])])
+    (tmp_path / "samples" / "step_000012.jsonl.partial").write_text("torn")
+    rewind_records(tmp_path, step=9)
+    assert [line["step"] for line in metrics.read()] == list(range(1, 10))
+    assert sorted((tmp_path / "samples").iterdir()) == [sample_file(tmp_path, step) for step in range(1, 10)]
+
+
 def test_a_distribution_by_hand() -> None:
     assert distribution("a/b", [1.0, 4.0, 1.0]) == {"a/b/mean": 2.0, "a/b/min": 1.0, "a/b/max": 4.0}
     assert distribution("a/b", []) == {}
@@ -84,10 +120,24 @@ class Screen:
         self.lines.append(f"{step} {text}")
 
 
+class Drawing:
+    """Curves, as points."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps them."""
+        self.points.append((step, dict(metrics)))
+
+
 def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     screen = Screen()
-    recorder = RunRecorder(tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), progress=screen)
+    curves = Drawing()
+    recorder = RunRecorder(
+        tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), display=screen, curves=[curves], lineage=2
+    )
     groups = [make_group([0.0, 0.5]), make_group([0.0, 2.0], draw=make_draw("best"))]
     metrics = {"reward/total/mean": 0.625, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
     report = StepReport(policy_version=4, metrics=metrics, seconds={"rollout": 1.5, "learn": 2.5, "publish": 0.25})
@@ -105,8 +155,11 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
         "publish/pause/seconds": 0.125,
         "publish/canary/engine-0/mean": 1e-7,
         "publish/canary/engine-0/max": 3e-7,
+        "publish/version": 4.0,
+        "run/lineage": 2.0,
     }
+    assert curves.points == [(4, {k: v for k, v in line.items() if k != "step"})]
     assert recorder.example is groups[1]
     assert len(screen.lines) == 1
-    assert "version 4" in screen.lines[0]
-    assert "0.625" in screen.lines[0]
+    for part in ("4 reward 0.62", "length 1", "logprob diff 2e-06", "rollout 1.5 learn 2.5 publish 0.2 s"):
+        assert part in screen.lines[0], part

@@ -90,6 +90,12 @@ def process_prompt(
     )
 
 
+def encode_completion(text: str, *, model_path: str) -> tuple[int, ...]:
+    """Token ids of an answer with the token that ends it, as the policy is to produce them."""
+    tokenizer = load_processor(model_path).tokenizer
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+
+
 def hash_tensors(tensors: dict[str, np.ndarray]) -> str:
     """A digest of names, shapes, dtypes and bytes: 32 hexadecimal digits."""
     digest = blake3.blake3()

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, CHAT_TOKENS, SPECIAL_TOKENS
 
-EMOTIONS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
-CUES = ("face", "voice", "eyes", "mouth", "words", "brows")
+if TYPE_CHECKING:
+    import torch
 
 
 def build_tiny_checkpoint(
@@ -48,9 +48,7 @@ def build_tiny_checkpoint(
         model = Qwen2_5OmniThinkerForConditionalGeneration(config.thinker_config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                # biases and norms start at 0 and 1: random values make a stale one visible
-                if parameter.ndim == 1:
-                    parameter.add_(torch.randn_like(parameter) * (0.02 if name.endswith("bias") else 0.05))
+                _initialize(name, parameter)
     tensors = {f"thinker.{n}": t.contiguous() for n, t in model.state_dict().items()}
     if tied:
         del tensors["thinker.lm_head.weight"]
@@ -60,6 +58,22 @@ def build_tiny_checkpoint(
         json.dumps({"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}, indent=2) + "\n"
     )
     return folder
+
+
+def _initialize(name: str, parameter: "torch.Tensor") -> None:
+    """Keeps signals at their size through narrow layers, which the usual 0.02 would make fade."""
+    import torch
+
+    if parameter.ndim == 1:
+        # biases and norms start at 0 and 1: random values make a stale one visible
+        start = torch.zeros_like(parameter) if name.endswith("bias") else torch.ones_like(parameter)
+        parameter.copy_(start + torch.randn_like(parameter) * (0.02 if name.endswith("bias") else 0.05))
+    elif "embed_tokens" in name:
+        parameter.normal_(0.0, 0.5)
+    elif "lm_head" in name:
+        parameter.normal_(0.0, 0.02)
+    else:
+        parameter.normal_(0.0, parameter[0].numel() ** -0.5)
 
 
 def _config(tokenizer: Any, *, tied: bool, hidden_size: int, num_layers: int) -> Any:
@@ -147,7 +161,8 @@ def _tokenizer(vocab_size: int, corpus: tuple[str, ...]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([*_SEED_TEXT, *corpus], trainer)
+    # every prompt holds the seed text: its merges come first
+    bpe.train_from_iterator([*_SEED_TEXT * 50, *corpus], trainer)
     return cast(Any, Qwen2TokenizerFast)(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
@@ -183,5 +198,4 @@ _SEED_TEXT = (
     "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters "
     "is the most obvious to you?",
     "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags.",
-    *(f"<think>The {c} and the {c} seem {e}.</think>\n<answer>{e}</answer>" for e in EMOTIONS for c in CUES),
 )

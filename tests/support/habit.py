@@ -12,22 +12,24 @@ import torch
 
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.processor import load_processor, process_prompt
-from common.models.qwen2_5_omni.tiny import CUES
 from common.tokens import pack_tokens
 from common.types import DecodedClip, ProcessedPrompt
 
+LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+CUES = ("face", "voice", "eyes", "mouth", "words", "brows")
+
 
 def teach_habit(
-    folder: Path, *, question: str, labels: tuple[str, ...], steps: int, seed: int, lr: float = 5e-3
+    folder: Path, *, question: str, steps: int, seed: int, labels: tuple[str, ...] = LABELS, lr: float = 5e-3
 ) -> float:
     """Trains a tiny checkpoint in place; returns the last loss per token.
 
     Args:
         folder: the checkpoint; its weights are replaced.
         question: what every prompt asks.
-        labels: answers, drawn uniformly.
         steps: optimizer steps of 8 completions.
         seed: of the clips, answers and wording.
+        labels: answers, drawn uniformly.
         lr: peak learning rate; falls linearly.
     """
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]

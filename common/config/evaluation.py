@@ -1,0 +1,18 @@
+"""Configuration of the evaluation on held-out clips."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config.base import Config
+
+Policy = Literal["untrained", "cold_start", "grpo"]
+
+
+class EvaluationConfig(Config):
+    """When the held-out clips are asked, and how."""
+
+    policies: tuple[Policy, ...] = ()
+    """Which policies are judged: before anything, after the supervised stage, at the end."""
+    max_in_flight: int = Field(default=32, ge=1)
+    """Clips asked at once."""

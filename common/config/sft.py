@@ -1,0 +1,17 @@
+"""Configuration of the supervised stage, the cold start."""
+
+from pydantic import Field
+
+from common.config.base import Config
+from common.config.learner import OptimizerConfig
+
+
+class SftConfig(Config):
+    """Supervised training on explanations, before the reinforcement."""
+
+    steps: int = Field(default=0, ge=0)
+    """Optimizer steps; 0 leaves the stage out."""
+    examples_per_step: int = Field(default=16, ge=1)
+    """Clips consumed by one step, over all ranks."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-5, schedule="cosine")
+    """AdamW and its schedule, apart from the reinforcement's."""

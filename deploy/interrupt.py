@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM: once to stop cleanly, twice to stop at once."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from common.errors import StopRequestedError
+
+
+class Interrupts:
+    """Who is told that the run is to stop."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._listener: Callable[[], None] | None = None
+        self._is_asked = False
+
+    def install(self) -> None:
+        """Takes the signals from now on; after Ray, which takes SIGTERM for itself."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._asked, task)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run was asked to stop cleanly."""
+        return self._is_asked
+
+    @contextmanager
+    def cleanly(self, listener: Callable[[], None]) -> Generator[None]:
+        """While the block lasts the first signal calls the listener instead of ending the run."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    def check(self) -> None:
+        """Raises where the run was asked to stop.
+
+        Raises:
+            StopRequestedError: it was.
+        """
+        if self._is_asked:
+            raise StopRequestedError("the run was asked to stop")
+
+    def _asked(self, task: asyncio.Task[object]) -> None:
+        if self._listener is not None and not self._is_asked:
+            self._say("stopping when this step is done; once more to stop at once")
+            self._is_asked = True
+            self._listener()
+        else:
+            task.cancel()

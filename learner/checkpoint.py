@@ -1,0 +1,138 @@
+"""Checkpoints: written aside, described by a manifest, renamed into place; a torn one is passed over by name.
+
+checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM load
+                        optimizer/    AdamW's moments by parameter name
+                        state.json    where the run stood
+                        manifest.json every file's size and digest
+"""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import blake3
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+_CHUNK = 2**24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Where a run stands after a step."""
+
+    step: int
+    """Steps trained."""
+    policy_version: int
+    """Publishes so far."""
+    cursor: int
+    """New draws taken from the stream."""
+    outstanding: tuple[tuple[int, int], ...] = ()
+    """(position, draw) of those that had no fate yet: they are asked again."""
+    num_updates: int = 0
+    """Optimizer updates so far, which the schedule and AdamW's bias correction count."""
+    ledger_bytes: int
+    """Length of the ledger."""
+
+    def with_updates(self, num_updates: int) -> "RunState":
+        """The same, with what the ranks have counted."""
+        return replace(self, num_updates=num_updates)
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where a step's checkpoint stands."""
+    return run / "checkpoints" / f"step_{step:06d}"
+
+
+def begin(target: Path) -> Path:
+    """An empty folder beside the target, to be written and then given to `finish`."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700, parents=True)
+    return partial
+
+
+def finish(partial: Path, target: Path) -> None:
+    """Describes what was written, makes it durable, and puts it in place whole."""
+    files = {
+        str(path.relative_to(partial)): {"size": path.stat().st_size, "blake3": _digest(path)}
+        for path in sorted(partial.rglob("*"))
+        if path.is_file()
+    }
+    (partial / MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
+    for path in partial.rglob("*"):
+        _sync(path)
+    _sync(partial)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(partial, target)
+    _sync(target.parent)
+
+
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None where every file is as its manifest says."""
+    try:
+        files: dict[str, dict[str, int | str]] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST}: {error}"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has {path.stat().st_size} bytes, not {expected['size']}"
+        if _digest(path) != expected["blake3"]:
+            return f"{name} holds other bytes than were written"
+    return None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, newest first; whole or not."""
+    return sorted((p for p in (run / "checkpoints").glob("step_*") if p.suffix == ""), reverse=True)
+
+
+def newest_whole(run: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; what is passed over is named in the log."""
+    for folder in checkpoints(run):
+        fault = fault_of(folder)
+        if fault is None:
+            return folder
+        logger.warning("passed over the checkpoint %s: %s", folder, fault)
+    return None
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Into a checkpoint that is being written."""
+    (folder / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
+
+
+def read_state(folder: Path) -> RunState:
+    """Of a whole checkpoint."""
+    values = json.loads((folder / "state.json").read_text())
+    outstanding = tuple((int(position), int(draw)) for position, draw in values.pop("outstanding"))
+    return RunState(outstanding=outstanding, **values)
+
+
+def prune(run: Path, *, keep: int) -> None:
+    """Removes all but the newest."""
+    for folder in checkpoints(run)[keep:]:
+        shutil.rmtree(folder)
+
+
+def _digest(path: Path) -> str:
+    digest = blake3.blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest(length=16)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,141 @@
+"""Asks a policy about held-out clips, one greedy answer each, and keeps what it said.
+
+`judge` consumes records and produces judged clips, in order. It waits for media tasks and engines, at most so many
+clips at once. All answers are of one policy version: nothing is published while it runs.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.evaluation.metrics import Estimate, Recognition, recognition
+from common.labels import answer_of
+from common.protocols import GenerateFn, PrepareFn
+from common.types import Draw, Failure, Prompt, Record
+
+_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+"""The paper's form of a whole answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgedClip:
+    """What a policy said of a clip."""
+
+    prompt_id: str
+    label: str
+    answer: str | None
+    """None where the clip could not be asked."""
+    text: str
+    has_form: bool
+    """Whether the whole completion is in the paper's form."""
+    failure: str | None = None
+    """Why the clip could not be asked; it counts as wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """One policy on the held-out clips."""
+
+    policy: str
+    policy_version: int
+    recognition: Recognition
+    format_rate: float
+    """Share of completions in the paper's form."""
+    num_failed: int
+    """Clips that could not be asked."""
+
+
+async def judge(
+    records: Sequence[Record],
+    *,
+    prepare: PrepareFn,
+    generate: GenerateFn,
+    max_in_flight: int,
+    on_clip: Callable[[int, int], None],
+) -> list[JudgedClip]:
+    """Asks every clip once.
+
+    Args:
+        records: the held-out clips.
+        prepare: the media stage.
+        generate: greedy, one completion.
+        max_in_flight: clips asked at once.
+        on_clip: called with the number of clips judged and of all.
+    """
+    room = asyncio.Semaphore(max_in_flight)
+    num_done = 0
+
+    async def one(position: int, record: Record) -> JudgedClip:
+        nonlocal num_done
+        async with room:
+            clip = await _ask(position, record, prepare=prepare, generate=generate)
+        num_done += 1
+        on_clip(num_done, len(records))
+        return clip
+
+    return list(await asyncio.gather(*(one(i, r) for i, r in enumerate(records))))
+
+
+async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> JudgedClip:
+    def failed(failure: Failure) -> JudgedClip:
+        reason = f"{failure.stage}/{failure.reason}: {failure.detail}"
+        return JudgedClip(
+            prompt_id=record.prompt_id, label=record.label, answer=None, text="", has_form=False, failure=reason
+        )
+
+    prepared = await prepare(record)
+    if isinstance(prepared, Failure):
+        return failed(prepared)
+    draw = Draw(epoch=0, record=record, draw=0, position=position)
+    generation = await generate(Prompt(draw=draw, media=prepared[0], num_prompt_tokens=prepared[1], seed=0))
+    if isinstance(generation, Failure):
+        return failed(generation)
+    text = generation.completions[0].text
+    return JudgedClip(
+        prompt_id=record.prompt_id,
+        label=record.label,
+        answer=answer_of(text),
+        text=text,
+        has_form=_FORMAT.fullmatch(text) is not None,
+    )
+
+
+def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: int) -> Judgement:
+    """What the clips come to."""
+    return Judgement(
+        policy=policy,
+        policy_version=policy_version,
+        recognition=recognition([c.label for c in clips], [c.answer for c in clips]),
+        format_rate=sum(c.has_form for c in clips) / len(clips),
+        num_failed=sum(c.failure is not None for c in clips),
+    )
+
+
+def write_judgement(folder: Path, judgement: Judgement, clips: Sequence[JudgedClip]) -> None:
+    """`<policy>.jsonl`, a line per clip, then `<policy>.json`, whose presence says that both are whole."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
+    (folder / f"{judgement.policy}.jsonl").write_text(lines, encoding="utf-8")
+    partial = folder / f"{judgement.policy}.partial"
+    partial.write_text(json.dumps(asdict(judgement), indent=1) + "\n")
+    partial.rename(folder / f"{judgement.policy}.json")
+
+
+def read_judgement(folder: Path, policy: str) -> Judgement | None:
+    """What `write_judgement` wrote; None where it has not."""
+    path = folder / f"{policy}.json"
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    found = values.pop("recognition")
+    war, uar = Estimate(**found.pop("war")), Estimate(**found.pop("uar"))
+    return Judgement(recognition=Recognition(war=war, uar=uar, **found), **values)
+
+
+def read_judged_clips(folder: Path, policy: str) -> list[JudgedClip]:
+    """The clips behind a judgement."""
+    lines = (folder / f"{policy}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [JudgedClip(**json.loads(line)) for line in lines]

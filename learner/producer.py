@@ -1,0 +1,174 @@
+"""Makes groups of draws: media, rollout, reward, many at once.
+
+Consumes draws of the stream, as many as `start` allows. Produces scored groups, in a buffer that `batch` empties.
+Waits for media tasks, engines and the reward service, each with a deadline of its own. `batch` waits for groups,
+and is unblocked by them, by an error of a task, or by `interrupt`.
+
+A draw that fails is a reason in the ledger and the next one takes its place; a group that has become too stale goes
+back to the stream. What is in flight or buffered is bounded by what `start` was told and `batch` has taken.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from common.errors import DatasetError, StopRequestedError
+from common.protocols import GenerateFn, PrepareFn, ScoreFn
+from common.types import Draw, Failure, Group, Prompt, Sample
+from learner.buffer import GroupBuffer
+from learner.ledger import Ledger
+from learner.stream import PromptStream, group_seed
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+REMEDIES = {
+    "media": "check data.source.media_root and the files",
+    "rollout": "raise rollout.deadline_s or rollout.max_model_len, or lower the clips' limits under data",
+    "reward": "check the rewards",
+    "stale": "raise learner.max_staleness or learner.max_redraws",
+}
+
+
+@dataclass(kw_only=True)
+class GroupProducer:
+    """Draws in, groups out."""
+
+    stream: PromptStream
+    prepare: PrepareFn
+    generate: GenerateFn
+    score: ScoreFn
+    ledger: Ledger
+    buffer: GroupBuffer
+    seed: int
+    max_redraws: int
+    draw_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Sums over draws since `batch` last returned, by stage; draws overlap."""
+    _tasks: dict[asyncio.Task[None], list[Draw]] = field(default_factory=dict[asyncio.Task[None], list[Draw]])
+    """Each with the draw that it asks."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _error: BaseException | None = None
+    _num_failed: int = 0
+    """Draws in a row that came to nothing."""
+
+    def start(self, count: int) -> None:
+        """Begins the making of so many more groups."""
+        for _ in range(count):
+            asking: list[Draw] = []
+            task = asyncio.create_task(self._make_group(asking))
+            self._tasks[task] = asking
+            task.add_done_callback(self._ended)
+
+    async def batch(self, count: int, *, learner_version: int) -> list[Group]:
+        """The next groups to train, none of them too stale.
+
+        Raises:
+            DatasetError: as many draws in a row failed as show that none will succeed.
+            EngineError: an engine died.
+            RewardError: the reward service died.
+            StopRequestedError: the run is to stop.
+        """
+        while True:
+            self._send_back(self.buffer.drop_stale(learner_version=learner_version))
+            if self._error is not None:
+                raise self._error
+            if len(self.buffer) >= count:
+                return self.buffer.take(count)
+            self._changed.clear()
+            await self._changed.wait()
+
+    def interrupt(self) -> None:
+        """Makes `batch` raise, now or when it is next called."""
+        self._error = StopRequestedError("the run was asked to stop")
+        self._changed.set()
+
+    def outstanding(self) -> list[Draw]:
+        """Draws that were taken from the stream and have no fate: in flight or buffered."""
+        return [draw for asking in self._tasks.values() for draw in asking] + self.buffer.draws()
+
+    async def stop(self) -> None:
+        """Cancels what is in flight."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make_group(self, asking: list[Draw]) -> None:
+        while True:
+            asking[:] = [self.stream.next()]
+            answer = await self._ask(asking[0])
+            if isinstance(answer, Group):
+                self.buffer.put(answer)
+                self._num_failed = 0
+                return
+            self._fail(asking[0], answer)
+
+    async def _ask(self, draw: Draw) -> Group | Failure:
+        """One draw's way: media, rollout, reward."""
+        self.ledger.event(draw, "asked")
+        prepared = await self._timed("media", self.prepare(draw.record))
+        if isinstance(prepared, Failure):
+            return prepared
+        media, num_tokens = prepared
+        prompt = Prompt(draw=draw, media=media, num_prompt_tokens=num_tokens, seed=group_seed(self.seed, draw))
+        generation = await self._timed("generate", self.generate(prompt))
+        if isinstance(generation, Failure):
+            return generation
+        self.ledger.event(draw, "generated", engine=generation.engine, version=generation.min_policy_version)
+        scores = await self._timed("reward", self.score(draw.record, generation.completions))
+        if isinstance(scores, Failure):
+            return scores
+        self.ledger.event(draw, "scored", mean=sum(s.total for s in scores) / len(scores))
+        return Group(
+            prompt=prompt,
+            samples=tuple(
+                Sample(completion=c, score=s) for c, s in zip(generation.completions, scores, strict=True)
+            ),
+            min_policy_version=generation.min_policy_version,
+            engine=generation.engine,
+        )
+
+    def _send_back(self, stale: list[Group]) -> None:
+        for group in stale:
+            draw = group.prompt.draw
+            self.ledger.event(draw, "stale", version=group.min_policy_version)
+            if draw.draw < self.max_redraws:
+                self.stream.redraw(draw)
+                self.ledger.redrawn(draw)
+            else:
+                self._fail(
+                    draw, Failure(stage="stale", reason="stale", detail=f"{draw.draw + 1} draws came too late")
+                )
+        self.start(len(stale))
+
+    def _fail(self, draw: Draw, failure: Failure) -> None:
+        logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
+        self.ledger.failed(draw, failure)
+        self._num_failed += 1
+        # between two groups of a corpus with one good clip may lie two epochs
+        limit = len(self.stream) * (2 if self.ledger.num_trained or len(self.buffer) else 1)
+        if self._num_failed >= limit:
+            self.ledger.commit()
+            raise DatasetError(_only_failures(self.ledger))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and task.exception() is not None:
+            self._error = self._error or task.exception()
+        self._changed.set()
+
+    async def _timed(self, stage: str, work: Awaitable[T]) -> T:
+        start = time.perf_counter()
+        try:
+            return await work
+        finally:
+            self.draw_seconds[stage] += time.perf_counter() - start
+
+
+def _only_failures(ledger: Ledger) -> str:
+    reasons = ", ".join(f"{reason} x{count}" for reason, count in ledger.failures.items())
+    stage = ledger.failures.most_common(1)[0][0].split("/")[0]
+    return f"some draw must come to a group, got only failures: {reasons}; {REMEDIES[stage]}; see {ledger.path}"

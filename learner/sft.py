@@ -1,0 +1,41 @@
+"""The supervised stage alone: `python -m learner.sft --config my.yaml [--sft.steps 200 ...]`."""
+
+import sys
+from collections.abc import Sequence
+
+from common.config.run import OmniConfig
+from deploy.command_line import run_command
+
+PURPOSE = (
+    "Trains on explanations, as the first stage of learner.main does, and leaves cold_start/hf in the run folder.\n"
+    "learner.main with the same configuration goes on from there."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The supervised stage of a run."""
+    return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run)
+
+
+async def run(config: OmniConfig) -> None:
+    """The cold start, unless it is there already.
+
+    Raises:
+        ConfigError: no supervised steps are asked for.
+    """
+    from rich.console import Console
+
+    from common.errors import ConfigError
+    from deploy.progress import Progress
+    from deploy.stages import cold_start
+    from deploy.wiring import open_run
+
+    if config.sft.steps == 0:
+        raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many")
+    progress = Progress(Console())
+    async with open_run(config, progress) as opened:
+        progress.say(f"checkpoint  {await cold_start(opened)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The demo as it ships, and what is left of its gain when one thing is taken away."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from learner.ledger import check_ledger
+from tests.e2e.control import swap_audio
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+DEMO = "deploy/configs/demo.yaml"
+
+
+def run_demo(root: Path, name: str, *arguments: str, program: str = "learner.main") -> dict[str, Any]:
+    """The recipe, with changes; its summary."""
+    command = [
+        sys.executable,
+        "-m",
+        *program.split(),
+        "--config",
+        DEMO,
+        "--run.root",
+        str(root),
+        "--run.name",
+        name,
+    ]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=1400, check=False, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return json.loads((root / name / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all runs here."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def demo(root: Path) -> dict[str, Any]:
+    """The demo's summary."""
+    return run_demo(root, "demo")
+
+
+def from_the_same_cold_start(root: Path, name: str) -> Path:
+    """A run folder that has the demo's model, corpus and cold start, and its judgement."""
+    for part in ("cold_start", "corpus"):
+        shutil.copytree(root / "demo" / part, root / name / part)
+    for model in (root / "demo").glob("model-*"):
+        shutil.copytree(model, root / name / model.name)
+    (root / name / "eval").mkdir()
+    for policy in ("untrained", "cold_start"):
+        for suffix in ("json", "jsonl"):
+            shutil.copy(root / "demo" / "eval" / f"{policy}.{suffix}", root / name / "eval")
+    return root / name
+
+
+def recall_by_modality(folder: Path, policy: str) -> dict[str, float]:
+    """Share of held-out clips answered right, by the modality that tells their label."""
+    (metadata,) = (folder / "corpus").glob("*/metadata.jsonl")
+    tells = {m["clip_id"]: m["label_from"] for m in map(json.loads, metadata.read_text().splitlines())}
+    right: dict[str, list[bool]] = {}
+    for clip in map(json.loads, (folder / "eval" / f"{policy}.jsonl").read_text().splitlines()):
+        right.setdefault(tells[clip["prompt_id"]], []).append(clip["answer"] == clip["label"])
+    return {kind: sum(values) / len(values) for kind, values in right.items()}
+
+
+def test_the_demo_meets_its_targets(demo: dict[str, Any], root: Path) -> None:
+    print(json.dumps(demo, indent=1))
+    assert demo["war_grpo"] - demo["war_cold_start"] >= 0.15
+    assert demo["format_rate_grpo"] > 0.95
+    assert demo["logprob_diff_mean"] < 1e-5
+    assert demo["logprob_diff_max"] < 1e-3
+    assert demo["canary_failures"] == 0
+    assert demo["num_heldout"] >= 280
+    assert demo["peak_memory_bytes"] < 12 * 2**30
+    assert check_ledger(root / "demo" / "ledger.jsonl").faults == ()
+
+
+def test_shuffled_rewards_teach_nothing(demo: dict[str, Any], root: Path) -> None:
+    from_the_same_cold_start(root, "shuffled")
+    control = run_demo(root, "shuffled", program="tests.e2e.control shuffled_rewards")
+    print("shuffled rewards", json.dumps({k: control[k] for k in ("war_cold_start", "war_grpo")}))
+    assert abs(control["war_grpo"] - demo["war_cold_start"]) <= 0.04
+
+
+def test_another_clips_audio_loses_the_pairs_that_only_the_voice_tells_apart(
+    demo: dict[str, Any], root: Path
+) -> None:
+    folder = from_the_same_cold_start(root, "other-audio")
+    (corpus,) = (root / "demo" / "corpus").iterdir()
+    train = swap_audio(corpus, root / "swapped")
+    source = f"{{type: r1_omni, path: {train}}}"
+    heldout = f"{{type: r1_omni, path: {corpus / 'heldout.json'}}}"
+    cold_start = f"{{type: r1_omni, path: {corpus / 'cold_start.json'}}}"
+    control = run_demo(
+        *(root, "other-audio", "--data.source", source, "--data.heldout", heldout, "--data.cold_start", cold_start)
+    )
+    with_audio, without = recall_by_modality(root / "demo", "grpo"), recall_by_modality(folder, "grpo")
+    print("another clip's audio", json.dumps({"war_grpo": control["war_grpo"], "by_modality": without}))
+    print("its own audio", json.dumps({"war_grpo": demo["war_grpo"], "by_modality": with_audio}))
+    assert without["voice"] <= with_audio["voice"] - 0.15
+
+
+def test_supervised_training_on_the_same_labels_is_reported(demo: dict[str, Any], root: Path) -> None:
+    (corpus,) = (root / "demo" / "corpus").iterdir()
+    control = run_demo(
+        *(root, "supervised", "--model.path", str(root / "demo" / "cold_start" / "hf")),
+        *("--data.source", f"{{type: r1_omni, path: {corpus / 'train.json'}}}"),
+        *("--data.cold_start", f"{{type: r1_omni, path: {corpus / 'train.json'}}}"),
+        *("--data.heldout", f"{{type: r1_omni, path: {corpus / 'heldout.json'}}}"),
+        *("--sft.steps", str(demo["grpo_steps"]), "--sft.optimizer.lr", "4.0e-4"),
+        *("--learner.steps", "1", "--evaluation.policies", "[cold_start]"),
+    )
+    # named cold_start there, as it is the policy that a reinforcement would start from
+    print("supervised on the same labels", json.dumps({"war": control["war_cold_start"], "grpo": demo["war_grpo"]}))
+    assert 0 <= control["war_cold_start"] <= 1

@@ -1,0 +1,172 @@
+"""A run that is stopped or killed goes on: the same command again, nothing lost, nothing trained twice."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.config.data import SyntheticDataConfig
+from common.datasets.synthetic import write_synthetic_corpus
+from learner.ledger import check_ledger
+from tests.e2e.support import command, environment, start, steps_of, wait_for_step, write_recipe
+
+pytestmark = pytest.mark.long
+LAST_STEP = 6
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few clips of each split."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sizes = SyntheticDataConfig(type="synthetic", num_cold_start=14, num_train=10, num_validation=0, num_heldout=7)
+    return write_synthetic_corpus(folder, sizes)
+
+
+@pytest.fixture(scope="module")
+def cold_started(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has had its cold start and one step: what all tests go on from copies of."""
+    root = tmp_path_factory.mktemp("runs")
+    config = write_recipe(root / "run.yaml", root=root, corpus=corpus)
+    done = start(
+        "--config", str(config), "--learner.steps", str(LAST_STEP), "--learner.checkpoint.every_steps", "100"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = root / "test"
+    for name in ("checkpoints", "samples", "tensorboard"):
+        shutil.rmtree(folder / name)
+    for name in ("metrics.jsonl", "ledger.jsonl", "summary.json"):
+        (folder / name).unlink()
+    return root
+
+
+def prepared(cold_started: Path, target: Path, corpus: Path) -> tuple[Path, list[str]]:
+    """A copy of the run, and the command's arguments."""
+    shutil.copytree(cold_started / "test", target / "test")
+    config = write_recipe(target / "run.yaml", root=target, corpus=corpus)
+    text = (target / "test" / "config.yaml").read_text()
+    (target / "test" / "config.yaml").write_text(text.replace(str(cold_started), str(target)))
+    arguments = [
+        "--config",
+        str(config),
+        "--learner.steps",
+        str(LAST_STEP),
+        "--learner.checkpoint.every_steps",
+        "2",
+    ]
+    return target / "test", arguments
+
+
+def popen(arguments: list[str]) -> subprocess.Popen[str]:
+    """The command, going on."""
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def assert_whole(folder: Path) -> None:
+    """Every step once, every draw one fate, and the summary counts them all."""
+    assert steps_of(folder) == list(range(1, LAST_STEP + 1))
+    found = check_ledger(folder / "ledger.jsonl")
+    assert found.faults == ()
+    assert found.fates == {"trained": 4 * LAST_STEP}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["grpo_steps"], summary["publishes"], summary["canary_failures"]) == (LAST_STEP, LAST_STEP, 0)
+    samples = sorted(p.name for p in (folder / "samples").iterdir())
+    assert samples == [f"step_{step:06d}.jsonl.gz" for step in range(1, LAST_STEP + 1)]
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
+    folder, arguments = prepared(cold_started, tmp_path, corpus)
+    process = popen(arguments)
+    wait_for_step(folder, 3, process)
+    time.sleep(random.uniform(0, 2))
+    process.kill()
+    process.wait()
+    reached = steps_of(folder)
+    done = start(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resumed after step" in done.stdout
+    assert_whole(folder)
+    assert check_ledger(folder / "ledger.jsonl").num_rewinds == 1
+    assert reached[-1] >= 3
+
+
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(
+    cold_started: Path, corpus: Path, tmp_path: Path
+) -> None:
+    folder, arguments = prepared(cold_started, tmp_path, corpus)
+    process = popen(arguments)
+    wait_for_step(folder, 3, process)
+    # a terminal sends it to everything that runs in it
+    os.killpg(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error[-2000:]
+    assert "stopping when this step is done" in out
+    assert "the same command again goes on" in error
+    reached = steps_of(folder)[-1]
+    assert (folder / "checkpoints" / f"step_{reached:06d}" / "hf" / "model.safetensors").is_file()
+    done = start(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"resumed after step {reached}" in done.stdout
+    assert_whole(folder)
+
+
+def test_a_torn_checkpoint_is_passed_over(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
+    folder, arguments = prepared(cold_started, tmp_path, corpus)
+    process = popen(arguments)
+    wait_for_step(folder, 5, process)
+    process.kill()
+    process.wait()
+    newest = max((folder / "checkpoints").glob("step_??????"))
+    weights = newest / "hf" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    done = start(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resumed after step 2" in done.stdout
+    assert_whole(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that a checkpoint does not fit on, beside what is there."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_a_run_that_resumes(cold_started: Path, corpus: Path, small_disk: Path) -> None:
+    folder, arguments = prepared(cold_started, small_disk, corpus)
+    stopped = start(*arguments)
+    assert stopped.returncode == 1, stopped.stdout[-2000:]
+    assert "No space left" in stopped.stderr
+    assert not list((folder / "checkpoints").glob("step_??????"))
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    done = start(*arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_whole(folder)
+
+
+def test_other_settings_are_refused_with_their_keys(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
+    _, arguments = prepared(cold_started, tmp_path, corpus)
+    done = start(*arguments, "--learner.optimizer.lr", "0.5", "--rollout.group_size", "6")
+    assert done.returncode == 2
+    assert "learner.optimizer.lr, rollout.group_size" in done.stderr
+    assert "--run.resume never" in done.stderr

@@ -1,0 +1,141 @@
+"""Checkpoints: whole, or passed over by name."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from learner import checkpoint
+from learner.checkpoint import RunState
+
+STATE = RunState(
+    step=2, policy_version=3, cursor=17, outstanding=((4, 0), (9, 2)), num_updates=6, ledger_bytes=1_234
+)
+
+
+def kept(run: Path, step: int, *, text: str = "weights") -> Path:
+    """A whole checkpoint."""
+    target = checkpoint.checkpoint_folder(run, step)
+    partial = checkpoint.begin(target)
+    (partial / "hf").mkdir()
+    (partial / "hf" / "model.safetensors").write_text(f"{text} of {step}")
+    checkpoint.write_state(partial, STATE)
+    checkpoint.finish(partial, target)
+    return target
+
+
+def test_a_finished_checkpoint_is_whole_and_in_place(tmp_path: Path) -> None:
+    folder = kept(tmp_path, 2)
+    assert folder == tmp_path / "checkpoints" / "step_000002"
+    assert sorted(p.name for p in folder.iterdir()) == ["hf", "manifest.json", "state.json"]
+    assert list((tmp_path / "checkpoints").iterdir()) == [folder]
+    assert checkpoint.fault_of(folder) is None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest) == {"hf/model.safetensors", "state.json"}
+    assert manifest["hf/model.safetensors"]["size"] == len("weights of 2")
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    assert checkpoint.read_state(kept(tmp_path, 2)) == STATE
+    assert STATE.with_updates(9).num_updates == 9
+    assert STATE.with_updates(9).with_updates(6) == STATE
+
+
+def torn(folder: Path) -> None:
+    """A file that ends early."""
+    (folder / "hf" / "model.safetensors").write_text("weigh")
+
+
+def changed(folder: Path) -> None:
+    """One byte that is another."""
+    (folder / "hf" / "model.safetensors").write_text("weightz of 2")
+
+
+def missing(folder: Path) -> None:
+    """A file that is gone."""
+    (folder / "state.json").unlink()
+
+
+def without_manifest(folder: Path) -> None:
+    """Nothing says what should be there."""
+    (folder / "manifest.json").unlink()
+
+
+def with_a_torn_manifest(folder: Path) -> None:
+    """It says half of what should be there."""
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (torn, "hf/model.safetensors has 5 bytes, not 12"),
+        (changed, "hf/model.safetensors holds other bytes than were written"),
+        (missing, "state.json is missing"),
+        (without_manifest, "manifest.json: "),
+        (with_a_torn_manifest, "manifest.json: "),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], said: str
+) -> None:
+    before, newest = kept(tmp_path, 1), kept(tmp_path, 2)
+    assert checkpoint.newest_whole(tmp_path) == newest
+    damage(newest)
+    fault = checkpoint.fault_of(newest)
+    assert fault is not None
+    assert fault.startswith(said)
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.newest_whole(tmp_path) == before
+    (record,) = caplog.records
+    assert record.getMessage() == f"passed over the checkpoint {newest}: {fault}"
+
+
+def test_where_none_is_whole_there_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest_whole(tmp_path) is None
+    missing(kept(tmp_path, 1))
+    assert checkpoint.newest_whole(tmp_path) is None
+
+
+def test_a_checkpoint_that_was_being_written_is_ignored_and_begun_anew(tmp_path: Path) -> None:
+    whole = kept(tmp_path, 1)
+    partial = checkpoint.begin(checkpoint.checkpoint_folder(tmp_path, 2))
+    (partial / "torn").write_text("half")
+    assert checkpoint.checkpoints(tmp_path) == [whole]
+    assert checkpoint.newest_whole(tmp_path) == whole
+    newest = kept(tmp_path, 2)
+    assert checkpoint.newest_whole(tmp_path) == newest
+    assert not (newest / "torn").exists()
+    assert not partial.exists()
+
+
+def test_a_checkpoint_written_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    kept(tmp_path, 2)
+    folder = kept(tmp_path, 2, text="other weights")
+    assert checkpoint.fault_of(folder) is None
+    assert (folder / "hf" / "model.safetensors").read_text() == "other weights of 2"
+
+
+def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
+    folders = [kept(tmp_path, step) for step in (9, 100, 20)]
+    assert checkpoint.checkpoints(tmp_path) == [folders[1], folders[2], folders[0]]
+    assert checkpoint.newest_whole(tmp_path) == folders[1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_pruning_keeps_the_newest(tmp_path: Path, keep: int) -> None:
+    folders = [kept(tmp_path, step) for step in (1, 2, 3)]
+    checkpoint.prune(tmp_path, keep=keep)
+    assert checkpoint.checkpoints(tmp_path) == folders[::-1][:keep]
+    assert sorted((tmp_path / "checkpoints").iterdir()) == folders[-keep:]
+
+
+def test_a_whole_folder_may_be_moved(tmp_path: Path) -> None:
+    folder = kept(tmp_path, 1)
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert checkpoint.fault_of(tmp_path / "elsewhere") is None

@@ -1,0 +1,121 @@
+"""The clips of a run: read from files or written, and every mistake in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config.load import load_config
+from common.config.run import OmniConfig
+from common.errors import DatasetError
+from deploy.preflight import Corpora, check_inputs, load_corpora
+
+
+def item(video: str, label: str) -> dict[str, object]:
+    """One record as R1-Omni writes it."""
+    return {"video": video, "conversations": [{"value": "<video>\n<audio>\nQ"}, {"value": label}]}
+
+
+def written(path: Path, *records: tuple[str, str]) -> Path:
+    """A corpus of (video, answer)."""
+    path.write_text(json.dumps([item(*r) for r in records]))
+    return path
+
+
+def config_of(train: Path, *overrides: str) -> OmniConfig:
+    """Over a corpus of files."""
+    return load_config(None, [f"--data.source={{type: r1_omni, path: {train}}}", *overrides])
+
+
+def corpora_of(config: OmniConfig, folder: Path) -> Corpora:
+    """Without a screen."""
+    return load_corpora(config, folder, on_clip=lambda done, total: None)
+
+
+def test_each_file_is_read_for_the_stage_that_is_on(tmp_path: Path) -> None:
+    train = written(tmp_path / "t.json", ("a.mp4", "sad"), ("b.mp4", "happy"))
+    cold = written(tmp_path / "c.json", ("c.mp4", "<think>x</think><answer>fear</answer>"))
+    held = written(tmp_path / "h.json", ("d.mp4", "angry"))
+    files = [
+        f"--data.cold_start={{type: r1_omni, path: {cold}}}",
+        f"--data.heldout={{type: r1_omni, path: {held}}}",
+    ]
+    off = corpora_of(config_of(train, *files), tmp_path)
+    assert ([r.label for r in off.train], off.cold_start, off.heldout) == (["sad", "happy"], [], [])
+    on = corpora_of(config_of(train, *files, "--sft.steps=1", "--evaluation.policies=[grpo]"), tmp_path)
+    assert [(r.label, r.response, r.split) for r in on.cold_start] == [
+        ("fear", "<think>x</think><answer>fear</answer>", "cold_start")
+    ]
+    assert [(r.label, r.response, r.split) for r in on.heldout] == [("angry", "angry", "heldout")]
+    assert on.train == off.train
+    assert on.sha256 != off.sha256
+    written(held, ("d.mp4", "sad"))
+    again = corpora_of(config_of(train, *files, "--sft.steps=1", "--evaluation.policies=[grpo]"), tmp_path)
+    assert again.sha256 != on.sha256
+
+
+@pytest.mark.parametrize("place", ["train", "cold_start", "heldout"])
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (json.dumps([item("a.mp4", "sad"), item("a.mp4", "happy")]), "'a.mp4' twice"),
+        (json.dumps([item("a.mp4", "sad"), item("b.mp4", "bored")]), "got 'bored' of 'b.mp4'"),
+        ("[]", "must hold a list of records"),
+        ("[", "must be JSON"),
+        (None, "must be a readable file"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_named_before_anything_starts(
+    tmp_path: Path, place: str, text: str | None, part: str
+) -> None:
+    good, bad = written(tmp_path / "good.json", ("x.mp4", "sad")), tmp_path / "bad.json"
+    if text is not None:
+        bad.write_text(text)
+    overrides = ["--sft.steps=1", "--evaluation.policies=[grpo]"]
+    overrides += [
+        f"--data.{name}={{type: r1_omni, path: {bad if place == name else good}}}"
+        for name in ("cold_start", "heldout")
+    ]
+    config = config_of(bad if place == "train" else good, *overrides)
+    for check in (lambda: check_inputs(config), lambda: corpora_of(config, tmp_path)):
+        with pytest.raises(DatasetError) as caught:
+            check()
+        said = str(caught.value)
+        assert part in said
+        assert "bad.json" in said
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("taxonomy", "label", "is_known"),
+    [
+        ("dfew", "fear", True),
+        ("dfew", "anxious", False),
+        ("r1_omni", "anxious", True),
+        ("r1_omni", "bored", False),
+        ("open", "bored", True),
+    ],
+)
+def test_a_label_must_be_of_the_taxonomy(tmp_path: Path, taxonomy: str, label: str, is_known: bool) -> None:
+    train = written(tmp_path / "t.json", ("a.mp4", label))
+    config = config_of(train, f"--data.taxonomy={taxonomy}")
+    if is_known:
+        assert corpora_of(config, tmp_path).train[0].label == label
+        return
+    with pytest.raises(DatasetError, match=f"must be in data.taxonomy .*, got '{label}'"):
+        corpora_of(config, tmp_path)
+
+
+def test_a_synthetic_corpus_is_written_once_and_serves_every_stage(tmp_path: Path) -> None:
+    source = "{type: synthetic, num_cold_start: 1, num_train: 2, num_validation: 0, num_heldout: 1, seed: 3}"
+    config = load_config(None, [f"--data.source={source}"])
+    seen: list[tuple[int, int]] = []
+    corpora = load_corpora(config, tmp_path, on_clip=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (len(corpora.cold_start), len(corpora.train), len(corpora.heldout)) == (1, 2, 1)
+    records = [*corpora.cold_start, *corpora.train, *corpora.heldout]
+    assert [r.split for r in records] == ["cold_start", "train", "train", "heldout"]
+    paths = [Path(r.clip.video_path or "") for r in records]
+    before = [p.stat().st_mtime_ns for p in paths]
+    assert load_corpora(config, tmp_path, on_clip=lambda done, total: pytest.fail("written again")) == corpora
+    assert [p.stat().st_mtime_ns for p in paths] == before

@@ -1,0 +1,109 @@
+"""The numbers of a run, from metrics and judgements written by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from common.metrics import MetricsFile
+from deploy.summary import Summary, summarize, write_summary
+from learner.evaluation import JudgedClip, judgement_of, write_judgement
+from tests.support.builders import make_judged, metrics_line
+
+
+def summary_of(folder: Path, *, tolerance: float = 1e-4) -> Summary:
+    """With what is not read from the folder."""
+    return summarize(
+        folder,
+        seed=3,
+        corpus_sha256="abc",
+        num_heldout=4,
+        canary_tolerance=tolerance,
+        peak_memory_bytes=1024,
+        seconds_total=9.0,
+        seconds_by_phase={"grpo": 7.123456},
+    )
+
+
+def judged(folder: Path, policy: str, clips: list[JudgedClip]) -> None:
+    """Written as a run writes it."""
+    write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=0), clips)
+
+
+def test_a_run_of_nothing_has_no_numbers(tmp_path: Path) -> None:
+    found = summary_of(tmp_path)
+    assert (found.grpo_steps, found.publishes, found.canary_failures) == (0, 0, 0)
+    assert (found.war_untrained, found.uar_grpo, found.format_rate_grpo) == (None, None, None)
+    assert (found.logprob_diff_mean, found.logprob_diff_max, found.kl_rollout_mean) == (None, None, None)
+
+
+def test_steps_are_summed_by_hand(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write(
+        1,
+        metrics_line(
+            learner__num_tokens=100.0,
+            learner__logprob_diff__mean=1e-6,
+            learner__logprob_diff__max=5e-5,
+            learner__kl_rollout__mean=1e-9,
+        ),
+    )
+    metrics.write(
+        2,
+        metrics_line(
+            learner__num_tokens=300.0,
+            learner__logprob_diff__mean=5e-6,
+            learner__logprob_diff__max=2e-5,
+            learner__kl_rollout__mean=5e-9,
+            publish__version=2.0,
+            seconds__rollout=3.005,
+        ),
+    )
+    found = summary_of(tmp_path)
+    assert (found.grpo_steps, found.publishes) == (2, 2)
+    # over tokens, not over steps: (100 x 1 + 300 x 5) / 400
+    assert found.logprob_diff_mean == pytest.approx(4e-6, rel=1e-9)
+    assert found.kl_rollout_mean == pytest.approx(4e-9, rel=1e-9)
+    assert found.logprob_diff_max == 5e-5
+    assert found.seconds_by_phase == {"grpo": 7.12, "rollout": 4.0, "learn": 4.0, "publish": 1.0}
+
+
+def test_a_publish_that_misses_the_tolerance_on_any_engine_counts_once(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    name = "publish/canary/engine-1/max"
+    for step, values in enumerate([(1e-5, 1e-5), (2e-4, 3e-4), (1e-5, math.nan), (1e-4, 1e-4)], start=1):
+        metrics.write(step, metrics_line(**{"publish__canary__engine-0__max": values[0]}) | {name: values[1]})
+    assert summary_of(tmp_path).canary_failures == 2
+    assert summary_of(tmp_path, tolerance=1e-3).canary_failures == 1
+
+
+def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
+    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer=None)])
+    clips = [
+        make_judged("a", label="sad", answer="sad"),
+        make_judged("b", label="sad", answer="sad"),
+        make_judged("c", label="sad", answer="happy"),
+        make_judged("d", label="happy", answer=None),
+    ]
+    judged(tmp_path, "grpo", clips)
+    found = summary_of(tmp_path)
+    assert (found.war_untrained, found.uar_untrained) == (0.0, 0.0)
+    assert (found.war_cold_start, found.uar_cold_start) == (None, None)
+    assert (found.war_grpo, found.uar_grpo) == (0.5, pytest.approx((2 / 3 + 0) / 2))
+    assert found.format_rate_grpo == 0.75
+
+
+def test_what_is_written_is_json_with_every_field(tmp_path: Path) -> None:
+    MetricsFile(tmp_path / "metrics.jsonl").write(1, metrics_line())
+    found = summary_of(tmp_path)
+    path = write_summary(tmp_path, found)
+    values = json.loads(path.read_text())
+    assert Summary(**values) == found
+    assert (values["seed"], values["corpus_sha256"], values["num_heldout"], values["seconds_total"]) == (
+        3,
+        "abc",
+        4,
+        9,
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "summary.json"]
