@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.config.data import SyntheticDataConfig
@@ -92,8 +93,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(cold_started: Path, corpus: Pa
     process = popen(arguments)
     wait_for_step(folder, 3, process)
     time.sleep(random.uniform(0, 2))
+    below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
+    _, left = psutil.wait_procs(below, timeout=60)
+    assert not left, "everything is owned by the driver and ends with it"
     reached = steps_of(folder)
     done = start(*arguments)
     assert done.returncode == 0, done.stderr[-2000:]

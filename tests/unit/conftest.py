@@ -35,8 +35,8 @@ def thinker(tiny: str) -> Any:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a written synthetic corpus: 84 clips to train on, a few of the other splits."""
+    """Folder of a written synthetic corpus: 56 clips to train on, a few of the other splits."""
     config = SyntheticDataConfig(
-        type="synthetic", num_cold_start=7, num_train=84, num_validation=0, num_heldout=3, seed=5
+        type="synthetic", num_cold_start=7, num_train=56, num_validation=0, num_heldout=3, seed=5
     )
     return write_synthetic_corpus(tmp_path_factory.mktemp("corpora") / "corpus", config)
