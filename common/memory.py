@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 import psutil
 
@@ -53,7 +54,7 @@ def _run_processes(session: str) -> set[int]:
     """This process, what it started, and what the Ray session started on this node."""
     roots = [psutil.Process()]
     for process in psutil.process_iter(["name", "cmdline"]):
-        arguments = process.info["cmdline"] or []
+        arguments = cast(list[str], process.info["cmdline"] or [])
         if process.info["name"] in {"raylet", "gcs_server"} and any(session in a for a in arguments):
             roots.append(process)
     found: set[int] = set()

@@ -103,7 +103,9 @@ def take_up(folder: Path, config: OmniConfig) -> None:
                 f"a resumed run must keep its settings, got other values of {', '.join(changed)} than in {path}; "
                 "set them back, choose another run.name, or start anew with --run.resume never"
             )
-    path.write_text(dump_config(config))
+    partial = path.with_suffix(".partial")
+    partial.write_text(dump_config(config))
+    partial.rename(path)
     (folder / "samples").mkdir(mode=0o700, exist_ok=True)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from common.config.evaluation import Policy
 from common.evaluation.metrics import Estimate
@@ -85,5 +85,5 @@ def _examples(clips: list[JudgedClip], policy: str) -> Table:
             chosen.setdefault(clip.label, clip)
     table = Table("clip", "label", "answer", title=f"what the {policy} policy says", show_lines=True)
     for clip in chosen.values():
-        table.add_row(escape(clip.prompt_id), clip.label, escape(clip.text.strip() or "(nothing)"))
+        table.add_row(Text(clip.prompt_id), clip.label, Text(clip.text.strip() or "(nothing)"))
     return table

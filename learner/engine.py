@@ -88,12 +88,7 @@ class LearnerEngine:
         if config.beta > 0:
             reference = family.load_policy(reference_path or model_path, dtype=DTYPES[dtype])
             self._reference = reference.to(self.device).requires_grad_(False).eval()
-        trainable = [p for p in policy.parameters() if p.requires_grad]
-        # typed as if it took a module of parameters
-        initialize = cast(Any, deepspeed.initialize)
-        self._deepspeed: Any = initialize(
-            model=policy, model_parameters=trainable, config=deepspeed_config(config, dtype=dtype)
-        )[0]
+        self._deepspeed: Any = _initialize(policy, deepspeed_config(config, dtype=dtype))
         self._module: nn.Module = self._deepspeed.module
         plan = plan_publish(
             self._module.named_parameters(),
@@ -347,6 +342,15 @@ class _Totals:
     denominators: Denominators
     num_passes: int
     """Micro-batches of the rank with the most."""
+
+
+def _initialize(policy: nn.Module, config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine over what trains of a policy."""
+    import deepspeed
+
+    trainable = [p for p in policy.parameters() if p.requires_grad]
+    # typed as if it took a module of parameters
+    return cast(Any, deepspeed.initialize)(model=policy, model_parameters=trainable, config=config)[0]
 
 
 def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:

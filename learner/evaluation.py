@@ -108,7 +108,7 @@ def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: in
     return Judgement(
         policy=policy,
         policy_version=policy_version,
-        recognition=recognition([c.label for c in clips], [c.answer for c in clips]),
+        recognition=recognition([c.label.lower() for c in clips], [c.answer for c in clips]),
         format_rate=sum(c.has_form for c in clips) / len(clips),
         num_failed=sum(c.failure is not None for c in clips),
     )

@@ -116,7 +116,7 @@ def check_ledger(path: Path) -> LedgerCheck:
     """On what is live, every draw before the last step has exactly one fate, and none was trained twice."""
     asked: dict[str, int] = {}
     fates: dict[str, list[str]] = {}
-    last_step, outstanding = 0, set[str]()
+    last_step, outstanding = -1, set[str]()
     entries = live_entries(path)
     for number, entry in enumerate(entries):
         if entry.get("event") == "asked":

@@ -102,6 +102,8 @@ class GroupProducer:
             answer = await self._ask(asking[0])
             if isinstance(answer, Group):
                 self.buffer.put(answer)
+                # from here on it is the buffer's
+                asking.clear()
                 self._num_failed = 0
                 return
             self._fail(asking[0], answer)

@@ -123,12 +123,14 @@ class OmniConfig(Config):
     @model_validator(mode="after")
     def every_stage_has_its_clips(self) -> Self:
         """Said before anything starts."""
-        is_synthetic = self.data.source.type == "synthetic"
-        if self.sft.steps and not is_synthetic and self.data.cold_start is None:
+        source = self.data.source
+        brings_cold_start = source.type == "synthetic" and source.num_cold_start > 0
+        brings_heldout = source.type == "synthetic" and source.num_heldout > 0
+        if self.sft.steps and not brings_cold_start and self.data.cold_start is None:
             raise ValueError(
                 "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0"
             )
-        if self.evaluation.policies and not is_synthetic and self.data.heldout is None:
+        if self.evaluation.policies and not brings_heldout and self.data.heldout is None:
             raise ValueError(
                 "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []"
             )

@@ -32,8 +32,8 @@ def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np
 
     with av.open(str(path), "w", format="mp4") as container:
         video = audio = None
+        rate = Fraction(fps).limit_denominator(1001)
         if frames is not None:
-            rate = Fraction(fps).limit_denominator(1001)
             video = container.add_stream("libx264", rate=rate, options=_x264_options())
             video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
             video.bit_rate = VIDEO_BITS_PER_S
@@ -41,8 +41,10 @@ def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np
             audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             audio.bit_rate = AUDIO_BITS_PER_S
         if video is not None and frames is not None:
-            for pixels in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            for index, pixels in enumerate(frames):
+                picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+                picture.pts, picture.time_base = index, 1 / rate
+                container.mux(video.encode(picture))
             container.mux(video.encode(None))
         if audio is not None and waveform is not None:
             frame = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
@@ -63,5 +65,6 @@ def _filled(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
 
 def _x264_options() -> dict[str, str]:
     kilobits = VIDEO_BITS_PER_S // 1000
-    constant = f"nal-hrd=cbr:filler=1:vbv-maxrate={kilobits}:vbv-bufsize={kilobits // 4}:force-cfr=1"
-    return {"preset": "veryfast", "threads": "1", "x264-params": constant}
+    # without lookahead and processor-specific code, as with them the same pictures made other bytes now and then
+    constant = f"nal-hrd=cbr:filler=1:vbv-maxrate={kilobits}:vbv-bufsize={kilobits // 4}:force-cfr=1:no-asm=1"
+    return {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "x264-params": constant}

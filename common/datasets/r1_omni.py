@@ -47,13 +47,11 @@ def load_r1_omni(
     try:
         items = json.loads(source.read_text())
     except OSError as error:
-        raise DatasetError(
-            f"data.source.path must be a readable file, got {str(source)!r}; {error.strerror}"
-        ) from error
+        raise DatasetError(f"a corpus must be a readable file, got {str(source)!r}; {error.strerror}") from error
     except ValueError as error:
-        raise DatasetError(f"data.source.path must be JSON, got {str(source)!r}; {error}") from error
+        raise DatasetError(f"a corpus must be JSON, got {str(source)!r}; {error}") from error
     if not isinstance(items, list) or not items:
-        raise DatasetError(f"data.source.path must hold a list of records, got none in {str(source)!r}")
+        raise DatasetError(f"a corpus must hold a list of records, got none in {str(source)!r}")
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
         for index, item in enumerate(cast(list[Any], items))

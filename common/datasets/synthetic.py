@@ -195,7 +195,9 @@ def write_clip(path: Path, recipe: ClipRecipe) -> None:
 def render_voice(recipe: ClipRecipe) -> np.ndarray:
     """float32 [S] at 16 kHz, as long as the clip."""
     rng = np.random.default_rng(recipe.seed + 1)
-    samples, rate = speak(recipe.transcript, voice=recipe.speaker, prosody=VOICES[recipe.voice].prosody)
+    samples, rate = speak(
+        recipe.transcript, voice=recipe.speaker, prosody=VOICES[recipe.voice].prosody, seed=recipe.seed
+    )
     waveform = soxr.resample(samples, rate, SAMPLE_RATE)
     length = round(recipe.seconds * SAMPLE_RATE)
     start = int(rng.integers(0, max(1, min(4_000, length - len(waveform)))))

@@ -1,7 +1,7 @@
 """Speech from libespeak-ng, whose library and data come as a wheel: pitch, range, rate and loudness set."""
 
+import _ctypes
 import ctypes
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,31 @@ class Prosody:
     """0-200; 100 is normal."""
 
 
-def speak(text: str, *, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
-    """Says a text.
+def speak(text: str, *, voice: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
+    """Says a text; the same arguments sound the same, whatever was said before and in whatever process.
+
+    The library draws its own random numbers, seeded by the time, and keeps what it was doing between two calls: so it
+    is seeded, and loaded afresh for each text, which costs 5 ms.
+
+    Args:
+        text: to be said.
+        voice: a name of espeak-ng's, with its variant.
+        prosody: how.
+        seed: of the library's random numbers.
 
     Returns:
         float32 [S] in [-1, 1], and its sample rate.
     """
-    library, rate = _library()
+    library, rate = _open_library()
+    library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+    try:
+        return _say(library, text, voice=voice, prosody=prosody), rate
+    finally:
+        library.espeak_Terminate()
+        _ctypes.dlclose(library._handle)
+
+
+def _say(library: ctypes.CDLL, text: str, *, voice: str, prosody: Prosody) -> np.ndarray:
     chunks: list[np.ndarray] = []
 
     @_Callback
@@ -54,11 +72,10 @@ def speak(text: str, *, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
     library.espeak_Synchronize()
-    return np.concatenate(chunks).astype(np.float32) / 32768.0, rate
+    return np.concatenate(chunks).astype(np.float32) / 32768.0
 
 
-@functools.lru_cache(maxsize=1)
-def _library() -> tuple[ctypes.CDLL, int]:
+def _open_library() -> tuple[ctypes.CDLL, int]:
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())

@@ -118,7 +118,7 @@ def test_a_model_of_another_architecture_is_named(capsys: pytest.CaptureFixture[
 
 def test_a_missing_corpus_is_named(capsys: pytest.CaptureFixture[str], tiny: str) -> None:
     said = mistake(capsys, "--model.path", tiny, "--data.source={type: r1_omni, path: /no/such.json}")
-    assert "data.source.path must be a readable file, got '/no/such.json'" in said
+    assert "a corpus must be a readable file, got '/no/such.json'" in said
 
 
 def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

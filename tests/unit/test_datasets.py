@@ -114,7 +114,7 @@ def test_a_corpus_that_is_wrong_says_where(tmp_path: Path, items: object, part: 
 
 
 def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"data\.source\.path must be a readable file, got .*none\.json"):
+    with pytest.raises(DatasetError, match=r"a corpus must be a readable file, got .*none\.json"):
         load_r1_omni(tmp_path / "none.json", media_root=None, question=None, split="train")
 
 

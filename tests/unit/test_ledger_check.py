@@ -182,3 +182,12 @@ def test_the_command_names_a_run_without_a_ledger(
     assert said.out == ""
     assert said.err.startswith("error: RUN must hold a ledger.jsonl, got '")
     assert said.err.count("\n") == 1
+
+
+def test_draws_of_a_run_that_has_finished_no_step_are_open(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for name in ("a", "b"):
+        ledger.event(make_draw(name), "asked")
+    ledger.commit()
+    found = check_ledger(tmp_path / "ledger.jsonl")
+    assert (found.faults, len(found.open_draws)) == ((), 2)

@@ -1,5 +1,6 @@
 """The producer over fakes: failures are replaced, stale groups redrawn, errors raised where groups are awaited."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,17 @@ def test_what_is_in_flight_or_buffered_is_outstanding_until_it_is_taken(tmp_path
         return [g.prompt.draw.position for g in taken], positions, [d.position for d in producer.outstanding()]
 
     assert run(drive()) == ([0], [1, 2, 3], [2])
+
+
+def test_a_draw_is_outstanding_once_at_every_moment_of_its_way(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    async def most_at_once() -> int:
+        bench.producer.start(1)
+        most = 0
+        for _ in range(20):
+            await asyncio.sleep(0)
+            most = max(most, len(bench.producer.outstanding()))
+        return most
+
+    assert run(most_at_once()) == 1

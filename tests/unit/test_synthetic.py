@@ -22,6 +22,8 @@ from common.datasets.synthetic import (
     corpus_folder,
     corpus_sha256,
     plan_corpus,
+    render_voice,
+    write_clip,
 )
 from common.labels import DFEW
 from common.media import decode_clip
@@ -226,3 +228,23 @@ def test_the_hash_is_of_everything_that_a_run_reads(corpus: Path, tmp_path: Path
         path.write_bytes(before)
     clip.rename(clip.with_name("0000000000.mp4"))
     assert corpus_sha256(tmp_path / "copy") != whole
+
+
+def test_a_clip_is_the_same_file_whatever_was_written_before_it(corpus: Path, tmp_path: Path) -> None:
+    recipes = [ClipRecipe(**r) for r in list(metadata(corpus).values())[:3]]
+    for recipe in reversed(recipes):
+        write_clip(tmp_path / "clip.mp4", recipe)
+        assert (tmp_path / "clip.mp4").read_bytes() == (corpus / recipe.clip_id).read_bytes()
+
+
+def test_a_pair_sounds_the_same_where_only_the_face_tells() -> None:
+    pairs: dict[str, list[ClipRecipe]] = defaultdict(list)
+    for recipe in PLAN:
+        if recipe.pair is not None:
+            pairs[recipe.pair].append(recipe)
+    faces = next(pair for pair in pairs.values() if pair[0].label_from == "face")
+    assert np.array_equal(render_voice(faces[0]), render_voice(faces[1]))
+    voices = next(pair for pair in pairs.values() if pair[0].label_from == "voice")
+    one, other = render_voice(voices[0]), render_voice(voices[1])
+    assert one.shape == other.shape
+    assert float(np.abs(one - other).max()) > 0.05
