@@ -29,8 +29,8 @@ class Prosody:
 def speak(text: str, *, voice: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
     """Says a text; the same arguments sound the same, whatever was said before and in whatever process.
 
-    The library draws its own random numbers, seeded by the time, and keeps what it was doing between two calls: so it
-    is seeded, and loaded afresh for each text, which costs 5 ms.
+    The library draws its own random numbers, seeded by the time, and keeps what it was doing between two calls: so
+    it is seeded, and loaded afresh for each text, which costs 5 ms.
 
     Args:
         text: to be said.
