@@ -34,7 +34,7 @@ def recorded_groups(model_path: str, names: list[str], *, seed: int = 0) -> list
 
 
 def _sample(rng: random.Random) -> Sample:
-    ids = tuple(rng.randrange(20, 400) for _ in range(rng.randint(3, 20)))
+    ids = tuple(rng.randrange(20, 380) for _ in range(rng.randint(3, 20)))
     completion = Completion(
         token_ids=ids,
         rollout_logprobs=tuple(-rng.uniform(0.5, 9.0) for _ in ids),
