@@ -25,6 +25,12 @@ class GenerateFn(Protocol):
     async def __call__(self, prompt: Prompt) -> Generation | Failure: ...
 
 
+class GenerateTogetherFn(Protocol):
+    """Samples the groups of a whole batch in lockstep, so that the same batch gives the same bits."""
+
+    async def __call__(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]: ...
+
+
 class ScoreFn(Protocol):
     """Scores every completion of a prompt, or fails as a whole: never some of them."""
 
@@ -51,6 +57,16 @@ class WeightReceiver(Protocol):
         seed: int,
         deadline_s: float,
     ) -> Generation | Failure: ...
+
+    async def generate_together(
+        self,
+        prompts: Sequence[ProcessedPrompt | MediaRef],
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        seeds: list[int],
+        deadline_s: float,
+    ) -> list[Generation | Failure]: ...
 
     async def pause(self) -> None: ...
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
 from common.errors import StopRequestedError
@@ -28,6 +28,27 @@ class Interrupts:
     def is_asked(self) -> bool:
         """Whether the run was asked to stop cleanly."""
         return self._is_asked
+
+    async def keeping(
+        self,
+        work: Callable[[], Awaitable[None]],
+        *,
+        keep: Callable[[], Awaitable[None]],
+        listener: Callable[[], None],
+    ) -> None:
+        """Does work that stops between two steps when asked, and then keeps what it has come to.
+
+        Raises:
+            StopRequestedError: it was asked to stop, and everything is kept.
+        """
+        with self.cleanly(listener):
+            self.check()
+            try:
+                await work()
+            except StopRequestedError:
+                # raised between two steps alone: whatever else ends the work may have left one half taken
+                await keep()
+                raise
 
     @contextmanager
     def cleanly(self, listener: Callable[[], None]) -> Generator[None]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from common import provenance
 from common.config.learner import LearnerConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
@@ -56,6 +57,18 @@ class Run:
     prepare: MediaStage
     progress: Progress
     interrupts: Interrupts
+
+
+async def require_same_sources(*processes: EngineClient | RankClients | RewardClient) -> None:
+    """Checks that actors run what the driver runs.
+
+    Raises:
+        ClusterError: names the process and the first file that differs.
+    """
+    own = provenance.sources()
+    for process in processes:
+        for who, theirs in (await process.sources()).items():
+            provenance.require_same_sources(own, theirs, who=who)
 
 
 def start_ray() -> None:
@@ -186,6 +199,7 @@ async def open_ranks(
             seed=config.run.seed,
         )
         segments += info["segments"]
+        await require_same_sources(ranks)
         yield ranks, info
     finally:
         await _end(handles, [handle.close.remote() for handle in handles])
@@ -202,7 +216,9 @@ async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
     options: Any = {"num_cpus": config.num_cpus, "max_restarts": 3, "max_task_retries": 2}
     handle: Any = ray.remote(RewardActor).options(**options).remote(config=config)
     try:
-        yield RewardClient(handle, deadline_s=config.deadline_s)
+        client = RewardClient(handle, deadline_s=config.deadline_s)
+        await require_same_sources(client)
+        yield client
     finally:
         ray.kill(handle)
 

@@ -4,13 +4,16 @@ checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM lo
                         optimizer/    AdamW's moments by parameter name
                         state.json    where the run stood
                         manifest.json every file's size and digest
+
+`step_N.partial` is being written, or was when the run died; `step_N.torn` was passed over.
 """
 
 import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import blake3
@@ -36,10 +39,17 @@ class RunState:
     """Optimizer updates so far, which the schedule and AdamW's bias correction count."""
     ledger_bytes: int
     """Length of the ledger."""
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Digests of what the run is made from: its corpus, its reference."""
+    layout: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Numbers of ranks, engines and threads, which the last bits of every sum depend on."""
 
     def with_updates(self, num_updates: int) -> "RunState":
         """The same, with what the ranks have counted."""
         return replace(self, num_updates=num_updates)
+
+
+START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -56,7 +66,10 @@ def begin(target: Path) -> Path:
 
 
 def finish(partial: Path, target: Path) -> None:
-    """Describes what was written, makes it durable, and puts it in place whole."""
+    """Describes what was written, makes it durable, and puts it in place whole.
+
+    What has the target's name is removed first: only one that was passed over ever has.
+    """
     files = {
         str(path.relative_to(partial)): {"size": path.stat().st_size, "blake3": _digest(path)}
         for path in sorted(partial.rglob("*"))
@@ -104,6 +117,17 @@ def newest_whole(run: Path) -> Path | None:
     return None
 
 
+def clear_after(run: Path, step: int) -> None:
+    """Sets aside what claims to be of a later step, which was passed over, and removes what was never finished."""
+    for folder in checkpoints(run):
+        if _step_of(folder) > step:
+            aside = folder.with_name(f"{folder.name}.torn")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+    for folder in (run / "checkpoints").glob("step_*.partial"):
+        shutil.rmtree(folder)
+
+
 def write_state(folder: Path, state: RunState) -> None:
     """Into a checkpoint that is being written."""
     (folder / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
@@ -120,6 +144,21 @@ def prune(run: Path, *, keep: int) -> None:
     """Removes all but the newest."""
     for folder in checkpoints(run)[keep:]:
         shutil.rmtree(folder)
+
+
+def digest_of(folder: Path) -> str:
+    """Of a model's files: what its manifest says of them, or else the files themselves."""
+    manifest = folder.parent / MANIFEST
+    if folder.name == "hf" and manifest.is_file():
+        return _digest(manifest)
+    digest = blake3.blake3()
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+        digest.update(f"{path.name} {_digest(path)}\n".encode())
+    return digest.hexdigest(length=16)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.split("_")[1])
 
 
 def _digest(path: Path) -> str:

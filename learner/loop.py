@@ -8,21 +8,18 @@ publish: so at most that many are in flight, buffered or being trained, and with
 trains.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from common.metrics import distribution
 from common.protocols import TrainFn
 from common.types import Group, Record, StepReport
 from learner.checkpoint import RunState
 from learner.ledger import Ledger
+from learner.phases import Phases
 from learner.producer import GroupProducer
 from learner.publisher import Publisher, PublishReport
-
-T = TypeVar("T")
 
 
 class StepRecorder(Protocol):
@@ -34,7 +31,7 @@ class StepRecorder(Protocol):
 
 
 class KeepFn(Protocol):
-    """Writes a checkpoint of the ranks as they are; optimizer updates go into the state."""
+    """Takes a checkpoint of the ranks as they are, which is where the state says; may still be writing it after."""
 
     async def __call__(self, state: RunState) -> None: ...
 
@@ -51,20 +48,21 @@ class LoopParts:
     keep: KeepFn
     prefetch: Callable[[Sequence[Record]], None]
     """Begins the processing of clips that will be asked next."""
+    phases: Phases
     groups_per_step: int
     steps_per_checkpoint: int
 
 
-@dataclass(kw_only=True)
 class GrpoLoop:
-    """Trains from a state to a last step."""
+    """Trains from a state to a last step.
 
-    parts: LoopParts
-    state: RunState
-    last_step: int
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Of the current step, by phase."""
-    _kept_step: int = -1
+    Attributes:
+        state: after the last step that is whole: ranks, engines, ledger and records agree on it.
+    """
+
+    def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
+        self.parts, self.state, self.last_step = parts, state, last_step
+        self._kept_step = state.step
 
     async def run(self) -> None:
         """Trains.
@@ -75,7 +73,7 @@ class GrpoLoop:
             LearnerError: a rank failed.
             EngineError: an engine died.
             RewardError: the reward service died.
-            StopRequestedError: the run was asked to stop; what it had learned is kept.
+            StopRequestedError: the run was asked to stop, and did between two steps.
         """
         parts, remaining = self.parts, self.last_step - self.state.step
         num_batches = min(parts.producer.buffer.max_staleness + 1, remaining)
@@ -83,26 +81,26 @@ class GrpoLoop:
         try:
             for done in range(1, remaining + 1):
                 await self._step()
-                if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
-                    await self.keep()
                 if done + num_batches <= remaining:
                     parts.producer.start(parts.groups_per_step)
+                if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
+                    await self.keep()
         finally:
             await parts.producer.stop()
             # what became of a step's draws before it failed is what one looks for afterwards
             parts.ledger.commit()
 
     async def _step(self) -> None:
-        parts = self.parts
-        self.seconds.clear()
+        parts, phases, step = self.parts, self.parts.phases, self.state.step + 1
+        phases.begin_step(step)
         learner_version = parts.publisher.version
-        groups = await self._timed(
-            "rollout", parts.producer.batch(parts.groups_per_step, learner_version=learner_version)
-        )
+        with phases("rollout"):
+            groups = await parts.producer.batch(parts.groups_per_step, learner_version=learner_version)
         parts.prefetch(parts.producer.stream.peek(parts.groups_per_step))
-        learned = await self._timed("learn", parts.train(groups))
-        published = await self._timed("publish", parts.publisher.publish())
-        step = self.state.step + 1
+        with phases("learn"):
+            learned = await parts.train(groups)
+        with phases("publish"):
+            published = await parts.publisher.publish()
         for group in groups:
             parts.ledger.trained(group.prompt.draw, step=step)
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
@@ -110,8 +108,13 @@ class GrpoLoop:
         report = StepReport(
             policy_version=published.version,
             metrics=learned | group_metrics(groups, learner_version=learner_version) | draw_seconds,
-            seconds=dict(self.seconds),
+            seconds=dict(phases.seconds),
         )
+        self._close_step(step, groups, report, published)
+
+    def _close_step(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
+        """Ledger, then records, then the state: what is behind is whole whenever the run ends."""
+        parts = self.parts
         outstanding = parts.producer.outstanding()
         parts.ledger.stepped(step, outstanding=outstanding)
         parts.ledger.commit()
@@ -126,17 +129,11 @@ class GrpoLoop:
         )
 
     async def keep(self) -> None:
-        """Writes a checkpoint of the last finished step, unless it has one."""
-        if self._kept_step != self.state.step > 0:
-            await self.parts.keep(self.state)
+        """Takes a checkpoint of the last whole step, unless it has one; no step may be half taken."""
+        if self._kept_step != self.state.step:
+            with self.parts.phases("checkpoint"):
+                await self.parts.keep(self.state)
             self._kept_step = self.state.step
-
-    async def _timed(self, phase: str, work: Awaitable[T]) -> T:
-        start = time.perf_counter()
-        try:
-            return await work
-        finally:
-            self.seconds[phase] += time.perf_counter() - start
 
 
 def group_metrics(groups: Sequence[Group], *, learner_version: int) -> dict[str, float]:

@@ -4,6 +4,9 @@ Consumes draws of the stream, as many as `start` allows. Produces scored groups,
 Waits for media tasks, engines and the reward service, each with a deadline of its own. `batch` waits for groups,
 and is unblocked by them, by an error of a task, or by `interrupt`.
 
+In lockstep the groups of a batch are made together: all clips first, in the stream's order, then all completions in
+one batch of the engines, then all rewards. Otherwise every group goes its own way.
+
 A draw that fails is a reason in the ledger and the next one takes its place; a group that has become too stale goes
 back to the stream. What is in flight or buffered is bounded by what `start` was told and `batch` has taken.
 """
@@ -12,15 +15,17 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.errors import DatasetError, StopRequestedError
-from common.protocols import GenerateFn, PrepareFn, ScoreFn
-from common.types import Draw, Failure, Group, Prompt, Sample
+from common.protocols import GenerateFn, GenerateTogetherFn, PrepareFn, ScoreFn
+from common.types import Draw, Failure, Generation, Group, Prompt, Sample
 from learner.buffer import GroupBuffer
+from learner.exhaustion import Exhaustion
 from learner.ledger import Ledger
+from learner.phases import Phases
 from learner.stream import PromptStream, group_seed
 
 logger = logging.getLogger(__name__)
@@ -40,27 +45,38 @@ class GroupProducer:
     stream: PromptStream
     prepare: PrepareFn
     generate: GenerateFn
+    together: GenerateTogetherFn | None = None
+    """Makes the groups of a batch in lockstep, where they are to be the same from run to run."""
     score: ScoreFn
     ledger: Ledger
     buffer: GroupBuffer
+    phases: Phases
     seed: int
     max_redraws: int
-    draw_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    draw_seconds: dict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     """Sums over draws since `batch` last returned, by stage; draws overlap."""
-    _tasks: dict[asyncio.Task[None], list[Draw]] = field(default_factory=dict[asyncio.Task[None], list[Draw]])
-    """Each with the draw that it asks."""
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _error: BaseException | None = None
-    _num_failed: int = 0
-    """Draws in a row that came to nothing."""
+    _tasks: dict[asyncio.Task[None], list[Draw]] = field(init=False, default_factory=dict[Any, Any])
+    """Each with the draws that it asks."""
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _error: BaseException | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._exhaustion = Exhaustion(len(self.stream))
 
     def start(self, count: int) -> None:
         """Begins the making of so many more groups."""
-        for _ in range(count):
+        if self.together is not None and count:
             asking: list[Draw] = []
-            task = asyncio.create_task(self._make_group(asking))
-            self._tasks[task] = asking
-            task.add_done_callback(self._ended)
+            self._begin(self._make_together(count, asking, together=self.together), asking)
+            return
+        for _ in range(count):
+            asking = []
+            self._begin(self._make_group(asking), asking)
+
+    def _begin(self, work: Coroutine[Any, Any, None], asking: list[Draw]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[task] = asking
+        task.add_done_callback(self._ended)
 
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
         """The next groups to train, none of them too stale.
@@ -82,7 +98,7 @@ class GroupProducer:
 
     def interrupt(self) -> None:
         """Makes `batch` raise, now or when it is next called."""
-        self._error = StopRequestedError("the run was asked to stop")
+        self._error = self._error or StopRequestedError("the run was asked to stop")
         self._changed.set()
 
     def outstanding(self) -> list[Draw]:
@@ -100,25 +116,55 @@ class GroupProducer:
         while True:
             asking[:] = [self.stream.next()]
             answer = await self._ask(asking[0])
-            if isinstance(answer, Group):
-                self.buffer.put(answer)
-                # from here on it is the buffer's
-                asking.clear()
-                self._num_failed = 0
+            if self._settle(asking[0], answer, asking):
                 return
-            self._fail(asking[0], answer)
 
     async def _ask(self, draw: Draw) -> Group | Failure:
         """One draw's way: media, rollout, reward."""
+        prompt = await self._prepared(draw)
+        if isinstance(prompt, Failure):
+            return prompt
+        generation = await self._timed("generate", self.generate(prompt))
+        return await self._scored(prompt, generation)
+
+    async def _make_together(self, count: int, asking: list[Draw], *, together: GenerateTogetherFn) -> None:
+        missing = count
+        while missing:
+            prompts = await self._prepared_in_order(missing, asking)
+            with self.phases("generate"):
+                generations = await self._timed("generate", together(prompts))
+            with self.phases("reward"):
+                answers = await asyncio.gather(
+                    *(self._scored(p, g) for p, g in zip(prompts, generations, strict=True))
+                )
+            for prompt, answer in zip(prompts, answers, strict=True):
+                missing -= self._settle(prompt.draw, answer, asking)
+
+    async def _prepared_in_order(self, count: int, asking: list[Draw]) -> list[Prompt]:
+        """The next prompts whose clips can be used."""
+        ready: list[Prompt] = []
+        while len(ready) < count:
+            draws = [self.stream.next() for _ in range(count - len(ready))]
+            asking += draws
+            for draw, prompt in zip(draws, await asyncio.gather(*map(self._prepared, draws)), strict=True):
+                if isinstance(prompt, Failure):
+                    self._settle(draw, prompt, asking)
+                else:
+                    ready.append(prompt)
+        return ready
+
+    async def _prepared(self, draw: Draw) -> Prompt | Failure:
         self.ledger.event(draw, "asked")
         prepared = await self._timed("media", self.prepare(draw.record))
         if isinstance(prepared, Failure):
             return prepared
         media, num_tokens = prepared
-        prompt = Prompt(draw=draw, media=media, num_prompt_tokens=num_tokens, seed=group_seed(self.seed, draw))
-        generation = await self._timed("generate", self.generate(prompt))
+        return Prompt(draw=draw, media=media, num_prompt_tokens=num_tokens, seed=group_seed(self.seed, draw))
+
+    async def _scored(self, prompt: Prompt, generation: Generation | Failure) -> Group | Failure:
         if isinstance(generation, Failure):
             return generation
+        draw = prompt.draw
         self.ledger.event(draw, "generated", engine=generation.engine, version=generation.min_policy_version)
         scores = await self._timed("reward", self.score(draw.record, generation.completions))
         if isinstance(scores, Failure):
@@ -132,6 +178,19 @@ class GroupProducer:
             min_policy_version=generation.min_policy_version,
             engine=generation.engine,
         )
+
+    def _settle(self, draw: Draw, answer: Group | Failure, asking: list[Draw]) -> bool:
+        """Buffers a group, or records a failure; whether it was a group."""
+        if isinstance(answer, Group):
+            self.buffer.put(answer)
+            self._exhaustion.succeeded()
+            # another batch may be waiting for this one
+            self._changed.set()
+        else:
+            self._fail(draw, answer)
+        # from here on it is the buffer's, or has its fate
+        asking.remove(draw)
+        return isinstance(answer, Group)
 
     def _send_back(self, stale: list[Group]) -> None:
         for group in stale:
@@ -149,10 +208,7 @@ class GroupProducer:
     def _fail(self, draw: Draw, failure: Failure) -> None:
         logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
         self.ledger.failed(draw, failure)
-        self._num_failed += 1
-        # between two groups of a corpus with one good clip may lie two epochs
-        limit = len(self.stream) * (2 if self.ledger.num_trained or len(self.buffer) else 1)
-        if self._num_failed >= limit:
+        if self._exhaustion.failed(draw):
             self.ledger.commit()
             raise DatasetError(_only_failures(self.ledger))
 

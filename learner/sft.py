@@ -27,7 +27,7 @@ async def run(config: OmniConfig) -> None:
 
     from common.errors import ConfigError
     from deploy.progress import Progress
-    from deploy.stages import cold_start
+    from deploy.supervision import cold_start
     from deploy.wiring import open_run
 
     if config.sft.steps == 0:

@@ -1,19 +1,23 @@
 """The supervised stage: the policy learns to answer as the corpus does, before rewards take over.
 
-`train_supervised` consumes clips with responses and produces optimizer steps. It waits for media tasks and for the
-ranks, each within its deadline; a clip that cannot be used is a reason in the ledger and the next takes its place.
+`SupervisedLoop` consumes clips with responses and produces optimizer steps. It waits for media tasks, for the
+ranks and for checkpoints, each within its deadline. A clip that cannot be used is a reason in the ledger, and the
+next takes its place.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from common.errors import DatasetError
-from common.metrics import MetricsFile
 from common.protocols import PrepareFn
 from common.types import Draw, Failure, MediaRef
+from learner.checkpoint import RunState
+from learner.exhaustion import Exhaustion
 from learner.ledger import Ledger
+from learner.loop import KeepFn
 from learner.record import StepDisplay
 from learner.stream import PromptStream
 
@@ -26,69 +30,101 @@ class SuperviseFn(Protocol):
     def __call__(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> Awaitable[dict[str, float]]: ...
 
 
-async def train_supervised(
-    *,
-    stream: PromptStream,
-    prepare: PrepareFn,
-    train: SuperviseFn,
-    ledger: Ledger,
-    metrics: MetricsFile,
-    display: StepDisplay,
-    steps: int,
-    examples_per_step: int,
-    should_stop: Callable[[], None],
-) -> None:
-    """Takes the steps.
+class MetricsWriter(Protocol):
+    """Takes a line per step."""
 
-    Args:
-        stream: of clips with a response.
-        prepare: the media stage.
-        train: all ranks.
-        ledger: takes what became of each draw.
-        metrics: takes a line per step.
-        display: shows each step.
-        steps: to take.
-        examples_per_step: clips of one step.
-        should_stop: raises where the run was asked to stop.
+    def write(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    Raises:
-        DatasetError: not one clip could be used.
-        LearnerError: a rank failed.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisedParts:
+    """Everything the loop talks to."""
+
+    stream: PromptStream
+    """Of clips with a response."""
+    prepare: PrepareFn
+    train: SuperviseFn
+    ledger: Ledger
+    metrics: MetricsWriter
+    display: StepDisplay
+    keep: KeepFn
+    should_stop: Callable[[], None]
+    """Raises where the run was asked to stop."""
+    examples_per_step: int
+    steps_per_checkpoint: int
+
+
+class SupervisedLoop:
+    """Trains from a state to a last step.
+
+    Attributes:
+        state: after the last step that is whole.
     """
-    for step in range(1, steps + 1):
-        should_stop()
-        draws, prompts = await _collect(stream, prepare, ledger, examples_per_step)
-        learned = await train(prompts, [draw.record.response or draw.record.label for draw in draws])
+
+    def __init__(self, *, parts: SupervisedParts, state: RunState, last_step: int) -> None:
+        self.parts, self.state, self.last_step = parts, state, last_step
+        self._kept_step = state.step
+        self._exhaustion = Exhaustion(len(parts.stream))
+
+    async def run(self) -> None:
+        """Trains.
+
+        Raises:
+            DatasetError: not one clip could be used.
+            LearnerError: a rank failed.
+            StopRequestedError: the run was asked to stop, and did between two steps.
+        """
+        while self.state.step < self.last_step:
+            self.parts.should_stop()
+            await self._step()
+            if self.state.step % self.parts.steps_per_checkpoint == 0 and self.state.step < self.last_step:
+                await self.keep()
+
+    async def keep(self) -> None:
+        """Takes a checkpoint of the last whole step, unless it has one."""
+        if self._kept_step != self.state.step:
+            await self.parts.keep(self.state)
+            self._kept_step = self.state.step
+
+    async def _step(self) -> None:
+        parts, step = self.parts, self.state.step + 1
+        draws, prompts = await self._collect()
+        learned = await parts.train(prompts, [draw.record.response or draw.record.label for draw in draws])
         for draw in draws:
-            ledger.trained(draw, step=step)
-        ledger.stepped(step, outstanding=[])
-        ledger.commit()
-        metrics.write(step, learned)
-        display.step(step, f"loss {learned['sft/loss']:.3f}  gradient {learned['sft/grad_norm']:.2f}")
+            parts.ledger.trained(draw, step=step)
+        parts.ledger.stepped(step, outstanding=[])
+        parts.ledger.commit()
+        parts.metrics.write(step, learned)
+        parts.display.step(step, f"loss {learned['sft/loss']:.3f}  gradient {learned['sft/grad_norm']:.2f}")
+        self.state = replace(self.state, step=step, cursor=parts.stream.cursor, ledger_bytes=parts.ledger.num_bytes)
 
+    async def _collect(self) -> tuple[list[Draw], list[MediaRef]]:
+        """The next clips that can be used, as many as a step takes."""
+        parts = self.parts
+        draws: list[Draw] = []
+        prompts: list[MediaRef] = []
+        while len(draws) < parts.examples_per_step:
+            asked = [parts.stream.next() for _ in range(parts.examples_per_step - len(draws))]
+            for draw in asked:
+                parts.ledger.event(draw, "asked")
+            answers = await asyncio.gather(*(parts.prepare(draw.record) for draw in asked))
+            for draw, answer in zip(asked, answers, strict=True):
+                if isinstance(answer, Failure):
+                    self._fail(draw, answer)
+                else:
+                    self._exhaustion.succeeded()
+                    draws.append(draw)
+                    prompts.append(answer[0])
+        return draws, prompts
 
-async def _collect(
-    stream: PromptStream, prepare: PrepareFn, ledger: Ledger, count: int
-) -> tuple[list[Draw], list[MediaRef]]:
-    draws: list[Draw] = []
-    prompts: list[MediaRef] = []
-    num_failed = 0
-    while len(draws) < count:
-        asked = [stream.next() for _ in range(count - len(draws))]
-        for draw in asked:
-            ledger.event(draw, "asked")
-        answers = await asyncio.gather(*(prepare(draw.record) for draw in asked))
-        for draw, answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Failure):
-                num_failed += 1
-                logger.warning("draw %s failed: %s: %s", draw.key, answer.reason, answer.detail)
-                ledger.failed(draw, answer)
-            else:
-                num_failed = 0
-                draws.append(draw)
-                prompts.append(answer[0])
-        if num_failed >= 2 * len(stream):
+    def _fail(self, draw: Draw, failure: Failure) -> None:
+        ledger = self.parts.ledger
+        logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
+        ledger.failed(draw, failure)
+        if self._exhaustion.failed(draw):
             ledger.commit()
             reasons = ", ".join(f"{reason} x{number}" for reason, number in ledger.failures.items())
-            raise DatasetError(f"some clip of data.cold_start must be usable, got only failures: {reasons}")
-    return draws, prompts
+            raise DatasetError(
+                f"some clip of data.cold_start must be usable, got only failures: {reasons}; check "
+                f"data.cold_start.media_root and the files; see {ledger.path}"
+            )

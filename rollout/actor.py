@@ -36,13 +36,20 @@ class EngineActor:
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
         """Samples a group; `media` is a processed prompt or a list that holds a reference to one."""
-        deadline_s: float = request["deadline_s"]
-        try:
-            async with asyncio.timeout(deadline_s):
-                prompt: ProcessedPrompt = await cast(list[Any], media)[0] if isinstance(media, list) else media
-        except TimeoutError:
-            return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
-        return await self._engine.generate(prompt, **request)
+        (prompt,) = await _fetched([media], deadline_s=request["deadline_s"])
+        return prompt if isinstance(prompt, Failure) else await self._engine.generate(prompt, **request)
+
+    async def generate_together(
+        self, media: list[Any], *, seeds: list[int], **request: Any
+    ) -> list[Generation | Failure]:
+        """Samples groups in lockstep; each of `media` as in `generate`."""
+        prompts = await _fetched(media, deadline_s=request["deadline_s"])
+        there = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, Failure)]
+        answers = await self._engine.generate_together(
+            [cast(ProcessedPrompt, prompts[i]) for i in there], seeds=[seeds[i] for i in there], **request
+        )
+        found = dict(zip(there, answers, strict=True))
+        return [found[i] if i in found else cast(Failure, prompt) for i, prompt in enumerate(prompts)]
 
     async def sources(self) -> dict[str, dict[str, str]]:
         """What this process and each of vLLM's workers below it run, by name."""
@@ -85,6 +92,24 @@ class EngineActor:
         self._engine.shutdown()
 
 
+async def _fetched(media: list[Any], *, deadline_s: float) -> list[ProcessedPrompt | Failure]:
+    """Prompts whose references, each in a list of its own, are resolved in this process."""
+
+    async def fetch(one: Any) -> ProcessedPrompt | Failure:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await cast(list[Any], one)[0] if isinstance(one, list) else one
+        except TimeoutError:
+            return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
+
+    return list(await asyncio.gather(*(fetch(one) for one in media)))
+
+
+def _by_reference(prompt: ProcessedPrompt | MediaRef) -> Any:
+    """Inside a list, or Ray would resolve it before the actor's method runs, holding up others."""
+    return prompt if isinstance(prompt, ProcessedPrompt) else [prompt]
+
+
 class EngineClient:
     """The driver's handle of one engine: a `WeightReceiver`."""
 
@@ -99,9 +124,13 @@ class EngineClient:
 
     async def generate(self, prompt: ProcessedPrompt | MediaRef, **request: Any) -> Generation | Failure:
         """Samples a group; a media reference is resolved in the engine's process, not here."""
-        # inside a list, or Ray would resolve it before the actor's method runs, holding up others
-        media = prompt if isinstance(prompt, ProcessedPrompt) else [prompt]
-        return await self._call("generate", media, **request)
+        return await self._call("generate", _by_reference(prompt), **request)
+
+    async def generate_together(
+        self, prompts: Sequence[ProcessedPrompt | MediaRef], **request: Any
+    ) -> list[Generation | Failure]:
+        """Samples groups in lockstep."""
+        return await self._call("generate_together", [_by_reference(p) for p in prompts], **request)
 
     async def sources(self) -> dict[str, dict[str, str]]:
         """What its processes run, by name."""

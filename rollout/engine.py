@@ -19,8 +19,10 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from common.config.rollout import RolloutConfig
+from common.errors import EngineError
 from common.types import (
     Completion,
     EngineState,
@@ -73,6 +75,7 @@ class RolloutEngine:
         self._tower_id = "0"
         self._state: EngineState = "starting"
         self._num_running = 0
+        self._lockstep = asyncio.Lock()
         self._request_ids = itertools.count()
         self._engine_input = engine_input_of(model_path)
         args = engine_args(model_path=model_path, config=config, dtype=dtype)
@@ -126,14 +129,9 @@ class RolloutEngine:
         Raises:
             EngineDeadError: vLLM's core process is gone.
         """
-        room = self.config.max_model_len - len(prompt.prompt_token_ids)
-        if room < sampling.max_tokens:
-            return Failure(
-                stage="rollout",
-                reason="too-long",
-                detail=f"prompt of {len(prompt.prompt_token_ids)} tokens leaves {room} of "
-                f"rollout.max_model_len={self.config.max_model_len}, completion may take {sampling.max_tokens}",
-            )
+        too_long = self._too_long(prompt, sampling)
+        if too_long is not None:
+            return too_long
         submission_version = self._version
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
         params = _sampling_params(sampling, group_size=group_size, seed=seed)
@@ -142,11 +140,106 @@ class RolloutEngine:
             async with asyncio.timeout(deadline_s):
                 output = await self._run(request, params)
         except TimeoutError:
-            return Failure(
-                stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed"
-            )
+            return self._late(deadline_s)
         finally:
             self._num_running -= 1
+        return self._generation(output, submission_version)
+
+    async def generate_together(
+        self,
+        prompts: Sequence[ProcessedPrompt],
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        seeds: Sequence[int],
+        deadline_s: float,
+    ) -> list[Generation | Failure]:
+        """Samples groups in lockstep: the same prompts, seeds and weights give the same bits, whenever they arrive.
+
+        vLLM computes a token in a batch with whatever else is running, and takes over from its caches what earlier
+        batches left: both reach the last bits. So caches are emptied, every request is queued in order while the
+        engine is paused, and all begin together.
+
+        Args:
+            prompts: in order; nothing else may be in flight.
+            sampling: temperature, truncation, length.
+            group_size: completions wanted of each.
+            seeds: one per prompt.
+            deadline_s: seconds for all; what is not done by then is a failure named `deadline`.
+
+        Returns:
+            One answer per prompt, as `generate` gives them.
+
+        Raises:
+            EngineError: the caches could not be emptied.
+        """
+        async with self._lockstep:
+            answers: list[Generation | Failure | None] = [self._too_long(p, sampling) for p in prompts]
+            fitting = [i for i, answer in enumerate(answers) if answer is None]
+            submission_version = self._version
+            await self.pause()
+            try:
+                await self._empty_caches()
+                queues = [
+                    await self._submit(prompts[i], _sampling_params(sampling, group_size=group_size, seed=seeds[i]))
+                    for i in fitting
+                ]
+            finally:
+                await self.resume()
+            outputs = await asyncio.gather(*(self._collect(queue, deadline_s) for queue in queues))
+            for i, output in zip(fitting, outputs, strict=True):
+                answers[i] = (
+                    self._late(deadline_s) if output is None else self._generation(output, submission_version)
+                )
+            return [answer for answer in answers if answer is not None]
+
+    async def _submit(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutputCollector:
+        """Queues a request; it is with vLLM's core when this returns."""
+        request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
+        return await self._llm.add_request(f"{self.name}-{next(self._request_ids)}", request, params)
+
+    async def _collect(self, queue: RequestOutputCollector, deadline_s: float) -> RequestOutput | None:
+        """Waits for a queued request; None where the deadline passed."""
+        self._num_running += 1
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    output = queue.get_nowait() or await queue.get()
+                    if output.finished:
+                        return cast(RequestOutput, output)
+        except TimeoutError:
+            await self._llm.abort(queue.request_id, internal=True)
+            return None
+        finally:
+            self._num_running -= 1
+
+    async def _empty_caches(self) -> None:
+        """Forgets prefixes and encoded clips.
+
+        Raises:
+            EngineError: requests still use them.
+        """
+        if not await self._llm.reset_prefix_cache():
+            raise EngineError(
+                f"engine {self.name}: its caches must be idle before a batch in lockstep, and were not"
+            )
+        await self._llm.reset_encoder_cache()
+
+    def _too_long(self, prompt: ProcessedPrompt, sampling: SamplingSpec) -> Failure | None:
+        room = self.config.max_model_len - len(prompt.prompt_token_ids)
+        if room >= sampling.max_tokens:
+            return None
+        return Failure(
+            stage="rollout",
+            reason="too-long",
+            detail=f"prompt of {len(prompt.prompt_token_ids)} tokens leaves {room} of "
+            f"rollout.max_model_len={self.config.max_model_len}, completion may take {sampling.max_tokens}",
+        )
+
+    def _late(self, deadline_s: float) -> Failure:
+        return Failure(stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed")
+
+    def _generation(self, output: RequestOutput, submission_version: int) -> Generation:
         return Generation(
             completions=tuple(_completion(c) for c in sorted(output.outputs, key=lambda c: c.index)),
             submission_version=submission_version,

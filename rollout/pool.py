@@ -1,5 +1,6 @@
 """The rollout pool: one way in, several engines behind it. No Ray here."""
 
+import asyncio
 from collections.abc import Sequence
 
 from common.errors import EngineError
@@ -37,9 +38,32 @@ class RolloutPool:
             )
         finally:
             self._in_flight[index] -= 1
+        return self._whole(generation, engine.name)
+
+    async def together(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """A `GenerateTogetherFn`: group i goes to engine i modulo their number; each runs its own in lockstep."""
+        count = len(self._engines)
+        shares = [prompts[index::count] for index in range(count)]
+        answers = await asyncio.gather(
+            *(
+                engine.generate_together(
+                    [prompt.media for prompt in share],
+                    sampling=self._sampling,
+                    group_size=self._group_size,
+                    seeds=[prompt.seed for prompt in share],
+                    deadline_s=self._deadline_s,
+                )
+                for engine, share in zip(self._engines, shares, strict=True)
+                if share
+            )
+        )
+        return [
+            self._whole(answers[i % count][i // count], self._engines[i % count].name) for i in range(len(prompts))
+        ]
+
+    def _whole(self, generation: Generation | Failure, engine: str) -> Generation | Failure:
         if isinstance(generation, Generation) and len(generation.completions) != self._group_size:
             raise EngineError(
-                f"engine {engine.name} must answer {self._group_size} completions, "
-                f"got {len(generation.completions)}"
+                f"engine {engine} must answer {self._group_size} completions, got {len(generation.completions)}"
             )
         return generation

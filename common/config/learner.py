@@ -103,3 +103,5 @@ class LearnerConfig(Config):
     """OpenMP threads of one rank; apart from Ray's accounting."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """Seconds that one step may take before the run stops."""
+    max_rebuilds: int = Field(default=3, ge=0)
+    """Times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""

@@ -51,6 +51,8 @@ class RunConfig(Config):
     """Absolute folder of runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
     seed: int = Field(default=0, ge=0)
     """Of a tiny model's weights, the prompt order and every completion."""
+    deterministic: bool | None = None
+    """Whether a run repeats bit for bit, kills included; by default where it can: on CPU and on-policy."""
     resume: Literal["auto", "never"] = "auto"
     """Whether the same command again goes on where the run stopped; `never` sets it aside and starts anew."""
     wandb_project: str = ""
@@ -117,6 +119,27 @@ class OmniConfig(Config):
                 "rollout.sampling must keep every token with learner.old_logprobs=rollout, got "
                 f"top_k={sampling.top_k} top_p={sampling.top_p}; set top_k to 0 and top_p to 1, or "
                 "old_logprobs to learner"
+            )
+        return self
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether a run can give the same bits again: on a GPU sums, off-policy groups come in any order."""
+        return self.rollout.num_gpus == 0 and self.learner.num_gpus == 0 and self.learner.max_staleness == 0
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether batches are made in lockstep."""
+        return self.can_repeat if self.run.deterministic is None else self.run.deterministic
+
+    @model_validator(mode="after")
+    def only_what_can_repeat_is_deterministic(self) -> Self:
+        """A promise that would not be kept is not made."""
+        if self.run.deterministic and not self.can_repeat:
+            raise ValueError(
+                "run.deterministic must be off with GPUs or learner.max_staleness > 0, got "
+                f"rollout.num_gpus={self.rollout.num_gpus:g} learner.num_gpus={self.learner.num_gpus:g} "
+                f"learner.max_staleness={self.learner.max_staleness}; leave it out, or run on CPU and on-policy"
             )
         return self
 

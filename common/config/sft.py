@@ -13,5 +13,7 @@ class SftConfig(Config):
     """Optimizer steps; 0 leaves the stage out."""
     examples_per_step: int = Field(default=16, ge=1)
     """Clips consumed by one step, over all ranks."""
+    steps_per_checkpoint: int = Field(default=50, ge=1)
+    """Steps between two checkpoints that the stage can be resumed from."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-5, schedule="cosine")
     """AdamW and its schedule, apart from the reinforcement's."""

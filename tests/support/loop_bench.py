@@ -9,9 +9,10 @@ from typing import Any
 from common.errors import PublishError
 from common.types import Completion, Draw, Failure, Generation, Group, MediaRef, Prompt, Record, Score, StepReport
 from learner.buffer import GroupBuffer
-from learner.checkpoint import RunState
+from learner.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
 from learner.loop import GrpoLoop, LoopParts
+from learner.phases import Phases
 from learner.producer import GroupProducer
 from learner.publisher import PublishReport
 from learner.stream import PromptStream
@@ -24,7 +25,6 @@ GROUP_SIZE = 2
 MAX_ASKED = 2_000
 MAX_TURNS = 200
 """Turns of the event loop after which a draw that lags comes back, whatever the version."""
-START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)
 
 
 def failure(stage: str, reason: str = "undecodable") -> Failure:
@@ -41,6 +41,7 @@ class Plan:
     max_staleness: int = 0
     max_redraws: int = 3
     steps_per_checkpoint: int = 1_000
+    is_lockstep: bool = False
     fate: Fate = lambda *_: None
     """Which draws fail, and where."""
     lag: Callable[[Draw], int] = lambda _: 0
@@ -59,6 +60,8 @@ class Seen:
     kept: list[RunState] = field(default_factory=list[RunState])
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every one that was asked."""
+    batches: list[list[str]] = field(default_factory=list[list[str]])
+    """Draws that were generated in lockstep."""
     prefetched: list[list[Record]] = field(default_factory=list[list[Record]])
     max_in_flight: int = 0
     """Most draws that were being made at once."""
@@ -81,6 +84,7 @@ class Bench:
         self.stream = PromptStream(self.records, seed=self.plan.seed, cursor=state.cursor)
         self.stream.ask_again(state.outstanding)
         self.ledger = Ledger(self.path)
+        self.phases = Phases(folder / "events.jsonl")
         if self.ledger.num_bytes > state.ledger_bytes:
             self.ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
             self.ledger.commit()
@@ -91,6 +95,8 @@ class Bench:
             score=self.score,
             ledger=self.ledger,
             buffer=GroupBuffer(max_staleness=self.plan.max_staleness),
+            phases=self.phases,
+            together=self.together if self.plan.is_lockstep else None,
             seed=9,
             max_redraws=self.plan.max_redraws,
         )
@@ -105,6 +111,7 @@ class Bench:
             record=self.record,
             keep=self.keep,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
+            phases=self.phases,
             groups_per_step=self.plan.groups_per_step,
             steps_per_checkpoint=self.plan.steps_per_checkpoint,
         )
@@ -136,6 +143,11 @@ class Bench:
                 break
             await asyncio.sleep(0)
         return self._failure(prompt.draw.record, "rollout") or make_generation(GROUP_SIZE, version=version)
+
+    async def together(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """All of a batch, noted together."""
+        self.seen.batches.append([prompt.draw.key for prompt in prompts])
+        return [await self.generate(prompt) for prompt in prompts]
 
     async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
         """0, 1, ..."""

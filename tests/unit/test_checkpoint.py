@@ -12,7 +12,14 @@ from learner import checkpoint
 from learner.checkpoint import RunState
 
 STATE = RunState(
-    step=2, policy_version=3, cursor=17, outstanding=((4, 0), (9, 2)), num_updates=6, ledger_bytes=1_234
+    step=2,
+    policy_version=3,
+    cursor=17,
+    outstanding=((4, 0), (9, 2)),
+    num_updates=6,
+    ledger_bytes=1_234,
+    inputs={"corpus": "ab"},
+    layout={"num_ranks": 2},
 )
 
 
@@ -139,3 +146,28 @@ def test_a_whole_folder_may_be_moved(tmp_path: Path) -> None:
     folder = kept(tmp_path, 1)
     shutil.move(folder, tmp_path / "elsewhere")
     assert checkpoint.fault_of(tmp_path / "elsewhere") is None
+
+
+def test_what_claims_to_be_later_than_the_one_resumed_from_is_set_aside(tmp_path: Path) -> None:
+    folders = [kept(tmp_path, step) for step in (2, 4, 6)]
+    torn(folders[2])
+    checkpoint.begin(checkpoint.checkpoint_folder(tmp_path, 8))
+    checkpoint.clear_after(tmp_path, 4)
+    assert checkpoint.checkpoints(tmp_path) == [folders[1], folders[0]]
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_000002", "step_000004", "step_000006.torn"]
+    # so that what is written next is not the oldest, to be removed at once
+    newest = kept(tmp_path, 5)
+    checkpoint.prune(tmp_path, keep=1)
+    assert checkpoint.checkpoints(tmp_path) == [newest]
+
+
+def test_a_models_digest_is_of_its_bytes(tmp_path: Path) -> None:
+    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(text)
+        (tmp_path / name / "config.json").write_text("{}")
+    digests = [checkpoint.digest_of(tmp_path / name) for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+    first, second = kept(tmp_path, 1) / "hf", kept(tmp_path, 2) / "hf"
+    assert checkpoint.digest_of(first) != checkpoint.digest_of(second)

@@ -348,3 +348,24 @@ def test_a_resolved_root_does_not_move_with_the_variable(monkeypatch: pytest.Mon
     path = written(tmp_path, dump_config(config))
     monkeypatch.setenv("OMNI_RLVR_RUNS", "/elsewhere")
     assert load_config(path, []).run.root == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], True),
+        (["--run.deterministic=false"], False),
+        (["--run.deterministic=true"], True),
+        (["--learner.max_staleness=1"], False),
+        (["--rollout.num_gpus=1"], False),
+        (["--learner.num_gpus=1"], False),
+    ],
+)
+def test_a_run_repeats_where_it_can_unless_told_otherwise(overrides: list[str], expected: bool) -> None:
+    assert load_config(None, overrides).is_deterministic is expected
+
+
+@pytest.mark.parametrize("key", ["learner.max_staleness", "rollout.num_gpus", "learner.num_gpus"])
+def test_repetition_is_not_promised_where_it_cannot_be_had(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.deterministic must be off .*{key}=1"):
+        load_config(None, ["--run.deterministic=true", f"--{key}=1"])

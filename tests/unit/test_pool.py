@@ -110,3 +110,34 @@ def test_a_group_of_another_size_is_no_group(num_completions: int) -> None:
             await pool_of(engine)(prompt_of("x"))
 
     run(work())
+
+
+class TogetherEngine(Engine):
+    """Answers batches."""
+
+    async def generate_together(self, media: Any, **request: Any) -> list[Generation | Failure]:
+        """One answer per prompt, named after it."""
+        self.asked.append({"media": media, **request})
+        return [make_generation(2, engine=f"{self.name}/{name}") for name in media]
+
+
+@pytest.mark.parametrize("num_engines", [1, 2, 3])
+def test_in_lockstep_group_i_goes_to_engine_i_modulo_their_number(num_engines: int) -> None:
+    async def work() -> None:
+        engines = [TogetherEngine(str(i)) for i in range(num_engines)]
+        answers = await pool_of(*engines).together([prompt_of(f"clip-{i}", seed=10 + i) for i in range(5)])
+        assert [getattr(a, "engine", None) for a in answers] == [f"{i % num_engines}/clip-{i}" for i in range(5)]
+        for number, engine in enumerate(engines):
+            (request,) = engine.asked
+            assert request["seeds"] == [10 + i for i in range(5) if i % num_engines == number]
+
+    run(work())
+
+
+def test_an_engine_without_a_share_is_not_asked() -> None:
+    async def work() -> None:
+        engines = [TogetherEngine("a"), TogetherEngine("b")]
+        assert len(await pool_of(*engines).together([prompt_of("clip")])) == 1
+        assert [len(engine.asked) for engine in engines] == [1, 0]
+
+    run(work())

@@ -9,9 +9,10 @@ import pytest
 from common.errors import DatasetError, StopRequestedError
 from common.metrics import MetricsFile
 from common.types import Failure, MediaRef, Record
+from learner.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
 from learner.stream import PromptStream
-from learner.supervise import train_supervised
+from learner.supervise import SupervisedLoop, SupervisedParts
 from tests.support.builders import make_record
 from tests.support.clock import run
 
@@ -29,6 +30,7 @@ class Stage:
         self.steps: list[tuple[list[MediaRef], list[str]]] = []
         self.shown: list[str] = []
         self.num_asked = 0
+        self.kept: list[RunState] = []
 
     async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle that says which clip it is."""
@@ -47,21 +49,37 @@ class Stage:
         """Shows a line."""
         self.shown.append(f"{step} {text}")
 
-    def run(self, *, steps: int, examples_per_step: int, should_stop: Callable[[], None] = lambda: None) -> None:
+    async def keep(self, state: RunState) -> None:
+        """Notes the state."""
+        self.kept.append(state)
+
+    def run(
+        self,
+        *,
+        steps: int,
+        examples_per_step: int,
+        should_stop: Callable[[], None] = lambda: None,
+        state: RunState = START,
+    ) -> SupervisedLoop:
         """The stage itself."""
-        run(
-            train_supervised(
-                stream=PromptStream(self.records, seed=4),
+        loop = SupervisedLoop(
+            parts=SupervisedParts(
+                stream=PromptStream(self.records, seed=4, cursor=state.cursor),
                 prepare=self.prepare,
                 train=self.train,
                 ledger=Ledger(self.folder / "ledger.jsonl"),
                 metrics=MetricsFile(self.folder / "metrics.jsonl"),
                 display=self,
-                steps=steps,
-                examples_per_step=examples_per_step,
+                keep=self.keep,
                 should_stop=should_stop,
-            )
+                examples_per_step=examples_per_step,
+                steps_per_checkpoint=2,
+            ),
+            state=state,
+            last_step=steps,
         )
+        run(loop.run())
+        return loop
 
 
 def test_every_clip_is_imitated_once_per_epoch_and_in_the_order_of_the_stream(tmp_path: Path) -> None:
@@ -133,3 +151,22 @@ def test_a_stop_is_heeded_between_steps(tmp_path: Path) -> None:
         stage.run(steps=9, examples_per_step=2, should_stop=should_stop)
     assert [line["step"] for line in MetricsFile(tmp_path / "metrics.jsonl").read()] == [1, 2]
     assert check_ledger(tmp_path / "ledger.jsonl").faults == ()
+
+
+def test_a_stage_resumed_from_a_checkpoint_imitates_what_comes_next(tmp_path: Path) -> None:
+    whole = Stage(tmp_path)
+    whole.run(steps=5, examples_per_step=2)
+    assert [state.step for state in whole.kept] == [2, 4]
+    later = tmp_path / "later"
+    later.mkdir()
+    resumed = Stage(later)
+    loop = resumed.run(steps=5, examples_per_step=2, state=whole.kept[0])
+    assert resumed.steps == whole.steps[2:]
+    assert loop.state.step == 5
+    assert loop.state.cursor == 10
+
+
+def test_the_last_step_leaves_no_checkpoint_as_the_stage_leaves_its_model(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.run(steps=4, examples_per_step=2)
+    assert [state.step for state in stage.kept] == [2]

@@ -1,0 +1,250 @@
+"""GRPO as a stage of a run: engines and rewards once, ranks as often as they die, from the newest checkpoint."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError, LearnerError
+from common.metrics import MetricsFile
+from common.types import ProcessedPrompt
+from deploy.judging import is_due, judge_policy, warm_up
+from deploy.progress import StepLines
+from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
+from learner import checkpoint
+from learner.actor import RankClients
+from learner.buffer import GroupBuffer
+from learner.checkpoint import START, RunState
+from learner.checkpointer import Checkpointer
+from learner.curves import TensorBoard, WandB
+from learner.ledger import Ledger
+from learner.loop import GrpoLoop, LoopParts
+from learner.phases import Phases
+from learner.producer import GroupProducer
+from learner.publisher import Publisher
+from learner.record import Curves, RunRecorder, rewind_records
+from learner.stream import PromptStream
+from reward.actor import RewardClient
+from rollout.actor import EngineClient
+from rollout.pool import RolloutPool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stage:
+    """What outlives the ranks."""
+
+    run: Run
+    engines: Sequence[EngineClient]
+    reward: RewardClient
+    probes: Sequence[ProcessedPrompt]
+    reference_path: str
+    """The checkpoint that the stage starts from, and refers to."""
+
+
+async def reinforce(run: Run, start: str) -> tuple[Publisher | None, Ledger]:
+    """GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
+
+    Args:
+        run: everything the stages share.
+        start: the checkpoint that the stage starts from, and refers to.
+
+    Returns:
+        The publisher, where there was anything left to do, and the ledger.
+
+    Raises:
+        ConfigError: the checkpoint is of another corpus or reference.
+        LearnerError: ranks died more often in a row than `learner.max_rebuilds` without finishing a step.
+    """
+    config = run.config
+    state, policy = await _newest(run, start)
+    if state.step >= config.learner.steps and not is_due(run, "grpo"):
+        run.progress.say(f"{config.run.name} has taken its {state.step} steps; --run.resume never starts again")
+        return None, Ledger(run.folder / "ledger.jsonl")
+    async with AsyncExitStack() as stack:
+        engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
+        reward = await stack.enter_async_context(open_reward(run))
+        probes = await warm_up(run, engines, phase="engines")
+        stage = _Stage(run=run, engines=engines, reward=reward, probes=probes, reference_path=start)
+        num_rebuilds, synchronize = 0, False
+        while True:
+            try:
+                return await _attempt(stage, synchronize=synchronize)
+            except LearnerError as error:
+                reached = (await _newest(run, start))[0].step
+                num_rebuilds, state = (
+                    (0 if reached > state.step else num_rebuilds) + 1,
+                    replace(state, step=reached),
+                )
+                if num_rebuilds > config.learner.max_rebuilds:
+                    raise
+                run.progress.say(f"the learner ranks are rebuilt: {error}")
+                synchronize = True
+
+
+async def _newest(run: Run, start: str) -> tuple[RunState, str]:
+    """The state to resume from, and the checkpoint of its policy."""
+    newest = await asyncio.to_thread(checkpoint.newest_whole, run.folder)
+    return (checkpoint.read_state(newest), str(newest / "hf")) if newest else (START, start)
+
+
+async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledger]:
+    """From the newest checkpoint to the last step, on ranks of its own.
+
+    Args:
+        stage: what outlives the ranks.
+        synchronize: whether the engines hold other weights than the checkpoint.
+    """
+    run, start = stage.run, stage.reference_path
+    state, policy = await _newest(run, start)
+    state = await _with_inputs(stage, state)
+    ledger = _take_up_records(run, state)
+    async with AsyncExitStack() as stack:
+        async with starting(run, "learner ranks"):
+            ranks, info = await stack.enter_async_context(
+                open_ranks(run, policy, learner=run.config.learner, reference_path=start)
+            )
+            if policy != start:
+                await ranks.load_optimizer(
+                    checkpoint.checkpoint_folder(run.folder, state.step), num_updates=state.num_updates
+                )
+        publisher = _publisher(stage, ranks, info, version=state.policy_version)
+        with run.progress.phase("rehearsal"):
+            await publisher.start()
+        if state.step == 0:
+            await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
+        phases = Phases(run.folder / "events.jsonl")
+        producer = _producer(stage, ledger, state, phases)
+        loop = GrpoLoop(
+            parts=_loop_parts(run, producer, ranks, publisher, ledger, state, phases),
+            state=state,
+            last_step=run.config.learner.steps,
+        )
+        with run.progress.phase("grpo"):
+            await run.interrupts.keeping(loop.run, keep=loop.keep, listener=producer.interrupt)
+        run.interrupts.check()
+        await judge_policy(run, stage.engines, "grpo", version=publisher.version)
+    return publisher, ledger
+
+
+async def _with_inputs(stage: _Stage, state: RunState) -> RunState:
+    """The state with what this run is made from.
+
+    Raises:
+        ConfigError: the checkpoint was made from something else.
+    """
+    run, config = stage.run, stage.run.config
+    reference = await asyncio.to_thread(checkpoint.digest_of, Path(stage.reference_path))
+    inputs = {"corpus": run.corpora.sha256, "reference": reference}
+    layout = {
+        "num_ranks": config.learner.num_ranks,
+        "learner_threads": config.learner.num_threads,
+        "num_engines": config.rollout.num_engines,
+        "engine_threads": config.rollout.num_threads,
+    }
+    _require_same("must be resumed with the clips and the reference it was made from", state.inputs, inputs)
+    if config.is_deterministic:
+        _require_same(
+            "must be resumed with its ranks, engines and threads while run.deterministic", state.layout, layout
+        )
+    return replace(state, inputs=inputs, layout=layout)
+
+
+def _require_same(rule: str, before: Any, now: Any) -> None:
+    changed = [key for key in before if before[key] != now.get(key)]
+    if changed:
+        values = ", ".join(f"{key} {before[key]} before and {now.get(key)} now" for key in changed)
+        raise ConfigError(
+            f"a run {rule}, got {values}; set that back, choose another run.name, or start again with "
+            "--run.resume never"
+        )
+
+
+def _take_up_records(run: Run, state: RunState) -> Ledger:
+    """The ledger; where an earlier attempt went further than its checkpoint, what stands after it is void."""
+    ledger = Ledger(run.folder / "ledger.jsonl")
+    if ledger.num_bytes > state.ledger_bytes:
+        ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
+        ledger.commit()
+    rewind_records(run.folder, step=state.step)
+    checkpoint.clear_after(run.folder, state.step)
+    if state.step:
+        run.progress.say(f"resumed after step {state.step}")
+    return ledger
+
+
+def _producer(stage: _Stage, ledger: Ledger, state: RunState, phases: Phases) -> GroupProducer:
+    run, config = stage.run, stage.run.config
+    stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor)
+    stream.ask_again(state.outstanding)
+    pool = RolloutPool(
+        stage.engines,
+        sampling=sampling_of(config),
+        group_size=config.rollout.group_size,
+        deadline_s=config.rollout.deadline_s,
+    )
+    return GroupProducer(
+        stream=stream,
+        prepare=run.prepare,
+        generate=pool,
+        together=pool.together if config.is_deterministic else None,
+        score=stage.reward,
+        ledger=ledger,
+        buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
+        phases=phases,
+        seed=config.run.seed,
+        max_redraws=config.learner.max_redraws,
+    )
+
+
+def _loop_parts(
+    run: Run,
+    producer: GroupProducer,
+    ranks: RankClients,
+    publisher: Publisher,
+    ledger: Ledger,
+    state: RunState,
+    phases: Phases,
+) -> LoopParts:
+    config = run.config
+    return LoopParts(
+        producer=producer,
+        train=ranks.train,
+        publisher=publisher,
+        ledger=ledger,
+        record=RunRecorder(
+            run.folder,
+            metrics=MetricsFile(run.folder / "metrics.jsonl"),
+            display=StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps),
+            curves=_curves(run, state),
+            lineage=ledger.lineage,
+        ),
+        keep=Checkpointer(run.folder, ranks.save, keep=config.learner.checkpoint.keep),
+        prefetch=run.prepare.prefetch,
+        phases=phases,
+        groups_per_step=config.learner.groups_per_step,
+        steps_per_checkpoint=config.learner.checkpoint.every_steps,
+    )
+
+
+def _curves(run: Run, state: RunState) -> list[Curves]:
+    curves: list[Curves] = [TensorBoard(run.folder / "tensorboard", after_step=state.step)]
+    if run.config.run.wandb_project:
+        curves.append(WandB(project=run.config.run.wandb_project, name=run.config.run.name, folder=run.folder))
+    return curves
+
+
+def _publisher(stage: _Stage, ranks: RankClients, info: dict[str, Any], *, version: int) -> Publisher:
+    config = stage.run.config
+    return Publisher(
+        senders=ranks,
+        engines=stage.engines,
+        plan=info["plan"],
+        segments=info["segments"],
+        probes=stage.probes,
+        sampling=sampling_of(config),
+        config=config.learner.publish,
+        dtype=config.model.dtype,
+        version=version,
+    )

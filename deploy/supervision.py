@@ -1,0 +1,101 @@
+"""The cold start as a stage of a run: supervised training on explanations, from its newest checkpoint or the start.
+
+sft/          metrics, ledger and checkpoints while it lasts
+cold_start/   what it comes to, whole or not there
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from common.metrics import MetricsFile
+from deploy.progress import StepLines
+from deploy.wiring import Run, open_ranks, starting
+from learner import checkpoint
+from learner.actor import RankClients
+from learner.checkpoint import START, RunState
+from learner.checkpointer import Checkpointer
+from learner.ledger import Ledger
+from learner.record import rewind_records
+from learner.stream import PromptStream
+from learner.supervise import SupervisedLoop, SupervisedParts
+
+
+async def cold_start(run: Run) -> str:
+    """Supervised training on explanations, where it is configured and not done.
+
+    Returns:
+        The checkpoint that the reinforcement starts from, and refers to.
+    """
+    target = run.folder / "cold_start"
+    if run.config.sft.steps == 0:
+        return run.model_path
+    if target.exists():
+        fault = await asyncio.to_thread(checkpoint.fault_of, target)
+        if fault is None:
+            return str(target / "hf")
+        run.progress.say(f"the cold start is made again: {fault}")
+    await _supervise(run, run.folder / "sft", target)
+    return str(target / "hf")
+
+
+async def _supervise(run: Run, folder: Path, target: Path) -> None:
+    settings = run.config.sft
+    newest = await asyncio.to_thread(checkpoint.newest_whole, folder)
+    state = checkpoint.read_state(newest) if newest else START
+    ledger = _take_up_records(run, folder, state)
+    # the schedule counts these steps, and nothing refers to a reference yet
+    learner = run.config.learner.model_copy(
+        update={"optimizer": settings.optimizer, "steps": settings.steps, "updates_per_step": 1, "beta": 0.0}
+    )
+    async with AsyncExitStack() as stack:
+        async with starting(run, "ranks, cold start"):
+            path = str(newest / "hf") if newest else run.model_path
+            ranks, _ = await stack.enter_async_context(open_ranks(run, path, learner=learner))
+            if newest:
+                await ranks.load_optimizer(newest, num_updates=state.num_updates)
+        loop = SupervisedLoop(
+            parts=_parts(run, folder, ranks, ledger, state), state=state, last_step=settings.steps
+        )
+        with run.progress.phase("cold start"):
+            await run.interrupts.keeping(loop.run, keep=loop.keep, listener=lambda: None)
+        partial = checkpoint.begin(target)
+        await ranks.save_hf(partial / "hf")
+    await asyncio.to_thread(checkpoint.finish, partial, target)
+    run.interrupts.check()
+
+
+def _take_up_records(run: Run, folder: Path, state: RunState) -> Ledger:
+    """The stage's ledger; what stands after the state is void."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    ledger = Ledger(folder / "ledger.jsonl")
+    if ledger.num_bytes > state.ledger_bytes:
+        ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
+        ledger.commit()
+    rewind_records(folder, step=state.step)
+    checkpoint.clear_after(folder, state.step)
+    if state.step:
+        run.progress.say(f"the cold start is resumed after step {state.step}")
+    return ledger
+
+
+def _parts(run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState) -> SupervisedParts:
+    settings, kept = run.config.sft, run.config.learner.checkpoint
+    return SupervisedParts(
+        stream=PromptStream(run.corpora.cold_start, seed=run.config.run.seed, cursor=state.cursor),
+        prepare=run.prepare,
+        train=ranks.train_supervised,
+        ledger=ledger,
+        metrics=MetricsFile(folder / "metrics.jsonl"),
+        display=StepLines(
+            run.progress,
+            name="sft",
+            first_step=state.step,
+            num_steps=settings.steps,
+            every=max(1, settings.steps // 10),
+        ),
+        keep=Checkpointer(folder, ranks.save, keep=kept.keep),
+        should_stop=run.interrupts.check,
+        examples_per_step=settings.examples_per_step,
+        steps_per_checkpoint=settings.steps_per_checkpoint,
+    )

@@ -1,0 +1,49 @@
+"""What a run is doing, while it does it: a line in `events.jsonl` when a phase begins and when it ends."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Phases:
+    """Writes the event stream, and keeps the seconds of the current step.
+
+    Attributes:
+        seconds: of the current step, by phase; phases that overlap each count in full.
+    """
+
+    def __init__(self, path: Path, *, show: Callable[[int, str], None] = lambda step, phase: None) -> None:
+        """Takes what it writes to.
+
+        Args:
+            path: of `events.jsonl`; lines are flushed and not synced: they tell about now, not about the past.
+            show: called with the step and the phase that begins.
+        """
+        self._path, self._show = path, show
+        self._step = 0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def begin_step(self, step: int) -> None:
+        """From here on phases belong to this step."""
+        self._step = step
+        self.seconds.clear()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Generator[None]:
+        """A phase, while the block lasts."""
+        start = time.perf_counter()
+        self._show(self._step, phase)
+        self._write(phase, "begin")
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+            self._write(phase, "end")
+
+    def _write(self, phase: str, event: str) -> None:
+        line = {"time": round(time.time(), 3), "step": self._step, "phase": phase, "event": event}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
