@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from common.config.learner import LearnerConfig
 from common.tokens import TokenBatch
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
+from learner.deepspeed_facade import Stepped
 from learner.engine import LearnerEngine
 from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
@@ -122,7 +124,6 @@ class OneWeight:
 
     def __init__(self) -> None:
         self.weight = torch.tensor(-3.0, requires_grad=True)
-        self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
         self.boundaries: list[bool] = []
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -130,31 +131,29 @@ class OneWeight:
         logprobs = self.weight.expand(tokens.mask.shape)
         return logprobs, torch.full_like(logprobs, 0.5)
 
-    def train(self) -> None:
-        """Nothing to switch."""
-
-    def set_gradient_accumulation_boundary(self, is_last: bool) -> None:
+    def begin_pass(self, *, is_last: bool) -> None:
         """Notes it."""
         self.boundaries.append(is_last)
 
-    def backward(self, loss: Tensor, *, scale_wrt_gas: bool) -> None:
+    def backward(self, loss: Tensor) -> None:
         """Adds the gradient up."""
         loss.backward()
 
-    def step(self) -> None:
-        """Moves nothing."""
+    def set_learning_rate(self, lr: float) -> None:
+        """Nothing that has one."""
 
-    def get_global_grad_norm(self) -> float:
-        """Of the one weight."""
+    def step(self) -> Stepped:
+        """Moves nothing."""
         assert self.weight.grad is not None
-        return abs(float(self.weight.grad))
+        return Stepped(grad_norm=abs(float(self.weight.grad)))
 
 
 def test_an_empty_pass_weighs_nothing() -> None:
     engine = object.__new__(LearnerEngine)
-    engine.config, engine.temperature, engine.world_size, engine.num_updates = LearnerConfig(), 1.0, 1, 0
-    engine._deepspeed = deepspeed = OneWeight()  # pyright: ignore[reportPrivateUsage]
-    engine._all_reduce = lambda tensor, op=None: None  # pyright: ignore[reportPrivateUsage]
+    engine.config, engine.temperature, engine.num_updates = LearnerConfig(), 1.0, 0
+    engine._deepspeed = deepspeed = cast(Any, OneWeight())  # pyright: ignore[reportPrivateUsage]
+    alone = SimpleNamespace(all_reduce=lambda tensor, op=None: None)
+    engine._ranks = cast(Any, alone)  # pyright: ignore[reportPrivateUsage]
     passes = [Pass(batch=examples()), Pass(batch=empty_micro_batch(pad_token_id=0, device="cpu"))]
     metrics = engine._update(passes, SftObjective(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
     # four tokens of -3, and nothing of the fifth that fills the empty pass
