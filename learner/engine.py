@@ -150,6 +150,7 @@ class LearnerEngine:
         batches = micro_batches(
             groups,
             max_rows=self.config.max_rows_per_micro_batch,
+            max_tokens=self.config.max_tokens_per_micro_batch,
             pad_token_id=self.pad_token_id,
             device=self.device,
         )

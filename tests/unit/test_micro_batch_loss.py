@@ -31,13 +31,13 @@ def micro_batch() -> MicroBatch:
         rollout_logprobs=((-1.0, -2.0, -0.5), (-0.25,)),
         advantages=(0.8, -0.6),
     )
-    return micro_batches([group], max_rows=4, pad_token_id=0, device="cpu")[0]
+    return micro_batches([group], max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[0]
 
 
 def examples() -> MicroBatch:
     """Answers to imitate, of 3 tokens and of 1."""
     groups = [train_example(text_prompt([7, 8]), (1, 2, 3)), train_example(text_prompt([9]), (4,))]
-    return micro_batches(groups, max_rows=4, pad_token_id=0, device="cpu")[0]
+    return micro_batches(groups, max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[0]
 
 
 def loss_of(
@@ -204,7 +204,9 @@ def test_supervised_losses_of_parts_add_up_to_that_of_the_whole() -> None:
     answers = [(text_prompt([7, 8]), (1, 2, 3), [-1.5, -2.0, -0.5]), (text_prompt([9]), (4,), [-0.25])]
     parts = [
         loss_of(
-            micro_batches([train_example(prompt, ids)], max_rows=4, pad_token_id=0, device="cpu")[0],
+            micro_batches([train_example(prompt, ids)], max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[
+                0
+            ],
             torch.tensor([values]),
             objective=SftObjective(),
         )[0]
