@@ -1,5 +1,6 @@
 """DeepSpeed as the learner uses it, with types: its configuration, and an engine of few methods."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ class Stepped:
     """What became of the gradients."""
 
     grad_norm: float
-    """Over all ranks, before clipping."""
+    """Over all ranks, before clipping; infinite or NaN where nothing was taken."""
+    is_taken: bool
+    """Whether the optimizer stepped; on all ranks alike."""
 
 
 class DeepSpeedEngine:
@@ -35,7 +38,7 @@ class DeepSpeedEngine:
         self.optimizer: Any = self._engine.optimizer
         """DeepSpeed's, for `learner.optimizer_state`."""
         self._world_size = int(self._engine.world_size)
-        self._keeps_norm = config.zero_stage > 0 or dtype == "bfloat16"
+        self._is_plain = config.zero_stage == 0 and dtype == "float32"
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both float32 [N, C]."""
@@ -56,10 +59,22 @@ class DeepSpeedEngine:
         self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
 
     def step(self) -> Stepped:
-        """Clips, steps the optimizer and drops the gradients."""
-        grad_norm = None if self._keeps_norm else self._grad_norm()
+        """Clips, steps the optimizer and drops the gradients; if their norm is not finite, only drops them.
+
+        DeepSpeed's optimizers look at the norm before they step, but for the plain one of stage 0 in float32.
+        """
+        if not self._is_plain:
+            self._engine.step()
+            is_taken = bool(self._engine.was_step_applied())
+            return Stepped(grad_norm=float(self._engine.get_global_grad_norm()), is_taken=is_taken)
+        grad_norm = float(
+            torch.nn.utils.get_total_norm([g for p in self.module.parameters() if (g := p.grad) is not None])
+        )
+        if not math.isfinite(grad_norm):
+            self._engine.zero_grad()
+            return Stepped(grad_norm=grad_norm, is_taken=False)
         self._engine.step()
-        return Stepped(grad_norm=float(self._engine.get_global_grad_norm()) if grad_norm is None else grad_norm)
+        return Stepped(grad_norm=grad_norm, is_taken=True)
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -75,11 +90,6 @@ class DeepSpeedEngine:
                 yield
         finally:
             self._engine.train(was_training)
-
-    def _grad_norm(self) -> float:
-        """Stage 0 in float32 keeps none: before the step, which clips."""
-        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
 
 
 def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
-from common.errors import NonFiniteError
 from common.models.registry import family_of
 from common.tokens import pack_tokens
 from common.types import ProcessedPrompt
@@ -103,14 +102,15 @@ class LearnerEngine:
     def train_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """Trains on this rank's share of a batch: one or several optimizer updates.
 
+        An update whose loss or gradient norm is not finite is not taken, nor are those after it: parameters and
+        moments stay what they were, on all ranks.
+
         Args:
             groups: this rank's; may be empty.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
-
-        Raises:
-            NonFiniteError: the loss or the gradient norm is not finite; nothing of this step is to be published.
+            `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
         """
         seconds: dict[str, float] = defaultdict(float)
         batches, denominators = self._batches(groups)
@@ -119,30 +119,28 @@ class LearnerEngine:
                 Pass(batch=batch, old=old, reference=self._reference_logprobs(batch))
                 for batch, old in zip(batches, self._old_logprobs(batches), strict=True)
             ]
-        updates = [
-            self._update(passes, GrpoObjective(self.config), denominators, seconds)
-            for _ in range(self.config.updates_per_step)
-        ]
+        updates: list[dict[str, float]] = []
+        while len(updates) < self.config.updates_per_step:
+            updates.append(self._update(passes, GrpoObjective(self.config), denominators, seconds))
+            if updates[-1]["learner/is_skipped"]:
+                break
         # what the sampler's policy was is seen at the first update, how far it was left at the last
         last = {key: updates[-1][key] for key in ("learner/clip_fraction", "learner/lr")}
         return updates[0] | last | {f"seconds/{k}": v for k, v in seconds.items()}
 
     def sft_step(self, examples: Sequence[TrainGroup]) -> dict[str, float]:
-        """One supervised update on this rank's share of a batch.
+        """One supervised update on this rank's share of a batch; not taken where it is not finite.
 
         Args:
             examples: this rank's; may be empty.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `sft/...`.
-
-        Raises:
-            NonFiniteError: the loss or the gradient norm is not finite.
         """
         batches, denominators = self._batches(examples)
         passes = [Pass(batch=batch) for batch in batches]
         metrics = self._update(passes, SftObjective(), denominators, defaultdict(float))
-        kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean")
+        kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean", "is_skipped")
         return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
 
     def _batches(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
@@ -199,27 +197,35 @@ class LearnerEngine:
         denominators: Denominators,
         seconds: dict[str, float],
     ) -> dict[str, float]:
-        """Forward and backward of every pass, then one optimizer step."""
+        """Forward and backward of every pass, then one optimizer step if all of it was finite."""
         tally = Tally()
+        totals: dict[str, float] = {}
+        lr = self._learning_rate()
+        self._deepspeed.set_learning_rate(lr)
         for i, made in enumerate(passes):
-            self._deepspeed.begin_pass(is_last=i == len(passes) - 1)
+            is_last = i == len(passes) - 1
+            self._deepspeed.begin_pass(is_last=is_last)
             with _timed(seconds, "forward"):
                 logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=self.temperature)
                 if made.batch.is_empty:
                     loss = (logprobs * 0.0).sum()
                 else:
                     loss = objective(made, logprobs, entropy, denominators=denominators, tally=tally)
+            if is_last:
+                totals = tally.reduce(self._ranks.all_reduce)
+                if not math.isfinite(totals["loss"]):
+                    # a loss may be infinite and its gradient not: then no rank's gradient is, and none steps
+                    loss = loss * math.nan
             with _timed(seconds, "backward"):
                 self._deepspeed.backward(loss)
         with _timed(seconds, "update"):
-            totals = tally.reduce(self._ranks.all_reduce)
-            self._require_finite(totals["loss"], "loss")
-            lr = self._learning_rate()
-            self._deepspeed.set_learning_rate(lr)
-            grad_norm = self._deepspeed.step().grad_norm
-            self._require_finite(grad_norm, "gradient norm")
-        self.num_updates += 1
-        return tally.metrics(totals) | {"learner/grad_norm": grad_norm, "learner/lr": lr}
+            stepped = self._deepspeed.step()
+        self.num_updates += stepped.is_taken
+        return tally.metrics(totals) | {
+            "learner/grad_norm": stepped.grad_norm,
+            "learner/lr": lr,
+            "learner/is_skipped": float(not stepped.is_taken),
+        }
 
     def _learning_rate(self) -> float:
         settings = self.config.optimizer
@@ -230,10 +236,6 @@ class LearnerEngine:
             total_steps=self.config.steps * self.config.updates_per_step,
             schedule=settings.schedule,
         )
-
-    def _require_finite(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the {what} must be finite, got {value} at update {self.num_updates}")
 
     # -- scoring ----------------------------------------------------------------------------------
 

@@ -145,15 +145,22 @@ class OneWeight:
     def step(self) -> Stepped:
         """Moves nothing."""
         assert self.weight.grad is not None
-        return Stepped(grad_norm=abs(float(self.weight.grad)))
+        norm = abs(float(self.weight.grad))
+        return Stepped(grad_norm=norm, is_taken=math.isfinite(norm))
+
+
+def engine_of(deepspeed: OneWeight) -> LearnerEngine:
+    """A rank alone around the stand-in."""
+    engine = object.__new__(LearnerEngine)
+    engine.config, engine.temperature, engine.num_updates = LearnerConfig(), 1.0, 0
+    engine._deepspeed = cast(Any, deepspeed)  # pyright: ignore[reportPrivateUsage]
+    engine._ranks = cast(Any, SimpleNamespace(all_reduce=lambda tensor, op=None: None))  # pyright: ignore[reportPrivateUsage]
+    return engine
 
 
 def test_an_empty_pass_weighs_nothing() -> None:
-    engine = object.__new__(LearnerEngine)
-    engine.config, engine.temperature, engine.num_updates = LearnerConfig(), 1.0, 0
-    engine._deepspeed = deepspeed = cast(Any, OneWeight())  # pyright: ignore[reportPrivateUsage]
-    alone = SimpleNamespace(all_reduce=lambda tensor, op=None: None)
-    engine._ranks = cast(Any, alone)  # pyright: ignore[reportPrivateUsage]
+    deepspeed = OneWeight()
+    engine = engine_of(deepspeed)
     passes = [Pass(batch=examples()), Pass(batch=empty_micro_batch(pad_token_id=0, device="cpu"))]
     metrics = engine._update(passes, SftObjective(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
     # four tokens of -3, and nothing of the fifth that fills the empty pass
@@ -161,6 +168,19 @@ def test_an_empty_pass_weighs_nothing() -> None:
     assert metrics["learner/entropy/mean"] == 0.5
     assert (metrics["learner/grad_norm"], deepspeed.weight.grad) == (1.0, torch.tensor(-1.0))
     assert (deepspeed.boundaries, engine.num_updates) == ([False, True], 1)
+    assert metrics["learner/is_skipped"] == 0.0
+
+
+def test_an_infinite_loss_with_a_finite_gradient_is_not_stepped() -> None:
+    class Endless(SftObjective):
+        def __call__(self, *args: Any, tally: Tally, **kwargs: Any) -> Tensor:
+            tally.add("loss", math.inf)
+            return super().__call__(*args, tally=tally, **kwargs)
+
+    engine = engine_of(OneWeight())
+    passes = [Pass(batch=examples()), Pass(batch=examples())]
+    metrics = engine._update(passes, Endless(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
+    assert (metrics["learner/is_skipped"], engine.num_updates) == (1.0, 0)
 
 
 def test_metrics_are_means_over_tokens() -> None:
