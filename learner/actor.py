@@ -14,7 +14,7 @@ from common import provenance
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
 from common.types import Group, MediaRef, ProcessedPrompt, TensorReceipt
-from learner.batch import split_groups, train_example, train_group
+from learner.batch import split_groups, token_cost, train_example, train_group
 
 
 class LearnerRank:
@@ -119,8 +119,7 @@ class RankClients:
             LearnerError: a rank failed, died or passed the deadline.
         """
         costs = [
-            len(g.samples) * g.prompt.num_prompt_tokens + sum(len(s.completion.token_ids) for s in g.samples)
-            for g in groups
+            token_cost(g.prompt.num_prompt_tokens, [len(s.completion.token_ids) for s in g.samples]) for g in groups
         ]
         shares = split_groups(costs, len(self.handles))
         calls = [

@@ -83,26 +83,59 @@ def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def micro_batches(
-    groups: Sequence[TrainGroup], *, max_rows: int, pad_token_id: int, device: torch.device | str
-) -> list[MicroBatch]:
-    """Cuts groups into passes of at most `max_rows` completions; a pass never mixes prompts needlessly.
+def token_cost(num_prompt_tokens: int, completion_lengths: Sequence[int]) -> int:
+    """Tokens of a group that pass through the model: the prompt once, whatever number of completions share it."""
+    return num_prompt_tokens + sum(completion_lengths)
 
-    Whole groups share a pass while they fit; a group larger than a pass is cut.
+
+def micro_batches(
+    groups: Sequence[TrainGroup],
+    *,
+    max_rows: int,
+    max_tokens: int,
+    pad_token_id: int,
+    device: torch.device | str,
+) -> list[MicroBatch]:
+    """Cuts groups into passes within a budget; a pass never mixes prompts needlessly.
+
+    Whole groups share a pass while they fit; a group larger than a pass is cut by rows, and its prompt passes
+    again with each part.
+
+    Args:
+        groups: of one rank.
+        max_rows: most completions of a pass.
+        max_tokens: most tokens of a pass, padding counted; one completion with its prompt may be more.
+        pad_token_id: what fills a row.
+        device: where the tensors go.
     """
     passes: list[list[tuple[TrainGroup, range]]] = []
-    room = 0
     for group in groups:
-        size = len(group.token_ids)
-        if size <= room:
-            passes[-1].append((group, range(size)))
-            room -= size
-            continue
-        for first in range(0, size, max_rows):
-            rows = range(first, min(first + max_rows, size))
-            passes.append([(group, rows)])
-            room = max_rows - len(rows)
+        whole = (group, range(len(group.token_ids)))
+        budget = {"max_rows": max_rows, "max_tokens": max_tokens}
+        if passes and _fits([*passes[-1], whole], **budget):
+            passes[-1].append(whole)
+        else:
+            passes += [[part] for part in _cut(group, **budget)]
     return [_micro_batch(parts, pad_token_id=pad_token_id, device=device) for parts in passes]
+
+
+def _cut(group: TrainGroup, *, max_rows: int, max_tokens: int) -> list[tuple[TrainGroup, range]]:
+    """A group in as few runs of rows as fit, each at least a row."""
+    parts: list[tuple[TrainGroup, range]] = []
+    first = 0
+    for row in range(1, len(group.token_ids) + 1):
+        is_end = row == len(group.token_ids)
+        if is_end or not _fits([(group, range(first, row + 1))], max_rows=max_rows, max_tokens=max_tokens):
+            parts.append((group, range(first, row)))
+            first = row
+    return parts
+
+
+def _fits(parts: Sequence[tuple[TrainGroup, range]], *, max_rows: int, max_tokens: int) -> bool:
+    """Whether prompts and completions, each padded to their longest, are within the budget."""
+    lengths = [len(group.token_ids[i]) for group, rows in parts for i in rows]
+    prompt = max(len(group.prompt.prompt_token_ids) for group, _ in parts)
+    return len(lengths) <= max_rows and len(parts) * prompt + len(lengths) * max(lengths) <= max_tokens
 
 
 def empty_micro_batch(*, pad_token_id: int, device: torch.device | str) -> MicroBatch:

@@ -7,34 +7,34 @@ micro-batch, any work at all) it makes up with passes of weight zero.
 import functools
 import logging
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
-from common.errors import NonFiniteError
 from common.models.registry import family_of
 from common.tokens import pack_tokens
 from common.types import ProcessedPrompt
 from learner import optimizer_state
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from learner.deepspeed_facade import DeepSpeedEngine
 from learner.hf_folder import HfWriter, shards_of
 from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.plan import plan_publish
+from learner.process_group import ProcessGroup
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
 from learner.tally import Tally
-from learner.weights import freeze_parameters, full_bytes, gather_bucket
+from learner.weight_source import PlainSource, WeightSource
+from learner.weights import freeze_parameters
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,17 +67,11 @@ class LearnerEngine:
             max_tokens: longest completion, the constant of Dr.GRPO's aggregation.
             seed: of torch on this rank.
         """
-        import deepspeed
-
         self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
         self.pad_token_id = pad_token_id
-        self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(seed)
-        # a kernel that would be compiled on first use, for a minute, and that nothing here calls
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
-        self._group = torch.distributed.group.WORLD
+        self._ranks = ProcessGroup()
+        self.rank, self.device = self._ranks.rank, self._ranks.device
         self._model_path = Path(model_path)
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
@@ -88,18 +82,19 @@ class LearnerEngine:
         if config.beta > 0:
             reference = family.load_policy(reference_path or model_path, dtype=DTYPES[dtype])
             self._reference = reference.to(self.device).requires_grad_(False).eval()
-        self._deepspeed: Any = _initialize(policy, deepspeed_config(config, dtype=dtype))
-        self._module: nn.Module = self._deepspeed.module
+        self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
+        self._module = self._deepspeed.module
+        self.source: WeightSource = PlainSource(self._module)
+        """The policy's weights by their names in the checkpoint."""
         plan = plan_publish(
-            self._module.named_parameters(),
+            self.source,
             engine_layer=family.engine_layer,
             tower_prefixes=family.tower_prefixes,
             bucket_bytes=config.publish.bucket_bytes,
-            num_bytes=full_bytes,
         )
         if plan.closed_over:
             logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
-        self.sender = WeightSender(dict(self._module.named_parameters()), plan, rank=self.rank)
+        self.sender = WeightSender(self.source, plan, rank=self.rank)
         self.num_updates = 0
 
     # -- training ---------------------------------------------------------------------------------
@@ -107,14 +102,15 @@ class LearnerEngine:
     def train_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """Trains on this rank's share of a batch: one or several optimizer updates.
 
+        An update whose loss or gradient norm is not finite is not taken, nor are those after it: parameters and
+        moments stay what they were, on all ranks.
+
         Args:
             groups: this rank's; may be empty.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
-
-        Raises:
-            NonFiniteError: the loss or the gradient norm is not finite; nothing of this step is to be published.
+            `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
         """
         seconds: dict[str, float] = defaultdict(float)
         batches, denominators = self._batches(groups)
@@ -123,30 +119,28 @@ class LearnerEngine:
                 Pass(batch=batch, old=old, reference=self._reference_logprobs(batch))
                 for batch, old in zip(batches, self._old_logprobs(batches), strict=True)
             ]
-        updates = [
-            self._update(passes, GrpoObjective(self.config), denominators, seconds)
-            for _ in range(self.config.updates_per_step)
-        ]
+        updates: list[dict[str, float]] = []
+        while len(updates) < self.config.updates_per_step:
+            updates.append(self._update(passes, GrpoObjective(self.config), denominators, seconds))
+            if updates[-1]["learner/is_skipped"]:
+                break
         # what the sampler's policy was is seen at the first update, how far it was left at the last
         last = {key: updates[-1][key] for key in ("learner/clip_fraction", "learner/lr")}
         return updates[0] | last | {f"seconds/{k}": v for k, v in seconds.items()}
 
     def sft_step(self, examples: Sequence[TrainGroup]) -> dict[str, float]:
-        """One supervised update on this rank's share of a batch.
+        """One supervised update on this rank's share of a batch; not taken where it is not finite.
 
         Args:
             examples: this rank's; may be empty.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `sft/...`.
-
-        Raises:
-            NonFiniteError: the loss or the gradient norm is not finite.
         """
         batches, denominators = self._batches(examples)
         passes = [Pass(batch=batch) for batch in batches]
         metrics = self._update(passes, SftObjective(), denominators, defaultdict(float))
-        kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean")
+        kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean", "is_skipped")
         return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
 
     def _batches(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
@@ -154,6 +148,7 @@ class LearnerEngine:
         batches = micro_batches(
             groups,
             max_rows=self.config.max_rows_per_micro_batch,
+            max_tokens=self.config.max_tokens_per_micro_batch,
             pad_token_id=self.pad_token_id,
             device=self.device,
         )
@@ -169,8 +164,8 @@ class LearnerEngine:
             dtype=torch.float64,
         )
         most = torch.tensor([len(batches)])
-        self._all_reduce(sums)
-        self._all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        self._ranks.all_reduce(sums)
+        self._ranks.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         if most == 0:
             raise ValueError("a batch must hold a group, got none on any rank")
         return _Totals(
@@ -192,7 +187,7 @@ class LearnerEngine:
             return [b.rollout_logprobs for b in batches]
         if self.config.updates_per_step == 1:
             return [None] * len(batches)
-        with torch.no_grad(), self._evaluating():
+        with self._deepspeed.evaluating():
             return [self._deepspeed(b.tokens, temperature=self.temperature)[0] for b in batches]
 
     def _update(
@@ -202,59 +197,45 @@ class LearnerEngine:
         denominators: Denominators,
         seconds: dict[str, float],
     ) -> dict[str, float]:
-        """Forward and backward of every pass, then one optimizer step."""
+        """Forward and backward of every pass, then one optimizer step if all of it was finite."""
         tally = Tally()
-        self._deepspeed.train()
+        totals: dict[str, float] = {}
+        lr = self._learning_rate()
+        self._deepspeed.set_learning_rate(lr)
         for i, made in enumerate(passes):
-            self._deepspeed.set_gradient_accumulation_boundary(i == len(passes) - 1)
+            is_last = i == len(passes) - 1
+            self._deepspeed.begin_pass(is_last=is_last)
             with _timed(seconds, "forward"):
                 logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=self.temperature)
                 if made.batch.is_empty:
                     loss = (logprobs * 0.0).sum()
                 else:
                     loss = objective(made, logprobs, entropy, denominators=denominators, tally=tally)
+            if is_last:
+                totals = tally.reduce(self._ranks.all_reduce)
+                if not math.isfinite(totals["loss"]):
+                    # a loss may be infinite and its gradient not: then no rank's gradient is, and none steps
+                    loss = loss * math.nan
             with _timed(seconds, "backward"):
-                # DeepSpeed averages over ranks; the denominators are those of the whole batch already
-                self._deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
+                self._deepspeed.backward(loss)
         with _timed(seconds, "update"):
-            totals = tally.reduce(self._all_reduce)
-            self._require_finite(totals["loss"], "loss")
-            lr = self._set_learning_rate()
-            grad_norm = self._grad_norm()
-            self._deepspeed.step()
-            grad_norm = grad_norm if grad_norm is not None else float(self._deepspeed.get_global_grad_norm())
-            self._require_finite(grad_norm, "gradient norm")
-        self.num_updates += 1
-        return tally.metrics(totals) | {"learner/grad_norm": grad_norm, "learner/lr": lr}
+            stepped = self._deepspeed.step()
+        self.num_updates += stepped.is_taken
+        return tally.metrics(totals) | {
+            "learner/grad_norm": stepped.grad_norm,
+            "learner/lr": lr,
+            "learner/is_skipped": float(not stepped.is_taken),
+        }
 
-    def _set_learning_rate(self) -> float:
+    def _learning_rate(self) -> float:
         settings = self.config.optimizer
-        lr = learning_rate(
+        return learning_rate(
             self.num_updates,
             peak=settings.lr,
             warmup_steps=settings.warmup_steps,
             total_steps=self.config.steps * self.config.updates_per_step,
             schedule=settings.schedule,
         )
-        for group in self._deepspeed.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def _grad_norm(self) -> float | None:
-        """Before the step where DeepSpeed keeps none: stage 0 in float32."""
-        if self.config.zero_stage > 0 or self._deepspeed.bfloat16_enabled():
-            return None
-        grads = [p.grad for p in self._module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
-
-    def _require_finite(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the {what} must be finite, got {value} at update {self.num_updates}")
-
-    def _all_reduce(self, tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM) -> None:
-        moved = tensor.to(self.device)
-        torch.distributed.all_reduce(moved, op=op, group=self._group)
-        tensor.copy_(moved)
 
     # -- scoring ----------------------------------------------------------------------------------
 
@@ -271,21 +252,12 @@ class LearnerEngine:
             The same nesting.
         """
         scores: list[list[list[float]]] = []
-        with torch.no_grad(), self._evaluating():
+        with self._deepspeed.evaluating():
             for prompt, group in zip(prompts, completions, strict=True):
                 tokens = pack_tokens([prompt], [group], pad_token_id=self.pad_token_id, device=self.device)
                 logprobs, _ = self._deepspeed(tokens, temperature=self.temperature)
                 scores.append([row[: len(c)].tolist() for row, c in zip(logprobs, group, strict=True)])
         return scores
-
-    @contextmanager
-    def _evaluating(self) -> Generator[None]:
-        was_training = self._deepspeed.training
-        self._deepspeed.eval()
-        try:
-            yield
-        finally:
-            self._deepspeed.train(was_training)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -311,10 +283,9 @@ class LearnerEngine:
 
     def save_hf(self, folder: Path) -> None:
         """Writes a checkpoint that transformers and vLLM load, on rank 0."""
-        parameters = dict(self._module.named_parameters())
         writer = HfWriter(folder, source=self._model_path) if self.rank == 0 else None
-        for names in shards_of(parameters):
-            tensors = gather_bucket(parameters, names)
+        for names in shards_of(self.source.parameters):
+            tensors = self.source.gather(names)
             if writer is not None:
                 writer.add(tensors)
         if writer is not None:
@@ -332,7 +303,7 @@ class LearnerEngine:
     def close(self) -> None:
         """Removes the segments and leaves the process group."""
         self.sender.close()
-        torch.distributed.destroy_process_group()
+        self._ranks.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,41 +313,6 @@ class _Totals:
     denominators: Denominators
     num_passes: int
     """Micro-batches of the rank with the most."""
-
-
-def _initialize(policy: nn.Module, config: dict[str, Any]) -> Any:
-    """DeepSpeed's engine over what trains of a policy."""
-    import deepspeed
-
-    trainable = [p for p in policy.parameters() if p.requires_grad]
-    # typed as if it took a module of parameters
-    return cast(Any, deepspeed.initialize)(model=policy, model_parameters=trainable, config=config)[0]
-
-
-def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
-    """DeepSpeed's own configuration for a learner."""
-    settings = config.optimizer
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "steps_per_print": 2**31,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": dtype == "bfloat16"},
-        # micro-batches add up in float32: in bfloat16 what is under 1/256 of the sum is lost
-        **({"data_types": {"grad_accum_dtype": "fp32"}} if dtype == "bfloat16" and config.zero_stage >= 2 else {}),
-        "gradient_clipping": settings.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": settings.lr,
-                "betas": [settings.beta1, settings.beta2],
-                "eps": settings.eps,
-                "weight_decay": settings.weight_decay,
-                "torch_adam": True,
-            },
-        },
-    }
 
 
 @contextmanager

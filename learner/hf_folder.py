@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from learner.weights import full_bytes
+from learner.partition import full_bytes
 
 SHARD_BYTES = 2 * 2**30
 

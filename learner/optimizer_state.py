@@ -3,11 +3,22 @@
 Every function is a collective of all ranks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from learner.partition import (
+    full_shape,
+    is_partitioned,
+    link_states,
+    read_partitioned,
+    stepped_copy,
+    stepped_tensors,
+    torch_optimizer,
+    write_partitioned,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
@@ -20,23 +31,20 @@ def state_names(name: str, *, has_master: bool) -> tuple[str, ...]:
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Full float32 copies on the CPU of one parameter's state; zeros before the first step."""
-    import deepspeed
+    """Full float32 copies on the CPU of one parameter's state; zeros before the first step.
 
-    whole: Any = deepspeed.utils
-    if not _is_stepped(engine):
-        return {f"{name}.{kind}": torch.zeros(_shape(parameter)) for kind in MOMENTS} | _master(
-            engine, name, parameter
-        )
-    if not _is_partitioned(parameter):
-        state = engine.optimizer.state[parameter]
-        return {f"{name}.{kind}": state[kind].detach().float().cpu().clone() for kind in MOMENTS}
-    found = {kind: whole.safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS}
-    if parameter.dtype != torch.float32:
-        found[MASTER] = whole.safe_get_full_fp32_param(parameter)
-    return {
-        f"{name}.{kind}": value.detach().float().cpu().reshape(_shape(parameter)) for kind, value in found.items()
-    }
+    Args:
+        engine: whatever has DeepSpeed's `optimizer`.
+        name: of the parameter.
+        parameter: a trainable one.
+    """
+    master = _master(engine, name, parameter)
+    if not torch_optimizer(engine.optimizer).state:
+        return {f"{name}.{kind}": torch.zeros(full_shape(parameter)) for kind in MOMENTS} | master
+    if not is_partitioned(parameter):
+        state = torch_optimizer(engine.optimizer).state[stepped_copy(engine.optimizer, parameter)]
+        return {f"{name}.{kind}": state[kind].detach().float().cpu().clone() for kind in MOMENTS} | master
+    return {f"{name}.{kind}": read_partitioned(parameter, kind) for kind in MOMENTS} | master
 
 
 def write_state(
@@ -45,66 +53,39 @@ def write_state(
     """Puts back what `read_state` gave, and the number of steps that AdamW's bias correction counts.
 
     Args:
-        engine: DeepSpeed's, fresh.
+        engine: whatever has DeepSpeed's `optimizer`, fresh.
         parameters: the trainable ones, by name.
         values: by `state_names`.
         num_updates: optimizer steps taken so far.
     """
-    import deepspeed
-
-    whole: Any = deepspeed.utils
     if num_updates == 0:
         return
-    for flat in _stepped_tensors(engine):
-        state = cast(dict[Any, Any], _torch_optimizer(engine).state)
+    state = cast(dict[Any, Any], torch_optimizer(engine.optimizer).state)
+    for flat in stepped_tensors(engine.optimizer):
         state[flat] = {
             "step": torch.tensor(float(num_updates)),
             **{kind: torch.zeros_like(flat) for kind in MOMENTS},
         }
-    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    link_states(engine.optimizer)
     for name, parameter in parameters.items():
-        for kind in MOMENTS:
-            value = values[f"{name}.{kind}"].to(parameter.device)
-            if _is_partitioned(parameter):
-                whole.safe_set_full_optimizer_state(parameter, value, kind)
-            else:
-                engine.optimizer.state[parameter][kind].copy_(value)
-        if f"{name}.{MASTER}" in values:
-            whole.safe_set_full_fp32_param(parameter, values[f"{name}.{MASTER}"].to(parameter.device))
+        found = {kind: values[f"{name}.{kind}"] for kind in MOMENTS}
+        master = values.get(f"{name}.{MASTER}")
+        if is_partitioned(parameter):
+            for kind, value in found.items():
+                write_partitioned(parameter, value, kind)
+            if master is not None:
+                write_partitioned(parameter, master, None)
+            continue
+        stepped = stepped_copy(engine.optimizer, parameter)
+        for kind, value in found.items():
+            state[stepped][kind].copy_(value)
+        if master is not None:
+            stepped.data.copy_(master)
 
 
 def _master(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    import deepspeed
-
-    if parameter.dtype == torch.float32 or not _is_partitioned(parameter):
+    if parameter.dtype == torch.float32:
         return {}
-    master = cast(Any, deepspeed.utils).safe_get_full_fp32_param(parameter)
-    return {f"{name}.{MASTER}": master.detach().float().cpu().reshape(_shape(parameter))}
-
-
-def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The optimizer inside DeepSpeed's, or itself."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
-
-
-def _stepped_tensors(engine: Any) -> Iterator[Tensor]:
-    """What the optimizer steps: this rank's flat partitions, or the parameters."""
-    flat: Sequence[Tensor] | None = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
-    if flat is not None:
-        yield from flat
-        return
-    for group in _torch_optimizer(engine).param_groups:
-        yield from group["params"]
-
-
-def _is_stepped(engine: Any) -> bool:
-    return bool(_torch_optimizer(engine).state)
-
-
-def _is_partitioned(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
+    if is_partitioned(parameter):
+        return {f"{name}.{MASTER}": read_partitioned(parameter, None)}
+    return {f"{name}.{MASTER}": stepped_copy(engine.optimizer, parameter).detach().float().cpu().clone()}

@@ -3,9 +3,13 @@
 The unit is the engine's whole layer. Buckets hold whole layers, so a border never cuts one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # the driver reads plans and needs no torch for it
+    from learner.weight_source import WeightSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +25,7 @@ class PublishPlan:
     tower_names: tuple[str, ...]
     """Those of the tensors that feed the encoder cache."""
     closed_over: tuple[str, ...]
-    """Tensors that do not train but share a layer with one that does."""
+    """Tensors that do not move but share a layer with one that does."""
 
     @property
     def changes_towers(self) -> bool:
@@ -34,40 +38,38 @@ class PublishPlan:
 
 
 def plan_publish(
-    parameters: Iterable[tuple[str, Any]],
+    source: "WeightSource",
     *,
     engine_layer: Callable[[str], str],
     tower_prefixes: tuple[str, ...],
     bucket_bytes: int,
-    num_bytes: Callable[[Any], int],
 ) -> PublishPlan:
-    """Closes the trainable set under the engine's fusion and packs it into buckets.
+    """Closes what moves under the engine's fusion and packs it into buckets.
 
     Args:
-        parameters: names as in the checkpoint, with `requires_grad`.
+        source: names, sizes and what moves.
         engine_layer: the engine's layer of a name.
         tower_prefixes: names whose change makes encoder-cache entries stale.
         bucket_bytes: wanted size; a layer that is larger gets a bucket of its own.
-        num_bytes: full size of a parameter, partitioned or not.
     """
-    layers: dict[str, list[tuple[str, Any]]] = {}
-    for name, parameter in parameters:
-        layers.setdefault(engine_layer(name), []).append((name, parameter))
-    published = {k: ps for k, ps in layers.items() if any(p.requires_grad for _, p in ps)}
+    layers: dict[str, list[str]] = {}
+    for name in source.parameters:
+        layers.setdefault(engine_layer(name), []).append(name)
+    published = [names for names in layers.values() if any(map(source.moves, names))]
     buckets: list[list[str]] = []
     sizes: list[int] = []
-    for members in published.values():
+    for names in published:
         # 64 bytes of alignment and about 200 of header per tensor
-        size = sum(num_bytes(p) + 264 for _, p in members)
+        size = sum(source.num_bytes(name) + 264 for name in names)
         if not buckets or sizes[-1] + size > bucket_bytes:
             buckets.append([])
             sizes.append(0)
-        buckets[-1] += [name for name, _ in members]
+        buckets[-1] += names
         sizes[-1] += size
     return PublishPlan(
-        buckets=tuple(tuple(b) for b in buckets),
-        layers=tuple(tuple(name for name, _ in members) for members in published.values()),
+        buckets=tuple(map(tuple, buckets)),
+        layers=tuple(map(tuple, published)),
         segment_bytes=max(sizes, default=0) + 4096,
-        tower_names=tuple(n for ps in published.values() for n, _ in ps if n.startswith(tower_prefixes)),
-        closed_over=tuple(n for ps in published.values() for n, p in ps if not p.requires_grad),
+        tower_names=tuple(n for names in published for n in names if n.startswith(tower_prefixes)),
+        closed_over=tuple(n for names in published for n in names if not source.moves(n)),
     )

@@ -6,26 +6,22 @@ Every method but `open` is a collective of all ranks.
 import logging
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-
 from common.types import TensorReceipt
 from common.weights import Segment, segment_path, sweep_segments
 from learner.plan import PublishPlan
-from learner.weights import gather_bucket, gathered, overwrite, perturbed, storage_of
+from learner.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 
 
 class WeightSender:
-    """The published parameters of one rank, and on rank 0 the two segments."""
+    """The published weights of one rank, and on rank 0 the two segments."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], plan: PublishPlan, *, rank: int) -> None:
+    def __init__(self, source: WeightSource, plan: PublishPlan, *, rank: int) -> None:
         self.plan = plan
-        self._parameters = parameters
+        self._source = source
         self._rank = rank
         self._segments: list[Segment] = []
-        self._saved: dict[str, Tensor] = {}
 
     def open(self) -> list[str]:
         """Allocates the two segments, on rank 0, once; returns their paths there and nothing elsewhere."""
@@ -38,7 +34,7 @@ class WeightSender:
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
         """Gathers one bucket on all ranks, then writes it on rank 0; returns the manifest there."""
-        tensors = gather_bucket(self._parameters, self.plan.buckets[bucket])
+        tensors = self._source.gather(self.plan.buckets[bucket])
         return self._segments[bucket % 2].write(tensors) if self._rank == 0 else []
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
@@ -50,18 +46,12 @@ class WeightSender:
             names: which of the published tensors; None for all.
         """
         for name in self.plan.names:
-            if names is not None and name not in names:
-                continue
-            parameter = self._parameters[name]
-            self._saved.setdefault(name, storage_of(parameter).clone())
-            with torch.no_grad(), gathered([parameter], modify=True):
-                parameter.copy_(perturbed(name, parameter, scale=scale, nonce=nonce))
+            if names is None or name in names:
+                self._source.perturb(name, scale=scale, nonce=nonce)
 
     def restore(self) -> None:
         """Puts every perturbed tensor back, bit for bit."""
-        for name, saved in self._saved.items():
-            overwrite(self._parameters[name], saved)
-        self._saved.clear()
+        self._source.restore()
 
     def close(self) -> None:
         """Removes the segments."""

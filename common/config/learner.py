@@ -73,6 +73,8 @@ class LearnerConfig(Config):
     """Optimizer updates on each batch; with more than one the ratio leaves 1 and is clipped."""
     max_rows_per_micro_batch: int = Field(default=8, ge=1)
     """Most completions of one forward and backward pass."""
+    max_tokens_per_micro_batch: int = Field(default=16384, ge=1)
+    """Most tokens of one pass, padding counted and a prompt once per group; a group over it is cut by rows."""
     max_staleness: int = Field(default=0, ge=0)
     """Publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
     max_redraws: int = Field(default=3, ge=0)

@@ -125,21 +125,15 @@ class BreakableRank(LearnerRank):
         runs through a layer; `mend`: as before."""
         import dataclasses
 
-        import learner.sender
-
-        sender = self._engine.sender
+        sender, source = self._engine.sender, self._engine.source
         if how == "mend":
-            learner.sender.gather_bucket = self._gather
+            source.gather = self._gather
             sender.plan = self._plan
             return
-        self._gather, self._plan = learner.sender.gather_bucket, sender.plan
+        self._gather, self._plan = source.gather, sender.plan
         if how == "skip":
             gather = self._gather
-
-            def skipping(parameters: Any, names: Any) -> Any:
-                return gather(parameters, [n for n in names if n != name])
-
-            learner.sender.gather_bucket = skipping
+            source.gather = lambda names: gather([n for n in names if n != name])
         elif how == "half":
             layer = next(layer for layer in sender.plan.layers if name in layer)
             gone = set(layer) - {name}

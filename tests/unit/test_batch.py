@@ -1,13 +1,23 @@
 """Groups cut into shares and passes: nothing lost, nothing twice, nothing out of place."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, split_groups, train_group
+from learner.batch import (
+    MicroBatch,
+    TrainGroup,
+    empty_micro_batch,
+    micro_batches,
+    split_groups,
+    token_cost,
+    train_group,
+)
 from tests.support.builders import make_group, text_prompt
 
 PAD = 0
@@ -31,6 +41,16 @@ def train_groups(shapes: list[list[int]]) -> list[TrainGroup]:
             )
         )
     return groups
+
+
+def cut(groups: list[TrainGroup], *, max_rows: int = 99, max_tokens: int = 9999) -> list[MicroBatch]:
+    """Micro-batches on the CPU."""
+    return micro_batches(groups, max_rows=max_rows, max_tokens=max_tokens, pad_token_id=PAD, device="cpu")
+
+
+def tokens_of(batch: MicroBatch) -> int:
+    """Padding counted."""
+    return batch.tokens.prompt_ids.numel() + batch.tokens.targets.numel()
 
 
 def rows_of(batch: MicroBatch) -> list[tuple[tuple[int, ...], list[int], list[float], float]]:
@@ -70,10 +90,12 @@ def test_with_enough_groups_every_rank_works() -> None:
 shapes = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=6), max_size=6)
 
 
-@given(shapes, st.integers(1, 8))
-def test_every_completion_keeps_its_place_and_content(lengths: list[list[int]], max_rows: int) -> None:
+@given(shapes, st.integers(1, 8), st.integers(1, 60))
+def test_every_completion_keeps_its_place_and_content(
+    lengths: list[list[int]], max_rows: int, max_tokens: int
+) -> None:
     groups = train_groups(lengths)
-    batches = micro_batches(groups, max_rows=max_rows, pad_token_id=PAD, device="cpu")
+    batches = cut(groups, max_rows=max_rows, max_tokens=max_tokens)
     got = [row for batch in batches for row in rows_of(batch)]
     expected = [
         (g.prompt.prompt_token_ids, list(ids), list(logprobs), advantage)
@@ -85,24 +107,72 @@ def test_every_completion_keeps_its_place_and_content(lengths: list[list[int]], 
 
 @given(shapes, st.integers(1, 8))
 def test_no_pass_is_larger_than_asked(lengths: list[list[int]], max_rows: int) -> None:
-    batches = micro_batches(train_groups(lengths), max_rows=max_rows, pad_token_id=PAD, device="cpu")
+    batches = cut(train_groups(lengths), max_rows=max_rows)
     assert all(1 <= len(b.advantages) <= max_rows for b in batches)
 
 
 @given(shapes, st.integers(1, 8))
 def test_no_pass_is_needless(lengths: list[list[int]], max_rows: int) -> None:
-    batches = micro_batches(train_groups(lengths), max_rows=max_rows, pad_token_id=PAD, device="cpu")
+    batches = cut(train_groups(lengths), max_rows=max_rows)
     assert len(batches) <= sum(math.ceil(len(g) / max_rows) for g in lengths)
 
 
+@given(shapes, st.integers(1, 8), st.integers(1, 60))
+def test_only_a_single_completion_may_pass_the_budget(
+    lengths: list[list[int]], max_rows: int, max_tokens: int
+) -> None:
+    batches = cut(train_groups(lengths), max_rows=max_rows, max_tokens=max_tokens)
+    assert all(tokens_of(b) <= max_tokens or len(b.advantages) == 1 for b in batches)
+
+
+@given(shapes, st.integers(1, 8), st.integers(1, 60))
+def test_two_neighbouring_passes_would_not_fit_into_one(
+    lengths: list[list[int]], max_rows: int, max_tokens: int
+) -> None:
+    groups = train_groups(lengths)
+    batches = cut(groups, max_rows=max_rows, max_tokens=max_tokens)
+    for one, other in itertools.pairwise(batches):
+        prompts = {
+            p.prompt_token_ids: len(p.prompt_token_ids) for p in (*one.tokens.prompts, *other.tokens.prompts)
+        }
+        rows = len(one.advantages) + len(other.advantages)
+        longest = max(one.tokens.targets.shape[1], other.tokens.targets.shape[1])
+        if other.tokens.prompts[0] is one.tokens.prompts[-1]:
+            # a cut: even one row more would have been too much for the part before
+            rows, longest = (
+                len(one.advantages) + 1,
+                max(one.tokens.targets.shape[1], int(other.tokens.mask[0].sum())),
+            )
+            prompts = {p.prompt_token_ids: len(p.prompt_token_ids) for p in one.tokens.prompts}
+        elif len(other.tokens.prompts) > 1:
+            # the first group of the later pass was too much already
+            first = groups[[g.prompt for g in groups].index(other.tokens.prompts[0])]
+            prompts = {p.prompt_token_ids: len(p.prompt_token_ids) for p in (*one.tokens.prompts, first.prompt)}
+            rows = len(one.advantages) + len(first.token_ids)
+            longest = max(one.tokens.targets.shape[1], max(map(len, first.token_ids)))
+        total = len(prompts) * max(prompts.values()) + rows * longest
+        assert rows > max_rows or total > max_tokens
+
+
+def test_a_prompt_counts_once_for_its_group_and_again_for_each_part_of_a_cut() -> None:
+    (group,) = train_groups([[4, 4, 4, 4]])
+    group = replace(group, prompt=text_prompt([7] * 10))
+    # 10 + 4 x 4
+    assert [len(b.advantages) for b in cut([group], max_tokens=26)] == [4]
+    assert [len(b.advantages) for b in cut([group], max_tokens=25)] == [3, 1]
+    assert [len(b.advantages) for b in cut([group], max_tokens=18)] == [2, 2]
+    assert [len(b.advantages) for b in cut([group], max_tokens=1)] == [1, 1, 1, 1]
+    assert token_cost(10, [4, 4, 4, 4]) == 26
+
+
 def test_whole_groups_share_a_pass() -> None:
-    batches = micro_batches(train_groups([[1, 1], [2, 2], [3]]), max_rows=4, pad_token_id=PAD, device="cpu")
+    batches = cut(train_groups([[1, 1], [2, 2], [3]]), max_rows=4)
     assert [len(b.advantages) for b in batches] == [4, 1]
     assert [len(b.tokens.prompts) for b in batches] == [2, 1]
 
 
 def test_padding_is_marked_and_holds_nothing() -> None:
-    batch = micro_batches(train_groups([[2], [4]]), max_rows=2, pad_token_id=PAD, device="cpu")[0]
+    batch = cut(train_groups([[2], [4]]), max_rows=2)[0]
     # prompts of 1 and 2 tokens, completions of 2 and 4
     assert batch.tokens.prompt_ids.tolist() == [[1, PAD], [2, 2]]
     assert batch.tokens.prompt_mask.tolist() == [[1, 0], [1, 1]]
@@ -138,6 +208,6 @@ def test_a_group_of_equal_rewards_trains_nothing() -> None:
 
 
 def test_tensors_have_the_types_of_their_documentation() -> None:
-    batch = micro_batches(train_groups([[1, 2]]), max_rows=2, pad_token_id=PAD, device="cpu")[0]
+    batch = cut(train_groups([[1, 2]]), max_rows=2)[0]
     assert (batch.advantages.dtype, batch.rollout_logprobs.dtype) == (torch.float32, torch.float32)
     assert (batch.tokens.prompt_ids.dtype, batch.tokens.mask.dtype) == (torch.int64, torch.float32)

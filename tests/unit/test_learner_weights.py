@@ -11,9 +11,11 @@ from torch import nn
 import common.weights
 from common.errors import ConfigError
 from common.weights import Segment
+from learner.partition import full_bytes
 from learner.plan import PublishPlan
 from learner.sender import WeightSender
-from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, full_bytes, gather_bucket, perturbed
+from learner.weight_source import PlainSource
+from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
 
 
 def model() -> nn.Module:
@@ -90,7 +92,7 @@ def test_a_tensor_of_zeros_moves_too(dtype: torch.dtype) -> None:
 def test_gathering_copies() -> None:
     module = model()
     parameters = dict(module.named_parameters())
-    got = gather_bucket(parameters, ["text.weight", "head.bias"])
+    got = PlainSource(module).gather(["text.weight", "head.bias"])
     assert list(got) == ["text.weight", "head.bias"]
     before = got["head.bias"].clone()
     with torch.no_grad():
@@ -109,14 +111,14 @@ def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
     names = (("text.weight", "text.bias"), ("head.weight", "head.bias"))
     plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, tower_names=(), closed_over=())
-    sender = WeightSender(dict(model().named_parameters()), plan, rank=0)
+    sender = WeightSender(PlainSource(model()), plan, rank=0)
     yield sender
     sender.close()
 
 
 def values(sender: WeightSender) -> dict[str, torch.Tensor]:
     """Copies of every parameter."""
-    return {n: p.detach().clone() for n, p in sender._parameters.items()}  # pyright: ignore[reportPrivateUsage]
+    return {n: p.detach().clone() for n, p in sender._source.parameters.items()}  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_rehearsal_is_taken_back_to_the_bit(sender: WeightSender) -> None:
@@ -156,6 +158,6 @@ def test_only_rank_zero_writes() -> None:
         tower_names=(),
         closed_over=(),
     )
-    sender = WeightSender(dict(model().named_parameters()), plan, rank=1)
+    sender = WeightSender(PlainSource(model()), plan, rank=1)
     assert sender.open() == []
     assert sender.send_bucket(0) == []

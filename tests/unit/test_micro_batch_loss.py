@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from common.config.learner import LearnerConfig
 from common.tokens import TokenBatch
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
+from learner.deepspeed_facade import Stepped
 from learner.engine import LearnerEngine
 from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
@@ -29,13 +31,13 @@ def micro_batch() -> MicroBatch:
         rollout_logprobs=((-1.0, -2.0, -0.5), (-0.25,)),
         advantages=(0.8, -0.6),
     )
-    return micro_batches([group], max_rows=4, pad_token_id=0, device="cpu")[0]
+    return micro_batches([group], max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[0]
 
 
 def examples() -> MicroBatch:
     """Answers to imitate, of 3 tokens and of 1."""
     groups = [train_example(text_prompt([7, 8]), (1, 2, 3)), train_example(text_prompt([9]), (4,))]
-    return micro_batches(groups, max_rows=4, pad_token_id=0, device="cpu")[0]
+    return micro_batches(groups, max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[0]
 
 
 def loss_of(
@@ -122,7 +124,6 @@ class OneWeight:
 
     def __init__(self) -> None:
         self.weight = torch.tensor(-3.0, requires_grad=True)
-        self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
         self.boundaries: list[bool] = []
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -130,31 +131,36 @@ class OneWeight:
         logprobs = self.weight.expand(tokens.mask.shape)
         return logprobs, torch.full_like(logprobs, 0.5)
 
-    def train(self) -> None:
-        """Nothing to switch."""
-
-    def set_gradient_accumulation_boundary(self, is_last: bool) -> None:
+    def begin_pass(self, *, is_last: bool) -> None:
         """Notes it."""
         self.boundaries.append(is_last)
 
-    def backward(self, loss: Tensor, *, scale_wrt_gas: bool) -> None:
+    def backward(self, loss: Tensor) -> None:
         """Adds the gradient up."""
         loss.backward()
 
-    def step(self) -> None:
-        """Moves nothing."""
+    def set_learning_rate(self, lr: float) -> None:
+        """Nothing that has one."""
 
-    def get_global_grad_norm(self) -> float:
-        """Of the one weight."""
+    def step(self) -> Stepped:
+        """Moves nothing."""
         assert self.weight.grad is not None
-        return abs(float(self.weight.grad))
+        norm = abs(float(self.weight.grad))
+        return Stepped(grad_norm=norm, is_taken=math.isfinite(norm))
+
+
+def engine_of(deepspeed: OneWeight) -> LearnerEngine:
+    """A rank alone around the stand-in."""
+    engine = object.__new__(LearnerEngine)
+    engine.config, engine.temperature, engine.num_updates = LearnerConfig(), 1.0, 0
+    engine._deepspeed = cast(Any, deepspeed)  # pyright: ignore[reportPrivateUsage]
+    engine._ranks = cast(Any, SimpleNamespace(all_reduce=lambda tensor, op=None: None))  # pyright: ignore[reportPrivateUsage]
+    return engine
 
 
 def test_an_empty_pass_weighs_nothing() -> None:
-    engine = object.__new__(LearnerEngine)
-    engine.config, engine.temperature, engine.world_size, engine.num_updates = LearnerConfig(), 1.0, 1, 0
-    engine._deepspeed = deepspeed = OneWeight()  # pyright: ignore[reportPrivateUsage]
-    engine._all_reduce = lambda tensor, op=None: None  # pyright: ignore[reportPrivateUsage]
+    deepspeed = OneWeight()
+    engine = engine_of(deepspeed)
     passes = [Pass(batch=examples()), Pass(batch=empty_micro_batch(pad_token_id=0, device="cpu"))]
     metrics = engine._update(passes, SftObjective(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
     # four tokens of -3, and nothing of the fifth that fills the empty pass
@@ -162,6 +168,19 @@ def test_an_empty_pass_weighs_nothing() -> None:
     assert metrics["learner/entropy/mean"] == 0.5
     assert (metrics["learner/grad_norm"], deepspeed.weight.grad) == (1.0, torch.tensor(-1.0))
     assert (deepspeed.boundaries, engine.num_updates) == ([False, True], 1)
+    assert metrics["learner/is_skipped"] == 0.0
+
+
+def test_an_infinite_loss_with_a_finite_gradient_is_not_stepped() -> None:
+    class Endless(SftObjective):
+        def __call__(self, *args: Any, tally: Tally, **kwargs: Any) -> Tensor:
+            tally.add("loss", math.inf)
+            return super().__call__(*args, tally=tally, **kwargs)
+
+    engine = engine_of(OneWeight())
+    passes = [Pass(batch=examples()), Pass(batch=examples())]
+    metrics = engine._update(passes, Endless(), DENOMINATORS, defaultdict(float))  # pyright: ignore[reportPrivateUsage]
+    assert (metrics["learner/is_skipped"], engine.num_updates) == (1.0, 0)
 
 
 def test_metrics_are_means_over_tokens() -> None:
@@ -205,7 +224,9 @@ def test_supervised_losses_of_parts_add_up_to_that_of_the_whole() -> None:
     answers = [(text_prompt([7, 8]), (1, 2, 3), [-1.5, -2.0, -0.5]), (text_prompt([9]), (4,), [-0.25])]
     parts = [
         loss_of(
-            micro_batches([train_example(prompt, ids)], max_rows=4, pad_token_id=0, device="cpu")[0],
+            micro_batches([train_example(prompt, ids)], max_rows=4, max_tokens=999, pad_token_id=0, device="cpu")[
+                0
+            ],
             torch.tensor([values]),
             objective=SftObjective(),
         )[0]

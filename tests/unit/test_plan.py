@@ -1,6 +1,5 @@
 """What a publish sends: whole layers of the engine, in buckets that never cut one."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,26 +11,38 @@ from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
 from common.weights import segment_bytes
 from learner.plan import PublishPlan, plan_publish
-from learner.weights import full_bytes
+from learner.weight_source import PlainSource
 
 ATTENTION = "thinker.model.layers.0.self_attn"
+
+
+class NamedSizes(PlainSource):
+    """Names without tensors: whether each moves, and its bytes, 100 unless told."""
+
+    def __init__(self, moving: dict[str, bool], sizes: dict[str, int]) -> None:
+        super().__init__(torch.nn.Module())
+        self._moving, self._sizes = moving, sizes
+
+    @property
+    def parameters(self) -> Any:
+        return self._moving
+
+    def moves(self, name: str) -> bool:
+        return self._moving[name]
+
+    def num_bytes(self, name: str) -> int:
+        return self._sizes.get(name, 100)
 
 
 def plan_of(
     parameters: list[tuple[str, bool]], *, bucket_bytes: int = 2**20, sizes: dict[str, int] | None = None
 ) -> PublishPlan:
     """Of names and whether each trains; 100 bytes each unless told."""
-    wanted = [(n, SimpleNamespace(requires_grad=trains, name=n)) for n, trains in parameters]
-
-    def num_bytes(parameter: Any) -> int:
-        return (sizes or {}).get(parameter.name, 100)
-
     return plan_publish(
-        wanted,
+        NamedSizes(dict(parameters), sizes or {}),
         engine_layer=engine_layer,
         tower_prefixes=TOWER_PREFIXES,
         bucket_bytes=bucket_bytes,
-        num_bytes=num_bytes,
     )
 
 
@@ -128,11 +139,7 @@ def test_no_bucket_cuts_a_layer(shapes: list[tuple[int, bool, int]], bucket_byte
 def test_every_bucket_of_a_model_fits_its_segment(policy: Qwen2_5OmniPolicy, bucket_bytes: int) -> None:
     parameters = dict(policy.named_parameters())
     plan = plan_publish(
-        parameters.items(),
-        engine_layer=engine_layer,
-        tower_prefixes=TOWER_PREFIXES,
-        bucket_bytes=bucket_bytes,
-        num_bytes=full_bytes,
+        PlainSource(policy), engine_layer=engine_layer, tower_prefixes=TOWER_PREFIXES, bucket_bytes=bucket_bytes
     )
     assert sorted(plan.names) == sorted(parameters)
     assert plan.changes_towers

@@ -1,0 +1,118 @@
+"""DeepSpeed as the learner uses it, with types: its configuration, and an engine of few methods."""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from common.config.learner import LearnerConfig
+from common.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepped:
+    """What became of the gradients."""
+
+    grad_norm: float
+    """Over all ranks, before clipping; infinite or NaN where nothing was taken."""
+    is_taken: bool
+    """Whether the optimizer stepped; on all ranks alike."""
+
+
+class DeepSpeedEngine:
+    """The policy and its optimizer. Every method is a collective but `set_learning_rate` and `evaluating`."""
+
+    def __init__(self, policy: nn.Module, config: LearnerConfig, *, dtype: str) -> None:
+        import deepspeed
+
+        trainable = [p for p in policy.parameters() if p.requires_grad]
+        # typed as if it took a module of parameters
+        initialize = cast(Any, deepspeed.initialize)
+        settings = deepspeed_config(config, dtype=dtype)
+        self._engine: Any = initialize(model=policy, model_parameters=trainable, config=settings)[0]
+        self.module: nn.Module = self._engine.module
+        self.optimizer: Any = self._engine.optimizer
+        """DeepSpeed's, for `learner.optimizer_state`."""
+        self._world_size = int(self._engine.world_size)
+        self._is_plain = config.zero_stage == 0 and dtype == "float32"
+
+    def __call__(self, tokens: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies, both float32 [N, C]."""
+        return self._engine(tokens, temperature=temperature)
+
+    def begin_pass(self, *, is_last: bool) -> None:
+        """Before each forward that trains: gradients are reduced over ranks at the last of an update."""
+        self._engine.train()
+        self._engine.set_gradient_accumulation_boundary(is_last)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro-batch's gradients up.
+
+        Args:
+            loss: this pass's sum over the denominators of the whole batch.
+        """
+        # DeepSpeed averages over ranks and would divide by accumulation steps: neither is wanted
+        self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
+
+    def step(self) -> Stepped:
+        """Clips, steps the optimizer and drops the gradients; if their norm is not finite, only drops them.
+
+        DeepSpeed's optimizers look at the norm before they step, but for the plain one of stage 0 in float32.
+        """
+        if not self._is_plain:
+            self._engine.step()
+            is_taken = bool(self._engine.was_step_applied())
+            return Stepped(grad_norm=float(self._engine.get_global_grad_norm()), is_taken=is_taken)
+        grad_norm = float(
+            torch.nn.utils.get_total_norm([g for p in self.module.parameters() if (g := p.grad) is not None])
+        )
+        if not math.isfinite(grad_norm):
+            self._engine.zero_grad()
+            return Stepped(grad_norm=grad_norm, is_taken=False)
+        self._engine.step()
+        return Stepped(grad_norm=grad_norm, is_taken=True)
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @contextmanager
+    def evaluating(self) -> Generator[None]:
+        """No gradients, no dropout."""
+        was_training = self._engine.training
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._engine.train(was_training)
+
+
+def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a learner."""
+    settings = config.optimizer
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**31,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        # micro-batches add up in float32: in bfloat16 what is under 1/256 of the sum is lost
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if dtype == "bfloat16" and config.zero_stage >= 2 else {}),
+        "gradient_clipping": settings.max_grad_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": settings.lr,
+                "betas": [settings.beta1, settings.beta2],
+                "eps": settings.eps,
+                "weight_decay": settings.weight_decay,
+                "torch_adam": True,
+            },
+        },
+    }

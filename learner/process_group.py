@@ -1,0 +1,31 @@
+"""The ranks of a learner: who this one is, and sums over all of them."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class ProcessGroup:
+    """Joined when made, from `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`."""
+
+    def __init__(self) -> None:
+        import deepspeed
+
+        self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # a kernel that would be compiled on first use, for a minute, and that nothing here calls
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
+        self._group = torch.distributed.group.WORLD
+
+    def all_reduce(self, tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM) -> None:
+        """Over all ranks, in place; where the tensor lies does not matter."""
+        moved = tensor.to(self.device)
+        torch.distributed.all_reduce(moved, op=op, group=self._group)
+        tensor.copy_(moved)
+
+    def close(self) -> None:
+        """Leaves the group."""
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,84 @@
+"""Where a publish and a checkpoint take the policy's weights from, by their names in the checkpoint.
+
+Names, sizes and what moves are known at once; `gather`, `perturb` and `restore` are collectives of all ranks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from learner.partition import full_bytes, gathered, overwrite, storage_of
+from learner.weights import perturbed
+
+
+class WeightSource(Protocol):
+    """The policy's weights as its checkpoint has them, whatever training made of its modules."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """By checkpoint name, in the module's order; what sizes and dtypes are read from."""
+        ...
+
+    def moves(self, name: str) -> bool:
+        """Whether training changes what `gather` gives for this name."""
+        ...
+
+    def num_bytes(self, name: str) -> int:
+        """Of the whole tensor, partitioned or not."""
+        ...
+
+    def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Whole copies on the CPU."""
+        ...
+
+    def perturb(self, name: str, *, scale: float, nonce: int) -> None:
+        """Mixes noise into one tensor until `restore`."""
+        ...
+
+    def restore(self) -> None:
+        """Puts every perturbed tensor back, bit for bit."""
+        ...
+
+
+class PlainSource:
+    """A policy whose parameters are the checkpoint's tensors."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        self._parameters = dict(policy.named_parameters())
+        self._saved: dict[str, Tensor] = {}
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return self._parameters
+
+    def moves(self, name: str) -> bool:
+        """Whatever trains."""
+        return self._parameters[name].requires_grad
+
+    def num_bytes(self, name: str) -> int:
+        """Of the whole tensor, partitioned or not."""
+        return full_bytes(self._parameters[name])
+
+    def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Whole copies on the CPU; over on all ranks when it returns."""
+        chosen = [self._parameters[name] for name in names]
+        with gathered(chosen):
+            return {
+                name: parameter.detach().to("cpu", copy=True).contiguous()
+                for name, parameter in zip(names, chosen, strict=True)
+            }
+
+    def perturb(self, name: str, *, scale: float, nonce: int) -> None:
+        """Mixes noise into one tensor until `restore`."""
+        parameter = self._parameters[name]
+        self._saved.setdefault(name, storage_of(parameter).clone())
+        with torch.no_grad(), gathered([parameter], modify=True):
+            parameter.copy_(perturbed(name, parameter, scale=scale, nonce=nonce))
+
+    def restore(self) -> None:
+        """Puts every perturbed tensor back, bit for bit."""
+        for name, saved in self._saved.items():
+            overwrite(self._parameters[name], saved)
+        self._saved.clear()
