@@ -10,6 +10,7 @@ OmniError
 ├── EngineError              a rollout engine
 │   └── ReceiveError         weights that did not arrive whole
 ├── LearnerError             a learner rank
+├── CheckpointError          a checkpoint that could not be written
 ├── RewardError              the reward service
 ├── StopRequestedError       a run that was asked to stop
 ├── PublishError             a publish that failed one of its proofs
@@ -77,6 +78,10 @@ class ReceiveError(EngineError):
 
 class LearnerError(OmniError):
     """A learner rank failed or died; the others cannot go on without it."""
+
+
+class CheckpointError(OmniError):
+    """A checkpoint could not be written; the run would go on without a way back."""
 
 
 class RewardError(OmniError):

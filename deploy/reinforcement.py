@@ -106,9 +106,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledg
                 open_ranks(run, policy, learner=run.config.learner, reference_path=start)
             )
             if policy != start:
-                await ranks.load_optimizer(
-                    checkpoint.checkpoint_folder(run.folder, state.step), num_updates=state.num_updates
-                )
+                await ranks.load_optimizer(checkpoint.checkpoint_folder(run.folder, state.step))
         publisher = _publisher(stage, ranks, info, version=state.policy_version)
         with run.progress.phase("rehearsal"):
             await publisher.start()
@@ -116,8 +114,11 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledg
             await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
         phases = Phases(run.folder / "events.jsonl")
         producer = _producer(stage, ledger, state, phases)
+        keep = await stack.enter_async_context(
+            Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
+        )
         loop = GrpoLoop(
-            parts=_loop_parts(run, producer, ranks, publisher, ledger, state, phases),
+            parts=_loop_parts(run, producer, ranks, publisher, ledger, state, phases, keep),
             state=state,
             last_step=run.config.learner.steps,
         )
@@ -206,6 +207,7 @@ def _loop_parts(
     ledger: Ledger,
     state: RunState,
     phases: Phases,
+    keep: Checkpointer,
 ) -> LoopParts:
     config = run.config
     return LoopParts(
@@ -220,7 +222,7 @@ def _loop_parts(
             curves=_curves(run, state),
             lineage=ledger.lineage,
         ),
-        keep=Checkpointer(run.folder, ranks.save, keep=config.learner.checkpoint.keep),
+        keep=keep,
         prefetch=run.prepare.prefetch,
         phases=phases,
         groups_per_step=config.learner.groups_per_step,

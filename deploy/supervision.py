@@ -53,9 +53,10 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
             path = str(newest / "hf") if newest else run.model_path
             ranks, _ = await stack.enter_async_context(open_ranks(run, path, learner=learner))
             if newest:
-                await ranks.load_optimizer(newest, num_updates=state.num_updates)
+                await ranks.load_optimizer(newest)
+        keep = await stack.enter_async_context(Checkpointer(folder, ranks, keep=run.config.learner.checkpoint.keep))
         loop = SupervisedLoop(
-            parts=_parts(run, folder, ranks, ledger, state), state=state, last_step=settings.steps
+            parts=_parts(run, folder, ranks, ledger, state, keep), state=state, last_step=settings.steps
         )
         with run.progress.phase("cold start"):
             await run.interrupts.keeping(loop.run, keep=loop.keep, listener=lambda: None)
@@ -79,8 +80,10 @@ def _take_up_records(run: Run, folder: Path, state: RunState) -> Ledger:
     return ledger
 
 
-def _parts(run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState) -> SupervisedParts:
-    settings, kept = run.config.sft, run.config.learner.checkpoint
+def _parts(
+    run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState, keep: Checkpointer
+) -> SupervisedParts:
+    settings = run.config.sft
     return SupervisedParts(
         stream=PromptStream(run.corpora.cold_start, seed=run.config.run.seed, cursor=state.cursor),
         prepare=run.prepare,
@@ -94,7 +97,7 @@ def _parts(run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: Ru
             num_steps=settings.steps,
             every=max(1, settings.steps // 10),
         ),
-        keep=Checkpointer(folder, ranks.save, keep=kept.keep),
+        keep=keep,
         should_stop=run.interrupts.check,
         examples_per_step=settings.examples_per_step,
         steps_per_checkpoint=settings.steps_per_checkpoint,

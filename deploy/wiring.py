@@ -192,6 +192,8 @@ async def open_ranks(
             config=learner,
             model_path=model_path,
             reference_path=reference_path,
+            # the policy may come from a checkpoint that is pruned while the run goes on
+            source_path=run.model_path,
             dtype=config.model.dtype,
             pad_token_id=_pad_token_id(model_path),
             temperature=config.rollout.sampling.temperature,

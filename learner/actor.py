@@ -66,17 +66,21 @@ class LearnerRank:
             [train_example(p, self._engine.encode(text)) for p, text in zip(fetched, completions, strict=True)]
         )
 
-    def save(self, folder: str) -> int:
-        """Writes a checkpoint's model and optimizer."""
-        return self._engine.save(Path(folder))
+    def begin_save(self, folder: str, target: str, state: str) -> None:
+        """Copies what training needs to host memory, and begins to write it."""
+        self._engine.begin_save(Path(folder), Path(target), state)
+
+    def wait_saved(self) -> None:
+        """Waits until this rank's share of the checkpoint is written."""
+        self._engine.writer.wait()
 
     def save_hf(self, folder: str) -> None:
         """Writes the model alone."""
         self._engine.save_hf(Path(folder))
 
-    def load_optimizer(self, folder: str, *, num_updates: int) -> None:
+    def load_optimizer(self, folder: str) -> None:
         """Takes up a checkpoint's optimizer."""
-        self._engine.load_optimizer(Path(folder), num_updates=num_updates)
+        self._engine.load_optimizer(Path(folder))
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
         """Gathers one bucket; rank 0 writes it and answers the manifest."""
@@ -141,17 +145,25 @@ class RankClients:
         ]
         return (await self._within_deadline(calls))[0]
 
-    async def save(self, folder: Path) -> int:
-        """Writes a checkpoint's model and optimizer; optimizer updates so far."""
-        return await self._each("save", str(folder))
+    async def begin_save(self, folder: Path, target: Path, state: str) -> None:
+        """Takes a snapshot; the ranks write it while they go on."""
+        await self._each("begin_save", str(folder), str(target), state)
+
+    async def wait_saved(self) -> None:
+        """Waits until the checkpoint is in place.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        await self._each("wait_saved")
 
     async def save_hf(self, folder: Path) -> None:
         """Writes the model alone."""
         await self._each("save_hf", str(folder))
 
-    async def load_optimizer(self, folder: Path, *, num_updates: int) -> None:
+    async def load_optimizer(self, folder: Path) -> None:
         """Takes up a checkpoint's optimizer."""
-        await self._each("load_optimizer", str(folder), num_updates=num_updates)
+        await self._each("load_optimizer", str(folder))
 
     async def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
@@ -176,15 +188,16 @@ class RankClients:
         await self._each("close")
 
     async def _each(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return (await self._all([getattr(h, method).remote(*args, **kwargs) for h in self.handles]))[0]
+        calls = [getattr(h, method).remote(*args, **kwargs) for h in self.handles]
+        return (await self._within_deadline(calls, what=method))[0]
 
-    async def _within_deadline(self, calls: Sequence[Any]) -> list[Any]:
+    async def _within_deadline(self, calls: Sequence[Any], *, what: str = "a step") -> list[Any]:
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await self._all(calls)
         except TimeoutError as error:
             raise LearnerError(
-                f"a step must end within learner.deadline_s={self._deadline_s:g} s, and did not"
+                f"{what} must end within learner.deadline_s={self._deadline_s:g} s, and did not"
             ) from error
 
     async def _all(self, calls: Sequence[Any]) -> list[Any]:

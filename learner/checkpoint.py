@@ -1,7 +1,7 @@
 """Checkpoints: written aside, described by a manifest, renamed into place; a torn one is passed over by name.
 
 checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM load
-                        optimizer/    AdamW's moments by parameter name
+                        optimizer/    AdamW's moments by parameter name, and the engine's counts
                         state.json    where the run stood
                         manifest.json every file's size and digest
 
@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import blake3
@@ -35,18 +35,12 @@ class RunState:
     """New draws taken from the stream."""
     outstanding: tuple[tuple[int, int], ...] = ()
     """(position, draw) of those that had no fate yet: they are asked again."""
-    num_updates: int = 0
-    """Optimizer updates so far, which the schedule and AdamW's bias correction count."""
     ledger_bytes: int
     """Length of the ledger."""
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     """Digests of what the run is made from: its corpus, its reference."""
     layout: Mapping[str, int] = field(default_factory=dict[str, int])
     """Numbers of ranks, engines and threads, which the last bits of every sum depend on."""
-
-    def with_updates(self, num_updates: int) -> "RunState":
-        """The same, with what the ranks have counted."""
-        return replace(self, num_updates=num_updates)
 
 
 START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)
@@ -128,9 +122,9 @@ def clear_after(run: Path, step: int) -> None:
         shutil.rmtree(folder)
 
 
-def write_state(folder: Path, state: RunState) -> None:
-    """Into a checkpoint that is being written."""
-    (folder / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
+def state_text(state: RunState) -> str:
+    """For `state.json`."""
+    return json.dumps(asdict(state), indent=1) + "\n"
 
 
 def read_state(folder: Path) -> RunState:

@@ -1,31 +1,59 @@
-"""Keeps a run's checkpoints: written aside by the ranks, put in place whole, the oldest removed."""
+"""Keeps a run's checkpoints: the ranks copy and write them, at most one at a time; the oldest are removed."""
 
 import asyncio
-from collections.abc import Awaitable
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
+from common.errors import LearnerError
 from learner import checkpoint
 from learner.checkpoint import RunState
 
 
-class SaveFn(Protocol):
-    """All ranks write their share of a checkpoint into a folder; answers the optimizer updates so far."""
+class Savers(Protocol):
+    """All learner ranks, as a checkpoint sees them."""
 
-    def __call__(self, folder: Path) -> Awaitable[int]: ...
+    async def begin_save(self, folder: Path, target: Path, state: str) -> None: ...
+
+    async def wait_saved(self) -> None: ...
 
 
 class Checkpointer:
-    """A `KeepFn` over one run folder."""
+    """A `KeepFn` over one run folder. A block of it ends when what it has begun is in place."""
 
-    def __init__(self, run: Path, save: SaveFn, *, keep: int) -> None:
-        self._run, self._save, self._keep = run, save, keep
+    def __init__(self, run: Path, savers: Savers, *, keep: int) -> None:
+        self._run, self._savers, self._keep = run, savers, keep
+        self._is_writing = False
 
     async def __call__(self, state: RunState) -> None:
-        """Writes a checkpoint of the ranks as they are, aside and then in place."""
+        """Takes a checkpoint of the ranks as they are: returns when they have copied it.
+
+        Raises:
+            CheckpointError: the one before could not be written.
+        """
+        await self.drain()
         target = checkpoint.checkpoint_folder(self._run, state.step)
         partial = await asyncio.to_thread(checkpoint.begin, target)
-        num_updates = await self._save(partial)
-        checkpoint.write_state(partial, state.with_updates(num_updates))
-        await asyncio.to_thread(checkpoint.finish, partial, target)
-        await asyncio.to_thread(checkpoint.prune, self._run, keep=self._keep)
+        self._is_writing = True
+        await self._savers.begin_save(partial, target, checkpoint.state_text(state))
+
+    async def drain(self) -> None:
+        """Waits until what was begun is in place; then the oldest go.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._is_writing:
+            await self._savers.wait_saved()
+            self._is_writing = False
+            await asyncio.to_thread(checkpoint.prune, self._run, keep=self._keep)
+
+    async def __aenter__(self) -> "Checkpointer":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # ranks that died write nothing more
+        if not isinstance(error, LearnerError):
+            await self.drain()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
@@ -32,6 +31,7 @@ from learner.plan import plan_publish
 from learner.process_group import ProcessGroup
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
+from learner.snapshot import ShareWriter, StoredTensors, read_counts, write_counts, write_tensors
 from learner.tally import Tally
 from learner.weight_source import PlainSource, WeightSource
 from learner.weights import freeze_parameters
@@ -49,6 +49,7 @@ class LearnerEngine:
         config: LearnerConfig,
         model_path: str,
         reference_path: str | None,
+        source_path: str | None = None,
         dtype: str,
         pad_token_id: int,
         temperature: float,
@@ -61,6 +62,8 @@ class LearnerEngine:
             config: the learner plane's part of the configuration.
             model_path: checkpoint folder of the policy.
             reference_path: checkpoint folder of the frozen reference; the policy's where None.
+            source_path: checkpoint folder that lasts as long as the run, whose other files checkpoints copy; the
+                policy's where None.
             dtype: `float32` or `bfloat16`.
             pad_token_id: what fills a row.
             temperature: the sampler's, applied to every logit here too.
@@ -72,7 +75,8 @@ class LearnerEngine:
         torch.manual_seed(seed)
         self._ranks = ProcessGroup()
         self.rank, self.device = self._ranks.rank, self._ranks.device
-        self._model_path = Path(model_path)
+        self._source_path = Path(source_path or model_path)
+        self.writer = ShareWriter(rank=self._ranks.rank, world_size=self._ranks.world_size)
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
         """Token ids of a completion to be imitated."""
@@ -112,6 +116,7 @@ class LearnerEngine:
             Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
             `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
         """
+        self.writer.check()
         seconds: dict[str, float] = defaultdict(float)
         batches, denominators = self._batches(groups)
         with _timed(seconds, "logprobs"):
@@ -121,7 +126,11 @@ class LearnerEngine:
             ]
         updates: list[dict[str, float]] = []
         while len(updates) < self.config.updates_per_step:
-            updates.append(self._update(passes, GrpoObjective(self.config), denominators, seconds))
+            updates.append(
+                self._update(
+                    passes, GrpoObjective(self.config, temperature=self.temperature), denominators, seconds
+                )
+            )
             if updates[-1]["learner/is_skipped"]:
                 break
         # what the sampler's policy was is seen at the first update, how far it was left at the last
@@ -206,7 +215,7 @@ class LearnerEngine:
             is_last = i == len(passes) - 1
             self._deepspeed.begin_pass(is_last=is_last)
             with _timed(seconds, "forward"):
-                logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=self.temperature)
+                logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=objective.temperature)
                 if made.batch.is_empty:
                     loss = (logprobs * 0.0).sum()
                 else:
@@ -261,47 +270,71 @@ class LearnerEngine:
 
     # -- checkpoints ------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> int:
-        """Writes `hf/` and `optimizer/` into a folder, on rank 0.
+    def begin_save(self, folder: Path, target: Path, state: str) -> None:
+        """Copies everything that training needs to host memory, and begins to write it.
 
-        Returns:
-            Optimizer updates so far.
+        Args:
+            folder: where it is written; empty.
+            target: where it is put when all ranks have written their share.
+            state: the driver's, for `state.json`.
+
+        Raises:
+            CheckpointError: the one before could not be written.
         """
-        self.save_hf(folder / "hf")
-        parameters = dict(self._module.named_parameters())
-        target = folder / "optimizer"
-        if self.rank == 0:
-            target.mkdir(mode=0o700)
-        for number, names in enumerate(shards_of(parameters)):
-            state: dict[str, Tensor] = {}
-            for name in names:
-                if parameters[name].requires_grad:
-                    state |= optimizer_state.read_state(self._deepspeed, name, parameters[name])
+        self.writer.wait()
+        shards = list(shards_of(self.source.parameters))
+        hf = HfWriter(folder / "hf", source=self._source_path, shards=shards)
+        weights: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for number, names in enumerate(shards):
+            gathered = self.source.gather(names)
+            stepped = self._optimizer_state(names)
+            if number % self._ranks.world_size == self.rank:
+                weights[number], moments[number] = gathered, stepped
+        counts = {"num_updates": self.num_updates, "world_size": self._ranks.world_size}
+
+        def write() -> None:
+            for number, tensors in weights.items():
+                hf.write(number, tensors)
+                write_tensors(folder / "optimizer" / f"part-{number:05d}.safetensors", moments[number])
             if self.rank == 0:
-                save_file(state, target / f"part-{number:05d}.safetensors")
-        return self.num_updates
+                hf.write_rest()
+                write_counts(folder / "optimizer", counts)
+                (folder / "state.json").write_text(state)
+
+        self.writer.begin(folder, target, write)
+
+    def _optimizer_state(self, names: Sequence[str]) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for name in names:
+            parameter = self.source.parameters[name]
+            if parameter.requires_grad:
+                state |= optimizer_state.read_state(self._deepspeed, name, parameter)
+        return state
 
     def save_hf(self, folder: Path) -> None:
-        """Writes a checkpoint that transformers and vLLM load, on rank 0."""
-        writer = HfWriter(folder, source=self._model_path) if self.rank == 0 else None
-        for names in shards_of(self.source.parameters):
+        """Writes a checkpoint that transformers and vLLM load, on rank 0; whole when it returns."""
+        shards = list(shards_of(self.source.parameters))
+        writer = HfWriter(folder, source=self._source_path, shards=shards) if self.rank == 0 else None
+        for number, names in enumerate(shards):
             tensors = self.source.gather(names)
             if writer is not None:
-                writer.add(tensors)
+                writer.write(number, tensors)
         if writer is not None:
-            writer.close()
+            writer.write_rest()
 
-    def load_optimizer(self, folder: Path, *, num_updates: int) -> None:
+    def load_optimizer(self, folder: Path) -> None:
         """Takes up the optimizer of a checkpoint whose `hf/` this engine was started from."""
-        values: dict[str, Tensor] = {}
-        for path in sorted((folder / "optimizer").glob("*.safetensors")):
-            values |= load_file(path)
+        stored = folder / "optimizer"
+        self.num_updates = read_counts(stored)["num_updates"]
         trained = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
-        optimizer_state.write_state(self._deepspeed, trained, values, num_updates=num_updates)
-        self.num_updates = num_updates
+        optimizer_state.write_state(
+            self._deepspeed, trained, StoredTensors(stored, "part-*.safetensors"), num_updates=self.num_updates
+        )
 
     def close(self) -> None:
         """Removes the segments and leaves the process group."""
+        self.writer.wait()
         self.sender.close()
         self._ranks.close()
 

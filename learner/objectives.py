@@ -27,6 +27,11 @@ class Pass:
 class Objective(Protocol):
     """The loss of a pass: its sum over the denominators of the whole batch."""
 
+    @property
+    def temperature(self) -> float:
+        """Of the distribution that is trained."""
+        ...
+
     def __call__(
         self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally
     ) -> Tensor: ...
@@ -35,8 +40,9 @@ class Objective(Protocol):
 class GrpoObjective:
     """The clipped policy loss and the KL to the reference."""
 
-    def __init__(self, config: LearnerConfig) -> None:
-        self._config = config
+    def __init__(self, config: LearnerConfig, *, temperature: float) -> None:
+        """Takes the loss's settings, and the sampler's temperature, which every logit is divided by here too."""
+        self._config, self.temperature = config, temperature
 
     def __call__(
         self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally
@@ -68,7 +74,9 @@ class GrpoObjective:
 
 
 class SftObjective:
-    """The mean negative log-probability of the batch's tokens."""
+    """The mean negative log-probability of the batch's tokens; at temperature 1, whatever the sampler's is."""
+
+    temperature = 1.0
 
     def __call__(
         self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally

@@ -9,6 +9,8 @@ import torch
 
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.types import Group
+from learner import checkpoint
+from learner.actor import RankClients
 from tests.integration.conftest import Run
 from tests.integration.test_learner import recorded_groups
 from tests.support.engines import start_ranks, stop_ranks
@@ -24,13 +26,21 @@ def config(num_ranks: int, zero_stage: Any) -> LearnerConfig:
     )
 
 
+async def save(ranks: RankClients, folder: Path) -> None:
+    """A checkpoint of step 1, in place."""
+    target = folder / "step_000001"
+    await ranks.begin_save(checkpoint.begin(target), target, checkpoint.state_text(checkpoint.START))
+    await ranks.wait_saved()
+    assert checkpoint.fault_of(target) is None
+
+
 def take_steps(
     run: Run, model_path: str, settings: LearnerConfig, batches: list[list[Group]], *, resume: Path | None = None
 ) -> tuple[torch.Tensor, float, Any]:
     """Log-probabilities of the first batch after the steps, the last learning rate, and the ranks, open."""
     ranks, _ = start_ranks(model_path, config=settings)
     if resume is not None:
-        run(ranks.load_optimizer(resume, num_updates=1))
+        run(ranks.load_optimizer(resume))
     lr = 0.0
     for groups in batches:
         lr = run(ranks.train(groups))["learner/lr"]
@@ -58,14 +68,15 @@ def test_two_steps_are_one_a_checkpoint_and_another(
     whole, whole_lr, ranks = take_steps(run, untied, config(num_ranks, zero_stage), [first, second])
     stop_ranks(ranks)
     before, _, ranks = take_steps(run, untied, config(num_ranks, zero_stage), [first])
-    assert run(ranks.save(tmp_path)) == 1
+    run(save(ranks, tmp_path))
     stop_ranks(ranks)
-    hf = str(tmp_path / "hf")
+    target = tmp_path / "step_000001"
+    hf = str(target / "hf")
     settings = config(num_ranks_after, zero_stage)
-    loaded, _, ranks = take_steps(run, hf, settings, [], resume=tmp_path)
+    loaded, _, ranks = take_steps(run, hf, settings, [], resume=target)
     stop_ranks(ranks)
     assert torch.allclose(loaded, before, atol=1e-5), "the weights are those that were saved"
-    resumed, resumed_lr, ranks = take_steps(run, hf, settings, [second], resume=tmp_path)
+    resumed, resumed_lr, ranks = take_steps(run, hf, settings, [second], resume=target)
     stop_ranks(ranks)
     fresh, _, ranks = take_steps(run, hf, settings, [second])
     stop_ranks(ranks)

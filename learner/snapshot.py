@@ -1,0 +1,117 @@
+"""A rank's share of a checkpoint: copied to host memory while all ranks stand still, written while they go on.
+
+The copy is a collective. Each rank keeps the shards that fall to it, and a thread of its own writes them into the
+folder; the rank whose thread is the last to be done puts the checkpoint in place.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
+
+from common.errors import CheckpointError
+from learner import checkpoint
+
+_WRITTEN, _FINISHER = ".written-", ".finisher"
+
+
+class ShareWriter:
+    """Writes one checkpoint at a time, in a thread."""
+
+    def __init__(self, *, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def begin(self, folder: Path, target: Path, write: Callable[[], None]) -> None:
+        """Begins to write this rank's share.
+
+        Args:
+            folder: where it is written; all ranks' is the same.
+            target: what the folder is renamed to when all ranks are done.
+            write: writes the share.
+        """
+        self.wait()
+        self._writing = self._pool.submit(self._write, folder, target, write)
+
+    def check(self) -> None:
+        """Raises where writing has failed, without waiting for it.
+
+        Raises:
+            CheckpointError: it has.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until this rank's share is written.
+
+        Raises:
+            CheckpointError: it could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, folder: Path, target: Path, write: Callable[[], None]) -> None:
+        try:
+            write()
+            (folder / f"{_WRITTEN}{self._rank}").touch()
+            if len(list(folder.glob(f"{_WRITTEN}*"))) == self._world_size and _is_first(folder / _FINISHER):
+                for mark in [*folder.glob(f"{_WRITTEN}*"), folder / _FINISHER]:
+                    mark.unlink()
+                checkpoint.finish(folder, target)
+        except OSError as error:
+            raise CheckpointError(
+                f"a checkpoint must be written, got {error.strerror or error} at {folder} on rank {self._rank}; "
+                "make room there"
+            ) from error
+
+
+def _is_first(path: Path) -> bool:
+    """Whether nobody else has made this file: of two ranks that both see all shares written, one finishes."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """As one safetensors file, in a folder that is made where it is missing."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    save_file(dict(tensors), path)
+
+
+def write_counts(folder: Path, counts: Mapping[str, int]) -> None:
+    """What the engine has counted, such as its updates."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "engine.json").write_text(json.dumps(dict(counts), indent=1) + "\n")
+
+
+def read_counts(folder: Path) -> dict[str, int]:
+    """What `write_counts` wrote."""
+    return json.loads((folder / "engine.json").read_text())
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a folder of safetensors files, each read when it is asked for."""
+
+    def __init__(self, folder: Path, pattern: str) -> None:
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(pattern))]
+        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no mapping
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file_of[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
