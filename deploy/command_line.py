@@ -5,7 +5,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from common.config.load import describe_options, dump_config, load_config
+from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.errors import OmniError, StopRequestedError, UserError
 
@@ -29,15 +29,16 @@ def run_command(
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--version", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     try:
         known, overrides = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         return _say(f"error: {error}; see --help", USER_MISTAKE)
-    if known.help:
-        print(_help(program, purpose))
-        return 0
     try:
+        if known.help or known.version:
+            print(_help(program, purpose) if known.help else _version())
+            return 0
         config = load_config(known.config, overrides)
         if known.dry_run:
             dry_run(config)
@@ -77,12 +78,23 @@ def _say(text: str, code: int) -> int:
     return code
 
 
+def _version() -> str:
+    from common.provenance import installed_version
+
+    return f"omni-rlvr {installed_version()}"
+
+
 def _help(program: str, purpose: str) -> str:
-    head = (
+    from common.config.describe import describe_options, format_options
+
+    return (
         f"{program} [--config FILE] [--dry-run] [--KEY VALUE ...]\n\n"
         f"{purpose}\n\n"
         "  --config FILE   a YAML file with the keys below\n"
-        "  --dry-run       print the resolved configuration and the placement plan, start nothing\n\n"
-        "Keys, their defaults, and what they mean:\n"
+        "  --dry-run       check model, corpora, rewards and run folder, print the resolved configuration and the\n"
+        "                  placement plan, start nothing\n"
+        "  --version       print the version\n"
+        "  --help          print this\n\n"
+        "Keys, their defaults, and what they mean; a value is YAML:\n"
+        f"{format_options(describe_options())}"
     )
-    return head + "\n".join(f"  --{key} {default}\n      {text}" for key, default, text in describe_options())

@@ -47,7 +47,13 @@ def test_help_lists_keys_and_returns_zero(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr()
     assert "--config FILE" in shown.out
     assert "--learner.optimizer.lr 1e-06\n      Peak learning rate." in shown.out
-    assert "One of: sequence, token, constant." in shown.out
+    assert "--sft.optimizer.lr 2e-05\n" in shown.out
+    assert "One of: sequence | token | constant." in shown.out
+    assert "\n\nlearner: Ranks, loss and optimizer.\n" in shown.out
+    assert "--data.source.num_train 560 (type synthetic)" in shown.out
+    assert "--data.source.path (type r1_omni, must be given)" in shown.out
+    assert "      {type: python, name: NAME, entrypoint: ENTRYPOINT, weight: 1.0}\n" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 120
     assert shown.err == ""
 
 
