@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,6 +11,10 @@ from common.config.run import OmniConfig
 from common.errors import OmniError, StopRequestedError, UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+FULL_OR_GONE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE}
+)
+"""What a machine does to a run that is right: the disk is full, a storage is gone. Other errors are ours."""
 
 
 def run_command(
@@ -36,41 +41,71 @@ def run_command(
     except argparse.ArgumentError as error:
         return _say(f"error: {error}; see --help", USER_MISTAKE)
     try:
-        if known.help or known.version:
-            print(_help(program, purpose) if known.help else _version())
-            return 0
-        config = load_config(known.config, overrides)
-        if known.dry_run:
+        if known.help:
+            print(_help(program, purpose))
+        elif known.version:
+            print(_version())
+        else:
+            return _run(load_config(known.config, overrides), run, is_dry=known.dry_run)
+    except UserError as error:
+        return _say(f"error: {error}", USER_MISTAKE)
+    return 0
+
+
+def _run(config: OmniConfig, run: Callable[[OmniConfig], Awaitable[None]], *, is_dry: bool) -> int:
+    """Runs or only checks, and says how it ended; a user's mistake is left to the caller."""
+    again = "again" if config.run.resume == "auto" else "without --run.resume never"
+    resumes = f"the same command {again} resumes"
+    try:
+        if is_dry:
             dry_run(config)
         else:
             asyncio.run(_awaited(run, config))
-    except UserError as error:
-        return _say(f"error: {error}", USER_MISTAKE)
+    except UserError:
+        raise
     except StopRequestedError:
-        return _say("stopped; the same command again goes on from here", INTERRUPTED)
+        return _say(f"stopped; {resumes} from here", INTERRUPTED)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return _say("interrupted; the same command again goes on from the last checkpoint", INTERRUPTED)
+        return _say(f"interrupted; {resumes} from the last checkpoint", INTERRUPTED)
     except OmniError as error:
-        return _say(f"failed: {error}", FAILURE)
+        return _say(_failed(f"{error}", resumes), FAILURE)
+    except OSError as error:
+        if error.errno not in FULL_OR_GONE:
+            raise
+        return _say(_failed(f"{error.filename or config.run.folder}: {error.strerror}", resumes), FAILURE)
     return 0
 
 
 def dry_run(config: OmniConfig) -> None:
-    """Checks what a run would be given, and prints the resolved configuration and the placement plan.
+    """Checks what a run would be given, and prints the resolved configuration, the plan and what there is for it.
 
     Raises:
         UserError: something of it is not there.
     """
+    from common.provenance import require_own_packages
+    from deploy.machine import shortages, this_machine
     from deploy.placement import format_plan, placement_plan
-    from deploy.preflight import check_inputs
+    from deploy.preflight import check_inputs, missing_clips
+    from deploy.run_folder import check_run_folder
 
-    check_inputs(config)
+    require_own_packages()
+    found = check_inputs(config)
+    folder = check_run_folder(config)
+    plan, machine = placement_plan(config), this_machine()
     print(dump_config(config))
-    print(format_plan(placement_plan(config)))
+    print(format_plan(plan))
+    print(f"\nthis machine  {machine}")
+    print(f"run folder    {folder}")
+    for warning in (*shortages(plan, machine), *missing_clips(found)):
+        print(f"warning: {warning}")
 
 
 async def _awaited(run: Callable[[OmniConfig], Awaitable[None]], config: OmniConfig) -> None:
     await run(config)
+
+
+def _failed(what: str, resumes: str) -> str:
+    return f"failed: {what}" if "same command" in what else f"failed: {what.rstrip('. ')}; {resumes}"
 
 
 def _say(text: str, code: int) -> int:
