@@ -1,39 +1,23 @@
-"""What is checked in seconds, before any engine starts."""
+"""Model, corpora and rewards, checked in seconds before any engine starts."""
 
-import fcntl
 import hashlib
+import importlib.util
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
 
 from common.config.data import R1OmniDataConfig
-from common.config.load import dump_config
 from common.config.run import OmniConfig
 from common.datasets.r1_omni import load_r1_omni
-from common.errors import ConfigError
+from common.errors import ConfigError, DatasetError
 from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.types import Record
 from reward.rubric import build_rubric
 
-RESULTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "ledger.jsonl",
-    "samples",
-    "cold_start",
-    "checkpoints",
-    "eval",
-    "tensorboard",
-    "summary.json",
-)
-CHANGEABLE = ("run.resume", "run.start_deadline_s", "run.wandb_project", "learner.checkpoint", "evaluation")
-"""Keys that a resumed run may be given anew."""
+KEYS = {"train": "data.source", "cold_start": "data.cold_start", "heldout": "data.heldout"}
+"""Where each split is configured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,113 +31,69 @@ class Corpora:
     """Of everything that was read."""
 
 
-def make_run_folder(config: OmniConfig) -> Path:
-    """Makes the run's folder, readable by its owner alone: it holds people's faces.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    folder = config.run.folder
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"run.root must be writable, got {config.run.root!r}: {error.strerror}; choose another folder"
-        ) from error
-    return folder
-
-
-@contextmanager
-def hold_run_folder(folder: Path) -> Generator[None]:
-    """Keeps other runs out of a folder while the block, or the process, lasts.
-
-    Raises:
-        ConfigError: another run holds it.
-    """
-    file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise ConfigError(
-            f"run.name must be free, got {folder.name!r} where a run is going on; choose another name"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
-def take_up(folder: Path, config: OmniConfig) -> None:
-    """Prepares to go on with what an earlier attempt left, or to start anew, and records the configuration.
-
-    Raises:
-        ConfigError: they were made with other settings.
-    """
-    if config.run.resume == "never":
-        set_results_aside(folder)
-    path = folder / "config.yaml"
-    if path.exists():
-        changed = _changed_keys(yaml.safe_load(path.read_text()), yaml.safe_load(dump_config(config)))
-        if changed:
-            raise ConfigError(
-                f"a resumed run must keep its settings, got other values of {', '.join(changed)} than in {path}; "
-                "set them back, choose another run.name, or start anew with --run.resume never"
-            )
-    partial = path.with_suffix(".partial")
-    partial.write_text(dump_config(config))
-    partial.rename(path)
-    (folder / "samples").mkdir(mode=0o700, exist_ok=True)
-
-
-def _changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    changed: list[str] = []
-    for name in sorted({*before, *after}):
-        key = f"{prefix}{name}"
-        if key in CHANGEABLE or before.get(name) == after.get(name):
-            continue
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _changed_keys(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{key}.")
-        else:
-            changed.append(key)
-    return changed
-
-
-def set_results_aside(folder: Path) -> Path | None:
-    """Moves what an earlier run of this name left into `earlier/<n>`: its model and corpus serve again.
+def check_inputs(config: OmniConfig) -> dict[str, list[Record]]:
+    """What can be known of model, corpora and rewards before anything is built.
 
     Returns:
-        Where the results went; None where there were none.
-    """
-    found = [folder / name for name in RESULTS if (folder / name).exists()]
-    if not found:
-        return None
-    earlier = folder / "earlier"
-    earlier.mkdir(mode=0o700, exist_ok=True)
-    target = earlier / str(1 + max((int(p.name) for p in earlier.iterdir() if p.name.isdigit()), default=0))
-    target.mkdir(mode=0o700)
-    for path in found:
-        path.rename(target / path.name)
-    return target
-
-
-def check_inputs(config: OmniConfig) -> None:
-    """What can be known of model and corpora before anything is built.
+        The clips of every JSON file that the run would read, by split.
 
     Raises:
+        ConfigError: a reward of the user's cannot be called, or W&B is asked for and not installed.
         ModelError: the folder is missing, without weights or of another architecture.
-        DatasetError: a corpus is missing or malformed.
+        DatasetError: a corpus is missing or malformed, or not one of its media files is there.
     """
     if config.model.path is not None:
         family_of(Path(config.model.path).expanduser().resolve())
     build_rubric(config.reward)
-    for source in (config.data.source, config.data.cold_start, config.data.heldout):
-        if isinstance(source, R1OmniDataConfig):
-            _read(source, config, split="")
+    _require_wandb(config.run.wandb_project)
+    found = {split: _read(source, config, split=split) for split, source in _files(config).items()}
+    for split, records in found.items():
+        if all(map(_is_missing, records)):
+            raise DatasetError(
+                f"{KEYS[split]} must have its media files, got none of {len(records)} clips, the first: "
+                f"{_media(records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
+            )
+    return found
+
+
+def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    """A line for each split that lacks some of its media files."""
+    for split, records in found.items():
+        missing = [record for record in records if _is_missing(record)]
+        if missing:
+            yield (
+                f"{len(missing)} of {len(records)} clips of {KEYS[split]} are missing, the first: "
+                f"{_media(missing[0])[0]}"
+            )
+
+
+def _media(record: Record) -> list[str]:
+    return [path for path in (record.clip.video_path, record.clip.audio_path) if path is not None]
+
+
+def _is_missing(record: Record) -> bool:
+    return not all(map(os.path.isfile, _media(record)))
+
+
+def _require_wandb(project: str) -> None:
+    # a folder of W&B's own files, also called wandb, is found as a package without an origin
+    spec = importlib.util.find_spec("wandb") if project else None
+    if project and (spec is None or spec.origin is None):
+        raise ConfigError(
+            f"run.wandb_project must be empty without wandb, got {project!r}; pip install 'omni-rlvr[wandb]' or "
+            "drop the project"
+        )
+
+
+def _files(config: OmniConfig) -> dict[str, R1OmniDataConfig]:
+    """The JSON files that the configured stages read, by split."""
+    data = config.data
+    chosen = {
+        "train": data.source if isinstance(data.source, R1OmniDataConfig) else None,
+        "cold_start": data.cold_start if config.sft.steps else None,
+        "heldout": data.heldout if config.evaluation.policies else None,
+    }
+    return {split: source for split, source in chosen.items() if source is not None}
 
 
 def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, int], None]) -> Corpora:
@@ -162,15 +102,11 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
     Raises:
         DatasetError: a corpus is missing, malformed or empty, or holds a label outside the taxonomy.
     """
-    source = config.data.source
-    sources: dict[str, R1OmniDataConfig | None] = {
-        "cold_start": config.data.cold_start if config.sft.steps else None,
-        "heldout": config.data.heldout if config.evaluation.policies else None,
-    }
+    source, sources = config.data.source, _files(config)
     if isinstance(source, R1OmniDataConfig):
-        sources["train"] = source
         sha256 = hashlib.sha256()
-        for chosen in sources.values():
+        for split in ("cold_start", "heldout", "train"):
+            chosen = sources.get(split)
             sha256.update(Path(chosen.path).read_bytes() if chosen and Path(chosen.path).is_file() else b"")
         digest = sha256.hexdigest()
     else:
@@ -179,10 +115,10 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
         corpus = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
         for split in ("train", "cold_start", "heldout"):
             file = corpus / f"{split}.json"
-            if file.exists() and not sources.get(split):
+            if file.exists() and split not in sources:
                 sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
         digest = corpus_sha256(corpus)
-    found = {split: _read(chosen, config, split=split) if chosen else [] for split, chosen in sources.items()}
+    found = {split: _read(chosen, config, split=split) for split, chosen in sources.items()}
     return Corpora(
         train=found["train"],
         cold_start=found.get("cold_start", []),

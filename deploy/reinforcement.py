@@ -60,7 +60,9 @@ async def reinforce(run: Run, start: str) -> tuple[Publisher | None, Ledger]:
     config = run.config
     state, policy = await _newest(run, start)
     if state.step >= config.learner.steps and not is_due(run, "grpo"):
-        run.progress.say(f"{config.run.name} has taken its {state.step} steps; --run.resume never starts again")
+        run.progress.say(
+            f"{config.run.name} has taken its {state.step} steps; --run.resume never starts from scratch"
+        )
         return None, Ledger(run.folder / "ledger.jsonl")
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
@@ -138,16 +140,23 @@ async def _with_inputs(stage: _Stage, state: RunState) -> RunState:
     run, config = stage.run, stage.run.config
     reference = await asyncio.to_thread(checkpoint.digest_of, Path(stage.reference_path))
     inputs = {"corpus": run.corpora.sha256, "reference": reference}
+    learner, rollout = config.learner, config.rollout
     layout = {
-        "num_ranks": config.learner.num_ranks,
-        "learner_threads": config.learner.num_threads,
-        "num_engines": config.rollout.num_engines,
-        "engine_threads": config.rollout.num_threads,
+        "learner.num_ranks": learner.num_ranks,
+        "learner.num_threads": learner.num_threads,
+        "learner.max_rows_per_micro_batch": learner.max_rows_per_micro_batch,
+        "learner.max_tokens_per_micro_batch": learner.max_tokens_per_micro_batch,
+        "rollout.num_engines": rollout.num_engines,
+        "rollout.num_threads": rollout.num_threads,
+        "rollout.max_num_seqs": rollout.max_num_seqs,
+        "rollout.max_num_batched_tokens": rollout.max_num_batched_tokens,
     }
     _require_same("must be resumed with the clips and the reference it was made from", state.inputs, inputs)
     if config.is_deterministic:
         _require_same(
-            "must be resumed with its ranks, engines and threads while run.deterministic", state.layout, layout
+            "must be resumed in the layout that its last bits depend on while run.deterministic",
+            state.layout,
+            layout,
         )
     return replace(state, inputs=inputs, layout=layout)
 
@@ -157,8 +166,8 @@ def _require_same(rule: str, before: Any, now: Any) -> None:
     if changed:
         values = ", ".join(f"{key} {before[key]} before and {now.get(key)} now" for key in changed)
         raise ConfigError(
-            f"a run {rule}, got {values}; set that back, choose another run.name, or start again with "
-            "--run.resume never"
+            f"a run {rule}, got {values}; set that back, choose another run.name, or start from scratch "
+            "with --run.resume never"
         )
 
 

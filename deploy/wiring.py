@@ -25,11 +25,11 @@ from common.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.interrupt import Interrupts
 from deploy.placement import placement_plan, require_room
-from deploy.preflight import Corpora, hold_run_folder, load_corpora, make_run_folder, resolve_model, take_up
+from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model
 from deploy.progress import Progress
+from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
 from reward.actor import RewardActor, RewardClient
-from reward.rubric import build_rubric
 from rollout.actor import EngineActor, EngineClient
 
 logger = logging.getLogger(__name__)
@@ -114,10 +114,12 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
     """
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     require_own_packages()
-    build_rubric(config.reward)
+    check_inputs(config)
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)
     with hold_run_folder(folder):
+        if config.run.resume != "never":
+            require_same_settings(folder, config)
         with progress.phase("model"):
             model_path = await asyncio.to_thread(resolve_model, config, folder)
         with progress.bar("corpus") as update:

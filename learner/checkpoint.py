@@ -40,7 +40,7 @@ class RunState:
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     """Digests of what the run is made from: its corpus, its reference."""
     layout: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Numbers of ranks, engines and threads, which the last bits of every sum depend on."""
+    """Settings that change no more than the last bits of sums, such as the number of ranks, by their keys."""
 
 
 START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)

@@ -1,8 +1,12 @@
 """Rewards weighted and summed. A sum over fewer rewards is never made."""
 
 import importlib
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import cast
 
 from common.config.reward import PythonRewardConfig, RewardConfig, reward_name
 from common.errors import ConfigError
@@ -68,18 +72,64 @@ def load_function(entrypoint: str) -> RewardFn:
     """The function that `module:name` names, to be called with `completion` and `label` by name.
 
     Raises:
-        ConfigError: there is no such module or function.
+        ConfigError: the module cannot be imported, or what it names cannot be called like this.
     """
     module, _, name = entrypoint.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    function = getattr(_import(module, entrypoint), name, None)
+    if not callable(function):
+        what = "nothing of this name" if function is None else f"of type {type(function).__name__}"
         raise ConfigError(
-            f"reward.rewards entrypoint must name a function, got {entrypoint!r}: {error}; the module must lie "
-            "in the directory that the run was started from, or be installed"
-        ) from error
+            f"reward.rewards entrypoint must name a function, got {entrypoint!r}, {what}; mend the name, or define "
+            f"`def {name}(completion, label)` in the module"
+        )
+    reason = _why_not_callable(function)
+    if reason is not None:
+        raise ConfigError(
+            f"reward.rewards entrypoint must take completion= and label=, got {entrypoint!r}: {reason}; "
+            f"define it as `def {name}(completion, label)`"
+        )
+
+    reward = cast(Callable[..., float], function)
 
     def called(completion: str, label: str) -> float:
-        return function(completion=completion, label=label)
+        return reward(completion=completion, label=label)
 
     return called
+
+
+def _import(module: str, entrypoint: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            remedy = "the module must lie in the directory that the run was started from, or be installed"
+        else:
+            remedy = "mend the module"
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"reward.rewards entrypoint must be importable, got {entrypoint!r}: {said}{_place_of(error)}; {remedy}"
+        ) from error
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the user's module an import failed; empty where it never came to the module."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    # what imports a module stands before its own top level
+    files = [frame.filename for frame in frames if frame.name == "<module>"]
+    own = [frame for frame in frames if frame.filename in files[:1]]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _why_not_callable(function: Callable[..., object]) -> str | None:
+    """What stands against calling a reward with two texts by name; None where nothing does."""
+    if inspect.iscoroutinefunction(function):
+        return "it is async"
+    try:
+        inspect.signature(function).bind(completion="", label="")
+    except TypeError as error:
+        return str(error)
+    except ValueError:
+        return None  # a built-in that does not tell its signature
+    return None

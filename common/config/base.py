@@ -1,6 +1,8 @@
 """What every part of the configuration is."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Config(BaseModel):
@@ -9,3 +11,13 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+
+def changeable(default: Any, **rules: Any) -> Any:
+    """A field that a resumed run may be given another value of, as it does not change what is learned.
+
+    Args:
+        default: of the field.
+        rules: bounds, as pydantic's `Field` takes them.
+    """
+    return Field(default=default, json_schema_extra={"changeable": True}, **rules)

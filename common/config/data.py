@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 
 
 class R1OmniDataConfig(Config):
@@ -13,9 +13,9 @@ class R1OmniDataConfig(Config):
     type: Literal["r1_omni"]
     """Chooses this source."""
     path: str
-    """The JSON file."""
-    media_root: str | None = None
-    """Folder that the records' paths start from; the JSON file's folder where absent."""
+    """JSON file of the records."""
+    media_root: str | None = changeable(None)
+    """Folder that the records' paths start from; null takes the JSON file's folder."""
 
 
 class SyntheticDataConfig(Config):
@@ -24,15 +24,15 @@ class SyntheticDataConfig(Config):
     type: Literal["synthetic"]
     """Chooses this source."""
     num_cold_start: int = Field(default=84, ge=0)
-    """Clips with an explanation, for the supervised stage."""
+    """Number of clips with an explanation, for the supervised stage."""
     num_train: int = Field(default=560, ge=1)
-    """Clips with a label alone, for the reinforcement."""
+    """Number of clips with a label alone, for the reinforcement."""
     num_validation: int = Field(default=70, ge=0)
-    """Clips to choose settings by."""
+    """Number of clips to choose settings by."""
     num_heldout: int = Field(default=280, ge=0)
-    """Clips of people and voices that no other split has, for the evaluation."""
+    """Number of clips for the evaluation, of people and voices that no other split has."""
     seed: int = 0
-    """Of everything about the clips."""
+    """Seed of the corpus: people, voices, colours, sentences, order."""
 
 
 AnySourceConfig = Annotated[R1OmniDataConfig | SyntheticDataConfig, Field(discriminator="type")]
@@ -42,7 +42,7 @@ class DataConfig(Config):
     """The corpus, and the limits on a clip."""
 
     source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
-    """Where the clips of the reinforcement come from; a synthetic corpus brings the other two as well."""
+    """Where the clips of the reinforcement come from; a synthetic corpus brings `cold_start` and `heldout` too."""
     cold_start: R1OmniDataConfig | None = None
     """Clips with explanations, for the supervised stage."""
     heldout: R1OmniDataConfig | None = None
@@ -50,7 +50,7 @@ class DataConfig(Config):
     taxonomy: Literal["dfew", "r1_omni", "open"] = "r1_omni"
     """Labels that may occur: DFEW's seven, the eleven of DFEW and MAFW, or any."""
     question: str | None = None
-    """Asked of every clip; the paper's question where absent."""
+    """Question that is asked of every clip; null asks the paper's."""
     missing_audio: Literal["video_only", "skip"] = "video_only"
     """What becomes of a clip without an audio track: asked without audio, or counted and left out."""
     max_fps: float = Field(default=12.0, gt=0)
@@ -58,16 +58,16 @@ class DataConfig(Config):
     max_frames: int = Field(default=64, ge=1)
     """Frames taken at most, spread evenly."""
     max_audio_s: float = Field(default=30.0, gt=0)
-    """A longer waveform is refused with a reason, never cut."""
+    """Seconds of sound taken at most; a longer waveform is refused with a reason, never cut."""
     min_pixels: int = Field(default=28 * 28, ge=28 * 28)
     """Fewest pixels of a frame after resizing."""
     max_pixels: int = Field(default=224 * 224, ge=28 * 28)
     """Most pixels of a frame after resizing."""
-    num_cpus: float = Field(default=0.2, gt=0)
+    num_cpus: float = changeable(0.2, gt=0)
     """Ray CPUs of one decoding task."""
-    cache_gib: float = Field(default=1.0, ge=0)
+    cache_gib: float = changeable(1.0, ge=0)
     """Memory of processed clips kept for the next time they are asked, in GiB."""
-    deadline_s: float = Field(default=120.0, gt=0)
+    deadline_s: float = changeable(120.0, gt=0)
     """Seconds until the decoding of a clip counts as failed."""
 
     @model_validator(mode="after")

@@ -13,6 +13,6 @@ class EvaluationConfig(Config):
     """When the held-out clips are asked, and how."""
 
     policies: tuple[Policy, ...] = ()
-    """Which policies are judged: before anything, after the supervised stage, at the end."""
+    """Which policies are judged on the held-out clips: before anything, after the supervised stage, at the end."""
     max_in_flight: int = Field(default=32, ge=1)
-    """Clips asked at once."""
+    """Number of clips asked at once."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 
 
 class OptimizerConfig(Config):
@@ -21,7 +21,7 @@ class OptimizerConfig(Config):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of AdamW's second moment."""
     eps: float = Field(default=1e-8, gt=0)
-    """Added to AdamW's denominator."""
+    """Number added to AdamW's denominator."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -55,30 +55,30 @@ class CheckpointConfig(Config):
     every_steps: int = Field(default=20, ge=1)
     """Steps between two checkpoints; the last step always leaves one."""
     keep: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept."""
 
 
 class LearnerConfig(Config):
     """Ranks, loss and optimizer."""
 
-    num_ranks: int = Field(default=1, ge=1)
-    """DeepSpeed ranks, one Ray actor each."""
+    num_ranks: int = changeable(1, ge=1)
+    """Number of DeepSpeed ranks, one Ray actor each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed partitions: nothing, optimizer, gradients too, parameters too."""
-    steps: int = Field(default=100, ge=1)
-    """Optimizer batches of the run; each publishes once."""
+    """What DeepSpeed partitions: nothing (0), the optimizer (1), gradients too (2), parameters too (3)."""
+    steps: int = changeable(100, ge=1)
+    """Number of steps of the run; each trains on one batch of groups and publishes once."""
     groups_per_step: int = Field(default=16, ge=1)
-    """Groups consumed by one step, over all ranks."""
+    """Number of groups consumed by one step, over all ranks."""
     updates_per_step: int = Field(default=1, ge=1)
-    """Optimizer updates on each batch; with more than one the ratio leaves 1 and is clipped."""
-    max_rows_per_micro_batch: int = Field(default=8, ge=1)
-    """Most completions of one forward and backward pass."""
-    max_tokens_per_micro_batch: int = Field(default=16384, ge=1)
+    """Number of optimizer updates on each batch; with more than one the ratio leaves 1 and is clipped."""
+    max_rows_per_micro_batch: int = changeable(8, ge=1)
+    """Most completions of one forward and backward pass; fewer take less memory."""
+    max_tokens_per_micro_batch: int = changeable(16384, ge=1)
     """Most tokens of one pass, padding counted and a prompt once per group; a group over it is cut by rows."""
     max_staleness: int = Field(default=0, ge=0)
-    """Publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
+    """Number of publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
     max_redraws: int = Field(default=3, ge=0)
-    """Times that a draw may come back too stale and be asked anew before it counts as failed."""
+    """Number of times that a draw may come back too stale and be asked again before it counts as failed."""
     old_logprobs: Literal["learner", "rollout"] = "learner"
     """Whose log-probabilities the ratio is taken against; `learner` is the paper."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
@@ -93,17 +93,17 @@ class LearnerConfig(Config):
     """Shell patterns of parameter names that are not trained, such as `thinker.visual.*`."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
-    publish: PublishConfig = PublishConfig()
+    publish: PublishConfig = changeable(PublishConfig())
     """How weights reach the engines."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: CheckpointConfig = changeable(CheckpointConfig())
     """What a run can be resumed from."""
-    num_cpus: float = Field(default=0.5, ge=0)
+    num_cpus: float = changeable(0.5, ge=0)
     """Ray CPUs that one rank takes."""
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: float = changeable(0.0, ge=0)
     """Ray GPUs that one rank takes."""
-    num_threads: int = Field(default=1, ge=1)
+    num_threads: int = changeable(1, ge=1)
     """OpenMP threads of one rank; apart from Ray's accounting."""
-    deadline_s: float = Field(default=3600.0, gt=0)
+    deadline_s: float = changeable(3600.0, gt=0)
     """Seconds that one step may take before the run stops."""
-    max_rebuilds: int = Field(default=3, ge=0)
-    """Times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""
+    max_rebuilds: int = changeable(3, ge=0)
+    """Number of times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""

@@ -1,16 +1,21 @@
 """From a YAML file and dotted overrides to the frozen tree, and back; errors in one line."""
 
-import types
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from common.config.run import OmniConfig
+from common.config.tree import Model, choices, is_section, item_of, members, tag_of
+from common.config.values import parse_value
 from common.errors import ConfigError
+
+TEXTS: tuple[Any, ...] = (str, str | None)
+"""Annotations of values that are taken as they are typed."""
 
 
 def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
@@ -27,7 +32,7 @@ def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
     for key, value in _pairs(overrides):
         _set(tree, key, value)
     try:
-        return OmniConfig.model_validate(tree)
+        return OmniConfig.model_validate(_completed(OmniConfig, tree))
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from error
 
@@ -35,38 +40,6 @@ def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
 def dump_config(config: OmniConfig) -> str:
     """The resolved tree as YAML that `load_config` reads again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def describe_options() -> Iterator[tuple[str, str, str]]:
-    """Every key with its default and its sentence."""
-    yield from _describe(OmniConfig, "")
-
-
-def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _describe(field.annotation, f"{key}.")
-        else:
-            default = field.default
-            shown = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-            if isinstance(shown, tuple):
-                shown = [
-                    v.model_dump(mode="json") if isinstance(v, BaseModel) else v
-                    for v in cast(tuple[Any, ...], shown)
-                ]
-            yield key, f"{shown}", f"{field.description or ''}{_choices(field.annotation)}"
-
-
-def _choices(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Literal:
-        return f" One of: {', '.join(map(str, typing.get_args(annotation)))}."
-    if typing.get_origin(annotation) is types.UnionType and all(
-        isinstance(a, type) and issubclass(a, BaseModel) for a in typing.get_args(annotation)
-    ):
-        kinds = [typing.get_args(a.model_fields["type"].annotation)[0] for a in typing.get_args(annotation)]
-        return f" Types: {', '.join(kinds)}."
-    return ""
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -80,8 +53,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"--config must hold keys, got {type(tree).__name__} in {path!r}; see --help")
-    # a section left empty keeps its defaults
-    return {key: {} if value is None else value for key, value in cast(dict[str, Any], tree).items()}
+    return cast(dict[str, Any], tree)
 
 
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -95,53 +67,111 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
             if not rest:
                 raise ConfigError(f"--{key} must be followed by a value, got nothing; see --help")
             text = rest.pop(0)
-        yield key, text if _takes_text(key) and text != "null" else _value(text)
+        yield key, text if _takes_text(key) and text != "null" else parse_value(text)
 
 
 def _takes_text(key: str) -> bool:
     """Whether a key's value is a text, to be taken as it is typed."""
-    model: Any = OmniConfig
+    models: tuple[Model, ...] = (OmniConfig,)
     *parents, leaf = key.split(".")
     for parent in parents:
-        field = model.model_fields.get(parent)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return False
-    field = model.model_fields.get(leaf)
-    return field is not None and field.annotation in (str, str | None)
+        models = tuple(m for field in _fields(models, parent) for m in members(field.annotation))
+    return any(field.annotation in TEXTS for field in _fields(models, leaf))
 
 
-def _value(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-6 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _fields(models: Sequence[Model], name: str) -> list[FieldInfo]:
+    return [model.model_fields[name] for model in models if name in model.model_fields]
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     for parent in parents:
-        node = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        node = tree[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"--{key} must name a key of a section, got {parent!r} that is a value; see --help")
         tree = cast(dict[str, Any], node)
     tree[leaf] = value
 
 
+def _completed(model: Model, tree: dict[str, Any]) -> dict[str, Any]:
+    """Puts in what may be left out: an empty section, the `type` of the default, brackets around one text."""
+    completed = dict(tree)
+    for name, value in tree.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            continue
+        if is_section(field.annotation):
+            section = cast(Model, field.annotation)
+            if value is None or isinstance(value, dict):
+                completed[name] = _completed(section, cast(dict[str, Any], value or {}))
+        elif isinstance(value, dict) and members(field.annotation):
+            tag = _default_type(field)
+            completed[name] = {**({"type": tag} if tag else {}), **cast(dict[str, Any], value)}
+        elif isinstance(value, str) and _lists_texts(field.annotation) and not value.startswith(("[", "{")):
+            completed[name] = [value]
+    return completed
+
+
+def _default_type(field: FieldInfo) -> str | None:
+    """The member of a variant that keys without a `type` are meant for."""
+    known = members(field.annotation)
+    chosen = [member for member in known if isinstance(field.default, member)] or known
+    return tag_of(chosen[0]) if len(chosen) == 1 else None
+
+
+def _lists_texts(annotation: Any) -> bool:
+    item = item_of(annotation)
+    return item is str or bool(choices(item))
+
+
 def _one_line(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = f"{key} must be a known key, got {first['input']!r}; --help lists them all"
-    elif first["type"] not in {"value_error"}:
-        message = f"{key} must be valid: {message[0].lower()}{message[1:]}, got {first['input']!r}"
     more = f" (and {len(others)} more)" if others else ""
-    return f"{message}{more}"
+    return f"{_explained(first)}{more}"
+
+
+def _located(loc: tuple[int | str, ...]) -> tuple[str, str | None, str | None]:
+    """The key of an error, which pydantic's location mixes with the types of variants.
+
+    Returns:
+        The dotted key; the type of the variant that it stands in, if any; and another type that has such a key.
+    """
+    known: tuple[Model, ...] = (OmniConfig,)
+    parts: list[str] = []
+    owner: str | None = None
+    rivals: list[Model] = []
+    item: Any = None
+    for part in loc:
+        chosen = [member for member in known if len(known) > 1 and tag_of(member) == part]
+        if chosen:
+            owner, rivals, known = str(part), [m for m in known if m not in chosen], (chosen[0],)
+            continue
+        parts.append(str(part))
+        found = _fields(known, str(part))
+        annotation = item if isinstance(part, int) else found[0].annotation if found else None
+        known, item = members(annotation), item_of(annotation)
+    other = next((tag_of(m) for m in rivals if parts and parts[-1] in m.model_fields), None)
+    return ".".join(parts), owner, other
+
+
+def _explained(error: ErrorDetails) -> str:
+    key, owner, other = _located(error["loc"])
+    got, context = error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            return error["msg"].removeprefix("Value error, ")
+        case "extra_forbidden" if owner:
+            remedy = f"type {other} has it" if other else "--help lists them all"
+            return f"{key} must be a key of type {owner}, got {got!r}; {remedy}"
+        case "extra_forbidden":
+            return f"{key} must be a known key, got {got!r}; --help lists them all"
+        case "missing":
+            return f"{key} must be given, got nothing; see --help"
+        case "union_tag_invalid":
+            return f"{key}.type must be one of {context['expected_tags']}, got {context['tag']!r}; see --help"
+        case "union_tag_not_found":
+            return f"{key}.type must be given, got {got!r}; see --help"
+        case _:
+            return f"{key} must be valid: {error['msg'][0].lower()}{error['msg'][1:]}, got {got!r}; see --help"

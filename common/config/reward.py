@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 
 
 class AccuracyRewardConfig(Config):
@@ -13,7 +13,7 @@ class AccuracyRewardConfig(Config):
     type: Literal["accuracy"]
     """Chooses this reward."""
     weight: float = Field(default=1.0, ge=0)
-    """Factor in the sum."""
+    """Factor of the reward in the sum."""
 
 
 class FormatRewardConfig(Config):
@@ -22,7 +22,7 @@ class FormatRewardConfig(Config):
     type: Literal["format"]
     """Chooses this reward."""
     weight: float = Field(default=1.0, ge=0)
-    """Factor in the sum."""
+    """Factor of the reward in the sum."""
 
 
 class PythonRewardConfig(Config):
@@ -31,11 +31,11 @@ class PythonRewardConfig(Config):
     type: Literal["python"]
     """Chooses this reward."""
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """In the breakdown and the metrics."""
+    """Name of the reward in the breakdown and the metrics."""
     entrypoint: str = Field(pattern=r"^[\w.]+:\w+$")
     """Module and function, importable where the run was started."""
     weight: float = Field(default=1.0, ge=0)
-    """Factor in the sum."""
+    """Factor of the reward in the sum."""
 
 
 AnyRewardConfig = Annotated[
@@ -50,18 +50,31 @@ class RewardConfig(Config):
         AccuracyRewardConfig(type="accuracy"),
         FormatRewardConfig(type="format"),
     )
-    """Rewards that are weighted and summed."""
-    num_cpus: float = Field(default=0.1, ge=0)
+    """Rewards that are weighted and summed: a list of any of these."""
+    num_cpus: float = changeable(0.1, ge=0)
     """Ray CPUs of the reward actor."""
-    deadline_s: float = Field(default=60.0, gt=0)
+    deadline_s: float = changeable(60.0, gt=0)
     """Seconds until the scoring of a group counts as failed."""
 
     @model_validator(mode="after")
     def each_reward_is_named_once(self) -> Self:
         """The breakdown is keyed by name."""
         names = [reward_name(r) for r in self.rewards]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"reward.rewards must name each reward once, got {names}; remove the repetition")
+        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+        if twice is not None:
+            raise ValueError(
+                f"reward.rewards must name each reward once, got {twice!r} twice; remove one, or give a python "
+                "reward another name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def something_is_rewarded(self) -> Self:
+        """A sum over nothing is the same for every completion."""
+        if not self.rewards:
+            raise ValueError(
+                "reward.rewards must hold at least one reward, got []; leave the key out for accuracy and format"
+            )
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 
 
 class SamplingConfig(Config):
@@ -13,9 +13,9 @@ class SamplingConfig(Config):
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Temperature of the sampler; the learner applies the same."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus kept; 1 keeps every token."""
+    """Probability of the nucleus that is kept (top-p); 1 keeps every token."""
     top_k: int = Field(default=0, ge=0)
-    """Number of tokens kept; 0 keeps every token."""
+    """Number of likeliest tokens that are kept (top-k); 0 keeps every token."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest completion, in tokens."""
 
@@ -28,7 +28,7 @@ class SamplingConfig(Config):
 class RolloutConfig(Config):
     """Engines and what they are asked."""
 
-    num_engines: int = Field(default=1, ge=1)
+    num_engines: int = changeable(1, ge=1)
     """Number of vLLM engines, one Ray actor each."""
     group_size: int = Field(default=8)
     """Completions per prompt (G)."""
@@ -36,25 +36,25 @@ class RolloutConfig(Config):
     """How completions are drawn."""
     max_model_len: int = Field(default=4096, ge=16)
     """Longest prompt and completion together, in tokens."""
-    max_num_seqs: int = Field(default=64, ge=1)
+    max_num_seqs: int = changeable(64, ge=1)
     """Most sequences that one engine runs at once."""
-    max_num_batched_tokens: int = Field(default=8192, ge=16)
+    max_num_batched_tokens: int = changeable(8192, ge=16)
     """Most tokens of one forward pass; raised to `max_model_len` where it is less."""
-    deadline_s: float = Field(default=600.0, gt=0)
+    deadline_s: float = changeable(600.0, gt=0)
     """Seconds after which a request is aborted and its draw counted as failed."""
-    num_cpus: float = Field(default=0.5, ge=0)
+    num_cpus: float = changeable(0.5, ge=0)
     """Ray CPUs that one engine takes."""
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: float = changeable(0.0, ge=0)
     """Ray GPUs that one engine takes."""
-    num_threads: int = Field(default=1, ge=1)
+    num_threads: int = changeable(1, ge=1)
     """OpenMP threads of one engine's processes; apart from Ray's accounting."""
-    kv_cache_gib: float | None = Field(default=None, gt=0)
-    """Memory of the key-value cache, in GiB; none leaves the choice to vLLM, which takes much on CPU."""
-    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    kv_cache_gib: float | None = changeable(None, gt=0)
+    """Memory of the key-value cache, in GiB; null leaves the choice to vLLM, which takes much on CPU."""
+    gpu_memory_utilization: float = changeable(0.85, gt=0, le=1)
     """Share of a GPU's memory that vLLM takes."""
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = changeable(1, ge=1)
     """GPUs over which one engine splits the model."""
-    enforce_eager: bool = True
+    enforce_eager: bool = changeable(True)
     """Whether CUDA graphs and compilation are left out."""
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 from common.config.data import DataConfig
 from common.config.evaluation import EvaluationConfig
 from common.config.learner import LearnerConfig
@@ -24,40 +24,40 @@ class TinyModelConfig(Config):
     tied: bool = False
     """Whether the head shares the embedding's matrix."""
     hidden_size: int = Field(default=128, ge=64, multiple_of=64)
-    """Width; heads have 32 dimensions."""
+    """Width of the decoder; heads have 32 dimensions."""
     num_layers: int = Field(default=2, ge=1)
-    """Decoder layers."""
+    """Number of decoder layers."""
     vocab_size: int = Field(default=500, ge=300)
-    """Tokens of its tokenizer."""
+    """Number of tokens of its tokenizer."""
 
 
 class ModelConfig(Config):
     """The policy at the start of the run."""
 
     path: str | None = None
-    """Folder of a checkpoint; none builds `tiny`."""
+    """Folder of a checkpoint; null builds `model.tiny`."""
     tiny: TinyModelConfig = TinyModelConfig()
     """The model that is built where no path is given."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the weights, on both planes."""
+    """Data type of the weights in learner and engines."""
 
 
 class RunConfig(Config):
     """Where a run lives and how it repeats."""
 
-    name: str = "run"
-    """Folder of the run under the root."""
-    root: str = ""
-    """Absolute folder of runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
+    name: str = changeable("run")
+    """Name of the run, and of its folder under run.root."""
+    root: str = changeable("")
+    """Folder that holds the folders of all runs; else $OMNI_RLVR_RUNS, else ~/omni-rlvr-runs."""
     seed: int = Field(default=0, ge=0)
-    """Of a tiny model's weights, the prompt order and every completion."""
+    """Seed of a tiny model's weights, of the prompts' order and of every completion."""
     deterministic: bool | None = None
     """Whether a run repeats bit for bit, kills included; by default where it can: on CPU and on-policy."""
-    resume: Literal["auto", "never"] = "auto"
-    """Whether the same command again goes on where the run stopped; `never` sets it aside and starts anew."""
-    wandb_project: str = ""
+    resume: Literal["auto", "never"] = changeable("auto")
+    """Whether the same command again resumes; `never` sets what is there aside and starts from scratch."""
+    wandb_project: str = changeable("")
     """W&B project that takes the metrics too; empty for none."""
-    start_deadline_s: float = Field(default=1800.0, gt=0)
+    start_deadline_s: float = changeable(1800.0, gt=0)
     """Seconds until the start of engines and ranks counts as failed, as on a cluster that is busy."""
 
     @field_validator("name")
@@ -94,21 +94,21 @@ class OmniConfig(Config):
     """One run of omni-rlvr."""
 
     run: RunConfig = Field(default_factory=RunConfig)
-    """Where it lives."""
+    """Where the run lives and how it repeats."""
     model: ModelConfig = ModelConfig()
-    """The policy at the start."""
+    """The policy at the start of the run."""
     data: DataConfig = DataConfig()
-    """The corpus."""
+    """The corpus, and the limits on a clip."""
     rollout: RolloutConfig = RolloutConfig()
-    """The engines."""
+    """The engines, and what they are asked."""
     reward: RewardConfig = RewardConfig()
-    """The rewards."""
+    """What completions are worth."""
     sft: SftConfig = SftConfig()
-    """The supervised stage before the reinforcement."""
+    """The supervised stage before the reinforcement, the cold start."""
     learner: LearnerConfig = LearnerConfig()
-    """The ranks."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    """The judgement on held-out clips."""
+    """The ranks, the loss and the optimizer."""
+    evaluation: EvaluationConfig = changeable(EvaluationConfig())
+    """The judgement on held-out clips: when, and how."""
 
     @model_validator(mode="after")
     def rollout_logprobs_are_of_the_whole_vocabulary(self) -> Self:

@@ -1,19 +1,30 @@
 """Configuration of the supervised stage, the cold start."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from common.config.base import Config
+from common.config.base import Config, changeable
 from common.config.learner import OptimizerConfig
+
+
+class SftOptimizerConfig(OptimizerConfig):
+    """AdamW and its schedule in the supervised stage: only the defaults differ."""
+
+    lr: float = Field(default=2e-5, gt=0, lt=1)
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls after the warm-up."""
 
 
 class SftConfig(Config):
     """Supervised training on explanations, before the reinforcement."""
 
     steps: int = Field(default=0, ge=0)
-    """Optimizer steps; 0 leaves the stage out."""
+    """Number of optimizer steps of the supervised stage; 0 leaves it out."""
     examples_per_step: int = Field(default=16, ge=1)
-    """Clips consumed by one step, over all ranks."""
-    steps_per_checkpoint: int = Field(default=50, ge=1)
-    """Steps between two checkpoints that the stage can be resumed from."""
-    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-5, schedule="cosine")
+    """Number of clips consumed by one step, over all ranks."""
+    steps_per_checkpoint: int = changeable(50, ge=1)
+    """Number of steps between two checkpoints that the stage can be resumed from."""
+    optimizer: SftOptimizerConfig = SftOptimizerConfig()
     """AdamW and its schedule, apart from the reinforcement's."""

@@ -44,17 +44,10 @@ def load_r1_omni(
     """
     source = Path(path)
     root = Path(media_root) if media_root else source.parent
-    try:
-        items = json.loads(source.read_text())
-    except OSError as error:
-        raise DatasetError(f"a corpus must be a readable file, got {str(source)!r}; {error.strerror}") from error
-    except ValueError as error:
-        raise DatasetError(f"a corpus must be JSON, got {str(source)!r}; {error}") from error
-    if not isinstance(items, list) or not items:
-        raise DatasetError(f"a corpus must hold a list of records, got none in {str(source)!r}")
+    items = _read(source)
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
-        for index, item in enumerate(cast(list[Any], items))
+        for index, item in enumerate(items)
     ]
     seen: set[str] = set()
     for record in records:
@@ -64,30 +57,56 @@ def load_r1_omni(
                 f"{record.prompt_id!r}; mend it or choose another taxonomy"
             )
         if record.prompt_id in seen:
-            raise DatasetError(f"{source}: each clip must stand once, got {record.prompt_id!r} twice")
+            raise DatasetError(f"{source}: each clip must stand once, got {record.prompt_id!r} twice; remove one")
         seen.add(record.prompt_id)
     return records
+
+
+def _read(source: Path) -> list[Any]:
+    try:
+        text = source.read_text()
+        items: Any = json.loads(text) if text.strip() else None
+    except OSError as error:
+        raise DatasetError(
+            f"a corpus must be a readable file, got {str(source)!r}: {error.strerror}; give its JSON file"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"a corpus must be JSON, got {str(source)!r}: {error}; mend the file") from error
+    if isinstance(items, list) and items:
+        return cast(list[Any], items)
+    if not text.strip():
+        what = "an empty file"
+    else:
+        what = "an empty list" if isinstance(items, list) else f"a {type(items).__name__}"
+    raise DatasetError(
+        f"a corpus must hold a list of records, got {what} in {str(source)!r}; write "
+        '[{"video", "conversations": [human, gpt]}, ...]'
+    )
 
 
 def _record(item: Any, index: int, *, root: Path, question: str, source: Path, split: str) -> Record:
     try:
         video = item["video"]
         human, gpt = item["conversations"][0]["value"], item["conversations"][1]["value"]
-        if not all(isinstance(text, str) for text in (video, human, gpt)):
-            raise TypeError("a text is not a text")
+        if not all(isinstance(text, str) and text for text in (video, human, gpt)):
+            raise TypeError
         match = _ANSWER.search(gpt)
         label = (match[1] if match else gpt).strip()
     except (KeyError, IndexError, TypeError) as error:
+        fault = f"no {error}" if isinstance(error, KeyError) else "fewer than two turns with texts"
         raise DatasetError(
-            f'{source}: record {index} must be {{"video", "conversations": [human, gpt]}}, got {error!r}'
+            f'{source}: record {index} must be {{"video", "conversations": [{{"value"}}, {{"value"}}]}}, got '
+            f"{fault} in {json.dumps(item, ensure_ascii=False)[:80]}; mend it or take it out"
         ) from error
     if "<video>" not in human and "<audio>" not in human:
         raise DatasetError(
             f"{source}: record {index} must say <video>, <audio> or both in its first turn, got {human[:60]!r}; "
-            "without either the clip would never be opened"
+            "add what the clip has: without either it would never be opened"
         )
     if not label:
-        raise DatasetError(f"{source}: record {index} must have a label, got nothing")
+        raise DatasetError(
+            f"{source}: record {index} must have a label, got {gpt[:60]!r}; write it into the second turn"
+        )
     file = str(root / video)
     clip = Clip(
         clip_id=video,

@@ -1,4 +1,4 @@
-"""A run that is stopped or killed goes on: the same command again, nothing lost, nothing trained twice."""
+"""A run that is stopped or killed resumes: the same command again, nothing lost, nothing trained twice."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cold_started(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has had its cold start and one step: what all tests go on from copies of."""
+    """A run that has had its cold start and one step: what all tests resume copies of."""
     root = tmp_path_factory.mktemp("runs")
     config = write_recipe(root / "run.yaml", root=root, corpus=corpus)
     done = start(
@@ -65,7 +65,7 @@ def prepared(cold_started: Path, target: Path, corpus: Path) -> tuple[Path, list
 
 
 def popen(arguments: list[str]) -> subprocess.Popen[str]:
-    """The command, going on."""
+    """The command, resuming."""
     return subprocess.Popen(
         command(*arguments),
         stdout=subprocess.PIPE,
@@ -88,7 +88,7 @@ def assert_whole(folder: Path) -> None:
     assert samples == [f"step_{step:06d}.jsonl.gz" for step in range(1, LAST_STEP + 1)]
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
     folder, arguments = prepared(cold_started, tmp_path, corpus)
     process = popen(arguments)
     wait_for_step(folder, 3, process)
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(cold_started: Path, corpus: Pa
     assert reached[-1] >= 3
 
 
-def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_resume(
     cold_started: Path, corpus: Path, tmp_path: Path
 ) -> None:
     folder, arguments = prepared(cold_started, tmp_path, corpus)
@@ -118,7 +118,7 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(
     out, error = process.communicate(timeout=120)
     assert process.returncode == 130, error[-2000:]
     assert "stopping when this step is done" in out
-    assert "the same command again goes on" in error
+    assert "the same command again resumes" in error
     reached = steps_of(folder)[-1]
     assert (folder / "checkpoints" / f"step_{reached:06d}" / "hf" / "model.safetensors").is_file()
     done = start(*arguments)
@@ -161,6 +161,7 @@ def test_a_full_disk_leaves_a_run_that_resumes(cold_started: Path, corpus: Path,
     stopped = start(*arguments)
     assert stopped.returncode == 1, stopped.stdout[-2000:]
     assert "No space left" in stopped.stderr
+    assert "the same command again resumes" in stopped.stderr
     assert not list((folder / "checkpoints").glob("step_??????"))
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     done = start(*arguments)
@@ -172,5 +173,5 @@ def test_other_settings_are_refused_with_their_keys(cold_started: Path, corpus: 
     _, arguments = prepared(cold_started, tmp_path, corpus)
     done = start(*arguments, "--learner.optimizer.lr", "0.5", "--rollout.group_size", "6")
     assert done.returncode == 2
-    assert "learner.optimizer.lr, rollout.group_size" in done.stderr
+    assert "(learner.optimizer.lr: 0.0003 before, 0.5 now; rollout.group_size: 4 before, 6 now)" in done.stderr
     assert "--run.resume never" in done.stderr

@@ -1,6 +1,7 @@
 """The command line where it ends before Ray starts: what it prints, what it returns, how a mistake reads."""
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,11 @@ import yaml
 
 from common.config.load import load_config
 from common.config.run import OmniConfig
-from common.errors import ConfigError, PublishError, StopRequestedError
+from common.errors import ConfigError, LearnerError, PublishError, StopRequestedError
+from common.provenance import installed_version
 from deploy.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
+from deploy.machine import this_machine
+from deploy.run_folder import take_up
 from learner.main import main
 from learner.sft import main as sft_main
 
@@ -47,7 +51,13 @@ def test_help_lists_keys_and_returns_zero(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr()
     assert "--config FILE" in shown.out
     assert "--learner.optimizer.lr 1e-06\n      Peak learning rate." in shown.out
-    assert "One of: sequence, token, constant." in shown.out
+    assert "--sft.optimizer.lr 2e-05\n" in shown.out
+    assert "One of: sequence | token | constant." in shown.out
+    assert "\n\nlearner: Ranks, loss and optimizer.\n" in shown.out
+    assert "--data.source.num_train 560 (type synthetic)" in shown.out
+    assert "--data.source.path (type r1_omni, must be given)" in shown.out
+    assert "      {type: python, name: NAME, entrypoint: ENTRYPOINT, weight: 1.0}\n" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 120
     assert shown.err == ""
 
 
@@ -63,6 +73,50 @@ def test_a_dry_run_prints_what_would_run_and_starts_nothing(
     assert ["rollout", "engine", "1", "1.5", "0", "1"] in lines
     assert ["learner", "rank", "3", "0.5", "0", "1"] in lines
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"omni-rlvr {installed_version()}\n"
+
+
+def test_help_names_what_keeps_it_from_a_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNI_RLVR_RUNS", "runs")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "run.root must be absolute" in mistake(capsys, "--help")
+
+
+def test_a_dry_run_says_what_is_there_and_what_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    turns = [{"value": "<video>"}, {"value": "sad"}]
+    (tmp_path / "a.mp4").write_text("")
+    (tmp_path / "t.json").write_text(
+        json.dumps([{"video": name, "conversations": turns} for name in ("a.mp4", "b.mp4")])
+    )
+    source = ("--data.source.type=r1_omni", f"--data.source.path={tmp_path}/t.json")
+    assert main(["--dry-run", *source, "--learner.num_cpus=5000"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert f"this machine  {this_machine()}" in shown
+    assert f"run folder    {tmp_path}/runs/run, no results yet" in shown
+    (short,) = [line for line in shown if line.startswith("warning: the plan asks")]
+    assert "asks for 5000.8 CPUs and this machine has" in short
+    assert f"warning: 1 of 2 clips of data.source are missing, the first: {tmp_path}/b.mp4" in shown
+    (tmp_path / "a.mp4").unlink()
+    for argv in (source, ("--dry-run", *source)):
+        assert "data.source must have its media files, got none of 2 clips" in mistake(capsys, *argv)
+
+
+def test_a_dry_run_finds_what_would_stop_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
+    take_up(folder, load_config(None, []))
+    (folder / "cold_start").mkdir()
+    for argv in (("--run.seed=1",), ("--dry-run", "--run.seed=1")):
+        assert "run.seed: 0 before, 1 now" in mistake(capsys, *argv)
+    (tmp_path / "file").write_text("")
+    assert "run.root must be writable" in mistake(capsys, "--dry-run", f"--run.root={tmp_path}/file")
+    assert "pip install" in mistake(capsys, "--dry-run", "--run.wandb_project=x")
 
 
 def test_a_dry_run_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,19 +188,19 @@ def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[st
         (
             PublishError("the engine is gone", proof="pause", engine="engine-0", subject="pause"),
             FAILURE,
-            "failed: the engine is gone\n",
+            "failed: the engine is gone; the same command again resumes\n",
         ),
         (ConfigError("a must be b, got c; d"), USER_MISTAKE, "error: a must be b, got c; d\n"),
-        (StopRequestedError("x"), INTERRUPTED, "stopped; the same command again goes on from here\n"),
+        (StopRequestedError("x"), INTERRUPTED, "stopped; the same command again resumes from here\n"),
         (
             KeyboardInterrupt(),
             INTERRUPTED,
-            "interrupted; the same command again goes on from the last checkpoint\n",
+            "interrupted; the same command again resumes from the last checkpoint\n",
         ),
         (
             asyncio.CancelledError(),
             INTERRUPTED,
-            "interrupted; the same command again goes on from the last checkpoint\n",
+            "interrupted; the same command again resumes from the last checkpoint\n",
         ),
     ],
 )
@@ -161,12 +215,44 @@ def test_each_end_has_its_line_and_exit_code(
     assert capsys.readouterr().err == said
 
 
-def test_an_error_that_nobody_foresaw_keeps_its_traceback() -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/disk/x"), "/disk/x: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "{folder}: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/disk/x"), "/disk/x: Permission denied"),
+        (LearnerError("a rank died."), "a rank died"),
+    ],
+)
+def test_what_the_machine_did_is_one_line_that_says_how_to_resume(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception, said: str
+) -> None:
     async def ends(config: object) -> None:
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
-        run_command([], program="p", purpose="", run=ends)
+    said = said.format(folder=tmp_path / "runs" / "run")
+    assert run_command([], program="p", purpose="", run=ends) == FAILURE
+    assert capsys.readouterr().err == f"failed: {said}; the same command again resumes\n"
+    assert run_command(["--run.resume=never"], program="p", purpose="", run=ends) == FAILURE
+    assert capsys.readouterr().err == f"failed: {said}; the same command without --run.resume never resumes\n"
+
+
+def test_a_failure_that_says_how_to_resume_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async def ends(config: object) -> None:
+        raise LearnerError("a rank died; the same command again resumes")
+
+    assert run_command([], program="p", purpose="", run=ends) == FAILURE
+    assert capsys.readouterr().err == "failed: a rank died; the same command again resumes\n"
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback() -> None:
+    for error in (ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("odd")):
+
+        async def ends(config: object, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            run_command([], program="p", purpose="", run=ends)
 
 
 def test_a_run_is_given_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,13 @@ from pydantic import BaseModel
 
 import deploy
 from common.config.base import Config
-from common.config.load import describe_options, dump_config, load_config
+from common.config.data import R1OmniDataConfig, SyntheticDataConfig
+from common.config.describe import Option, describe_options
+from common.config.load import dump_config, load_config
 from common.config.reward import AccuracyRewardConfig
 from common.config.run import OmniConfig, RunConfig
+from common.config.tree import changeable_keys
+from common.config.values import format_value, parse_value
 from common.errors import ConfigError
 
 CONFIGS = sorted((Path(deploy.__file__).parent / "configs").glob("*.yaml"))
@@ -108,6 +112,52 @@ def test_a_text_is_taken_as_it_is_typed(key: str, value: str) -> None:
     assert getattr(getattr(config, section), name) == value
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source.path", "123"),
+        ("data.source.media_root", "on"),
+        ("data.cold_start.path", "2024-01-01"),
+    ],
+)
+def test_a_text_of_a_variant_is_taken_as_it_is_typed(key: str, value: str) -> None:
+    config = load_config(
+        None, ["--data.source.type=r1_omni", "--data.source.path=a", "--data.cold_start.path=b", f"--{key}", value]
+    )
+    _, part, name = key.split(".")
+    assert getattr(getattr(config.data, part), name) == value
+
+
+def test_keys_without_a_type_are_those_of_the_default(tmp_path: Path) -> None:
+    config = load_config(None, ["--data.source.num_train", "100"])
+    assert config.data.source == SyntheticDataConfig(type="synthetic", num_train=100)
+    assert load_config(written(tmp_path, "data: {source: {num_train: 100}}\n"), []) == config
+    # where there is one type it need not be named
+    heldout = load_config(None, ["--data.heldout.path=a.json"]).data.heldout
+    assert heldout == R1OmniDataConfig(type="r1_omni", path="a.json")
+
+
+def test_keys_are_added_to_the_type_that_the_file_gives(tmp_path: Path) -> None:
+    path = written(tmp_path, "data: {source: {type: r1_omni, path: a.json}, heldout: null}\n")
+    config = load_config(path, ["--data.source.media_root=/m", "--data.heldout.path=b.json"])
+    assert config.data.source == R1OmniDataConfig(type="r1_omni", path="a.json", media_root="/m")
+    assert config.data.heldout == R1OmniDataConfig(type="r1_omni", path="b.json")
+
+
+@pytest.mark.parametrize("value", ["grpo", "[grpo]"])
+def test_one_text_is_a_list_of_one(value: str, tmp_path: Path) -> None:
+    assert load_config(None, ["--evaluation.policies", value]).evaluation.policies == ("grpo",)
+    assert load_config(written(tmp_path, f"evaluation: {{policies: {value}}}\n"), []).evaluation.policies == (
+        "grpo",
+    )
+    assert load_config(None, ["--learner.freeze", "thinker.visual.*"]).learner.freeze == ("thinker.visual.*",)
+    assert load_config(None, ["--learner.freeze", "*.bias"]).learner.freeze == ("*.bias",)
+
+
+def test_a_list_that_is_torn_is_no_text() -> None:
+    assert "learner.freeze must be valid" in complaint("--learner.freeze", "[thinker.visual.*")
+
+
 # -- mistakes -------------------------------------------------------------------------------------
 
 
@@ -124,7 +174,21 @@ def test_a_text_is_taken_as_it_is_typed(key: str, value: str) -> None:
         (("--learner.max_staleness", "-1"), ("learner.max_staleness", "-1")),
         (("--learner.optimizer", "5"), ("learner.optimizer", "5")),
         (("--data.source.type", "kinetics"), ("data.source", "'kinetics'", "'r1_omni', 'synthetic'")),
-        (("--data.source.type", "r1_omni"), ("path", "required")),
+        (("--data.source.type", "r1_omni"), ("data.source.path must be given, got nothing", "--help")),
+        (
+            ("--data.source.path", "a.json"),
+            ("data.source.path must be a key of type synthetic", "type r1_omni has it"),
+        ),
+        (("--data.source.size", "3"), ("data.source.size must be a key of type synthetic", "got 3", "--help")),
+        (("--data.source.num_train", "0"), ("data.source.num_train must be valid", "got 0")),
+        (("--data.heldout.type=synthetic", "--data.heldout.path=a"), ("data.heldout.type", "'synthetic'")),
+        (("--reward.rewards", "[{weight: 2}]"), ("reward.rewards.0.type must be given", "--help")),
+        (("--reward.rewards", "[{type: python}]"), ("reward.rewards.0.name must be given", "--help")),
+        (("--reward.rewards", "[{type: best}]"), ("reward.rewards.0.type must be one of 'accuracy'", "got 'best'")),
+        (
+            ("--evaluation.policies", "best"),
+            ("evaluation.policies.0", "'untrained', 'cold_start' or 'grpo'", "'best'"),
+        ),
         (("--run.name", "a/b"), ("run.name must be letters, digits, dots and dashes", "'a/b'", "rename")),
         (("--run.name", ".."), ("run.name must be", "'..'")),
         (("--learner.optimizer.lr",), ("--learner.optimizer.lr must be followed by a value", "--help")),
@@ -166,7 +230,17 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
         ),
         (
             ("--reward.rewards=[{type: format}, {type: format}]",),
-            "reward.rewards must name each reward once, got ['format', 'format']; remove the repetition",
+            "reward.rewards must name each reward once, got 'format' twice; remove one, or give a python reward "
+            "another name",
+        ),
+        (
+            ("--reward.rewards=[{type: accuracy}, {type: python, name: accuracy, entrypoint: 'a:b'}]",),
+            "reward.rewards must name each reward once, got 'accuracy' twice; remove one, or give a python reward "
+            "another name",
+        ),
+        (
+            ("--reward.rewards=[]",),
+            "reward.rewards must hold at least one reward, got []; leave the key out for accuracy and format",
         ),
         (
             ("--data.source={type: r1_omni, path: a.json}", "--sft.steps=1"),
@@ -229,7 +303,9 @@ def test_a_file_that_holds_something_else_is_said_in_one_line(tmp_path: Path, te
 
 
 def test_a_section_left_empty_keeps_its_defaults(tmp_path: Path) -> None:
-    assert load_config(written(tmp_path, "learner:\nrun:\n"), []) == load_config(None, [])
+    path = written(tmp_path, "learner:\n  optimizer:\nrun:\n")
+    assert load_config(path, []) == load_config(None, [])
+    assert load_config(path, ["--learner.optimizer.lr=1e-3"]).learner.optimizer.lr == 1e-3
 
 
 def test_a_file_that_is_no_text_is_said_in_one_line(tmp_path: Path) -> None:
@@ -290,21 +366,75 @@ def test_every_field_has_its_sentence() -> None:
     assert [p.__name__ for p in parts if not p.__doc__] == []
 
 
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names."""
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names with their values."""
     for name, value in tree.items():
-        if isinstance(value, dict) and name != "source":
+        if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", value
 
 
-def test_help_lists_every_key_with_its_default() -> None:
-    listed = {key: default for key, default, _ in describe_options()}
-    tree = yaml.safe_load(dump_config(OmniConfig()))
-    assert set(listed) == set(leaves(tree))
-    assert listed["learner.optimizer.lr"] == "1e-06"
-    assert all(text.strip() for _, _, text in describe_options())
+DEFAULTS = dict(leaves(OmniConfig().model_dump(mode="json")))
+
+
+def options() -> list[Option]:
+    """All that the help lists, in its order."""
+    return [option for section in describe_options() for option in section.options]
+
+
+def test_help_lists_every_key_with_the_default_of_the_resolved_tree() -> None:
+    listed = {option.key: option.default for option in options() if not option.is_item}
+    tree = dict(leaves(yaml.safe_load(dump_config(OmniConfig()))))
+    assert {key: listed.get(key) for key in tree} == {key: format_value(value) for key, value in tree.items()}
+    assert (listed["learner.optimizer.lr"], listed["sft.optimizer.lr"]) == ("1e-06", "2e-05")
+    assert all(option.text.strip() for option in options())
+
+
+@pytest.mark.parametrize("key", [key for key in DEFAULTS if key != "run.root"])
+def test_a_key_that_is_given_its_default_changes_nothing_else(key: str) -> None:
+    # a shell takes the quotes off
+    typed = format_value(DEFAULTS[key]).replace('""', "")
+    assert load_config(None, [f"--{key}", typed]) == load_config(None, [])
+
+
+def test_help_lists_what_each_variant_may_be() -> None:
+    found = {(option.key, option.member): option for option in options() if not option.is_item}
+    assert {key for key, member in found if member == "r1_omni"} == {
+        f"data.{part}.{name}" for part in ("source", "cold_start", "heldout") for name in ("path", "media_root")
+    }
+    assert found["data.source.num_train", "synthetic"].default == "560"
+    assert found["data.source.path", "r1_omni"].default == ""
+    assert "One of: r1_omni | synthetic." in found["data.source.type", None].text
+    keys = [option.key for option in options()]
+    assert keys.index("data.source.type") + 1 == keys.index("data.source.path")
+
+
+def test_help_lists_the_rewards_and_the_values_of_closed_sets() -> None:
+    items = {option.member: option for option in options() if option.is_item}
+    assert items["accuracy"].default == "{type: accuracy, weight: 1.0}"
+    assert items["python"].default == "{type: python, name: NAME, entrypoint: ENTRYPOINT, weight: 1.0}"
+    assert "entrypoint: Module and function" in items["python"].text
+    texts = {option.key: option.text for option in options() if not option.is_item}
+    assert texts["sft.optimizer.schedule"].endswith("One of: constant | linear | cosine.")
+    assert texts["evaluation.policies"].endswith("Any of: untrained | cold_start | grpo.")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 1e-6, "grpo", "a, b", "1", "null", "", "a: b", ["x", 1.5], {"type": "a", "weight": None}],
+)
+def test_a_value_is_shown_as_it_would_be_typed(value: object) -> None:
+    assert parse_value(format_value(value)) == value
+    assert "\n" not in format_value("two\nlines")
+
+
+def test_what_a_resumed_run_may_change_is_marked_at_its_field() -> None:
+    keys = changeable_keys(OmniConfig)
+    deadlines = {key for key in DEFAULTS if key.endswith(("deadline_s", "num_cpus", "num_gpus", "num_threads"))}
+    assert {key for key in deadlines if not any(key == k or key.startswith(f"{k}.") for k in keys)} == set()
+    assert {"run.root", "evaluation", "learner.checkpoint", "learner.steps", "data.heldout.media_root"} <= keys
+    assert not keys & {"run.seed", "learner.optimizer.lr", "rollout.group_size", "model.path", "sft.steps"}
 
 
 def test_the_tree_is_frozen() -> None:

@@ -8,7 +8,7 @@ import pytest
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import DatasetError
-from deploy.preflight import Corpora, check_inputs, load_corpora
+from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips
 
 
 def item(video: str, label: str) -> dict[str, object]:
@@ -58,9 +58,22 @@ def test_each_file_is_read_for_the_stage_that_is_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        (json.dumps([item("a.mp4", "sad"), item("a.mp4", "happy")]), "'a.mp4' twice"),
-        (json.dumps([item("a.mp4", "sad"), item("b.mp4", "bored")]), "got 'bored' of 'b.mp4'"),
-        ("[]", "must hold a list of records"),
+        (json.dumps([item("a.mp4", "sad"), item("a.mp4", "happy")]), "'a.mp4' twice; remove one"),
+        (json.dumps([item("a.mp4", "sad"), item("b.mp4", "bored")]), "got 'bored' of 'b.mp4'; mend it"),
+        (
+            json.dumps([item("a.mp4", "sad"), {"video": "b.mp4"}]),
+            'got no \'conversations\' in {"video": "b.mp4"}; ',
+        ),
+        (json.dumps([{**item("a.mp4", "sad"), "video": ""}]), "got fewer than two turns with texts in"),
+        (
+            json.dumps([{"video": "a.mp4", "conversations": [{"value": "<video>"}]}]),
+            "got fewer than two turns with texts in",
+        ),
+        (json.dumps([item("a.mp4", " ")]), "record 0 must have a label, got ' '; write it"),
+        ("[]", "must hold a list of records, got an empty list"),
+        ("", "must hold a list of records, got an empty file"),
+        ("{}", "must hold a list of records, got a dict"),
+        ("null", "must hold a list of records, got a NoneType"),
         ("[", "must be JSON"),
         (None, "must be a readable file"),
     ],
@@ -84,6 +97,41 @@ def test_a_corpus_that_cannot_be_used_is_named_before_anything_starts(
         assert part in said
         assert "bad.json" in said
         assert "\n" not in said
+        assert ";" in said
+
+
+def test_a_corpus_is_checked_only_for_a_stage_that_is_on(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("")
+    train = written(tmp_path / "t.json", ("a.mp4", "sad"))
+    files = ["--data.cold_start.path=/no/such.json", "--data.heldout.path=/no/such.json"]
+    assert list(check_inputs(config_of(train, *files))) == ["train"]
+    with pytest.raises(DatasetError, match=r"'/no/such\.json'"):
+        check_inputs(config_of(train, *files, "--sft.steps=1"))
+
+
+@pytest.mark.parametrize("key", ["data.source", "data.cold_start", "data.heldout"])
+def test_a_corpus_without_any_of_its_media_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "good.mp4").write_text("")
+    good = written(tmp_path / "good.json", ("good.mp4", "sad"))
+    bad = written(tmp_path / "bad.json", ("x.mp4", "sad"), ("y.mp4", "sad"))
+    paths = {k: bad if k == key else good for k in ("data.source", "data.cold_start", "data.heldout")}
+    overrides = [f"--{k}={{type: r1_omni, path: {path}}}" for k, path in paths.items()]
+    config = load_config(None, [*overrides, "--sft.steps=1", "--evaluation.policies=[grpo]"])
+    with pytest.raises(DatasetError) as caught:
+        check_inputs(config)
+    assert str(caught.value) == (
+        f"{key} must have its media files, got none of 2 clips, the first: {tmp_path}/x.mp4; "
+        f"set {key}.media_root or mend the paths"
+    )
+
+
+def test_media_that_are_missing_are_counted(tmp_path: Path) -> None:
+    for name in ("a.mp4", "c.mp4"):
+        (tmp_path / name).write_text("")
+    train = written(tmp_path / "t.json", ("a.mp4", "sad"), ("b.mp4", "sad"), ("c.mp4", "sad"), ("d.mp4", "sad"))
+    found = check_inputs(config_of(train))
+    assert list(missing_clips(found)) == [f"2 of 4 clips of data.source are missing, the first: {tmp_path}/b.mp4"]
+    assert list(missing_clips({"train": found["train"][::2]})) == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_a_question_of_ones_own_is_asked(tmp_path: Path) -> None:
         ([], "must hold a list of records"),
         ({"video": "a"}, "must hold a list of records"),
         ("{", "must be JSON"),
-        ("", "must be JSON"),
+        ("", "got an empty file"),
+        (" \n", "got an empty file"),
     ],
 )
 def test_a_corpus_that_is_wrong_says_where(tmp_path: Path, items: object, part: str) -> None:

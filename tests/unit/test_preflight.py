@@ -1,6 +1,8 @@
 """Models and run folders that are checked before anything starts."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from common.config.load import load_config
 from common.errors import ConfigError, ModelError
 from common.models.registry import family_of
-from deploy.preflight import hold_run_folder, make_run_folder, resolve_model
+from deploy.preflight import check_inputs, resolve_model
+from deploy.run_folder import hold_run_folder, make_run_folder
 
 ARCHITECTURE = "Qwen2_5OmniForConditionalGeneration"
 
@@ -126,3 +129,24 @@ def test_a_root_that_is_a_file_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run\.root must be writable"):
         make_run_folder(load_config(None, ["--run.root", str(tmp_path / "file")]))
+
+
+def test_wandb_that_is_not_installed_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    config = load_config(None, ["--run.wandb_project=emotions"])
+    for _ in ("nothing", "a folder of its files"):
+        with pytest.raises(ConfigError) as caught:
+            check_inputs(config)
+        assert str(caught.value) == (
+            "run.wandb_project must be empty without wandb, got 'emotions'; pip install 'omni-rlvr[wandb]' or drop "
+            "the project"
+        )
+        (tmp_path / "wandb").mkdir(exist_ok=True)
+        importlib.invalidate_caches()
+    check_inputs(load_config(None, []))
+    (tmp_path / "wandb" / "__init__.py").write_text("")
+    importlib.invalidate_caches()
+    check_inputs(config)

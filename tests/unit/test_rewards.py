@@ -1,14 +1,17 @@
 """The paper's two rewards as published, and the rubric that sums them."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 
-from common.config.reward import AccuracyRewardConfig, FormatRewardConfig, RewardConfig
+from common.config.reward import AccuracyRewardConfig, FormatRewardConfig, PythonRewardConfig, RewardConfig
+from common.errors import ConfigError
 from common.types import Failure, Score
 from reward.accuracy import accuracy_reward
 from reward.format import format_reward
-from reward.rubric import RewardFn, Rubric, build_rubric
+from reward.rubric import RewardFn, Rubric, build_rubric, load_function
 from tests.support.builders import make_completion, make_record
 
 
@@ -141,3 +144,84 @@ def test_rewards_may_be_any_real_number() -> None:
     got = score({"up": (lambda *_: 3, 0.5), "down": (lambda *_: -1.25, 2.0)}, "x")
     assert isinstance(got, list)
     assert got[0].total == 0.5 * 3 - 2.0 * 1.25
+
+
+# -- rewards of the user's -------------------------------------------------------------------------
+
+
+def complaint(folder: Path, text: str, name: str = "mine", *, module: str = "my_rewards_of_a_test") -> str:
+    """The one line about a module of this text."""
+    (folder / "my_rewards_of_a_test.py").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_function(f"{module}:{name}")
+    said = str(caught.value)
+    assert "\n" not in said
+    assert f"'{module}:{name}'" in said
+    assert "; " in said
+    return said
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that modules are imported from, once each."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "my_rewards_of_a_test", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "line"),
+    [
+        ("x = 1\ndef mine(:\n", "SyntaxError: invalid syntax", 2),
+        ("def value():\n    return nothing\n\nx = value()\n", "NameError: name 'nothing' is not defined", 2),
+        ("\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'", 2),
+        ("raise ValueError('two\\nlines')\n", "ValueError: two lines", 1),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3", 2),
+        ("import json\nx = json.loads('{')\n", "JSONDecodeError", 2),
+    ],
+)
+def test_a_module_that_fails_is_named_with_its_line(folder: Path, text: str, error: str, line: int) -> None:
+    said = complaint(folder, text)
+    assert error in said
+    assert f"at {folder}/my_rewards_of_a_test.py:{line}; mend the module" in said
+
+
+def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
+    said = complaint(folder, "", module="no_such_module.inner")
+    assert said.endswith("the module must lie in the directory that the run was started from, or be installed")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("mine = 3\n", "of type int"),
+        ("other = 3\n", "nothing of this name"),
+        ("def mine(completion): ...\n", "unexpected keyword argument 'label'"),
+        ("def mine(text, label): ...\n", "missing a required argument: 'text'"),
+        ("def mine(completion, label, weight): ...\n", "missing a required argument: 'weight'"),
+        ("def mine(completion, label, /): ...\n", "positional only"),
+        ("async def mine(completion, label): ...\n", "it is async"),
+    ],
+)
+def test_what_cannot_be_called_as_a_reward_is_refused(folder: Path, text: str, part: str) -> None:
+    said = complaint(folder, text)
+    assert part in said
+    assert "`def mine(completion, label)`" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def mine(completion, label): return 0.5\n",
+        "def mine(label, completion, weight=1.0): return 0.5\n",
+        "def mine(**texts): return 0.5\n",
+        "mine = lambda *, completion, label: 0.5\n",
+    ],
+)
+def test_what_can_be_called_by_name_is_a_reward(folder: Path, text: str) -> None:
+    (folder / "my_rewards_of_a_test.py").write_text(text)
+    reward = PythonRewardConfig(type="python", name="mine", entrypoint="my_rewards_of_a_test:mine", weight=2.0)
+    got = build_rubric(RewardConfig(rewards=(reward,))).score(make_record(), [make_completion([1], text="x")])
+    assert isinstance(got, list)
+    assert (got[0].total, dict(got[0].breakdown)) == (1.0, {"mine": 0.5})

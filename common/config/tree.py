@@ -1,0 +1,56 @@
+"""The shape of the configuration, read from its models.
+
+A *section* is a field of one model. A *variant* is a field of one of several models, told apart by `type`, or of
+none. Everything else is a value.
+"""
+
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+Model = type[BaseModel]
+
+
+def is_section(annotation: Any) -> bool:
+    """Whether a field is of one model and nothing else."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def members(annotation: Any) -> tuple[Model, ...]:
+    """The models that a section or a variant may be of; none for a value."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return tuple(model for part in typing.get_args(annotation) for model in members(part))
+    return (annotation,) if is_section(annotation) else ()
+
+
+def item_of(annotation: Any) -> Any:
+    """What a list holds; None where the annotation is no list."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else None
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The values of a closed set; none where any value is allowed."""
+    return tuple(map(str, typing.get_args(annotation))) if typing.get_origin(annotation) is typing.Literal else ()
+
+
+def tag_of(model: Model) -> str | None:
+    """The `type` that chooses a member of a variant; None for the model of a section."""
+    field = model.model_fields.get("type")
+    return next(iter(choices(field.annotation)), None) if field else None
+
+
+def changeable_keys(model: Model, prefix: str = "") -> set[str]:
+    """Dotted keys, of values and of whole sections, that a resumed run may be given another value of."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("changeable"):
+            found.add(f"{prefix}{name}")
+        else:
+            for member in members(field.annotation):
+                found |= changeable_keys(member, f"{prefix}{name}.")
+    return found

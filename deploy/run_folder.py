@@ -1,0 +1,209 @@
+"""The folder of a run: made, held against other runs, taken up again, or set aside."""
+
+import fcntl
+import os
+from collections.abc import Generator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from common.config.learner import LearnerConfig
+from common.config.load import dump_config, load_config
+from common.config.run import OmniConfig
+from common.config.tree import changeable_keys
+from common.config.values import format_value
+from common.errors import ConfigError
+
+RESULTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "ledger.jsonl",
+    "samples",
+    "cold_start",
+    "checkpoints",
+    "eval",
+    "tensorboard",
+    "summary.json",
+)
+"""What is set aside before a run starts from scratch."""
+REMEDY = "set back what differs, choose another run.name, or start from scratch with --run.resume never"
+
+
+def make_run_folder(config: OmniConfig) -> Path:
+    """Makes the run's folder, readable by its owner alone: it holds people's faces.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    folder = config.run.folder
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise _not_writable(config, f"{error.strerror}") from error
+    return folder
+
+
+def check_run_folder(config: OmniConfig) -> str:
+    """What a run would find in its folder, without writing anything.
+
+    Returns:
+        What it would do with it, for people.
+
+    Raises:
+        ConfigError: it could not be written, another run holds it, or it was made with other settings.
+    """
+    folder = config.run.folder
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise _not_writable(config, f"{nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _not_writable(config, f"{nearest} may not be written to")
+    lock = folder / ".lock"
+    if lock.exists():
+        with lock.open() as file:
+            _lock(file.fileno(), fcntl.LOCK_SH, folder)
+    if config.run.resume == "never":
+        is_there = any((folder / name).exists() for name in RESULTS)
+        return f"{folder}, {'what is there is set aside' if is_there else 'new'}"
+    require_same_settings(folder, config)
+    return f"{folder}, {'resumes from what is there' if has_results(folder) else 'no results yet'}"
+
+
+@contextmanager
+def hold_run_folder(folder: Path) -> Generator[None]:
+    """Keeps other runs out of a folder while the block, or the process, lasts.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        _lock(file, fcntl.LOCK_EX, folder)
+        yield
+    finally:
+        os.close(file)
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a stage or a step was finished; what an attempt left before that is void and depends on nothing."""
+    metrics = folder / "metrics.jsonl"
+    return (
+        (folder / "cold_start").is_dir()
+        or _has_steps(folder)
+        or any((folder / "eval").glob("*.json"))
+        or (metrics.exists() and metrics.stat().st_size > 0)
+    )
+
+
+def require_same_settings(folder: Path, config: OmniConfig) -> None:
+    """Compares a configuration with the one that a run's results were made with.
+
+    Raises:
+        ConfigError: a setting that changes what is learned differs.
+    """
+    path = folder / "config.yaml"
+    if not path.exists() or not has_results(folder):
+        return
+    before = _read(path)
+    changed = _changes(_tree(before), _tree(config), changeable=changeable_keys(OmniConfig))
+    if changed:
+        raise ConfigError(
+            f"a resumed run must keep its settings, got other values than in {path} ({'; '.join(changed)}); "
+            f"{REMEDY}"
+        )
+    if _has_steps(folder) and _moves_schedule(before.learner, config.learner):
+        raise ConfigError(
+            f"learner.steps may be raised only with a constant schedule, got {before.learner.steps} before, "
+            f"{config.learner.steps} now with learner.optimizer.schedule={config.learner.optimizer.schedule}; "
+            f"{REMEDY}"
+        )
+
+
+def take_up(folder: Path, config: OmniConfig) -> None:
+    """Prepares to resume what an earlier attempt left, or to start from scratch, and records the configuration.
+
+    Raises:
+        ConfigError: its results were made with other settings.
+    """
+    if config.run.resume == "never":
+        set_results_aside(folder)
+    require_same_settings(folder, config)
+    path = folder / "config.yaml"
+    partial = path.with_suffix(".partial")
+    partial.write_text(dump_config(config))
+    partial.rename(path)
+    (folder / "samples").mkdir(mode=0o700, exist_ok=True)
+
+
+def set_results_aside(folder: Path) -> Path | None:
+    """Moves what an earlier run of this name left into `earlier/<n>`: its model and corpus serve again.
+
+    Returns:
+        Where the results went; None where there were none.
+    """
+    found = [folder / name for name in RESULTS if (folder / name).exists()]
+    if not found:
+        return None
+    earlier = folder / "earlier"
+    earlier.mkdir(mode=0o700, exist_ok=True)
+    target = earlier / str(1 + max((int(p.name) for p in earlier.iterdir() if p.name.isdigit()), default=0))
+    target.mkdir(mode=0o700)
+    for path in found:
+        path.rename(target / path.name)
+    return target
+
+
+def _has_steps(folder: Path) -> bool:
+    return any(path.suffix == "" for path in (folder / "checkpoints").glob("step_*"))
+
+
+def _moves_schedule(before: LearnerConfig, now: LearnerConfig) -> bool:
+    """Whether another last step means other learning rates than those that steps were taken with."""
+    return now.optimizer.schedule != "constant" and before.steps != now.steps
+
+
+def _read(path: Path) -> OmniConfig:
+    """The settings of an earlier attempt; what an older version did not have is at its default."""
+    try:
+        return load_config(str(path), [])
+    except ConfigError as error:
+        raise ConfigError(
+            f"a resumed run's configuration must be valid, got {path}: {error}; mend it, or start from "
+            "scratch with --run.resume never"
+        ) from error
+
+
+def _tree(config: OmniConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], *, changeable: Set[str], prefix: str = "") -> list[str]:
+    """Every setting that differs, with both values; of two types of a variant the type alone."""
+    changed: list[str] = []
+    both = {*before, *now}
+    for name in ["type"] if before.get("type") != now.get("type") else sorted(both):
+        key, old, new = f"{prefix}{name}", before.get(name), now.get(name)
+        if key in changeable or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            sections = cast(dict[str, Any], old), cast(dict[str, Any], new)
+            changed += _changes(*sections, changeable=changeable, prefix=f"{key}.")
+        else:
+            changed.append(f"{key}: {format_value(old)} before, {format_value(new)} now")
+    return changed
+
+
+def _lock(file: int, how: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"run.name must be free, got {folder.name!r}, whose folder another run holds; choose another name"
+        ) from None
+
+
+def _not_writable(config: OmniConfig, why: str) -> ConfigError:
+    return ConfigError(f"run.root must be writable, got {config.run.root!r}: {why}; choose another folder")

@@ -1,0 +1,40 @@
+"""What a machine has, beside what a plan asks."""
+
+from pathlib import Path
+
+import pytest
+
+import deploy.machine
+from common.config.load import load_config
+from deploy.machine import Machine, shortages, this_machine
+from deploy.placement import placement_plan
+
+
+def lines(machine: Machine, *overrides: str) -> list[str]:
+    """What the defaults but for these lack."""
+    return list(shortages(placement_plan(load_config(None, overrides)), machine))
+
+
+def test_a_plan_that_asks_more_than_there_is_says_so() -> None:
+    small = Machine(num_cpus=1, memory_bytes=2**30, num_gpus=1)
+    cpus, gpus = lines(small, "--rollout.num_gpus=2")
+    assert cpus.startswith("the plan asks for 1.3 CPUs and this machine has 1; ")
+    assert cpus.endswith("or lower *.num_cpus or counts")
+    assert gpus.startswith("the plan asks for 2 GPUs and this machine has 1; ")
+    # 0.5 + 0.5 + 0.1 + 0.2, which binary fractions do not add up to exactly
+    assert lines(small, "--rollout.num_cpus=0.2") == []
+
+
+def test_a_machine_is_told_by_what_the_kernel_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy.machine, "CGROUP_LIMIT", tmp_path / "none")
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    devices = ["null", "nvidia0", "nvidia1", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia-caps"]
+    monkeypatch.setattr("os.listdir", lambda folder: devices)
+    whole = this_machine()
+    assert (whole.num_cpus, whole.num_gpus) == (3, 3)
+    (tmp_path / "limit").write_text(f"{2**29}\n")
+    monkeypatch.setattr(deploy.machine, "CGROUP_LIMIT", tmp_path / "limit")
+    assert f"{this_machine()}" == "3 CPUs, 0.5 GiB of memory, 3 GPUs"
+    (tmp_path / "limit").write_text("max\n")
+    assert this_machine() == whole
+    assert whole.memory_bytes > 2**29
