@@ -1,12 +1,12 @@
 """What a run came to, as numbers: `summary.json`, made of what stands in the run folder."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.config.evaluation import Policy
+from common.durable import write_whole
 from common.metrics import MetricsFile
 from learner.evaluation import Judgement, read_judgement
 
@@ -104,10 +104,8 @@ def summarize(
 
 def write_summary(folder: Path, summary: Summary) -> Path:
     """Puts `summary.json` in place whole."""
-    partial = folder / "summary.partial"
-    partial.write_text(json.dumps(asdict(summary), indent=1) + "\n")
     target = folder / "summary.json"
-    os.replace(partial, target)
+    write_whole(target, json.dumps(asdict(summary), indent=1) + "\n")
     return target
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.durable import read_lines, write_whole
 from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.labels import answer_of
 from common.protocols import GenerateFn, PrepareFn
@@ -118,10 +119,8 @@ def write_judgement(folder: Path, judgement: Judgement, clips: Sequence[JudgedCl
     """`<policy>.jsonl`, a line per clip, then `<policy>.json`, whose presence says that both are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    (folder / f"{judgement.policy}.jsonl").write_text(lines, encoding="utf-8")
-    partial = folder / f"{judgement.policy}.partial"
-    partial.write_text(json.dumps(asdict(judgement), indent=1) + "\n")
-    partial.rename(folder / f"{judgement.policy}.json")
+    write_whole(folder / f"{judgement.policy}.jsonl", lines)
+    write_whole(folder / f"{judgement.policy}.json", json.dumps(asdict(judgement), indent=1) + "\n")
 
 
 def read_judgement(folder: Path, policy: str) -> Judgement | None:
@@ -136,6 +135,5 @@ def read_judgement(folder: Path, policy: str) -> Judgement | None:
 
 
 def read_judged_clips(folder: Path, policy: str) -> list[JudgedClip]:
-    """The clips behind a judgement."""
-    lines = (folder / f"{policy}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [JudgedClip(**json.loads(line)) for line in lines]
+    """The clips that a judgement was made of."""
+    return [JudgedClip(**line) for line in read_lines(folder / f"{policy}.jsonl")]

@@ -2,12 +2,12 @@
 
 import gzip
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from common.durable import whole
 from common.metrics import MetricsFile
 from common.types import Group, StepReport
 from learner.publisher import PublishReport
@@ -79,7 +79,7 @@ def sample_file(folder: Path, step: int) -> Path:
 
 
 def rewind_records(folder: Path, *, step: int) -> None:
-    """Removes what stands behind a step: metrics and samples."""
+    """Removes what stands after a step: metrics and samples."""
     metrics = MetricsFile(folder / "metrics.jsonl")
     if (folder / "metrics.jsonl").exists():
         metrics.keep_until(step)
@@ -90,8 +90,7 @@ def rewind_records(folder: Path, *, step: int) -> None:
 
 def write_samples(path: Path, groups: Sequence[Group]) -> None:
     """One line per sample, gzipped, put in place whole."""
-    partial = path.with_suffix(".partial")
-    with gzip.open(partial, "wt", encoding="utf-8") as file:
+    with whole(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as file:
         for group in groups:
             record = group.prompt.draw.record
             for index, sample in enumerate(group.samples):
@@ -110,4 +109,3 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "engine": group.engine,
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(partial, path)

@@ -133,7 +133,8 @@ def test_a_judgement_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_judged_clips_come_back_as_they_were_written(tmp_path: Path) -> None:
-    clips = Policy({"ü": '<answer>sad</answer>\n"', "b": BROKEN}).judge()
+    # U+2028 breaks lines for some readers
+    clips = Policy({"ü": '<answer>sad\u2028</answer>\n"', "b": BROKEN}).judge()
     write_judgement(tmp_path, judgement_of(clips, policy="grpo", policy_version=1), clips)
     assert read_judged_clips(tmp_path, "grpo") == clips
 
