@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from common.config.evaluation import Policy
 from common.durable import write_whole
 from common.metrics import MetricsFile
 from learner.evaluation import Judgement, read_judgement
 
-POLICIES: tuple[Policy, ...] = ("untrained", "cold_start", "grpo")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

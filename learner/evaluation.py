@@ -6,19 +6,15 @@ clips at once. All answers are of one policy version: nothing is published while
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.durable import read_lines, write_whole
 from common.evaluation.metrics import Estimate, Recognition, recognition
-from common.labels import answer_of
+from common.labels import answer_of, has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.types import Draw, Failure, Prompt, Record
-
-_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
-"""The paper's form of a whole answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +96,7 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
         label=record.label,
         answer=answer_of(text),
         text=text,
-        has_form=_FORMAT.fullmatch(text) is not None,
+        has_form=has_form(text),
     )
 
 
