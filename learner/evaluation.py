@@ -6,15 +6,22 @@ clips at once. All answers are of one policy version: nothing is published while
 
 import asyncio
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.durable import read_lines, write_whole
+from common.errors import DatasetError
 from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.labels import answer_of, has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.types import Draw, Failure, Prompt, Record
+from learner.producer import REMEDIES
+
+logger = logging.getLogger(__name__)
+_REMEDIES = {**REMEDIES, "media": "check data.heldout.media_root and the files"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +86,7 @@ async def judge(
 async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> JudgedClip:
     def failed(failure: Failure) -> JudgedClip:
         reason = f"{failure.stage}/{failure.reason}: {failure.detail}"
+        logger.warning("held-out clip %s failed: %s", record.prompt_id, reason)
         return JudgedClip(
             prompt_id=record.prompt_id, label=record.label, answer=None, text="", has_form=False, failure=reason
         )
@@ -101,7 +109,16 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
 
 
 def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: int) -> Judgement:
-    """What the clips come to."""
+    """What the clips come to; one that could not be asked is wrong.
+
+    Raises:
+        DatasetError: not one could be asked, which says nothing about the policy.
+    """
+    failures = Counter(clip.failure.split(":")[0] for clip in clips if clip.failure is not None)
+    if clips and failures.total() == len(clips):
+        reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
+        stage = failures.most_common(1)[0][0].split("/")[0]
+        raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
     return Judgement(
         policy=policy,
         policy_version=policy_version,
@@ -109,6 +126,16 @@ def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: in
         format_rate=sum(c.has_form for c in clips) / len(clips),
         num_failed=sum(c.failure is not None for c in clips),
     )
+
+
+def judgement_metrics(judgement: Judgement) -> dict[str, float]:
+    """As points of a curve."""
+    values = {
+        "war": judgement.recognition.war.value,
+        "uar": judgement.recognition.uar.value,
+        "format_rate": judgement.format_rate,
+    }
+    return {f"eval/{judgement.policy}/{name}": value for name, value in values.items()}
 
 
 def write_judgement(folder: Path, judgement: Judgement, clips: Sequence[JudgedClip]) -> None:

@@ -79,7 +79,7 @@ def test_a_publish_that_misses_the_tolerance_on_any_engine_counts_once(tmp_path:
 
 
 def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
-    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer=None)])
+    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer="happy")])
     clips = [
         make_judged("a", label="sad", answer="sad"),
         make_judged("b", label="sad", answer="sad"),
