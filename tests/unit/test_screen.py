@@ -35,11 +35,20 @@ def test_phases_add_up_under_their_names() -> None:
     assert [line.split()[0] for line in text().splitlines()] == ["model", "corpus", "model"]
 
 
-def test_a_phase_that_fails_is_not_said_to_have_ended() -> None:
+@pytest.mark.parametrize("kind", ["phase", "bar"])
+def test_a_phase_that_fails_is_counted_and_not_said_to_have_ended(kind: str) -> None:
     shown, text = progress()
-    with pytest.raises(ZeroDivisionError), shown.phase("model"):
+    with pytest.raises(ZeroDivisionError), getattr(shown, kind)("model"):
         raise ZeroDivisionError
-    assert (shown.seconds, text()) == ({}, "")
+    assert shown.seconds["model"] > 0
+    assert text() == ""
+
+
+def test_the_seconds_of_a_command_begin_with_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 107.5])
+    monkeypatch.setattr("deploy.progress.time.perf_counter", lambda: next(clock))
+    shown, _ = progress()
+    assert shown.seconds_total == 7.5
 
 
 def test_what_is_said_is_no_markup() -> None:
@@ -61,12 +70,68 @@ def test_a_line_comes_every_so_many_steps_and_at_the_last() -> None:
 def test_the_time_that_is_left_is_that_of_the_steps_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
     import deploy.progress
 
+    shown, text = progress()
     clock = iter([100.0, 120.0])
     monkeypatch.setattr(deploy.progress.time, "perf_counter", lambda: next(clock))
-    shown, text = progress()
     # resumed after step 10: five steps took 20 s, and ten are left
     StepLines(shown, name="step", first_step=10, num_steps=25).step(15, "x")
     assert text().split() == ["step", "15/25", "x", "40", "s", "left"]
+
+
+def test_a_step_shows_its_phase_and_the_seconds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("deploy.progress.time.perf_counter", lambda: now)
+    shown, _ = progress()
+    lines = StepLines(shown, name="step", first_step=4, num_steps=10)
+    with shown.phase("grpo"):
+        live = shown.live
+        assert live is not None
+        seen = [str(live.__rich__())]
+        for phase in ("rollout", "learn", "publish"):
+            lines.phase(phase)
+            now += 2.4
+            seen.append(str(live.__rich__()))
+        lines.step(5, "reward 1")
+        for phase in ("checkpoint", "rollout"):
+            lines.phase(phase)
+            seen.append(str(live.__rich__()))
+    assert seen == [
+        "grpo  0 s",
+        "step 5/10  rollout  2 s",
+        "step 5/10  learn  2 s",
+        "step 5/10  publish  2 s",
+        "step 5/10  checkpoint  0 s",
+        "step 6/10  rollout  0 s",
+    ]
+    assert shown.live is None
+
+
+def work(shown: Progress) -> None:
+    """A phase with a task, and a task outside of any."""
+    lines = StepLines(shown, name="step", first_step=0, num_steps=3)
+    with shown.phase("grpo"):
+        lines.phase("rollout")
+        lines.step(1, "reward 1")
+        lines.phase("learn")
+    lines.phase("publish")
+
+
+def test_a_terminal_shows_what_goes_on_and_keeps_no_line_of_it() -> None:
+    file = io.StringIO()
+    work(Progress(Console(file=file, width=80, force_terminal=True, _environ={"TERM": "xterm"})))
+    shown = file.getvalue()
+    # drawn again below what is printed, and at the end, and then wiped
+    places = [shown.rindex(text) for text in ("reward 1", "step 1/3  rollout", "step 2/3  learn", "\x1b[2K")]
+    assert places == sorted(places)
+    assert "publish" not in shown
+
+
+def test_a_log_shows_nothing_of_what_goes_on() -> None:
+    shown, text = progress()
+    work(shown)
+    assert [line.split()[0] for line in text().splitlines()] == ["step", "grpo"]
+    assert "rollout" not in text()
+    assert "learn" not in text()
 
 
 # -- signals --------------------------------------------------------------------------------------
