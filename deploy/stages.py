@@ -19,7 +19,6 @@ from common import provenance
 from common.config.evaluation import Policy
 from common.config.learner import LearnerConfig
 from common.memory import MemorySampler
-from common.metrics import MetricsFile
 from common.types import ProcessedPrompt, SamplingSpec
 from deploy.progress import StepLines
 from deploy.report import print_report
@@ -30,12 +29,12 @@ from learner.actor import RankClients
 from learner.buffer import GroupBuffer
 from learner.checkpoint import RunState
 from learner.curves import TensorBoard, WandB
-from learner.evaluation import judge, judgement_of, read_judgement, write_judgement
+from learner.evaluation import judge, judgement_metrics, judgement_of, read_judgement, write_judgement
 from learner.ledger import Ledger
 from learner.loop import GrpoLoop, LoopParts
 from learner.producer import GroupProducer
 from learner.publisher import Publisher
-from learner.record import Curves, RunRecorder, rewind_records
+from learner.record import CurvedMetrics, Curves, RunRecorder, rewind_records
 from learner.stream import PromptStream
 from learner.supervise import train_supervised
 from reward.actor import RewardClient
@@ -109,7 +108,7 @@ async def cold_start(run: Run) -> str:
                 prepare=run.prepare,
                 train=ranks.train_supervised,
                 ledger=Ledger(partial / "ledger.jsonl"),
-                metrics=MetricsFile(partial / "metrics.jsonl"),
+                metrics=CurvedMetrics(partial / "metrics.jsonl", curves=_curves(run, "sft")),
                 display=StepLines(
                     run.progress,
                     name="sft",
@@ -231,6 +230,8 @@ def _loop_parts(
     async def keep(state: RunState) -> None:
         await keep_checkpoint(run.folder, ranks, state, keep=config.learner.checkpoint.keep)
 
+    curves = _curves(run, "grpo", after_step=state.step)
+    display = StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps)
     return LoopParts(
         producer=producer,
         train=ranks.train,
@@ -238,9 +239,8 @@ def _loop_parts(
         ledger=ledger,
         record=RunRecorder(
             run.folder,
-            metrics=MetricsFile(run.folder / "metrics.jsonl"),
-            display=StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps),
-            curves=_curves(run, state),
+            metrics=CurvedMetrics(run.folder / "metrics.jsonl", curves=curves),
+            display=display,
             lineage=ledger.lineage,
         ),
         keep=keep,
@@ -260,10 +260,12 @@ async def keep_checkpoint(folder: Path, ranks: RankClients, state: RunState, *, 
     await asyncio.to_thread(checkpoint.prune, folder, keep=keep)
 
 
-def _curves(run: Run, state: RunState) -> list[Curves]:
-    curves: list[Curves] = [TensorBoard(run.folder / "tensorboard", after_step=state.step)]
-    if run.config.run.wandb_project:
-        curves.append(WandB(project=run.config.run.wandb_project, name=run.config.run.name, folder=run.folder))
+def _curves(run: Run, stage: str, *, after_step: int | None = 0) -> list[Curves]:
+    """Of one stage; what it drew after a step before is void, nothing where None."""
+    curves: list[Curves] = [TensorBoard(run.folder / "tensorboard" / stage, after_step=after_step)]
+    settings = run.config.run
+    if settings.wandb_project:
+        curves.append(WandB(project=settings.wandb_project, name=settings.name, folder=run.folder, stage=stage))
     return curves
 
 
@@ -311,6 +313,7 @@ async def _judge(run: Run, engines: Sequence[EngineClient], policy: Policy, *, v
         return
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
+    curves = _curves(run, "eval", after_step=None)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
     with run.progress.bar(f"evaluation, {policy}") as update:
         clips = await judge(
@@ -320,4 +323,7 @@ async def _judge(run: Run, engines: Sequence[EngineClient], policy: Policy, *, v
             max_in_flight=run.config.evaluation.max_in_flight,
             on_clip=update,
         )
-    write_judgement(run.folder / "eval", judgement_of(clips, policy=policy, policy_version=version), clips)
+    judgement = judgement_of(clips, policy=policy, policy_version=version)
+    write_judgement(run.folder / "eval", judgement, clips)
+    for curve in curves:
+        curve.write(version, judgement_metrics(judgement))
