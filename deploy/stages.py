@@ -7,7 +7,6 @@ What a stage leaves is whole or not there: `eval/<policy>.json`, `cold_start/`, 
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from common.config.evaluation import Policy
 from common.config.learner import LearnerConfig
 from common.memory import MemorySampler
 from common.types import ProcessedPrompt, SamplingSpec
+from deploy.attempts import attempt
 from deploy.progress import StepLines
 from deploy.report import print_report
 from deploy.summary import Summary, summarize, write_summary
@@ -46,28 +46,19 @@ logger = logging.getLogger(__name__)
 
 async def run_stages(run: Run) -> Summary:
     """All that is configured and not yet done, then the summary and its tables."""
-    started = time.perf_counter()
-    with MemorySampler(session=ray.get_runtime_context().get_session_name()) as memory:
+    memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
+    with attempt(run.folder, run.progress, memory), memory:
         await judge_untrained(run)
         start = await cold_start(run)
-        publisher, ledger = await reinforce(run, start)
-        memory.sample()
-    config = run.config
+        await reinforce(run, start)
     summary = summarize(
         run.folder,
-        seed=config.run.seed,
+        seed=run.config.run.seed,
         corpus_sha256=run.corpora.sha256,
         num_heldout=len(run.corpora.heldout),
-        canary_tolerance=publisher.canary_tolerance if publisher else config.learner.publish.canary_tolerance,
-        peak_memory_bytes=memory.peak_bytes,
-        seconds_total=time.perf_counter()
-        - started
-        + run.progress.seconds["corpus"]
-        + run.progress.seconds["model"],
-        seconds_by_phase=run.progress.seconds,
     )
     write_summary(run.folder, summary)
-    print_report(run.progress.console, run.folder, summary, publisher=publisher, failures=ledger.failures)
+    print_report(run.progress.console, run.folder, summary)
     return summary
 
 
