@@ -1,9 +1,10 @@
 """Metrics of a step as one JSON line; keys are `plane/noun/stat`."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from common.durable import append_line, read_lines, write_whole
 
 
 class MetricsFile:
@@ -14,23 +15,16 @@ class MetricsFile:
 
     def read(self) -> list[dict[str, float]]:
         """Every whole line, oldest first."""
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return read_lines(self._path)
 
     def keep_until(self, step: int) -> None:
-        """Cuts off what stands behind a step, a torn line included."""
+        """Cuts off what stands after a step, a torn line included."""
         kept = [line for line in self.read() if line["step"] <= step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self._path)
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a step."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, {"step": step, **metrics})
 
 
 def distribution(prefix: str, values: list[float]) -> dict[str, float]:

@@ -187,8 +187,6 @@ class Group:
 class StepReport:
     """What one optimizer step says of itself."""
 
-    policy_version: int
-    """After the step's publish."""
     metrics: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """By phase."""

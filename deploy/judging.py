@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from common.config.evaluation import Policy
 from common.types import ProcessedPrompt, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
-from learner.evaluation import judge, judgement_of, read_judgement, write_judgement
+from learner.curves import curves_of
+from learner.evaluation import judge, judgement_metrics, judgement_of, read_judgement, write_judgement
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
 
@@ -31,6 +32,7 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
         return
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
+    curves = curves_of(run.folder, run.config.run, "eval", after_step=None)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
     with run.progress.bar(f"evaluation, {policy}") as update:
         clips = await judge(
@@ -40,7 +42,10 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
             max_in_flight=run.config.evaluation.max_in_flight,
             on_clip=update,
         )
-    write_judgement(run.folder / "eval", judgement_of(clips, policy=policy, policy_version=version), clips)
+    judgement = judgement_of(clips, policy=policy, policy_version=version)
+    write_judgement(run.folder / "eval", judgement, clips)
+    for curve in curves:
+        curve.write(version, judgement_metrics(judgement))
 
 
 async def warm_up(run: Run, engines: Sequence[EngineClient], *, phase: str) -> list[ProcessedPrompt]:

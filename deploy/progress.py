@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: phases with their seconds, bars, a line per step."""
+"""What a person sees while a run lasts: phases with their seconds, bars, a line per step."""
 
 import time
 from collections.abc import Callable, Generator
@@ -7,61 +7,105 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+
+class LiveLine:
+    """What is going on, and for how many seconds; drawn again while it is on the screen."""
+
+    def __init__(self, text: str) -> None:
+        self.show(text)
+
+    def show(self, text: str) -> None:
+        """Something else has begun."""
+        self._text, self._start = text, time.perf_counter()
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._text}  {time.perf_counter() - self._start:.0f} s")
 
 
 class Progress:
-    """Writes to one console; spinners and bars where it is a terminal.
+    """Writes to one console; live lines and bars where it is a terminal, and only there.
 
     Attributes:
-        seconds: by phase.
+        started: when it was made, in seconds since 1970: it begins with the command.
+        seconds: by phase, of those that have ended, in whatever way.
+        live: of the phase that lasts.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
+        self.started = time.time()
+        self._start = time.perf_counter()
+        self.live: LiveLine | None = None
+
+    @property
+    def seconds_total(self) -> float:
+        """Since the command."""
+        return time.perf_counter() - self._start
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
         """Shows a phase while it lasts, and its seconds after."""
-        start = time.perf_counter()
-        with self.console.status(f"{name} ..."):
-            yield
-        self._ended(name, start)
+        outer, self.live = self.live, LiveLine(name)
+        try:
+            with self._timed(name), self.console.status(self.live):
+                yield
+        finally:
+            self.live = outer
+
+    def task(self, text: str) -> None:
+        """What the phase is at: its live line, with seconds of its own; no line stays."""
+        if self.live is not None:
+            self.live.show(text)
 
     @contextmanager
     def bar(self, name: str) -> Generator[Callable[[int, int], None]]:
         """A phase of countable work; what it yields is told how much is done, and of how much."""
-        start = time.perf_counter()
         columns = (TextColumn(f"  {name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bars(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bars:
+        bars = Bars(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with self._timed(name), bars:
             task = bars.add_task(name, total=None)
 
             def update(done: int, total: int) -> None:
                 bars.update(task, completed=done, total=total)
 
             yield update
-        self._ended(name, start)
 
     def say(self, text: str) -> None:
         """A line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _ended(self, name: str, start: float) -> None:
-        seconds = time.perf_counter() - start
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+    @contextmanager
+    def _timed(self, name: str) -> Generator[None]:
+        """Counts the seconds; says them where the block ended well."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.console.print(f"  {name:<24} {seconds:7.1f} s", highlight=False)
 
 
 class StepLines:
-    """A line per step, or per so many, with the time that is left at this pace."""
+    """A line per step, or per so many, with the time that is left at this pace; and what a step is at."""
 
     def __init__(self, progress: Progress, *, name: str, first_step: int, num_steps: int, every: int = 1) -> None:
         self._progress, self._name = progress, name
         self._first, self._num_steps, self._every = first_step, num_steps, every
+        self._finished = first_step
         self._start = time.perf_counter()
+
+    def phase(self, name: str) -> None:
+        """A phase has begun: `checkpoint` of the last finished step, any other of the next."""
+        step = self._finished + (name != "checkpoint")
+        self._progress.task(f"{self._name} {step}/{self._num_steps}  {name}")
 
     def step(self, step: int, text: str) -> None:
         """One finished step."""
+        self._finished = step
         if step % self._every and step != self._num_steps:
             return
         pace = (time.perf_counter() - self._start) / max(1, step - self._first)

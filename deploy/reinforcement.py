@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, LearnerError
-from common.metrics import MetricsFile
 from common.types import ProcessedPrompt
 from deploy.judging import is_due, judge_policy, warm_up
 from deploy.progress import StepLines
@@ -18,13 +17,13 @@ from learner.actor import RankClients
 from learner.buffer import GroupBuffer
 from learner.checkpoint import START, RunState
 from learner.checkpointer import Checkpointer
-from learner.curves import TensorBoard, WandB
+from learner.curves import curves_of
 from learner.ledger import Ledger
 from learner.loop import GrpoLoop, LoopParts
 from learner.phases import Phases
 from learner.producer import GroupProducer
 from learner.publisher import Publisher
-from learner.record import Curves, RunRecorder, rewind_records
+from learner.record import CurvedMetrics, RunRecorder, rewind_records
 from learner.stream import PromptStream
 from reward.actor import RewardClient
 from rollout.actor import EngineClient
@@ -43,15 +42,12 @@ class _Stage:
     """The checkpoint that the stage starts from, and refers to."""
 
 
-async def reinforce(run: Run, start: str) -> tuple[Publisher | None, Ledger]:
+async def reinforce(run: Run, start: str) -> None:
     """GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
 
     Args:
         run: everything the stages share.
         start: the checkpoint that the stage starts from, and refers to.
-
-    Returns:
-        The publisher, where there was anything left to do, and the ledger.
 
     Raises:
         ConfigError: the checkpoint is of another corpus or reference.
@@ -63,7 +59,7 @@ async def reinforce(run: Run, start: str) -> tuple[Publisher | None, Ledger]:
         run.progress.say(
             f"{config.run.name} has taken its {state.step} steps; --run.resume never starts from scratch"
         )
-        return None, Ledger(run.folder / "ledger.jsonl")
+        return
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
         reward = await stack.enter_async_context(open_reward(run))
@@ -72,7 +68,8 @@ async def reinforce(run: Run, start: str) -> tuple[Publisher | None, Ledger]:
         num_rebuilds, synchronize = 0, False
         while True:
             try:
-                return await _attempt(stage, synchronize=synchronize)
+                await _attempt(stage, synchronize=synchronize)
+                return
             except LearnerError as error:
                 reached = (await _newest(run, start))[0].step
                 num_rebuilds, state = (
@@ -91,7 +88,7 @@ async def _newest(run: Run, start: str) -> tuple[RunState, str]:
     return (checkpoint.read_state(newest), str(newest / "hf")) if newest else (START, start)
 
 
-async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledger]:
+async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     """From the newest checkpoint to the last step, on ranks of its own.
 
     Args:
@@ -114,13 +111,14 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledg
             await publisher.start()
         if state.step == 0:
             await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
-        phases = Phases(run.folder / "events.jsonl")
+        display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
+        phases = Phases(run.folder / "events.jsonl", show=display.phase)
         producer = _producer(stage, ledger, state, phases)
         keep = await stack.enter_async_context(
             Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
         )
         loop = GrpoLoop(
-            parts=_loop_parts(run, producer, ranks, publisher, ledger, state, phases, keep),
+            parts=_loop_parts(stage, producer, ranks, publisher, state, keep, display),
             state=state,
             last_step=run.config.learner.steps,
         )
@@ -128,7 +126,6 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> tuple[Publisher, Ledg
             await run.interrupts.keeping(loop.run, keep=loop.keep, listener=producer.interrupt)
         run.interrupts.check()
         await judge_policy(run, stage.engines, "grpo", version=publisher.version)
-    return publisher, ledger
 
 
 async def _with_inputs(stage: _Stage, state: RunState) -> RunState:
@@ -209,41 +206,35 @@ def _producer(stage: _Stage, ledger: Ledger, state: RunState, phases: Phases) ->
 
 
 def _loop_parts(
-    run: Run,
+    stage: _Stage,
     producer: GroupProducer,
     ranks: RankClients,
     publisher: Publisher,
-    ledger: Ledger,
     state: RunState,
-    phases: Phases,
     keep: Checkpointer,
+    display: StepLines,
 ) -> LoopParts:
-    config = run.config
+    run, config = stage.run, stage.run.config
     return LoopParts(
         producer=producer,
         train=ranks.train,
         publisher=publisher,
-        ledger=ledger,
+        ledger=producer.ledger,
         record=RunRecorder(
             run.folder,
-            metrics=MetricsFile(run.folder / "metrics.jsonl"),
-            display=StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps),
-            curves=_curves(run, state),
-            lineage=ledger.lineage,
+            metrics=CurvedMetrics(
+                run.folder / "metrics.jsonl",
+                curves=curves_of(run.folder, config.run, "grpo", after_step=state.step),
+            ),
+            display=display,
+            lineage=producer.ledger.lineage,
         ),
         keep=keep,
         prefetch=run.prepare.prefetch,
-        phases=phases,
+        phases=producer.phases,
         groups_per_step=config.learner.groups_per_step,
         steps_per_checkpoint=config.learner.checkpoint.every_steps,
     )
-
-
-def _curves(run: Run, state: RunState) -> list[Curves]:
-    curves: list[Curves] = [TensorBoard(run.folder / "tensorboard", after_step=state.step)]
-    if run.config.run.wandb_project:
-        curves.append(WandB(project=run.config.run.wandb_project, name=run.config.run.name, folder=run.folder))
-    return curves
 
 
 def _publisher(stage: _Stage, ranks: RankClients, info: dict[str, Any], *, version: int) -> Publisher:

@@ -1,34 +1,34 @@
-"""The tables at the end of a run: recognition, proofs, three answers beside their labels, where to look."""
+"""The tables at the end of a run: recognition, proofs, answers beside their labels, where to look."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from common.config.evaluation import Policy
 from common.evaluation.metrics import Estimate
 from common.metrics import MetricsFile
-from deploy.summary import Summary, judgements
+from deploy.summary import Summary, canaries, judgements
 from learner.evaluation import JudgedClip, Judgement, read_judged_clips
-from learner.publisher import Publisher
+from learner.record import read_samples, sample_file
 
 NUM_EXAMPLES = 3
 
 
-def print_report(
-    console: Console, folder: Path, summary: Summary, *, publisher: Publisher | None, failures: Mapping[str, int]
-) -> None:
-    """Everything a person wants to know first."""
+def print_report(console: Console, folder: Path, summary: Summary) -> None:
+    """Everything a person wants to know first; in a job's log it has 80 columns."""
     judged = judgements(folder)
     if judged:
         console.print(_recognition(judged))
     if summary.grpo_steps:
-        console.print(_steps(folder, summary, publisher, failures))
+        console.print(_steps(folder, summary))
     best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in judged), None)
     if best is not None:
         console.print(_examples(read_judged_clips(folder / "eval", best), best))
+    elif (samples := sample_file(folder, summary.grpo_steps)).exists():
+        console.print(_completion(samples))
     console.print(f"run folder  {folder}", markup=False, highlight=False, soft_wrap=True)
     if summary.grpo_steps:
         console.print(f"curves      tensorboard --logdir {folder / 'tensorboard'}", markup=False, soft_wrap=True)
@@ -37,42 +37,51 @@ def print_report(
 def _recognition(judged: Mapping[Policy, Judgement]) -> Table:
     first = next(iter(judged.values()))
     title = f"recognition on {first.recognition.num_clips} held-out clips, in %, with 95 % intervals"
-    table = Table("", *judged, title=title)
+    table = Table("recall (clips)", *judged, title=title)
     for name in ("war", "uar"):
         table.add_row(name.upper(), *(_interval(getattr(j.recognition, name)) for j in judged.values()))
+    table.add_section()
     for label, support in first.recognition.support.items():
-        recalls = (f"{100 * j.recognition.recall[label]:.1f}" for j in judged.values())
-        table.add_row(f"  recall of {label} ({support})", *recalls)
-    table.add_row("answers in form", *(f"{100 * j.format_rate:.1f}" for j in judged.values()))
+        recalls = (_percent(j.recognition.recall[label]) for j in judged.values())
+        table.add_row(Text(f"{label} ({support})"), *recalls)
+    table.add_section()
+    table.add_row("answers in form", *(_percent(j.format_rate) for j in judged.values()))
     if any(j.num_failed for j in judged.values()):
-        table.add_row("clips not asked, so wrong", *(str(j.num_failed) for j in judged.values()))
+        table.add_row("not asked, wrong", *(str(j.num_failed) for j in judged.values()))
     return table
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{_percent(estimate.value)} [{_percent(estimate.low)}-{_percent(estimate.high)}]"
 
 
-def _steps(folder: Path, summary: Summary, publisher: Publisher | None, failures: Mapping[str, int]) -> Table:
+def _percent(fraction: float) -> str:
+    """At most four characters."""
+    shown = f"{100 * fraction:.1f}"
+    return "100" if shown == "100.0" else shown
+
+
+def _steps(folder: Path, summary: Summary) -> Table:
     lines = MetricsFile(folder / "metrics.jsonl").read()
     first, last = lines[0], lines[-1]
     table = Table("what", "value", title=f"{summary.grpo_steps} GRPO steps")
     for key in sorted(k for k in last if k.startswith("reward/") and k.endswith("/mean")):
-        table.add_row(key, f"{first[key]:.3f} -> {last[key]:.3f}")
+        table.add_row(Text(key), f"{first[key]:.3f} -> {last[key]:.3f}")
     for phase in ("rollout", "learn", "publish"):
         mean = sum(line[f"seconds/{phase}"] for line in lines) / len(lines)
         table.add_row(f"seconds per step: {phase}", f"{mean:.2f}")
     table.add_row("publishes", f"{summary.publishes}, each with the receipt of every tensor")
-    if publisher is not None:
-        passed = f"{publisher.num_rehearsals} passed: every published layer reaches the engine's arithmetic"
-        table.add_row("proof: rehearsal", passed if publisher.num_rehearsals else "off")
-    canary = max(v for line in lines for k, v in line.items() if k.startswith("publish/canary/") and "max" in k)
-    table.add_row("proof: canary", f"{summary.canary_failures} failures, largest difference {canary:.1e}")
+    passed = f"{summary.rehearsals} passed: every layer reaches the engine"
+    table.add_row("proof: rehearsal", passed if summary.rehearsals else "off")
+    largest = max(v for line in lines for v in canaries(line))
+    table.add_row("proof: canary", f"{summary.canary_failures} failures, largest difference {largest:.1e}")
     table.add_row(
-        "logprob difference on trained tokens",
+        "logprob difference, trained",
         f"mean {summary.logprob_diff_mean:.1e}, max {summary.logprob_diff_max:.1e}",
     )
-    table.add_row("draws that failed", ", ".join(f"{k} x{v}" for k, v in failures.items()) or "none")
+    failed = [f"{reason} x{count}" for reason, count in summary.draws_failed.items()] or ["none"]
+    for number, reason in enumerate(failed):
+        table.add_row("" if number else "draws that failed", Text(reason))
     table.add_row("peak memory (PSS + /dev/shm)", f"{summary.peak_memory_bytes / 2**30:.2f} GiB")
     return table
 
@@ -83,7 +92,25 @@ def _examples(clips: list[JudgedClip], policy: str) -> Table:
     for clip in clips:
         if len(chosen) < NUM_EXAMPLES:
             chosen.setdefault(clip.label, clip)
-    table = Table("clip", "label", "answer", title=f"what the {policy} policy says", show_lines=True)
+    table = _answers(title=f"what the {policy} policy says")
     for clip in chosen.values():
-        table.add_row(Text(clip.prompt_id), clip.label, Text(clip.text.strip() or "(nothing)"))
+        table.add_row(Text(clip.prompt_id), Text(clip.label), _said(clip.text))
     return table
+
+
+def _completion(samples: Path) -> Table:
+    """The one of highest reward, as no evaluation shows any."""
+    best = max(read_samples(samples), key=lambda sample: sample["reward"])
+    table = _answers("reward", title="one completion of the last step")
+    table.add_row(Text(best["clip"]), Text(best["label"]), _said(best["text"]), f"{best['reward']:.2f}")
+    return table
+
+
+def _answers(*more: str, title: str) -> Table:
+    """Paths and answers are shown to their end."""
+    clip, answer = Column("clip", overflow="fold"), Column("answer", overflow="fold")
+    return Table(clip, "label", answer, *more, title=title, show_lines=True)
+
+
+def _said(text: str) -> Text:
+    return Text(text.strip() or "(nothing)")

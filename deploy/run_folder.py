@@ -15,17 +15,23 @@ from common.config.values import format_value
 from common.errors import ConfigError
 
 RESULTS = (
-    "config.yaml",
     "metrics.jsonl",
     "ledger.jsonl",
+    "events.jsonl",
+    "attempts.jsonl",
+    "publish_failures.jsonl",
     "samples",
+    "sft",
     "cold_start",
     "checkpoints",
     "eval",
     "tensorboard",
     "summary.json",
+    "wandb_id",
+    "wandb",
+    "config.yaml",
 )
-"""What is set aside before a run starts from scratch."""
+"""What is set aside before a run starts from scratch; the settings last: without them anything could be resumed."""
 REMEDY = "set back what differs, choose another run.name, or start from scratch with --run.resume never"
 
 
@@ -92,6 +98,7 @@ def has_results(folder: Path) -> bool:
     metrics = folder / "metrics.jsonl"
     return (
         (folder / "cold_start").is_dir()
+        or _has_steps(folder / "sft")
         or _has_steps(folder)
         or any((folder / "eval").glob("*.json"))
         or (metrics.exists() and metrics.stat().st_size > 0)

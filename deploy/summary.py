@@ -1,16 +1,21 @@
 """What a run came to, as numbers: `summary.json`, made of what stands in the run folder."""
 
 import json
-import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from common.config.evaluation import Policy
+from common.durable import write_whole
 from common.metrics import MetricsFile
+from deploy.attempts import read_attempts, seconds_by_phase
 from learner.evaluation import Judgement, read_judgement
+from learner.ledger import live_entries
+from learner.record import publish_failures
 
-POLICIES: tuple[Policy, ...] = ("untrained", "cold_start", "grpo")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,18 +34,24 @@ class Summary:
     format_rate_grpo: float | None
     grpo_steps: int
     publishes: int
+    rehearsals: int
+    """Passed before the last step's attempt began to train: one per engine, or 0 where it is off."""
     canary_failures: int
-    """Publishes after which an engine's log-probabilities lay past the tolerance."""
+    """Comparisons in which an engine's log-probabilities lay past the tolerance; each ends its attempt."""
+    draws_failed: Mapping[str, int]
+    """By `stage/reason`; what a rewinding made void is left out."""
     logprob_diff_mean: float | None
     """Of trained tokens, over all steps."""
     logprob_diff_max: float | None
     kl_rollout_mean: float | None
+    num_attempts: int
+    """That were not killed; the next three are of these."""
     peak_memory_bytes: int
-    """Of the last attempt."""
+    """The most of any attempt."""
     seconds_total: float
-    """Of the last attempt."""
+    """Of all attempts."""
     seconds_by_phase: Mapping[str, float]
-    """Of the last attempt; `rollout`, `learn` and `publish` are parts of `grpo`."""
+    """Of all attempts; `rollout`, `learn` and `publish` are parts of `grpo`, of the steps in the metrics."""
 
 
 def judgements(folder: Path) -> dict[Policy, Judgement]:
@@ -53,20 +64,11 @@ def judgements(folder: Path) -> dict[Policy, Judgement]:
     return judged
 
 
-def summarize(
-    folder: Path,
-    *,
-    seed: int,
-    corpus_sha256: str,
-    num_heldout: int,
-    canary_tolerance: float,
-    peak_memory_bytes: int,
-    seconds_total: float,
-    seconds_by_phase: Mapping[str, float],
-) -> Summary:
-    """Reads judgements and metrics."""
+def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
+    """Reads judgements, metrics, the ledger, attempts and failed publishes."""
     judged = judgements(folder)
     lines = MetricsFile(folder / "metrics.jsonl").read()
+    attempts = read_attempts(folder)
     tokens = sum(line["learner/num_tokens"] for line in lines)
 
     def over_tokens(key: str) -> float | None:
@@ -92,25 +94,37 @@ def summarize(
         format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
         grpo_steps=len(lines),
         publishes=int(lines[-1]["publish/version"]) if lines else 0,
-        canary_failures=sum(_fails(line, canary_tolerance) for line in lines),
+        rehearsals=int(lines[-1]["publish/rehearsals"]) if lines else 0,
+        canary_failures=_num_canary_failures(folder, lines),
+        draws_failed=_draws_failed(folder / "ledger.jsonl"),
         logprob_diff_mean=over_tokens("learner/logprob_diff/mean"),
         logprob_diff_max=max((line["learner/logprob_diff/max"] for line in lines), default=None),
         kl_rollout_mean=over_tokens("learner/kl_rollout/mean"),
-        peak_memory_bytes=peak_memory_bytes,
-        seconds_total=seconds_total,
-        seconds_by_phase={k: round(v, 2) for k, v in {**seconds_by_phase, **parts}.items()},
+        num_attempts=len(attempts),
+        peak_memory_bytes=max((one.peak_memory_bytes for one in attempts), default=0),
+        seconds_total=round(sum(one.seconds_total for one in attempts), 2),
+        seconds_by_phase={k: round(v, 2) for k, v in {**seconds_by_phase(attempts), **parts}.items()},
     )
 
 
 def write_summary(folder: Path, summary: Summary) -> Path:
     """Puts `summary.json` in place whole."""
-    partial = folder / "summary.partial"
-    partial.write_text(json.dumps(asdict(summary), indent=1) + "\n")
     target = folder / "summary.json"
-    os.replace(partial, target)
+    write_whole(target, json.dumps(asdict(summary), indent=1) + "\n")
     return target
 
 
-def _fails(line: Mapping[str, float], tolerance: float) -> bool:
-    canaries = [v for k, v in line.items() if k.startswith("publish/canary/") and k.endswith("/max")]
-    return any(not value <= tolerance for value in canaries)
+def canaries(line: Mapping[str, float]) -> list[float]:
+    """The largest difference on each engine after a step."""
+    return [v for k, v in line.items() if k.startswith("publish/canary/") and k.endswith("/max")]
+
+
+def _num_canary_failures(folder: Path, lines: Sequence[Mapping[str, float]]) -> int:
+    """Steps past the tolerance of their time, and publishes whose failure ended a run before the step was one."""
+    steps = sum(any(not v <= line["publish/canary/tolerance"] for v in canaries(line)) for line in lines)
+    return steps + sum(failure["proof"] == "canary" for failure in publish_failures(folder))
+
+
+def _draws_failed(ledger: Path) -> dict[str, int]:
+    entries = live_entries(ledger) if ledger.exists() else []
+    return dict(Counter(f"{e['stage']}/{e['reason']}" for e in entries if e.get("fate") == "failed"))

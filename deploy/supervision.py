@@ -8,15 +8,15 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from common.metrics import MetricsFile
 from deploy.progress import StepLines
 from deploy.wiring import Run, open_ranks, starting
 from learner import checkpoint
 from learner.actor import RankClients
 from learner.checkpoint import START, RunState
 from learner.checkpointer import Checkpointer
+from learner.curves import curves_of
 from learner.ledger import Ledger
-from learner.record import rewind_records
+from learner.record import CurvedMetrics, rewind_records
 from learner.stream import PromptStream
 from learner.supervise import SupervisedLoop, SupervisedParts
 
@@ -89,7 +89,9 @@ def _parts(
         prepare=run.prepare,
         train=ranks.train_supervised,
         ledger=ledger,
-        metrics=MetricsFile(folder / "metrics.jsonl"),
+        metrics=CurvedMetrics(
+            folder / "metrics.jsonl", curves=curves_of(run.folder, run.config.run, "sft", after_step=state.step)
+        ),
         display=StepLines(
             run.progress,
             name="sft",

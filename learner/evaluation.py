@@ -6,18 +6,22 @@ clips at once. All answers are of one policy version: nothing is published while
 
 import asyncio
 import json
-import re
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.durable import read_lines, write_whole
+from common.errors import DatasetError
 from common.evaluation.metrics import Estimate, Recognition, recognition
-from common.labels import answer_of
+from common.labels import answer_of, has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.types import Draw, Failure, Prompt, Record
+from learner.producer import REMEDIES
 
-_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
-"""The paper's form of a whole answer."""
+logger = logging.getLogger(__name__)
+_REMEDIES = {**REMEDIES, "media": "check data.heldout.media_root and the files"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +86,7 @@ async def judge(
 async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> JudgedClip:
     def failed(failure: Failure) -> JudgedClip:
         reason = f"{failure.stage}/{failure.reason}: {failure.detail}"
+        logger.warning("held-out clip %s failed: %s", record.prompt_id, reason)
         return JudgedClip(
             prompt_id=record.prompt_id, label=record.label, answer=None, text="", has_form=False, failure=reason
         )
@@ -99,12 +104,21 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
         label=record.label,
         answer=answer_of(text),
         text=text,
-        has_form=_FORMAT.fullmatch(text) is not None,
+        has_form=has_form(text),
     )
 
 
 def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: int) -> Judgement:
-    """What the clips come to."""
+    """What the clips come to; one that could not be asked is wrong.
+
+    Raises:
+        DatasetError: not one could be asked, which says nothing about the policy.
+    """
+    failures = Counter(clip.failure.split(":")[0] for clip in clips if clip.failure is not None)
+    if clips and failures.total() == len(clips):
+        reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
+        stage = failures.most_common(1)[0][0].split("/")[0]
+        raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
     return Judgement(
         policy=policy,
         policy_version=policy_version,
@@ -114,14 +128,22 @@ def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: in
     )
 
 
+def judgement_metrics(judgement: Judgement) -> dict[str, float]:
+    """As points of a curve."""
+    values = {
+        "war": judgement.recognition.war.value,
+        "uar": judgement.recognition.uar.value,
+        "format_rate": judgement.format_rate,
+    }
+    return {f"eval/{judgement.policy}/{name}": value for name, value in values.items()}
+
+
 def write_judgement(folder: Path, judgement: Judgement, clips: Sequence[JudgedClip]) -> None:
     """`<policy>.jsonl`, a line per clip, then `<policy>.json`, whose presence says that both are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    (folder / f"{judgement.policy}.jsonl").write_text(lines, encoding="utf-8")
-    partial = folder / f"{judgement.policy}.partial"
-    partial.write_text(json.dumps(asdict(judgement), indent=1) + "\n")
-    partial.rename(folder / f"{judgement.policy}.json")
+    write_whole(folder / f"{judgement.policy}.jsonl", lines)
+    write_whole(folder / f"{judgement.policy}.json", json.dumps(asdict(judgement), indent=1) + "\n")
 
 
 def read_judgement(folder: Path, policy: str) -> Judgement | None:
@@ -136,6 +158,5 @@ def read_judgement(folder: Path, policy: str) -> Judgement | None:
 
 
 def read_judged_clips(folder: Path, policy: str) -> list[JudgedClip]:
-    """The clips behind a judgement."""
-    lines = (folder / f"{policy}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [JudgedClip(**json.loads(line)) for line in lines]
+    """The clips that a judgement was made of."""
+    return [JudgedClip(**line) for line in read_lines(folder / f"{policy}.jsonl")]

@@ -106,7 +106,6 @@ class GrpoLoop:
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
         parts.producer.draw_seconds.clear()
         report = StepReport(
-            policy_version=published.version,
             metrics=learned | group_metrics(groups, learner_version=learner_version) | draw_seconds,
             seconds=dict(phases.seconds),
         )

@@ -15,12 +15,12 @@ class Phases:
         seconds: of the current step, by phase; phases that overlap each count in full.
     """
 
-    def __init__(self, path: Path, *, show: Callable[[int, str], None] = lambda step, phase: None) -> None:
+    def __init__(self, path: Path, *, show: Callable[[str], None] = lambda phase: None) -> None:
         """Takes what it writes to.
 
         Args:
             path: of `events.jsonl`; lines are flushed and not synced: they tell about now, not about the past.
-            show: called with the step and the phase that begins.
+            show: called with the phase that begins.
         """
         self._path, self._show = path, show
         self._step = 0
@@ -35,7 +35,7 @@ class Phases:
     def __call__(self, phase: str) -> Generator[None]:
         """A phase, while the block lasts."""
         start = time.perf_counter()
-        self._show(self._step, phase)
+        self._show(phase)
         self._write(phase, "begin")
         try:
             yield

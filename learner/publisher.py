@@ -42,6 +42,10 @@ class PublishReport:
     num_bytes: int
     canary: dict[str, Agreement]
     """By engine."""
+    canary_tolerance: float
+    """What the canaries had to keep within."""
+    num_rehearsals: int
+    """That engines have passed since the publisher started."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """By phase."""
 
@@ -156,6 +160,8 @@ class Publisher:
             num_tensors=len(manifest),
             num_bytes=sum(num_bytes(r) for r in manifest),
             canary=canary,
+            canary_tolerance=self.canary_tolerance,
+            num_rehearsals=self.num_rehearsals,
             seconds=dict(seconds),
         )
         logger.info(

@@ -2,15 +2,19 @@
 
 import gzip
 import json
-import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from common.durable import append_line, read_lines, whole
+from common.errors import PublishError
 from common.metrics import MetricsFile
 from common.types import Group, StepReport
 from learner.publisher import PublishReport
+
+PUBLISH_FAILURES = "publish_failures.jsonl"
 
 
 class StepDisplay(Protocol):
@@ -25,35 +29,32 @@ class Curves(Protocol):
     def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
-class RunRecorder:
-    """A `StepRecorder` over a run folder; remembers what the closing table says."""
+class CurvedMetrics(MetricsFile):
+    """A metrics file whose every line is drawn, too."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        metrics: MetricsFile,
-        display: StepDisplay,
-        curves: Sequence[Curves] = (),
-        lineage: int = 0,
-    ) -> None:
+    def __init__(self, path: Path, *, curves: Sequence[Curves]) -> None:
+        super().__init__(path)
+        self._curves = curves
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a step and draws it."""
+        super().write(step, metrics)
+        for curves in self._curves:
+            curves.write(step, metrics)
+
+
+class RunRecorder:
+    """A `StepRecorder` over a run folder."""
+
+    def __init__(self, folder: Path, *, metrics: MetricsFile, display: StepDisplay, lineage: int = 0) -> None:
         self.folder = folder
-        self.reports: list[StepReport] = []
-        self.published: list[PublishReport] = []
-        self.example: Group | None = None
-        self._metrics, self._display, self._curves, self._lineage = metrics, display, curves, lineage
+        self._metrics, self._display, self._lineage = metrics, display, lineage
 
     def __call__(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
         """Writes the step's samples, then its metrics: a line in the metrics means whole samples."""
         write_samples(sample_file(self.folder, step), groups)
         line = {**report.metrics, **_of_publish(published), "run/lineage": float(self._lineage)}
-        line |= {f"seconds/{k}": v for k, v in report.seconds.items()}
-        self._metrics.write(step, line)
-        for curves in self._curves:
-            curves.write(step, line)
-        self.reports.append(report)
-        self.published.append(published)
-        self.example = max(groups, key=lambda g: max(s.score.total for s in g.samples))
+        self._metrics.write(step, line | {f"seconds/{k}": v for k, v in report.seconds.items()})
         metrics = report.metrics
         self._display.step(
             step,
@@ -70,7 +71,24 @@ def _of_publish(published: PublishReport) -> dict[str, float]:
         for engine, agreement in published.canary.items()
         for stat in ("mean", "max")
     }
-    return {"publish/version": float(published.version), **seconds, **canary}
+    return {
+        "publish/version": float(published.version),
+        "publish/rehearsals": float(published.num_rehearsals),
+        "publish/canary/tolerance": published.canary_tolerance,
+        **seconds,
+        **canary,
+    }
+
+
+def note_publish_failure(folder: Path, error: PublishError) -> None:
+    """Adds a line to `publish_failures.jsonl`: a publish that fails ends the run before its step has a line."""
+    line = {"proof": error.proof, "engine": error.engine, "subject": error.subject, "error": str(error)}
+    append_line(folder / PUBLISH_FAILURES, {"time": round(time.time(), 3), **line})
+
+
+def publish_failures(folder: Path) -> list[dict[str, Any]]:
+    """Of all attempts, oldest first."""
+    return read_lines(folder / PUBLISH_FAILURES)
 
 
 def sample_file(folder: Path, step: int) -> Path:
@@ -79,7 +97,7 @@ def sample_file(folder: Path, step: int) -> Path:
 
 
 def rewind_records(folder: Path, *, step: int) -> None:
-    """Removes what stands behind a step: metrics and samples."""
+    """Removes what stands after a step: metrics and samples."""
     metrics = MetricsFile(folder / "metrics.jsonl")
     if (folder / "metrics.jsonl").exists():
         metrics.keep_until(step)
@@ -90,8 +108,7 @@ def rewind_records(folder: Path, *, step: int) -> None:
 
 def write_samples(path: Path, groups: Sequence[Group]) -> None:
     """One line per sample, gzipped, put in place whole."""
-    partial = path.with_suffix(".partial")
-    with gzip.open(partial, "wt", encoding="utf-8") as file:
+    with whole(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as file:
         for group in groups:
             record = group.prompt.draw.record
             for index, sample in enumerate(group.samples):
@@ -110,4 +127,9 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "engine": group.engine,
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """What `write_samples` wrote."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]

@@ -27,14 +27,14 @@ async def run(config: OmniConfig) -> None:
 
     from common.errors import ConfigError
     from deploy.progress import Progress
-    from deploy.supervision import cold_start
+    from deploy.stages import run_cold_start
     from deploy.wiring import open_run
 
     if config.sft.steps == 0:
         raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many")
     progress = Progress(Console())
     async with open_run(config, progress) as opened:
-        progress.say(f"checkpoint  {await cold_start(opened)}")
+        progress.say(f"checkpoint  {await run_cold_start(opened)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 
+# not that of common.labels: as published, an answer that breaks its line is none
 ANSWER = re.compile(r"<answer>(.*?)</answer>")
 
 

@@ -5,12 +5,12 @@ paper every clip is asked the same. The gpt turn is the label, bare or inside `<
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from common.errors import DatasetError
+from common.labels import answered
 from common.types import Clip, Record
 
 QUESTION = (
@@ -19,7 +19,6 @@ QUESTION = (
     "<answer> </answer> tags."
 )
 """The paper's question and its template (R1-Omni, `grpo.py`)."""
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def load_r1_omni(
@@ -90,8 +89,7 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         human, gpt = item["conversations"][0]["value"], item["conversations"][1]["value"]
         if not all(isinstance(text, str) and text for text in (video, human, gpt)):
             raise TypeError
-        match = _ANSWER.search(gpt)
-        label = (match[1] if match else gpt).strip()
+        label = answered(gpt)
     except (KeyError, IndexError, TypeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else "fewer than two turns with texts"
         raise DatasetError(

@@ -55,7 +55,8 @@ def test_a_recipe_over_good_and_bad_clips_trains_judges_and_names_every_reason(
         assert part in done.stdout
     folder = tmp_path / "test"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert list((folder / "tensorboard").glob("events.*"))
+    for stage in ("sft", "grpo", "eval"):
+        assert list((folder / "tensorboard" / stage).glob("events.*"))
     check_fates(folder, num_trained=12)
     check_steps(folder)
     check_judgement(folder)

@@ -98,6 +98,8 @@ def metrics_line(**changed: float) -> dict[str, float]:
         "learner/logprob_diff/max": 1e-5,
         "learner/kl_rollout/mean": 1e-9,
         "publish/version": 1.0,
+        "publish/rehearsals": 1.0,
+        "publish/canary/tolerance": 1e-4,
         "publish/canary/engine-0/mean": 1e-7,
         "publish/canary/engine-0/max": 3e-7,
         "seconds/rollout": 1.0,

@@ -1,5 +1,6 @@
 """Checkpoints written while the run goes on: one at a time, put in place by the last rank, and failures said."""
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from learner import checkpoint
 from learner.checkpoint import START, RunState
 from learner.checkpointer import Checkpointer
 from learner.snapshot import ShareWriter
-from tests.support.clock import run
 
 STATE = RunState(step=3, policy_version=3, cursor=6, ledger_bytes=9)
 
@@ -53,7 +53,7 @@ def test_the_run_goes_on_while_a_checkpoint_is_written_and_it_is_in_place_whole(
             assert checkpoint.checkpoints(tmp_path) == []
             ranks.may_write.set()
 
-    run(work())
+    asyncio.run(work())
     (folder,) = checkpoint.checkpoints(tmp_path)
     assert checkpoint.fault_of(folder) is None
     assert checkpoint.read_state(folder) == STATE
@@ -69,7 +69,7 @@ def test_one_is_written_at_a_time_and_the_oldest_go(tmp_path: Path) -> None:
             for step in range(1, 6):
                 await keep(RunState(step=step, policy_version=step, cursor=0, ledger_bytes=0))
 
-    run(work())
+    asyncio.run(work())
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_000005", "step_000004"]
     assert all(checkpoint.fault_of(p) is None for p in checkpoint.checkpoints(tmp_path))
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_never_in_place(tmp_path
                     writer.check()
 
     with pytest.raises(CheckpointError, match="No space left on device"):
-        run(work())
+        asyncio.run(work())
     assert checkpoint.checkpoints(tmp_path) == []
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_stopped_waits_for_its_checkpoint(tmp_path: Path) -> None:
             raise StopRequestedError("stop")
 
     with pytest.raises(StopRequestedError):
-        run(work())
+        asyncio.run(work())
     assert checkpoint.newest_whole(tmp_path) is not None
 
 
@@ -119,6 +119,6 @@ def test_ranks_that_died_are_not_waited_for(tmp_path: Path) -> None:
             raise LearnerError("a rank died")
 
     with pytest.raises(LearnerError):
-        run(work())
+        asyncio.run(work())
     assert checkpoint.checkpoints(tmp_path) == []
     ranks.may_write.set()

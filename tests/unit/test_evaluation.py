@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import DatasetError
 from common.types import Failure, Generation, MediaRef, Prompt, Record
 from learner.evaluation import (
     JudgedClip,
     judge,
+    judgement_metrics,
     judgement_of,
     read_judged_clips,
     read_judgement,
@@ -117,6 +119,36 @@ def test_a_clip_that_could_not_be_asked_is_wrong_and_reported() -> None:
     assert judgement.format_rate == 0.25
 
 
+def test_an_evaluation_of_which_nothing_could_be_asked_is_a_mistake_with_its_reasons() -> None:
+    missing = Failure(stage="media", reason="missing", detail="/data/a: no such file")
+    clips = Policy({f"clip-{i}": missing for i in range(6)}).judge()
+    with pytest.raises(DatasetError) as caught:
+        judgement_of(clips, policy="grpo", policy_version=7)
+    assert str(caught.value) == (
+        "some held-out clip must be usable, got only failures: media/missing x6; "
+        "check data.heldout.media_root and the files"
+    )
+    # reasons are told apart, and the commonest has its remedy
+    clips = Policy({"a": missing, "b": LATE, "c": LATE}).judge()
+    with pytest.raises(DatasetError, match=r"media/missing x1, rollout/deadline x2; raise rollout\.deadline_s"):
+        judgement_of(clips, policy="grpo", policy_version=7)
+
+
+def test_a_policy_that_answers_nothing_right_is_no_mistake() -> None:
+    clips = Policy({"a": "happy", "b": "", "c": BROKEN}).judge()
+    judgement = judgement_of(clips, policy="grpo", policy_version=7)
+    assert (judgement.recognition.war.value, judgement.num_failed) == (0.0, 1)
+
+
+def test_a_judgement_as_points_of_its_policy() -> None:
+    clips = Policy({"a": "sad", "b": BROKEN, "c": "<think>t</think><answer>sad</answer>", "d": LATE}).judge()
+    assert judgement_metrics(judgement_of(clips, policy="cold_start", policy_version=0)) == {
+        "eval/cold_start/war": 0.5,
+        "eval/cold_start/uar": 0.5,
+        "eval/cold_start/format_rate": 0.25,
+    }
+
+
 def test_a_judgement_comes_back_as_it_was_written(tmp_path: Path) -> None:
     clips = [
         make_judged("ü.mp4", label="sad", answer="sad", text="<think>\u2028x\n</think>"),
@@ -133,7 +165,8 @@ def test_a_judgement_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_judged_clips_come_back_as_they_were_written(tmp_path: Path) -> None:
-    clips = Policy({"ü": '<answer>sad</answer>\n"', "b": BROKEN}).judge()
+    # U+2028 breaks lines for some readers
+    clips = Policy({"ü": '<answer>sad\u2028</answer>\n"', "b": BROKEN}).judge()
     write_judgement(tmp_path, judgement_of(clips, policy="grpo", policy_version=1), clips)
     assert read_judged_clips(tmp_path, "grpo") == clips
 

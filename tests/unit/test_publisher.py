@@ -146,6 +146,7 @@ def test_a_report_says_what_was_sent() -> None:
     assert report.num_bytes == 14 * 16
     assert set(report.canary) == {"engine-0", "engine-1"}
     assert all(a.max < 1e-9 for a in report.canary.values())
+    assert (report.canary_tolerance, report.num_rehearsals) == (PublishConfig().canary_tolerance, 0)
     assert set(report.seconds) == {"pause", "start", "gather", "update", "finish", "resume", "canary"}
 
 
@@ -358,7 +359,8 @@ def test_in_bfloat16_the_tolerance_is_the_noise_at_rest() -> None:
     run(bench.publisher.start())
     assert bench.publisher.canary_tolerance == pytest.approx(0.03)
     bench.engine.noise = 0.029
-    bench.publish()
+    report = bench.publish()
+    assert report.canary_tolerance == bench.publisher.canary_tolerance
     bench.engine.noise = 0.031
     assert complaint(bench).proof == "canary"
 
@@ -375,6 +377,12 @@ def test_a_rehearsal_ends_with_the_true_weights() -> None:
     assert bench.publisher.num_rehearsals == 2
     assert bench.publisher.version == 0
     assert set(at_rest) == {"engine-0", "engine-1"}
+
+
+def test_every_publish_reports_the_rehearsals_before_it() -> None:
+    bench = Bench(num_engines=2)
+    run(bench.publisher.start())
+    assert [bench.publish().num_rehearsals for _ in range(2)] == [2, 2]
 
 
 def test_a_rehearsal_moves_every_published_tensor() -> None:

@@ -1,11 +1,14 @@
 """WAR and UAR against values by hand, and their intervals."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.evaluation.metrics import recognition
-from common.labels import DFEW, R1_OMNI, TAXONOMIES, answer_of
+from common.labels import DFEW, R1_OMNI, TAXONOMIES, answer_of, has_form
+from reward.format import format_reward
 
 CLASSES = ("sad", "happy", "fear")
 
@@ -98,6 +101,31 @@ def test_the_same_answers_have_the_same_interval() -> None:
 )
 def test_an_answer_is_what_stands_in_its_tag_or_all_there_is(completion: str, answer: str) -> None:
     assert answer_of(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "form"),
+    [
+        ("<think>a\nb</think>\n<answer>c</answer>", True),
+        ("<think>a</think><answer>b</answer>.", False),
+        ("<answer>b</answer>", False),
+    ],
+)
+def test_reward_and_evaluation_mean_the_same_form(completion: str, form: bool) -> None:
+    assert has_form(completion) is form
+    assert format_reward(completion, "any") == float(form)
+
+
+def test_no_other_module_spells_the_form_of_an_answer() -> None:
+    root = Path(__file__).parents[2]
+    spelled = {
+        path.relative_to(root).as_posix()
+        for package in ("common", "learner", "rollout", "reward", "deploy")
+        for path in (root / package).rglob("*.py")
+        if "<answer>(" in path.read_text() or "<answer>." in path.read_text()
+    }
+    # the published reward has its own reading of line breaks
+    assert spelled == {"common/labels.py", "reward/accuracy.py"}
 
 
 def test_the_taxonomies_are_those_of_the_papers() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from common.metrics import MetricsFile, distribution
 from common.types import StepReport
 from learner.proofs import Agreement
 from learner.publisher import PublishReport
-from learner.record import RunRecorder, rewind_records, sample_file, write_samples
+from learner.record import CurvedMetrics, RunRecorder, read_samples, rewind_records, sample_file, write_samples
 from tests.support.builders import make_draw, make_group
 
 
@@ -53,6 +54,30 @@ def test_every_sample_is_a_line_with_all_that_it_takes_to_judge_it(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
+    group = make_group([1.0, 0.0])
+    # U+2028 breaks lines for some readers
+    object.__setattr__(group.samples[0].completion, "text", "ü\u2028\r\n")
+    path = tmp_path / "step_000001.jsonl.gz"
+    write_samples(path, [group])
+    assert [(x["text"], x["reward"]) for x in read_samples(path)] == [("ü\u2028\r\n", 1.0), ("answer 2", 0.0)]
+
+
+def test_a_recorder_keeps_nothing_of_a_step(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    recorder = RunRecorder(tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), display=Screen())
+    group = make_group([1.0])
+    metrics = {"reward/total/mean": 0.5, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
+    seconds = {"rollout": 1.5, "learn": 2.5, "publish": 0.25}
+    published = PublishReport(
+        version=1, num_tensors=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=0
+    )
+    before = sys.getrefcount(group)
+    recorder(1, [group], StepReport(metrics=metrics, seconds=seconds), published)
+    # a clip that is still referred to stays in the object store
+    assert sys.getrefcount(group) == before
+
+
 def test_samples_that_break_off_leave_no_file(tmp_path: Path) -> None:
     broken = make_group([1.0])
     object.__setattr__(broken.samples[0].completion, "text", object())
@@ -78,7 +103,7 @@ def test_a_metrics_line_that_broke_off_is_not_read(tmp_path: Path) -> None:
     assert metrics.read() == [{"step": 1, "a": 0.5}]
 
 
-def test_metrics_are_kept_until_a_step_and_go_on_behind_it(tmp_path: Path) -> None:
+def test_metrics_are_kept_until_a_step_and_resume_after_it(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "m.jsonl")
     for step in (1, 2, 3):
         metrics.write(step, {"a": float(step)})
@@ -90,7 +115,7 @@ def test_metrics_are_kept_until_a_step_and_go_on_behind_it(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-def test_rewinding_removes_what_stands_behind_a_step_and_no_more(tmp_path: Path) -> None:
+def test_rewinding_removes_what_stands_after_a_step_and_no_more(tmp_path: Path) -> None:
     rewind_records(tmp_path, step=0)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "samples").mkdir()
@@ -98,7 +123,7 @@ def test_rewinding_removes_what_stands_behind_a_step_and_no_more(tmp_path: Path)
     for step in range(1, 12):
         metrics.write(step, {})
         write_samples(sample_file(tmp_path, step), [make_group([1.0])])
-    (tmp_path / "samples" / "step_000012.jsonl.partial").write_text("torn")
+    (tmp_path / "samples" / "step_000012.jsonl.gz.partial").write_text("torn")
     rewind_records(tmp_path, step=9)
     assert [line["step"] for line in metrics.read()] == list(range(1, 10))
     assert sorted((tmp_path / "samples").iterdir()) == [sample_file(tmp_path, step) for step in range(1, 10)]
@@ -136,13 +161,24 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
     screen = Screen()
     curves = Drawing()
     recorder = RunRecorder(
-        tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), display=screen, curves=[curves], lineage=2
+        tmp_path,
+        metrics=CurvedMetrics(tmp_path / "metrics.jsonl", curves=[curves]),
+        display=screen,
+        lineage=2,
     )
     groups = [make_group([0.0, 0.5]), make_group([0.0, 2.0], draw=make_draw("best"))]
     metrics = {"reward/total/mean": 0.625, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
-    report = StepReport(policy_version=4, metrics=metrics, seconds={"rollout": 1.5, "learn": 2.5, "publish": 0.25})
+    report = StepReport(metrics=metrics, seconds={"rollout": 1.5, "learn": 2.5, "publish": 0.25})
     canary = {"engine-0": Agreement(mean=1e-7, max=3e-7, by_probe=(3e-7,))}
-    published = PublishReport(version=4, num_tensors=2, num_bytes=8, canary=canary, seconds={"pause": 0.125})
+    published = PublishReport(
+        version=4,
+        num_tensors=2,
+        num_bytes=8,
+        canary=canary,
+        canary_tolerance=0.03,
+        num_rehearsals=2,
+        seconds={"pause": 0.125},
+    )
     recorder(4, groups, report, published)
     assert len(lines_of(tmp_path / "samples" / "step_000004.jsonl.gz")) == 4
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
@@ -155,11 +191,12 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
         "publish/pause/seconds": 0.125,
         "publish/canary/engine-0/mean": 1e-7,
         "publish/canary/engine-0/max": 3e-7,
+        "publish/canary/tolerance": 0.03,
+        "publish/rehearsals": 2.0,
         "publish/version": 4.0,
         "run/lineage": 2.0,
     }
     assert curves.points == [(4, {k: v for k, v in line.items() if k != "step"})]
-    assert recorder.example is groups[1]
     assert len(screen.lines) == 1
     for part in ("4 reward 0.62", "length 1", "logprob diff 2e-06", "rollout 1.5 learn 2.5 publish 0.2 s"):
         assert part in screen.lines[0], part

@@ -3,29 +3,35 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from common.durable import append_line
 from common.metrics import MetricsFile
+from common.types import Failure, Group
 from deploy.report import print_report
-from deploy.summary import summarize
+from deploy.summary import POLICIES, summarize
 from learner.evaluation import JudgedClip, judgement_of, write_judgement
-from tests.support.builders import make_judged, metrics_line
+from learner.ledger import Ledger
+from learner.record import sample_file, write_samples
+from tests.support.builders import make_draw, make_group, make_judged, metrics_line
 
 
 def report_of(
     folder: Path,
     *,
     clips: Sequence[JudgedClip] = (),
+    policies: Sequence[str] = ("grpo",),
     num_steps: int = 2,
     num_rehearsals: int = 1,
-    failures: dict[str, int] | None = None,
+    num_failed: int = 0,
+    samples: Sequence[Group] = (),
+    width: int = 80,
 ) -> str:
-    """Of a run of so many steps whose last policy said so."""
-    folder.mkdir(exist_ok=True)
-    console = Console(file=io.StringIO(), width=160)
+    """Of a run of so many steps whose policies said so."""
+    (folder / "samples").mkdir(parents=True)
+    console = Console(file=io.StringIO(), width=width)
     metrics = MetricsFile(folder / "metrics.jsonl")
     for step in range(1, num_steps + 1):
         metrics.write(
@@ -35,22 +41,23 @@ def report_of(
                 seconds__rollout=float(step),
                 learner__logprob_diff__max=2e-6 * step,
                 publish__version=float(step),
+                publish__rehearsals=float(num_rehearsals),
             ),
         )
     if clips:
-        write_judgement(folder / "eval", judgement_of(clips, policy="grpo", policy_version=num_steps), clips)
-    summary = summarize(
-        folder,
-        seed=0,
-        corpus_sha256="",
-        num_heldout=len(clips),
-        canary_tolerance=1e-4,
-        peak_memory_bytes=3 * 2**29,
-        seconds_total=1.0,
-        seconds_by_phase={},
-    )
-    publisher = SimpleNamespace(num_rehearsals=num_rehearsals)
-    print_report(console, folder, summary, publisher=publisher, failures=failures or {})  # pyright: ignore[reportArgumentType]
+        for policy in policies:
+            write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=num_steps), clips)
+    if samples:
+        write_samples(sample_file(folder, num_steps), samples)
+    ledger = Ledger(folder / "ledger.jsonl")
+    for number in range(num_failed):
+        failure = Failure(stage="media", reason="undecodable", detail="broken")
+        ledger.failed(make_draw(f"clip-{number}"), failure)
+    ledger.commit()
+    attempt = {"started": 0.0, "seconds_total": 1.0, "seconds_by_phase": {}, "last_step": num_steps}
+    append_line(folder / "attempts.jsonl", {**attempt, "peak_memory_bytes": 3 * 2**29})
+    summary = summarize(folder, seed=0, corpus_sha256="", num_heldout=len(clips))
+    print_report(console, folder, summary)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -68,7 +75,7 @@ def test_the_tables_say_what_the_run_was(tmp_path: Path) -> None:
         make_judged("c.mp4", label="sad", answer="sad"),
         make_judged("d.mp4", label="happy", answer=None),
     ]
-    shown = report_of(tmp_path, clips=clips, failures={"media/undecodable": 3})
+    shown = report_of(tmp_path / "run", clips=clips, num_failed=3)
     assert "2 GRPO steps" in shown
     assert row(shown, "reward/total/mean") == "reward/total/mean 0.250 -> 0.500"
     assert row(shown, "seconds per step: rollout") == "seconds per step: rollout 1.50"
@@ -82,28 +89,84 @@ def test_the_tables_say_what_the_run_was(tmp_path: Path) -> None:
     assert row(shown, "WAR").startswith("WAR 50.0 [")
     # (2/3 + 0) / 2
     assert row(shown, "UAR").startswith("UAR 33.3 [")
-    assert row(shown, "recall of sad (3)") == "recall of sad (3) 66.7"
+    assert row(shown, "sad (3)") == "sad (3) 66.7"
     assert row(shown, "answers in form") == "answers in form 75.0"
-    assert row(shown, "clips not asked") == "clips not asked, so wrong 1"
+    assert row(shown, "not asked") == "not asked, wrong 1"
     assert row(shown, "a.mp4") == "a.mp4 sad <think>x</think><answer>sad</answer>"
     assert row(shown, "d.mp4") == "d.mp4 happy (nothing)"
     assert "b.mp4" not in shown, "one example of each label"
-    assert f"run folder  {tmp_path}" in shown
-    assert f"--logdir {tmp_path}/tensorboard" in shown
+    assert f"run folder  {tmp_path}/run" in shown
+    assert f"--logdir {tmp_path}/run/tensorboard" in shown
 
 
 def test_what_was_not_run_is_not_shown(tmp_path: Path) -> None:
-    shown = report_of(tmp_path, num_steps=0)
-    assert shown.strip() == f"run folder  {tmp_path}"
+    shown = report_of(tmp_path / "run", num_steps=0)
+    assert shown.strip() == f"run folder  {tmp_path}/run"
 
 
 def test_a_rehearsal_that_was_off_is_not_said_to_have_passed(tmp_path: Path) -> None:
-    assert row(report_of(tmp_path, num_rehearsals=0), "proof: rehearsal") == "proof: rehearsal off"
+    shown = report_of(tmp_path / "run", num_rehearsals=0)
+    assert row(shown, "proof: rehearsal") == "proof: rehearsal off"
+
+
+def test_draws_that_failed_are_said_or_none(tmp_path: Path) -> None:
+    assert row(report_of(tmp_path / "run"), "draws that failed").endswith("failed none")
+
+
+def test_without_an_evaluation_the_best_completion_of_the_last_step_is_shown(tmp_path: Path) -> None:
+    samples = [make_group([0.0, 0.5]), make_group([1.75, 1.0], draw=make_draw("[best]"), first_token=7)]
+    shown = report_of(tmp_path / "run", samples=samples)
+    assert "one completion of the last step" in shown
+    assert row(shown, "/data/[best].mp4") == "/data/[best].mp4 happy answer 7 1.75"
+    assert "answer 8" not in shown
+
+
+def test_a_path_and_an_answer_without_a_space_are_shown_to_their_end(tmp_path: Path) -> None:
+    path, text = "/".join(["emotion"] * 12) + ".mp4", "<think></think>" + "<answer>sad</answer>" * 5
+    for number in range(2):
+        clips = [make_judged(path, label="sad", answer="sad", text=text)] if number else []
+        samples = [make_group([1.0], draw=make_draw(path))]
+        object.__setattr__(samples[0].samples[0].completion, "text", text)
+        shown = report_of(tmp_path / str(number), clips=clips, samples=samples)
+        # of the cells of a column, top to bottom
+        cells = [line.split("│")[1:4] for line in shown.splitlines() if line.count("│") >= 4]
+        columns = ["".join(cell.strip() for cell in column) for column in zip(*cells, strict=True)]
+        assert path in columns[0]
+        assert text in columns[2]
+
+
+def test_with_an_evaluation_held_out_clips_are_shown_instead(tmp_path: Path) -> None:
+    clips = [make_judged("a.mp4", label="sad", answer="sad")]
+    shown = report_of(tmp_path / "run", clips=clips, samples=[make_group([1.0])])
+    assert "one completion" not in shown
+
+
+@pytest.mark.parametrize("all_right", [False, True])
+def test_no_row_wraps_in_the_80_columns_of_a_job(tmp_path: Path, all_right: bool) -> None:
+    # the longest label of the papers, in numbers of four digits, and the widest intervals
+    num_right = {"contemptuous": 1000 if all_right else 800, "disappointed": 10, "sad": 10}
+    clips = [
+        make_judged(f"{label}-{i}", label=label, answer=label if i < right else None, text="x")
+        for label, right in num_right.items()
+        for i in range(1000 if label == "contemptuous" else 10)
+    ]
+    shown = report_of(
+        tmp_path / "run", clips=clips, policies=POLICIES, num_failed=200, num_rehearsals=16, num_steps=3
+    )
+    tables = shown.split("what the grpo policy says")[0].splitlines()
+    assert max(len(line) for line in tables) <= 80
+    names = ["WAR", "UAR", "contemptuous (1000)", "disappointed (10)", "answers in form", "proof: rehearsal"]
+    names += ["publishes", "proof: canary", "logprob difference, trained", "draws that failed", "peak memory"]
+    for name in names:
+        assert row(shown, name)
+    # a row that wraps has a line that begins with an empty cell
+    assert [line for line in tables if line.startswith("│  ")] == []
+    assert row(shown, "WAR").count("-") == 3
 
 
 @pytest.mark.parametrize("text", ["[/think] done", "[bold]", "[link=x", "[red]answer[/red]", "", "\n"])
 def test_nothing_that_a_model_writes_is_taken_for_markup(tmp_path: Path, text: str) -> None:
-    shown = report_of(tmp_path, clips=[make_judged("a", label="sad", answer="x", text=text)])
+    shown = report_of(tmp_path / "run", clips=[make_judged("a", label="sad", answer="x", text=text)])
     assert (text.strip() or "(nothing)") in shown
 
 

@@ -6,24 +6,32 @@ from pathlib import Path
 
 import pytest
 
+from common.durable import append_line
+from common.errors import PublishError
 from common.metrics import MetricsFile
+from common.types import Failure
 from deploy.summary import Summary, summarize, write_summary
 from learner.evaluation import JudgedClip, judgement_of, write_judgement
-from tests.support.builders import make_judged, metrics_line
+from learner.ledger import Ledger
+from learner.record import note_publish_failure
+from tests.support.builders import make_draw, make_judged, metrics_line
 
 
-def summary_of(folder: Path, *, tolerance: float = 1e-4) -> Summary:
+def summary_of(folder: Path) -> Summary:
     """With what is not read from the folder."""
-    return summarize(
-        folder,
-        seed=3,
-        corpus_sha256="abc",
-        num_heldout=4,
-        canary_tolerance=tolerance,
-        peak_memory_bytes=1024,
-        seconds_total=9.0,
-        seconds_by_phase={"grpo": 7.123456},
-    )
+    return summarize(folder, seed=3, corpus_sha256="abc", num_heldout=4)
+
+
+def attempted(folder: Path, *, seconds_total: float, peak_memory_bytes: int = 1024, **seconds: float) -> None:
+    """A line as an attempt leaves it."""
+    line = {
+        "started": 1.7e9,
+        "seconds_total": seconds_total,
+        "seconds_by_phase": seconds,
+        "peak_memory_bytes": peak_memory_bytes,
+        "last_step": 1,
+    }
+    append_line(folder / "attempts.jsonl", line)
 
 
 def judged(folder: Path, policy: str, clips: list[JudgedClip]) -> None:
@@ -34,6 +42,8 @@ def judged(folder: Path, policy: str, clips: list[JudgedClip]) -> None:
 def test_a_run_of_nothing_has_no_numbers(tmp_path: Path) -> None:
     found = summary_of(tmp_path)
     assert (found.grpo_steps, found.publishes, found.canary_failures) == (0, 0, 0)
+    assert (found.rehearsals, found.draws_failed, found.num_attempts) == (0, {}, 0)
+    assert (found.seconds_total, found.peak_memory_bytes) == (0.0, 0)
     assert (found.war_untrained, found.uar_grpo, found.format_rate_grpo) == (None, None, None)
     assert (found.logprob_diff_mean, found.logprob_diff_max, found.kl_rollout_mean) == (None, None, None)
 
@@ -60,6 +70,7 @@ def test_steps_are_summed_by_hand(tmp_path: Path) -> None:
             seconds__rollout=3.005,
         ),
     )
+    attempted(tmp_path, seconds_total=9.0, grpo=7.123456)
     found = summary_of(tmp_path)
     assert (found.grpo_steps, found.publishes) == (2, 2)
     # over tokens, not over steps: (100 x 1 + 300 x 5) / 400
@@ -75,11 +86,62 @@ def test_a_publish_that_misses_the_tolerance_on_any_engine_counts_once(tmp_path:
     for step, values in enumerate([(1e-5, 1e-5), (2e-4, 3e-4), (1e-5, math.nan), (1e-4, 1e-4)], start=1):
         metrics.write(step, metrics_line(**{"publish__canary__engine-0__max": values[0]}) | {name: values[1]})
     assert summary_of(tmp_path).canary_failures == 2
-    assert summary_of(tmp_path, tolerance=1e-3).canary_failures == 1
+
+
+def test_a_publish_is_judged_by_the_tolerance_of_its_time(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    # bfloat16: the noise of each attempt sets its own
+    for step, (largest, tolerance) in enumerate([(0.02, 0.03), (0.02, 0.01), (0.03, 0.03)], start=1):
+        metrics.write(
+            step,
+            metrics_line(**{"publish__canary__engine-0__max": largest, "publish__canary__tolerance": tolerance}),
+        )
+    assert summary_of(tmp_path).canary_failures == 1
+
+
+def test_a_canary_that_stopped_the_run_is_counted(tmp_path: Path) -> None:
+    MetricsFile(tmp_path / "metrics.jsonl").write(1, metrics_line())
+    for proof in ("canary", "receipt", "rehearsal", "update", "canary"):
+        note_publish_failure(tmp_path, PublishError("no", proof=proof, engine="engine-0", subject="t"))
+    assert summary_of(tmp_path).canary_failures == 2
+
+
+def test_attempts_add_up(tmp_path: Path) -> None:
+    attempted(tmp_path, seconds_total=100.0, peak_memory_bytes=3000, model=1.0, grpo=80.0)
+    attempted(tmp_path, seconds_total=50.5, peak_memory_bytes=2000, model=0.5, rehearsal=2.0, grpo=40.0)
+    found = summary_of(tmp_path)
+    assert (found.num_attempts, found.seconds_total, found.peak_memory_bytes) == (2, 150.5, 3000)
+    parts = {"rollout": 0, "learn": 0, "publish": 0}
+    assert found.seconds_by_phase == {"model": 1.5, "grpo": 120.0, "rehearsal": 2.0, **parts}
+
+
+def test_draws_that_failed_are_those_of_the_steps_that_count(tmp_path: Path) -> None:
+    broken = Failure(stage="media", reason="undecodable", detail="no")
+    late = Failure(stage="rollout", reason="deadline", detail="no")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.failed(make_draw("a"), broken)
+    ledger.commit()
+    kept = ledger.num_bytes
+    ledger.failed(make_draw("b"), broken)
+    ledger.commit()
+    # another attempt, which has counted nothing yet
+    again = Ledger(tmp_path / "ledger.jsonl")
+    again.rewound(step=0, ledger_bytes=kept)
+    again.failed(make_draw("b"), late)
+    again.failed(make_draw("c"), broken)
+    again.commit()
+    assert summary_of(tmp_path).draws_failed == {"media/undecodable": 2, "rollout/deadline": 1}
+
+
+def test_rehearsals_are_those_before_the_last_step(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step, number in enumerate([3.0, 3.0, 2.0], start=1):
+        metrics.write(step, metrics_line(publish__rehearsals=number))
+    assert summary_of(tmp_path).rehearsals == 2
 
 
 def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
-    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer=None)])
+    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer="happy")])
     clips = [
         make_judged("a", label="sad", answer="sad"),
         make_judged("b", label="sad", answer="sad"),
@@ -96,6 +158,7 @@ def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
 
 def test_what_is_written_is_json_with_every_field(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "metrics.jsonl").write(1, metrics_line())
+    attempted(tmp_path, seconds_total=9.0)
     found = summary_of(tmp_path)
     path = write_summary(tmp_path, found)
     values = json.loads(path.read_text())
@@ -106,4 +169,4 @@ def test_what_is_written_is_json_with_every_field(tmp_path: Path) -> None:
         4,
         9,
     )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "summary.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["attempts.jsonl", "metrics.jsonl", "summary.json"]

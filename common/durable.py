@@ -1,0 +1,65 @@
+"""Files that are there whole or not at all, and files that grow by whole lines."""
+
+import json
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Puts in place, under its name, what the block writes to the path that it is given.
+
+    A block that fails, or a machine that stops, leaves what stood there before.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, in UTF-8, or leaves what stood there before."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds a JSON line, with an fsync; a torn line before it is cut off."""
+    with path.open("a+b") as file:
+        file.truncate(_end_of_lines(file))
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every whole JSON line, oldest first; none of a file that is not there."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Length in bytes up to the last line break."""
+    size = file.seek(0, os.SEEK_END)
+    if size:
+        file.seek(size - 1)
+        if file.read() != b"\n":
+            file.seek(0)
+            return file.read().rfind(b"\n") + 1
+    return size
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

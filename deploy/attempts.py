@@ -1,0 +1,87 @@
+"""What a run's attempts took: `attempts.jsonl`, a line for each that ended by itself.
+
+A run that is stopped and started again has several. One that was killed leaves no line: its time is missing.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.durable import append_line, read_lines
+from common.errors import PublishError
+from common.memory import MemorySampler
+from common.metrics import MetricsFile
+from deploy.progress import Progress
+from learner.record import note_publish_failure
+
+logger = logging.getLogger(__name__)
+ATTEMPTS = "attempts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One start of a run, from its command to its end."""
+
+    started: float
+    """Seconds since 1970."""
+    seconds_total: float
+    seconds_by_phase: Mapping[str, float]
+    peak_memory_bytes: int
+    last_step: int
+    """The last that had its metrics line at the end; 0 for none."""
+
+
+@contextmanager
+def attempt(folder: Path, progress: Progress, memory: MemorySampler) -> Generator[None]:
+    """Records an attempt, and a publish that failed a proof, however the block ends.
+
+    A block that ends well without a phase found nothing to do, and was no attempt.
+
+    Args:
+        folder: of the run.
+        progress: keeps the seconds since the command.
+        memory: has its last sample when the block ends.
+    """
+    phases_before = set(progress.seconds)
+    try:
+        yield
+    except BaseException as error:
+        # what ended the attempt is to be heard, even where a full disk takes no record of it
+        try:
+            if isinstance(error, PublishError):
+                note_publish_failure(folder, error)
+            _note(folder, progress, memory)
+        except OSError as fault:
+            logger.warning("the attempt's end must be written to %s, and was not: %s", folder, fault)
+        raise
+    if set(progress.seconds) != phases_before:
+        _note(folder, progress, memory)
+
+
+def _note(folder: Path, progress: Progress, memory: MemorySampler) -> None:
+    lines = MetricsFile(folder / "metrics.jsonl").read()
+    ended = Attempt(
+        started=round(progress.started, 3),
+        seconds_total=round(progress.seconds_total, 3),
+        seconds_by_phase={k: round(v, 3) for k, v in progress.seconds.items()},
+        peak_memory_bytes=memory.peak_bytes,
+        last_step=int(lines[-1]["step"]) if lines else 0,
+    )
+    append_line(folder / ATTEMPTS, asdict(ended))
+
+
+def read_attempts(folder: Path) -> list[Attempt]:
+    """Those that left a line, oldest first."""
+    return [Attempt(**line) for line in read_lines(folder / ATTEMPTS)]
+
+
+def seconds_by_phase(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Added up."""
+    seconds: dict[str, float] = defaultdict(float)
+    for one in attempts:
+        for phase, value in one.seconds_by_phase.items():
+            seconds[phase] += value
+    return dict(seconds)

@@ -1,0 +1,162 @@
+"""The frame around the stages: what is recorded of an attempt, and what is drawn, without engines."""
+
+import io
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+import deploy.judging
+import deploy.stages
+import learner.curves
+from common.config.load import load_config
+from common.errors import PublishError
+from common.metrics import MetricsFile
+from deploy.judging import judge_policy
+from deploy.progress import Progress
+from deploy.stages import run_stages
+from deploy.wiring import Run
+from learner.evaluation import JudgedClip
+from learner.record import publish_failures
+from tests.support.builders import make_judged, metrics_line
+from tests.support.clock import run as run_loop
+
+Work = Callable[[Run], Awaitable[None]]
+
+
+def run_in(folder: Path) -> Run:
+    """One command's view of a run folder."""
+    config = load_config(None, ["--run.root", str(folder.parent), "--run.name", folder.name])
+    config = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"policies": ("untrained", "grpo")})}
+    )
+    folder.mkdir(exist_ok=True)
+    fields: dict[str, Any] = {
+        "config": config,
+        "folder": folder,
+        "progress": Progress(Console(file=io.StringIO(), width=80)),
+        "corpora": SimpleNamespace(sha256="abc", heldout=[]),
+        "prepare": None,
+    }
+    return cast(Run, SimpleNamespace(**fields))
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
+    """Replaces the stages by one piece of work."""
+
+    async def nothing(*_: Any) -> str:
+        return ""
+
+    def replace(work: Work) -> None:
+        async def reinforce(run: Run, _: str) -> None:
+            await work(run)
+
+        monkeypatch.setattr(deploy.stages, "reinforce", reinforce)
+
+    context = SimpleNamespace(get_session_name=lambda: "no session")
+    monkeypatch.setattr(deploy.stages.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(deploy.stages, "judge_untrained", nothing)
+    monkeypatch.setattr(deploy.stages, "cold_start", nothing)
+    return replace
+
+
+async def train(run: Run) -> None:
+    """A step, in its phase."""
+    with run.progress.phase("grpo"):
+        MetricsFile(run.folder / "metrics.jsonl").write(1, metrics_line())
+
+
+async def nothing_to_do(_: Run) -> None:
+    """A finished run."""
+
+
+def test_a_finished_run_that_is_started_again_keeps_its_summary(
+    tmp_path: Path, stages: Callable[[Work], None]
+) -> None:
+    folder = tmp_path / "run"
+    stages(train)
+    run_loop(run_stages(run_in(folder)))
+    first = (folder / "summary.json").read_text()
+    assert json.loads(first)["num_attempts"] == 1
+    assert json.loads(first)["peak_memory_bytes"] > 0
+    stages(nothing_to_do)
+    again = run_in(folder)
+    with again.progress.phase("model"):
+        pass
+    run_loop(run_stages(again))
+    assert (folder / "summary.json").read_text() == first
+
+
+def test_a_canary_that_fails_ends_the_run_and_is_counted_by_the_next(
+    tmp_path: Path, stages: Callable[[Work], None]
+) -> None:
+    folder = tmp_path / "run"
+
+    async def fail(_: Run) -> None:
+        raise PublishError("no", proof="canary", engine="engine-0", subject="t")
+
+    stages(fail)
+    with pytest.raises(PublishError):
+        run_loop(run_stages(run_in(folder)))
+    assert [failure["proof"] for failure in publish_failures(folder)] == ["canary"]
+    stages(train)
+    summary = run_loop(run_stages(run_in(folder)))
+    assert (summary.canary_failures, summary.num_attempts, summary.grpo_steps) == (1, 2, 1)
+
+
+class Drawing:
+    """TensorBoard, as it is opened and written."""
+
+    def __init__(self, folder: Path, *, after_step: int | None = 0) -> None:
+        self.folder, self.after_step = folder, after_step
+        self.points: list[tuple[int, Mapping[str, float]]] = []
+        opened.append(self)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps them."""
+        self.points.append((step, metrics))
+
+
+opened: list[Drawing] = []
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> list[Drawing]:
+    """Those that the test opens."""
+    opened.clear()
+    monkeypatch.setattr(learner.curves, "TensorBoard", Drawing)
+    return opened
+
+
+def test_every_judgement_is_drawn_and_hides_no_other(
+    tmp_path: Path, stages: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
+) -> None:
+    clips = [make_judged("a", label="sad", answer="sad"), make_judged("b", label="happy", answer=None)]
+
+    async def judge(*_: Any, **__: Any) -> list[JudgedClip]:
+        return clips
+
+    async def judge_two(run: Run) -> None:
+        await judge_policy(run, [], "untrained", version=0)
+        await judge_policy(run, [], "grpo", version=7)
+
+    monkeypatch.setattr(deploy.judging, "judge", judge)
+    stages(judge_two)
+    run_loop(run_stages(run_in(tmp_path / "run")))
+    assert {(d.folder, d.after_step) for d in drawings} == {(tmp_path / "run" / "tensorboard" / "eval", None)}
+    assert [point for d in drawings for point in d.points] == [
+        (step, {f"eval/{policy}/{name}": 0.5 for name in ("war", "uar", "format_rate")})
+        for step, policy in ((0, "untrained"), (7, "grpo"))
+    ]
+
+
+def test_a_stage_that_resumes_hides_only_its_own_points(tmp_path: Path, drawings: list[Drawing]) -> None:
+    run = run_in(tmp_path / "run")
+    for stage, after_step in (("sft", 0), ("grpo", 20)):
+        learner.curves.curves_of(run.folder, run.config.run, stage, after_step=after_step)
+    assert [(d.folder.name, d.after_step) for d in drawings] == [("sft", 0), ("grpo", 20)]
