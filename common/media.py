@@ -99,8 +99,9 @@ def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) ->
                 f"{path}: must have the {track.num_packets} frames that it declares, got {num_frames}",
                 reason="undecodable",
             )
+        shown_s = track.end_s - track.start_s
         # decord's rate counts what is hidden
-        fps = track.num_packets / (track.end_s - track.start_s) if track.num_hidden else fps
+        fps = track.num_packets / shown_s if track.num_hidden and shown_s > 0 else fps
         indices, rate = frame_indices(num_frames, fps, max_fps=max_fps, max_frames=max_frames)
         return _frames_in_turn(decord.VideoReader(path, num_threads=1), indices), rate
     raise AssertionError("unreachable")
@@ -150,6 +151,8 @@ def _read_sound_file(path: str) -> tuple[np.ndarray, int]:
 
 def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
     rate = track.sample_rate
+    if rate == 0:
+        raise MediaError(f"{path}: audio must have a sample rate, got none", reason="undecodable")
     # decord's own mono mix is 0.707 (L + R) and its resampler slips: native rate, channels apart.
     with _as_media_error(path):
         reader = _decord().AudioReader(path, sample_rate=rate, mono=False)
