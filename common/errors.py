@@ -5,6 +5,7 @@ OmniError
 │   ├── ConfigError          a value in the configuration
 │   ├── ModelError           a model folder
 │   ├── DatasetError         a corpus
+│   ├── LedgerError          the ledger that an earlier attempt left
 │   └── ClusterError         what the cluster cannot give
 ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
 ├── EngineError              a rollout engine
@@ -52,6 +53,10 @@ class DatasetError(UserError):
     """A corpus that is missing, empty or malformed."""
 
 
+class LedgerError(UserError):
+    """A ledger that cannot be read."""
+
+
 class ClusterError(UserError):
     """More than the cluster has."""
 
@@ -77,7 +82,7 @@ class ReceiveError(EngineError):
 
 
 class LearnerError(OmniError):
-    """A learner rank failed or died; the others cannot go on without it."""
+    """A learner rank failed or died; the others cannot continue without it."""
 
 
 class CheckpointError(OmniError):

@@ -52,7 +52,11 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
 
     data = settings.data
     decode = functools.partial(
-        decode_clip, max_fps=data.max_fps, max_frames=data.max_frames, max_audio_s=data.max_audio_s
+        decode_clip,
+        max_fps=data.max_fps,
+        max_frames=data.max_frames,
+        max_audio_s=data.max_audio_s,
+        max_video_s=data.max_video_s,
     )
     try:
         try:
@@ -70,7 +74,10 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
             max_pixels=data.max_pixels,
         )
     except MediaError as error:
-        return Failure(stage="media", reason=error.reason, detail=str(error)), None
+        # the processor does not know the file
+        names_file = any(path in str(error) for path in (record.clip.video_path, record.clip.audio_path) if path)
+        detail = str(error) if names_file else f"{record.prompt_id}: {error}"
+        return Failure(stage="media", reason=error.reason, detail=detail), None
     num_bytes = sum(tensor.nbytes for tensor in prompt.tensors.values())
     return (len(prompt.prompt_token_ids), num_bytes), prompt
 

@@ -2,22 +2,30 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from common.config.run import OmniConfig
-from deploy.command_line import run_command
+from learner.startup import foreign_package
+
+if TYPE_CHECKING:
+    from common.config.run import OmniConfig
 
 PURPOSE = (
     "Trains: a cold start if sft.steps > 0, then GRPO, judged on held-out clips if evaluation.policies is given.\n"
-    "The same command again goes on where the run stopped."
+    "The same command again resumes where the run stopped."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """All stages of a run."""
+    if (problem := foreign_package()) is not None:
+        sys.stderr.write(f"error: {problem}\n")
+        return 2
+    from deploy.command_line import run_command
+
     return run_command(argv, program="python -m learner.main", purpose=PURPOSE, run=run)
 
 
-async def run(config: OmniConfig) -> None:
+async def run(config: "OmniConfig") -> None:
     """One run, from nothing or from where it stopped, to its closing tables."""
     from rich.console import Console
 

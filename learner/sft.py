@@ -2,22 +2,30 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from common.config.run import OmniConfig
-from deploy.command_line import run_command
+from learner.startup import foreign_package
+
+if TYPE_CHECKING:
+    from common.config.run import OmniConfig
 
 PURPOSE = (
     "Trains on explanations, as the first stage of learner.main does, and leaves cold_start/hf in the run folder.\n"
-    "learner.main with the same configuration goes on from there."
+    "learner.main with the same configuration resumes from there."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The supervised stage of a run."""
+    if (problem := foreign_package()) is not None:
+        sys.stderr.write(f"error: {problem}\n")
+        return 2
+    from deploy.command_line import run_command
+
     return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run)
 
 
-async def run(config: OmniConfig) -> None:
+async def run(config: "OmniConfig") -> None:
     """The cold start, unless it is there already.
 
     Raises:

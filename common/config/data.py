@@ -59,6 +59,8 @@ class DataConfig(Config):
     """Frames taken at most, spread evenly."""
     max_audio_s: float = Field(default=30.0, gt=0)
     """Seconds of sound taken at most; a longer waveform is refused with a reason, never cut."""
+    max_video_s: float = Field(default=60.0, gt=0)
+    """A longer video is refused with a reason, as its frames would be spread too thin to show anything."""
     min_pixels: int = Field(default=28 * 28, ge=28 * 28)
     """Fewest pixels of a frame after resizing."""
     max_pixels: int = Field(default=224 * 224, ge=28 * 28)

@@ -54,7 +54,11 @@ class RewardConfig(Config):
     num_cpus: float = changeable(0.1, ge=0)
     """Ray CPUs of the reward actor."""
     deadline_s: float = changeable(60.0, gt=0)
-    """Seconds until the scoring of a group counts as failed."""
+    """Seconds until the scoring of a group counts as failed; from when its turn has come."""
+    max_concurrency: int = changeable(4, ge=1)
+    """Groups that are scored at a time, in threads of one process; 1 for rewards that are not thread-safe."""
+    max_retries: int = changeable(2, ge=0)
+    """Times that a group is scored again, with nobody beside, after the process died while it was scored."""
 
     @model_validator(mode="after")
     def each_reward_is_named_once(self) -> Self:

@@ -32,7 +32,8 @@ def load_r1_omni(
     """Reads a corpus.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; like `media_root` it may start with `~`, and is taken from the current directory where
+            it is relative: the clips' paths are absolute, as other processes have other directories.
         media_root: folder that paths start from; the file's own where None.
         question: asked of every clip; the paper's where None.
         split: recorded with each record.
@@ -41,8 +42,10 @@ def load_r1_omni(
     Raises:
         DatasetError: the file is missing, malformed or empty, an id stands twice, or a label is unknown.
     """
-    source = Path(path)
-    root = Path(media_root) if media_root else source.parent
+    given = Path(path).expanduser()
+    # not what a link points to: a hub's cache keeps files apart from the folder that shows them
+    source = given.parent.resolve() / given.name
+    root = Path(media_root).expanduser().resolve() if media_root else source.parent
     items = _read(source)
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)

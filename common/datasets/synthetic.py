@@ -28,6 +28,7 @@ from common.datasets.mp4 import write_mp4
 from common.datasets.r1_omni import QUESTION
 from common.datasets.voice import speak
 from common.media import SAMPLE_RATE
+from common.parent_watch import end_with_parent
 
 LabelFrom = Literal["both", "voice", "face"]
 SPEAKERS = tuple(f"en-us+{v}" for v in ("f1", "f2", "f3", "f4", "m1", "m3", "m4", "m5", "m7", "m8"))
@@ -86,7 +87,8 @@ def write_synthetic_corpus(
         return folder
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     recipes = plan_corpus(config)
-    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn"), initializer=end_with_parent)
+    with pool:
         jobs = pool.map(write_clip, [folder / r.clip_id for r in recipes], recipes, chunksize=8)
         for count, _ in enumerate(jobs, start=1):
             if on_clip is not None:

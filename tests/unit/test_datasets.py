@@ -82,6 +82,30 @@ def test_paths_start_from_the_media_root(tmp_path: Path) -> None:
     assert absolute.clip.video_path == "/abs/a.mp4"
 
 
+@pytest.mark.parametrize("media_root", [None, "media", "~/media"])
+@pytest.mark.parametrize("path", ["mafw.json", "./sub/../mafw.json", "~/mafw.json"])
+def test_paths_are_those_of_the_directory_that_the_run_was_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, media_root: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mafw.json").write_text(json.dumps([item("x/a.mp4")]))
+    (record,) = load_r1_omni(path, media_root=media_root, question=None, split="train")
+    # a worker has another directory, and no `~` is a folder
+    expected = tmp_path / "media" if media_root else tmp_path
+    assert record.clip.video_path == str(expected / "x/a.mp4")
+    assert record.prompt_id == "x/a.mp4"
+
+
+def test_clips_lie_beside_a_link_to_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blobs" / "0123").write_text(json.dumps([item("a.mp4")]))
+    (tmp_path / "snapshot" / "mafw.json").symlink_to("../blobs/0123")
+    (record,) = load_r1_omni(tmp_path / "snapshot" / "mafw.json", media_root=None, question=None, split="train")
+    assert (record.clip.video_path, record.dataset) == (str(tmp_path / "snapshot" / "a.mp4"), "mafw")
+
+
 def test_a_question_of_ones_own_is_asked(tmp_path: Path) -> None:
     assert load(tmp_path, [item()], question="Warum?")[0].question == "Warum?"
 

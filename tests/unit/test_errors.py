@@ -52,4 +52,4 @@ def test_the_drawing_shows_every_error(kind: type[OmniError]) -> None:
 
 def test_only_a_users_mistake_is_a_user_error() -> None:
     mistakes = {k.__name__ for k in CLASSES if issubclass(k, UserError)}
-    assert mistakes == {"UserError", "ConfigError", "ModelError", "DatasetError", "ClusterError"}
+    assert mistakes == {"UserError", "ConfigError", "ModelError", "DatasetError", "LedgerError", "ClusterError"}

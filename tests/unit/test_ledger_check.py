@@ -173,6 +173,15 @@ def test_the_command_fails_on_a_fault_and_names_it(tmp_path: Path, capsys: pytes
     ]
 
 
+def test_the_command_names_a_damaged_line_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, *WHOLE)
+    path.write_text(path.read_text().replace('"asked"}\n', '"ask', 1))
+    assert main(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith(f"fault: {path} line 1 must be a JSON object, got ")
+    assert (said.out.count("\n"), said.err) == (1, "")
+
+
 @pytest.mark.parametrize("given", [".", "none", "none.jsonl"])
 def test_the_command_names_a_run_without_a_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
@@ -191,3 +200,75 @@ def test_draws_of_a_run_that_has_finished_no_step_are_open(tmp_path: Path) -> No
     ledger.commit()
     found = check_ledger(tmp_path / "ledger.jsonl")
     assert (found.faults, len(found.open_draws)) == ((), 2)
+
+
+def test_a_filtered_draw_has_its_fate(tmp_path: Path) -> None:
+    entries = [*asked("a", "b"), *fated("filtered", "a"), *fated("trained", "b"), stepped(1)]
+    found = check_ledger(written(tmp_path, *entries))
+    assert (found.fates, found.faults, found.open_draws) == ({"filtered": 1, "trained": 1}, (), ())
+    entries = [*entries[:-1], *fated("trained", "a"), stepped(1)]
+    assert check_ledger(written(tmp_path, *entries)).faults == ("a has the fates filtered, trained",)
+
+
+def at(draw: str, position: int) -> dict[str, Any]:
+    """A draw that was taken from this position of the stream."""
+    return {"draw": draw, "event": "asked", "position": position}
+
+
+def stood(step: int, cursor: int, *outstanding: str) -> dict[str, Any]:
+    """The end of a step that says where the stream stood."""
+    return {**stepped(step, *outstanding), "cursor": cursor}
+
+
+def test_a_stream_that_was_asked_in_any_order_up_to_its_cursor_is_whole(tmp_path: Path) -> None:
+    entries = [
+        *(at("b", 1), at("a", 0), at("c", 2)),
+        *fated("redrawn", "a"),
+        *fated("trained", "b"),
+        at("a/1", 0),
+        stood(1, 3, "c", "a/1"),
+        *(at("d", 3), at("e", 4)),
+        *fated("trained", "c", "d", "a/1"),
+        stood(2, 5, "e"),
+        at("f", 5),
+    ]
+    assert check_ledger(written(tmp_path, *entries)).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("entries", "fault"),
+    [
+        (
+            [at("a", 0), *fated("trained", "a"), stood(1, 3)],
+            "step 1 left the cursor at 3, past positions 1, 2 never asked",
+        ),
+        (
+            [at("a", 0), stood(1, 1, "a"), at("b", 2), stood(2, 3, "a", "b")],
+            "step 2 left the cursor at 3, past position 1 never asked",
+        ),
+        (
+            [at("a", 0), at("b", 8), stood(1, 9, "a", "b")],
+            "step 1 left the cursor at 9, past positions 1, 2, 3, 4, 5 and 2 more never asked",
+        ),
+        (
+            [at("a", 0), at("b", 1), stood(1, 1, "a", "b")],
+            "step 1 left the cursor at 1, before position 1 already asked",
+        ),
+    ],
+)
+def test_a_cursor_that_jumps_is_a_fault(tmp_path: Path, entries: list[dict[str, Any]], fault: str) -> None:
+    assert check_ledger(written(tmp_path, *entries)).faults == (fault,)
+
+
+def test_a_jump_is_void_with_the_steps_that_made_it(tmp_path: Path) -> None:
+    whole = [at("a", 0), *fated("trained", "a"), stood(1, 1)]
+    size = len(written(tmp_path, *whole).read_bytes())
+    void = [at("c", 2), *fated("trained", "c"), stood(2, 3)]
+    assert len(check_ledger(written(tmp_path, *whole, *void)).faults) == 1
+    rewound = {"event": "rewound", "step": 1, "ledger_bytes": size, "lineage": 1}
+    again = [at("b", 1), *fated("trained", "b"), stood(2, 2)]
+    assert check_ledger(written(tmp_path, *whole, *void, rewound, *again)).faults == ()
+
+
+def test_a_ledger_without_positions_is_judged_by_its_fates_alone(tmp_path: Path) -> None:
+    assert check_ledger(written(tmp_path, *asked("a"), *fated("trained", "a"), stood(1, 9))).faults == ()

@@ -228,9 +228,9 @@ def test_a_stream_that_was_cut_off_behind_its_index_is_undecodable(tmp_path: Pat
     assert reason_of(video=tmp_path / "c.mp4") == "undecodable"
 
 
-def test_a_sound_asked_for_its_picture_is_undecodable(tmp_path: Path) -> None:
+def test_a_sound_asked_for_its_picture_has_no_track(tmp_path: Path) -> None:
     write_mp4(tmp_path / "c.mp4", frames=None, fps=8, waveform=np.zeros(16_000, dtype=np.float32))
-    assert reason_of(video=tmp_path / "c.mp4") == "undecodable"
+    assert reason_of(video=tmp_path / "c.mp4") == "no-video-track"
 
 
 def test_a_video_without_sound_has_no_track(tmp_path: Path) -> None:

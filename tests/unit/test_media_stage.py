@@ -22,11 +22,12 @@ def ask(
     audio: Path | None,
     missing_audio: Literal["video_only", "skip"] = "video_only",
     max_audio_s: float = 30.0,
+    max_video_s: float = 60.0,
 ) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
     """Decodes and processes one clip."""
     clip = Clip(clip_id="c", video_path=video and str(video), audio_path=audio and str(audio))
     record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
-    data = DataConfig(missing_audio=missing_audio, max_audio_s=max_audio_s)
+    data = DataConfig(missing_audio=missing_audio, max_audio_s=max_audio_s, max_video_s=max_video_s)
     return prepare(record, MediaSettings(data=data, model_path=tiny))
 
 
@@ -84,3 +85,39 @@ def test_a_sound_too_short_for_one_token_is_one_named_failure(tiny: str, tmp_pat
     assert prompt is None
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.reason) == ("media", "too-short")
+    assert failure.detail == "c: audio must last for at least one token of 40 ms, got less"
+
+
+def test_a_film_whose_sound_is_too_short_for_one_token_is_the_same_failure(tiny: str, tmp_path: Path) -> None:
+    write_mp4(tmp_path / "film.mp4", frames=FRAMES, fps=8, waveform=None)
+    soundfile.write(tmp_path / "click.wav", np.full(160, 0.1), 16_000)
+    failure, prompt = ask(tiny, video=tmp_path / "film.mp4", audio=tmp_path / "click.wav")
+    assert prompt is None
+    assert isinstance(failure, Failure)
+    assert (failure.reason, failure.detail[:3]) == ("too-short", "c: ")
+
+
+def test_a_film_that_is_too_long_is_one_named_failure(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    write_mp4(path, frames=np.repeat(FRAMES, 4, axis=0), fps=8, waveform=None)
+    failure, prompt = ask(tiny, video=path, audio=None, max_video_s=2.0)
+    assert prompt is None
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.reason) == ("media", "too-long")
+    assert failure.detail == f"{path}: video must last at most 2.0 s, got 2.50 s"
+
+
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_one_frame_is_a_film(tiny: str, tmp_path: Path, num_frames: int) -> None:
+    path = tmp_path / "film.mp4"
+    write_mp4(path, frames=FRAMES[:num_frames], fps=8, waveform=None)
+    _, prompt = ask(tiny, video=path, audio=None)
+    assert prompt is not None
+    assert set(prompt.placeholders) == {"video"}
+
+
+def test_a_sound_file_alone_becomes_a_prompt(tiny: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "voice.wav", np.full(16_000, 0.1), 16_000)
+    _, prompt = ask(tiny, video=None, audio=tmp_path / "voice.wav")
+    assert prompt is not None
+    assert set(prompt.placeholders) == {"audio"}

@@ -1,0 +1,27 @@
+"""Ends a process when its parent is gone, however that went: nothing else ends children of one that was killed."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+WATCH_S = 1.0
+NAME = "omni-rlvr-parent-watch"
+
+
+def end_with_parent() -> None:
+    """Watches the parent of a process that `multiprocessing` started; harmless when repeated, and elsewhere.
+
+    A thread asks, not the kernel: its signal for a parent's death is sent when the parent's thread ends that had
+    started the child.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or any(thread.name == NAME for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=NAME, daemon=True).start()
