@@ -1,6 +1,7 @@
 """The two comparisons that a publish is judged by: receipts, and log-probabilities of a probe."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,10 +71,10 @@ def _describe(receipt: TensorReceipt) -> str:
 
 
 def num_bytes(receipt: TensorReceipt) -> int:
-    count = 1
-    for size in receipt.shape:
-        count *= size
-    return count * (4 if receipt.dtype == "float32" else 2)
+    """Bytes of a tensor of any of torch's dtypes."""
+    import torch
+
+    return math.prod(receipt.shape) * getattr(torch, receipt.dtype).itemsize
 
 
 def name_layers(layers: Sequence[Sequence[str]]) -> str:

@@ -85,7 +85,18 @@ def test_nan_wins_over_any_number(differences: list[list[float]]) -> None:
     assert [math.isnan(v) for v in got.by_probe] == [any(map(math.isnan, p)) for p in differences]
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        ("float32", 4),
+        ("bfloat16", 2),
+        ("float16", 2),
+        ("float8_e4m3fn", 1),
+        ("int8", 1),
+        ("bool", 1),
+        ("float64", 8),
+    ],
+)
 def test_bytes_of_a_receipt(dtype: str, size: int) -> None:
     assert num_bytes(make_receipt("a", shape=(3, 5), dtype=dtype)) == 15 * size
     assert num_bytes(make_receipt("a", shape=(), dtype=dtype)) == size
