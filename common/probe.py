@@ -52,10 +52,10 @@ def _bursts() -> np.ndarray:
     rng = np.random.default_rng(7)
     length = SAMPLE_RATE // 10
     moments = np.arange(length) / SAMPLE_RATE
-    parts = [
-        (np.zeros(length), 0.5 * np.sin(2 * np.pi * 200 * 2 ** (i / 2) * moments), rng.normal(0, 0.3, length))[i % 3]
-        for i in range(10)
-    ]
+    parts: list[np.ndarray] = []
+    for i in range(10):
+        tone = 0.5 * np.sin(2 * np.pi * 200 * 2 ** (i / 2) * moments)
+        parts.append((np.zeros(length), tone, rng.normal(0, 0.3, length))[i % 3])
     return np.concatenate(parts).astype(np.float32)
 
 
