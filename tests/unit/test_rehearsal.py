@@ -186,3 +186,13 @@ def test_one_engine_of_several_that_does_not_follow_is_named_and_the_others_hold
     assert [bench.phases(e.name)[-1] for e in bench.engines] == ["resume", "pause", "resume"]
     assert bench.senders.weights == before
     assert all(engine.weights == before for engine in bench.engines)
+
+
+def test_rounding_may_be_larger_under_noise_than_at_rest() -> None:
+    bench = Bench(dtype="bfloat16")
+    bench.engine.noise_once_moved = 0.05
+    run(bench.publisher.start())
+    assert bench.publisher.canary_tolerance < 0.05
+    bench = Bench(dtype="bfloat16")
+    bench.engine.noise_once_moved = 5.0
+    assert complaint(bench, "start").proof == "rehearsal"
