@@ -1,5 +1,7 @@
 """Clips that no file holds: the probe of the canary, and the largest clip that the limits allow."""
 
+import dataclasses
+
 import numpy as np
 
 from common.config.data import DataConfig
@@ -16,7 +18,7 @@ shared, and a probe that is never shared cannot see a stale one."""
 
 def probe_prompts(family: Family, *, model_path: str, data: DataConfig) -> list[ProcessedPrompt]:
     """A clip with video and audio, and a text: what the canary asks."""
-    clip = _noise_clip(num_frames=6, side=84, fps=4.0, seconds=1.0)
+    clip = dataclasses.replace(_noise_clip(num_frames=6, side=84, fps=4.0, seconds=1.0), waveform=_bursts())
     silent = DecodedClip(frames=None, fps=0.0, waveform=None)
     pinned = {"model_path": model_path, "min_pixels": data.min_pixels, "max_pixels": data.max_pixels}
     return [
@@ -39,6 +41,22 @@ def longest_prompt(
             return prompt
         shrink = 0.95 * max_prompt_tokens / len(prompt.prompt_token_ids)
         num_frames, seconds = max(1, int(num_frames * shrink)), max(MIN_SECONDS, seconds * shrink)
+
+
+def _bursts() -> np.ndarray:
+    """A second that changes every tenth: silence, a tone, noise, and so on, each tone higher.
+
+    In steady noise every moment sounds like every other, and whatever attention mixes them with comes out alike:
+    an audio tower's queries and keys would hardly matter.
+    """
+    rng = np.random.default_rng(7)
+    length = SAMPLE_RATE // 10
+    moments = np.arange(length) / SAMPLE_RATE
+    parts: list[np.ndarray] = []
+    for i in range(10):
+        tone = 0.5 * np.sin(2 * np.pi * 200 * 2 ** (i / 2) * moments)
+        parts.append((np.zeros(length), tone, rng.normal(0, 0.3, length))[i % 3])
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _noise_clip(*, num_frames: int, side: int, fps: float, seconds: float) -> DecodedClip:

@@ -2,14 +2,17 @@
 
 The layout is safetensors' but for gaps that align each tensor: eight bytes of header length, a JSON header,
 the tensors' bytes. Files under /dev/shm instead of `multiprocessing.shared_memory`, whose resource tracker
-unlinks a segment when any process that attached to it ends.
+unlinks a segment when any process that attached to it ends. The sender holds a lock on the file while it lives:
+the kernel lets go of it however the sender ends, and in whatever PID namespace it is looked at from.
 """
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 SEGMENT_FOLDER = Path("/dev/shm")
-SEGMENT_PATTERN = re.compile(r"^omni-rlvr-(\d+)-.+$")
+SEGMENT_PATTERN = re.compile(r"^omni-rlvr-\w+-\d+-[0-9a-f]{16}$")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NAMES = {v: k for k, v in _DTYPES.items()}
 _ALIGNMENT = 64
@@ -34,17 +37,19 @@ class Segment:
     def __init__(self, path: Path, *, num_bytes: int | None = None) -> None:
         """Creates the file when `num_bytes` is given, and maps an existing one otherwise."""
         self.path = path
+        self._lock: int | None = None
         if num_bytes is not None:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            descriptor = self._lock = _create_locked(path)
             try:
                 # fails now with ENOSPC where /dev/shm is full, not later with SIGBUS
                 os.posix_fallocate(descriptor, 0, num_bytes)
-            except OSError:
-                os.close(descriptor)
+                self._map = mmap.mmap(descriptor, 0)
+            except (OSError, ValueError):
                 path.unlink()
+                os.close(descriptor)
                 raise
-        else:
-            descriptor = os.open(path, os.O_RDWR)
+            return
+        descriptor = os.open(path, os.O_RDWR)
         try:
             self._map = mmap.mmap(descriptor, 0)
         finally:
@@ -118,6 +123,9 @@ class Segment:
         """Forgets the mapping; the memory itself goes with the last view of it."""
         if unlink:
             self.path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         # never unmapped here: a view does not hold the mapping open, only alive
         del self._map
 
@@ -128,20 +136,40 @@ def segment_bytes(tensors: Iterable[Mapping[str, "torch.Tensor"]]) -> int:
 
 
 def segment_path(owner: str, index: int) -> Path:
-    """A name that tells which process owns the segment."""
-    return SEGMENT_FOLDER / f"omni-rlvr-{os.getpid()}-{owner}-{index}"
+    """A name that no other segment has or had."""
+    return SEGMENT_FOLDER / f"omni-rlvr-{owner}-{index}-{secrets.token_hex(8)}"
 
 
 def sweep_segments() -> list[Path]:
-    """Removes segments whose owner no longer lives; returns what was removed."""
+    """Removes segments that nobody holds the lock of; returns what was removed."""
     removed: list[Path] = []
     for path in SEGMENT_FOLDER.glob("omni-rlvr-*"):
-        match = SEGMENT_PATTERN.match(path.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
-            with contextlib.suppress(PermissionError):  # another user's, who will sweep it
-                path.unlink(missing_ok=True)
-                removed.append(path)
+        if not SEGMENT_PATTERN.match(path.name):
+            continue
+        # another user's, who will sweep it; gone meanwhile; not a file of ours at all
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_nlink:  # or the name may be another file's by now
+                    path.unlink()
+                    removed.append(path)
+            finally:
+                os.close(descriptor)
     return removed
+
+
+def _create_locked(path: Path) -> int:
+    """A new file with this process's lock on it.
+
+    A sweep between the two steps finds the file unlocked and removes it: then it is made again.
+    """
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
 
 
 def _layout(tensors: Mapping[str, "torch.Tensor"]) -> tuple[bytes, int, int]:

@@ -90,9 +90,9 @@ class LearnerRank:
         """Mixes in a rehearsal's noise."""
         self._engine.sender.perturb(scale=scale, nonce=nonce, names=names)
 
-    def restore(self) -> None:
+    def restore(self, *, names: Sequence[str] | None = None) -> None:
         """Takes the noise back."""
-        self._engine.sender.restore()
+        self._engine.sender.restore(names=names)
 
     def close(self) -> None:
         """Releases segments and the process group."""
@@ -179,9 +179,9 @@ class RankClients:
         """Mixes in a rehearsal's noise."""
         await self._each("perturb", scale=scale, nonce=nonce, names=names)
 
-    async def restore(self) -> None:
+    async def restore(self, *, names: Sequence[str] | None = None) -> None:
         """Takes the noise back."""
-        await self._each("restore")
+        await self._each("restore", names=names)
 
     async def close(self) -> None:
         """Releases segments and the process group."""

@@ -49,9 +49,9 @@ class WeightSender:
             if names is None or name in names:
                 self._source.perturb(name, scale=scale, nonce=nonce)
 
-    def restore(self) -> None:
-        """Puts every perturbed tensor back, bit for bit."""
-        self._source.restore()
+    def restore(self, *, names: Sequence[str] | None = None) -> None:
+        """Puts the perturbed tensors back, bit for bit: all of them, or these."""
+        self._source.restore(names=names)
 
     def close(self) -> None:
         """Removes the segments."""

@@ -36,9 +36,9 @@ class PublishConfig(Config):
     deadline_s: float = Field(default=300.0, gt=0)
     """Seconds that one phase of a publish may take before the run stops with the phase's name."""
     rehearsal: bool = True
-    """Whether each engine proves, before it serves, that every published tensor reaches its arithmetic."""
+    """Whether each engine proves, before it serves, that published layers reach its arithmetic."""
     rehearsal_scale: float | None = Field(default=None, gt=0, le=10)
-    """Noise the rehearsal mixes in, relative to each tensor; 0.05, and 3 in bfloat16, where rounding hides more."""
+    """Noise the rehearsal mixes in, relative to each tensor; 3 unless given."""
     canary_tolerance: float = Field(default=1e-4, gt=0)
     """Largest log-probability difference of the probe in float32."""
     canary_noise_factor: float = Field(default=3.0, ge=1)

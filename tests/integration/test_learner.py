@@ -202,11 +202,18 @@ def test_a_perturbation_is_taken_back_bit_for_bit_under_every_stage(run: Run, un
             before = run(_manifest(ranks, info))
             run(ranks.perturb(scale=0.05, nonce=3, names=None))
             moved = run(_manifest(ranks, info))
+            layer = info["plan"].layers[-1]
+            run(ranks.restore(names=layer))
+            without = run(_manifest(ranks, info))
+            run(ranks.perturb(scale=0.05, nonce=3, names=layer))
+            again = run(_manifest(ranks, info))
             run(ranks.restore())
             after = run(_manifest(ranks, info))
         finally:
             stop_ranks(ranks)
         assert after == before
+        assert again == moved
+        assert without == [b if b.name in layer else m for b, m in zip(before, moved, strict=True)]
         assert all(a.digest != b.digest for a, b in zip(before, moved, strict=True)), "every tensor must move"
 
 

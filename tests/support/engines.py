@@ -51,6 +51,20 @@ class BreakableWorker(rollout.weights.ReceiptExtension):
 
             rollout.weights.repack_tied_heads = keep_old
 
+    def hold(self, names: list[str]) -> None:
+        """From the publish after next, these tensors arrive, are acknowledged, and are loaded as they last were."""
+        model = self.model_runner.get_model()
+        original = _originals.setdefault("load", model.load_weights)
+        held: dict[str, torch.Tensor] = {}
+
+        def holding(weights: Any) -> Any:
+            return original(
+                (name, held.setdefault(name, tensor.clone()) if name in names else tensor)
+                for name, tensor in weights
+            )
+
+        model.load_weights = holding if names else original
+
     def record_media(self) -> None:
         """From now on, hashes of the tensors that reach the model's towers are kept."""
         model = self.model_runner.get_model()

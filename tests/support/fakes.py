@@ -21,6 +21,7 @@ from common.types import (
     TensorReceipt,
 )
 from learner.plan import PublishPlan
+from learner.rehearsal import ROUNDING
 from tests.support.builders import make_receipt
 
 SEGMENTS = ("segment-0", "segment-1")
@@ -77,7 +78,7 @@ class FakeSenders:
         self.perturbed: list[tuple[str, ...] | None] = []
         self.skipped: set[str] = set()
         self.hangs_on: str | None = None
-        self._saved: dict[str, float] | None = None
+        self._saved: dict[str, float] = {}
 
     def step(self) -> None:
         """Moves every weight, as an optimizer would."""
@@ -93,17 +94,20 @@ class FakeSenders:
     async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
         """Moves some weights or all."""
         await self._enter("perturb", str(nonce))
-        assert self._saved is None, "perturbed twice without a restore"
-        self._saved = dict(self.weights)
-        self.perturbed.append(None if names is None else tuple(names))
-        for name in self.fleet.plan.names if names is None else names:
+        chosen = self.fleet.plan.names if names is None else names
+        if scale > ROUNDING["bfloat16"]:
+            assert not set(chosen) & set(self._saved), "perturbed twice without a restore"
+            self.perturbed.append(None if names is None else tuple(names))
+        for name in chosen:
+            self._saved.setdefault(name, self.weights[name])
             self.weights[name] *= 1 + scale * number_of(f"{name}/{nonce}")
 
-    async def restore(self) -> None:
+    async def restore(self, *, names: Sequence[str] | None = None) -> None:
         """Takes it back."""
         await self._enter("restore", "")
-        assert self._saved is not None
-        self.weights, self._saved = self._saved, None
+        assert self._saved, "restored before anything was perturbed"
+        for name in list(self._saved) if names is None else names:
+            self.weights[name] = self._saved.pop(name)
 
     async def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
@@ -135,11 +139,17 @@ class FakeEngine:
         self.lost: set[str] = set()
         """Never loaded."""
         self.noise = 0.0
+        self.rounding = 0.0
+        """Added with a sign that changes from token to token."""
         self.noise_once_moved = 0.0
         """Added when the weights are not those of the start."""
         self.nan_once_moved: set[str] = set()
         """Weights that make every log-probability NaN when they are not those of the start."""
         self.hangs_on: str | None = None
+        self.fails_on: str | None = None
+        self.slow_on: str | None = None
+        """Takes long there, but ends."""
+        self.samplings: list[SamplingSpec] = []
         self.probe_failure: Failure | None = None
         self._start = dict(self.weights)
         self._received: dict[str, float] = {}
@@ -156,17 +166,22 @@ class FakeEngine:
         """The same few tokens, with log-probabilities of the engine's own weights."""
         await self._enter("generate", "")
         assert isinstance(prompt, ProcessedPrompt)
+        self.samplings.append(sampling)
         if self.probe_failure is not None:
             return self.probe_failure
         ids = tuple(range(1, min(LENGTH, sampling.max_tokens) + 1))
         noise = self.noise + (self.noise_once_moved if self.weights != self._start else 0.0)
         if any(self.weights[name] != self._start[name] for name in self.nan_once_moved):
             noise = math.nan
-        logprobs = tuple(v + noise for v in logprobs_of(self.weights, prompt, ids))
-        completion = Completion(
-            token_ids=ids, rollout_logprobs=logprobs, text="", finish_reason="stop", version_spans=()
-        )
-        return Generation(completions=(completion,) * group_size, submission_version=self.version, engine=self.name)
+        completions: list[Completion] = []
+        for i in range(group_size):
+            own = tuple(t + LENGTH * i for t in ids)
+            logprobs = [v + noise for v in logprobs_of(self.weights, prompt, own)]
+            rounded = tuple(v + self.rounding * (-1) ** t for v, t in zip(logprobs, own, strict=True))
+            completions.append(
+                Completion(token_ids=own, rollout_logprobs=rounded, text="", finish_reason="stop", version_spans=())
+            )
+        return Generation(completions=tuple(completions), submission_version=self.version, engine=self.name)
 
     async def pause(self) -> None:
         """Freezes requests."""
@@ -206,3 +221,9 @@ class FakeEngine:
         self.fleet.log.append((self.name, phase, detail))
         if self.hangs_on == phase:
             await asyncio.Event().wait()
+        if self.fails_on == phase:
+            raise OSError("no more")
+        if self.slow_on == phase:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            self.fleet.log.append((self.name, "slow", phase))

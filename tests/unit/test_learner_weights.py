@@ -135,6 +135,34 @@ def test_a_rehearsal_is_taken_back_to_the_bit(sender: WeightSender) -> None:
     assert all(torch.equal(t, before[n]) for n, t in values(sender).items())
 
 
+def test_one_layer_alone_is_taken_back_and_mixed_in_again_to_the_bit(sender: WeightSender) -> None:
+    before = values(sender)
+    sender.perturb(scale=3.0, nonce=1, names=None)
+    noisy = values(sender)
+    sender.restore(names=["text.weight", "text.bias"])
+    now = values(sender)
+    assert {n for n in now if not torch.equal(now[n], noisy[n])} == {"text.weight", "text.bias"}
+    assert {n for n in now if not torch.equal(now[n], before[n])} == {"head.weight", "head.bias"}
+    sender.perturb(scale=3.0, nonce=1, names=["text.weight", "text.bias"])
+    assert all(torch.equal(t, noisy[n]) for n, t in values(sender).items())
+    sender.restore()
+    assert all(torch.equal(t, before[n]) for n, t in values(sender).items())
+
+
+def test_what_was_trained_between_two_rehearsals_stays(sender: WeightSender) -> None:
+    for layer in (None, ["head.bias"]):
+        sender.perturb(scale=3.0, nonce=1, names=None)
+        sender.restore(names=layer)
+        sender.restore()
+        with torch.no_grad():
+            for parameter in sender._parameters.values():  # pyright: ignore[reportPrivateUsage]
+                parameter += 1.0
+        trained = values(sender)
+        sender.perturb(scale=3.0, nonce=2, names=None)
+        sender.restore()
+        assert all(torch.equal(t, trained[n]) for n, t in values(sender).items())
+
+
 def test_buckets_take_turns_in_two_segments(sender: WeightSender) -> None:
     from pathlib import Path
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import PublishError
 from common.types import TensorReceipt
-from learner.proofs import agreement_of, check_receipt, num_bytes
+from learner.proofs import agreement_of, check_receipt, evidence_of, num_bytes
 from tests.support.builders import make_receipt
 
 NAMES = ("a", "b", "c")
@@ -85,7 +85,54 @@ def test_nan_wins_over_any_number(differences: list[list[float]]) -> None:
     assert [math.isnan(v) for v in got.by_probe] == [any(map(math.isnan, p)) for p in differences]
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        ("float32", 4),
+        ("bfloat16", 2),
+        ("float16", 2),
+        ("float8_e4m3fn", 1),
+        ("int8", 1),
+        ("bool", 1),
+        ("float64", 8),
+    ],
+)
 def test_bytes_of_a_receipt(dtype: str, size: int) -> None:
     assert num_bytes(make_receipt("a", shape=(3, 5), dtype=dtype)) == 15 * size
     assert num_bytes(make_receipt("a", shape=(), dtype=dtype)) == size
+
+
+def test_evidence_by_hand() -> None:
+    # four tokens, rounding of 0.1 each; the layer would move two of them by 1
+    rounding, stale = [0.1, -0.1, 0.1, -0.1], [1.0, 0.0, 1.0, 0.0]
+    got = evidence_of([rounding], [stale])
+    # |d|^2 = 0.04, |d - q|^2 = 0.81 + 0.01 + 0.81 + 0.01, s^2 = 0.01, |q|^2 = 2
+    assert got.gain == pytest.approx((1.64 - 0.04) / 0.02)
+    assert got.power == pytest.approx(200.0)
+    assert got.score == pytest.approx(80 / 200**0.5)
+    assert got.num_tokens == 4
+    assert not got.is_clear, "5.7 standard errors are not enough"
+    assert evidence_of([rounding], [[2.0, 0.0, 2.0, 0.0]]).is_followed
+    kept = [d + 2 * q for d, q in zip(rounding, stale, strict=True)]
+    assert evidence_of([kept], [[2.0, 0.0, 2.0, 0.0]]).is_stale
+
+
+def test_a_probe_on_which_a_layer_has_no_effect_is_no_evidence() -> None:
+    alone = evidence_of([[0.1, -0.1]], [[3.0, 3.0]])
+    assert evidence_of([[0.1, -0.1], [0.7, 0.7]], [[3.0, 3.0], [0.0, 0.0]]) == alone
+    nothing = evidence_of([[0.1, -0.1]], [[0.0, 0.0]])
+    assert (nothing.score, nothing.is_clear) == (0.0, False)
+
+
+def test_a_layer_smaller_than_rounding_is_not_clear_however_many_tokens() -> None:
+    rounding = [0.1, -0.1] * 5000
+    got = evidence_of([rounding], [[0.09] * 10_000])
+    assert got.score > 6
+    assert not got.is_clear
+
+
+@pytest.mark.parametrize("rounding", [[math.nan, 0.1], [0.1, math.nan]])
+def test_nan_is_no_evidence(rounding: list[float]) -> None:
+    got = evidence_of([rounding], [[1.0, 1.0]])
+    assert not got.is_followed
+    assert not got.is_stale

@@ -1,83 +1,15 @@
-"""The publisher over ranks and engines of a few numbers: order, deadlines, identities and the three proofs."""
+"""The publisher over ranks and engines of a few numbers: order, deadlines, identities, receipts and the canary."""
 
 import asyncio
 import math
 
 import pytest
 
-from common.config.learner import PublishConfig
 from common.errors import PublishError
-from common.types import Failure, ProcessedPrompt, SamplingSpec
-from learner.plan import PublishPlan
-from learner.publisher import Publisher, PublishReport
-from tests.support.builders import text_prompt
+from common.types import Failure
 from tests.support.clock import run
-from tests.support.fakes import SEGMENTS, FakeEngine, FakeSenders, Fleet, plan_of
-
-LAYERS = [[f"layer-{i}.{part}" for part in ("weight", "bias")] for i in range(5)]
-TOWERS = [[f"tower-{i}.{part}" for part in ("weight", "bias")] for i in range(2)]
-BOTH = [*TOWERS, *LAYERS]
-CLIP = ProcessedPrompt(prompt_token_ids=(1, 2), tensors={}, placeholders={"video": (0, 1)}, clip_hash="clip")
-PROBES = (CLIP, text_prompt([3]))
-
-
-class Bench:
-    """A publisher and everything it talks to."""
-
-    def __init__(
-        self,
-        *,
-        plan: PublishPlan | None = None,
-        num_engines: int = 1,
-        dtype: str = "float32",
-        rehearsal: bool = True,
-        canary_noise_factor: float = 3.0,
-    ) -> None:
-        self.fleet = Fleet(plan=plan or plan_of(BOTH))
-        self.senders = FakeSenders(self.fleet)
-        self.engines = [FakeEngine(self.fleet, self.senders, name=f"engine-{i}") for i in range(num_engines)]
-        self.publisher = self.another(dtype=dtype, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor)
-
-    def another(
-        self,
-        *,
-        dtype: str = "float32",
-        rehearsal: bool = True,
-        canary_noise_factor: float = 3.0,
-    ) -> Publisher:
-        """A publisher over the same engines."""
-        return Publisher(
-            senders=self.senders,
-            engines=self.engines,
-            plan=self.fleet.plan,
-            segments=SEGMENTS,
-            probes=PROBES,
-            sampling=SamplingSpec(temperature=0.9, max_tokens=64),
-            config=PublishConfig(deadline_s=30.0, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor),
-            dtype=dtype,
-        )
-
-    @property
-    def engine(self) -> FakeEngine:
-        """The first."""
-        return self.engines[0]
-
-    def publish(self) -> PublishReport:
-        """One step of the optimizer, and its publish."""
-        self.senders.step()
-        return run(self.publisher.publish())
-
-    def phases(self, who: str) -> list[str]:
-        """What one of them did, in order."""
-        return [" ".join(entry[1:]).strip() for entry in self.fleet.log if entry[0] == who]
-
-
-def complaint(bench: Bench, work: str = "publish") -> PublishError:
-    """What starting or publishing raises."""
-    with pytest.raises(PublishError) as caught:
-        run(bench.publisher.start()) if work == "start" else bench.publish()
-    return caught.value
-
+from tests.support.fakes import plan_of
+from tests.support.publisher_bench import BOTH, LAYERS, Bench, complaint
 
 # -- one publish ----------------------------------------------------------------------------------
 
@@ -246,21 +178,6 @@ def test_ranks_past_their_deadline_are_named(phase: str) -> None:
     assert (error.proof, error.engine) == (phase, "ranks")
 
 
-@pytest.mark.parametrize("phase", ["perturb", "restore"])
-def test_a_rehearsal_past_its_deadline_names_the_ranks(phase: str) -> None:
-    bench = Bench()
-    bench.senders.hangs_on = phase
-
-    async def start() -> None:
-        # longer than the publisher's own deadline: without one, this would pass instead
-        async with asyncio.timeout(3600):
-            await bench.publisher.start()
-
-    with pytest.raises(PublishError) as caught:
-        run(start())
-    assert (caught.value.proof, caught.value.engine) == (phase, "ranks")
-
-
 def test_an_engine_that_does_not_answer_the_probe_is_named() -> None:
     bench = Bench(num_engines=2)
     bench.engines[1].hangs_on = "generate"
@@ -276,7 +193,113 @@ def test_a_probe_that_fails_stops_the_publish() -> None:
     assert "no room" in str(error)
 
 
+@pytest.mark.parametrize("phase", ["pause", "start", "update", "finish", "resume"])
+def test_a_phase_that_fails_on_one_engine_names_it_and_ends_on_the_others_first(phase: str) -> None:
+    bench = Bench(num_engines=3)
+    bench.engines[1].fails_on = phase
+    bench.engines[2].slow_on = phase
+
+    async def publish() -> list[str]:
+        with pytest.raises(PublishError) as caught:
+            await bench.publisher.publish()
+        assert (caught.value.proof, caught.value.engine) == (phase, "engine-1")
+        assert f"{phase} on engine-1 failed: no more" in str(caught.value)
+        return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    assert run(publish()) == []
+    assert ("engine-2", "slow", phase) in bench.fleet.log
+
+
+def test_a_probe_that_fails_leaves_nothing_running() -> None:
+    bench = Bench()
+    bench.engine.fails_on = "generate"
+
+    async def check() -> int:
+        with pytest.raises(PublishError) as caught:
+            await bench.publisher.check(bench.engine)
+        assert (caught.value.proof, caught.value.engine) == ("probe", "engine-0")
+        return len(asyncio.all_tasks())
+
+    assert run(check()) == 1
+
+
+# -- ranks that were rebuilt ----------------------------------------------------------------------
+
+
+def ahead(bench: Bench, *, version: int) -> None:
+    """Engines of a version that the ranks have lost."""
+    for engine in bench.engines:
+        engine.weights = {name: value * 1.5 for name, value in engine.weights.items()}
+        engine.version = version
+
+
+def test_ranks_of_an_older_version_take_the_engines_back() -> None:
+    bench = Bench(num_engines=2)
+    ahead(bench, version=5)
+    bench.publisher = bench.another(version=3)
+    assert set(run(bench.publisher.synchronize())) == {"engine-0", "engine-1"}
+    assert bench.publisher.version == 3
+    assert [e.version for e in bench.engines] == [3, 3]
+    assert all(e.weights == bench.senders.weights for e in bench.engines)
+    assert bench.publish().version == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_publisher_starts_over_engines_that_hold_other_weights_when_told(dtype: str) -> None:
+    bench = Bench(dtype=dtype)
+    ahead(bench, version=5)
+    bench.publisher = bench.another(dtype=dtype, version=3)
+    with pytest.raises(PublishError, match="canary"):
+        run(bench.publisher.start())
+    run(bench.publisher.start(synchronize=True))
+    assert bench.engine.version == bench.publisher.version == 3
+    assert bench.engine.weights == bench.senders.weights
+    assert bench.publisher.num_publishes == 0
+
+
+def test_weights_sent_again_have_identities_of_their_own() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.senders.step()
+        run(bench.publisher.synchronize())
+    versions, weights_ids, tower_ids = zip(*bench.engine.identities, strict=True)
+    assert versions == (0, 0, 0)
+    assert len(set(weights_ids)) == len(set(tower_ids)) == 3
+
+
+def test_a_publish_that_failed_shares_no_identity_with_the_next() -> None:
+    bench = Bench()
+    bench.engine.lost = {"layer-0.weight"}
+    complaint(bench)
+    bench.engine.lost = set()
+    bench.publish()
+    (_, first, _), (_, second, _) = bench.engine.identities
+    assert first != second
+
+
+def test_weights_sent_again_are_proven() -> None:
+    bench = Bench(num_engines=2)
+    bench.engines[1].lost = {"layer-1.bias"}
+    with pytest.raises(PublishError, match="receipt on engine-1"):
+        run(bench.publisher.synchronize())
+    bench.engines[1].lost, bench.engines[1].ignored = set(), {"layer-1.bias"}
+    bench.senders.step()
+    with pytest.raises(PublishError, match="canary on engine-1"):
+        run(bench.publisher.synchronize())
+    assert bench.phases("engine-1")[-1] == "pause"
+
+
 # -- canary ---------------------------------------------------------------------------------------
+
+
+def test_one_engine_can_be_checked_at_any_time() -> None:
+    bench = Bench(num_engines=2)
+    assert run(bench.publisher.check(bench.engine)).max < 1e-9
+    bench.engines[1].noise = 1e-3
+    with pytest.raises(PublishError) as caught:
+        run(bench.publisher.check(bench.engines[1]))
+    assert (caught.value.proof, caught.value.engine) == ("canary", "engine-1")
+    assert bench.phases("engine-1")[-1] == "pause"
 
 
 def test_an_engine_that_drifts_is_caught_by_the_canary() -> None:
@@ -330,27 +353,12 @@ def test_an_engine_that_fails_its_canary_serves_nothing() -> None:
     assert bench.phases("engine-1")[-1] == "pause"
 
 
-def test_an_engine_that_fails_its_rehearsal_serves_nothing() -> None:
-    bench = Bench()
-    bench.engine.ignored.add("layer-2.weight")
-    assert complaint(bench, "start").proof == "rehearsal"
-    assert bench.phases("engine-0")[-1] == "pause"
-
-
 def test_the_probe_is_drawn_from_the_whole_vocabulary() -> None:
     bench = Bench()
-    publisher = Publisher(
-        senders=bench.senders,
-        engines=bench.engines,
-        plan=bench.fleet.plan,
-        segments=SEGMENTS,
-        probes=PROBES,
-        sampling=SamplingSpec(temperature=0.7, top_p=0.5, top_k=3),
-        config=PublishConfig(),
-        dtype="float32",
-    )
-    sampling = publisher._probe_sampling  # pyright: ignore[reportPrivateUsage]
-    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.7, 1.0, 0)
+    run(bench.publisher.start())
+    bench.publish()
+    assert bench.engine.samplings
+    assert {(s.temperature, s.top_p, s.top_k) for s in bench.engine.samplings} == {(0.9, 1.0, 0)}
 
 
 def test_in_bfloat16_the_tolerance_is_the_noise_at_rest() -> None:
@@ -363,107 +371,3 @@ def test_in_bfloat16_the_tolerance_is_the_noise_at_rest() -> None:
     assert report.canary_tolerance == bench.publisher.canary_tolerance
     bench.engine.noise = 0.031
     assert complaint(bench).proof == "canary"
-
-
-# -- rehearsal ------------------------------------------------------------------------------------
-
-
-def test_a_rehearsal_ends_with_the_true_weights() -> None:
-    bench = Bench(num_engines=2)
-    before = dict(bench.senders.weights)
-    at_rest = run(bench.publisher.start())
-    assert bench.senders.weights == before
-    assert all(engine.weights == before for engine in bench.engines)
-    assert bench.publisher.num_rehearsals == 2
-    assert bench.publisher.version == 0
-    assert set(at_rest) == {"engine-0", "engine-1"}
-
-
-def test_every_publish_reports_the_rehearsals_before_it() -> None:
-    bench = Bench(num_engines=2)
-    run(bench.publisher.start())
-    assert [bench.publish().num_rehearsals for _ in range(2)] == [2, 2]
-
-
-def test_a_rehearsal_moves_every_published_tensor() -> None:
-    bench = Bench()
-    run(bench.publisher.start())
-    assert bench.senders.perturbed == [None]
-
-
-def test_a_rehearsal_can_be_left_out() -> None:
-    bench = Bench(rehearsal=False)
-    run(bench.publisher.start())
-    assert bench.senders.perturbed == []
-    assert bench.publisher.num_rehearsals == 0
-
-
-@pytest.mark.parametrize("culprit", range(len(BOTH)))
-@pytest.mark.parametrize("layers_per_bucket", [1, 3])
-def test_a_layer_that_the_engine_ignores_is_found_and_named(culprit: int, layers_per_bucket: int) -> None:
-    bench = Bench(plan=plan_of(BOTH, layers_per_bucket=layers_per_bucket))
-    bench.engine.ignored = set(BOTH[culprit])
-    before = dict(bench.senders.weights)
-    error = complaint(bench, "start")
-    assert (error.proof, error.engine) == ("rehearsal", "engine-0")
-    assert all(name in error.subject for name in BOTH[culprit])
-    assert not any(name in error.subject for layer in BOTH for name in layer if layer is not BOTH[culprit])
-    # the ranks hold the true weights again, and so does the engine as far as it follows
-    assert bench.senders.weights == before
-    assert bench.engine.weights == before
-
-
-def test_a_tower_that_only_media_can_see_is_looked_for_among_the_towers() -> None:
-    bench = Bench()
-    bench.engine.ignored = set(TOWERS[1])
-    assert "tower-1.weight" in complaint(bench, "start").subject
-    everything, *halves = bench.senders.perturbed
-    assert everything is None
-    assert halves
-    assert all(name.startswith("tower") for half in halves for name in half or ())
-
-
-@pytest.mark.parametrize("part", ["weight", "bias"])
-def test_half_an_ignored_layer_names_the_layer(part: str) -> None:
-    bench = Bench()
-    bench.engine.ignored = {f"layer-4.{part}"}
-    assert "layer-4.weight" in complaint(bench, "start").subject
-
-
-def test_one_ignored_layer_of_one_is_found() -> None:
-    bench = Bench(plan=plan_of(LAYERS[:1]))
-    bench.engine.ignored = set(LAYERS[0])
-    assert "layer-0.weight" in complaint(bench, "start").subject
-
-
-def test_a_rehearsal_with_nan_does_not_pass() -> None:
-    # an engine that computes from uninitialised memory, but only with what it has received anew
-    bench = Bench()
-    bench.engine.noise_once_moved = math.nan
-    error = complaint(bench, "start")
-    assert (error.proof, error.engine) == ("rehearsal", "engine-0")
-
-
-@pytest.mark.parametrize("culprit", ["layer-0", "layer-4", "tower-1"])
-def test_a_layer_that_makes_the_engine_compute_nan_is_named(culprit: str) -> None:
-    bench = Bench()
-    bench.engine.nan_once_moved = {f"{culprit}.weight"}
-    subject = complaint(bench, "start").subject
-    assert f"{culprit}.weight" in subject
-    assert not any(layer[0] in subject for layer in BOTH if layer[0] != f"{culprit}.weight")
-
-
-def test_the_ranks_take_the_noise_back_when_a_rehearsal_breaks() -> None:
-    bench = Bench()
-    before = dict(bench.senders.weights)
-    bench.engine.lost = {"layer-1.weight"}
-    assert complaint(bench, "start").proof == "receipt"
-    assert bench.senders.weights == before
-
-
-def test_each_rehearsal_moves_the_weights_differently() -> None:
-    bench = Bench()
-    run(bench.publisher.start())
-    run(bench.publisher.rehearse(bench.engine))
-    nonces = [entry[2] for entry in bench.fleet.log if entry[1] == "perturb"]
-    assert len(set(nonces)) == len(nonces) == 2

@@ -1,9 +1,12 @@
 """Weights in shared memory: what is read is what was written, to the bit; what is left behind is swept."""
 
+import contextlib
+import fcntl
 import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import torch
 
 import common.weights
 from common.weights import Segment, segment_bytes, segment_path, sweep_segments
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -153,18 +158,109 @@ def test_memory_stays_mapped_until_the_last_view_goes(segment: Segment) -> None:
     assert not is_mapped()
 
 
-def test_only_segments_of_dead_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+OWNER = """
+import sys
+from pathlib import Path
+from common.weights import Segment
+segment = Segment(Path(sys.argv[1]), num_bytes=4096)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where segments lie."""
     monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def owner_of(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process that holds a segment."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_segment_is_swept_once_its_owner_was_killed(folder: Path) -> None:
+    path = segment_path("learner", 0)
+    with owner_of(path) as process:
+        assert sweep_segments() == []
+        process.kill()
+        process.wait()
+        assert sweep_segments() == [path]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_segment_whose_owner_looks_dead_is_kept(folder: Path) -> None:
+    # as from another PID namespace: no process of that number is to be seen
     gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
     gone.wait()
-    mine = segment_path("learner", 0)
-    theirs = tmp_path / f"omni-rlvr-{gone.pid}-learner-1"
-    strangers = [tmp_path / "omni-rlvr-notes", tmp_path / f"other-{gone.pid}-learner-0"]
-    for path in (mine, theirs, *strangers):
+    path = folder / f"omni-rlvr-{gone.pid}-0-{16 * '0'}"
+    with owner_of(path):
+        assert sweep_segments() == []
+        assert path.exists()
+
+
+def test_a_segment_of_a_dead_owner_is_swept_although_its_number_lives_again(folder: Path) -> None:
+    path = folder / f"omni-rlvr-{os.getpid()}-0-{16 * '0'}"
+    with owner_of(path):
+        pass
+    assert sweep_segments() == [path]
+
+
+def test_one_who_maps_a_segment_does_not_hold_it(folder: Path) -> None:
+    path = segment_path("learner", 0)
+    with owner_of(path):
+        reader = Segment(path)
+    assert sweep_segments() == [path]
+    assert reader.num_bytes == 4096
+
+
+def test_a_closed_segment_is_held_no_longer(folder: Path) -> None:
+    segment = Segment(segment_path("learner", 0), num_bytes=4096)
+    assert sweep_segments() == []
+    segment.close()
+    assert sweep_segments() == [segment.path]
+
+
+def test_a_segment_swept_before_it_was_locked_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock, sweeps = segment_path("learner", 0), fcntl.flock, 0
+
+    def swept_first(descriptor: int, operation: int) -> None:
+        nonlocal sweeps
+        if sweeps == 0:
+            sweeps = 1
+            path.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(common.weights.fcntl, "flock", swept_first)
+    segment = Segment(path, num_bytes=4096)
+    assert sweeps == 1
+    assert path.stat().st_ino == os.fstat(segment._lock or -1).st_ino  # pyright: ignore[reportPrivateUsage]
+    assert sweep_segments() == []
+
+
+def test_only_segments_are_swept(folder: Path) -> None:
+    target = folder / "notes"
+    strangers = [folder / "omni-rlvr-notes", folder / "other-learner-0-0123456789abcdef", target]
+    for path in strangers:
         path.write_bytes(b"x")
-    assert sweep_segments() == [theirs]
-    assert sorted(tmp_path.iterdir()) == sorted([mine, *strangers])
+    link = segment_path("learner", 0)
+    link.symlink_to(target)
+    assert sweep_segments() == []
+    assert sorted(folder.iterdir()) == sorted([*strangers, link])
 
 
-def test_a_segments_name_tells_its_owner() -> None:
-    assert segment_path("learner", 1) == Path(f"/dev/shm/omni-rlvr-{os.getpid()}-learner-1")
+def test_no_two_segments_share_a_name() -> None:
+    paths = {segment_path("learner", 1) for _ in range(100)}
+    assert len(paths) == 100
+    assert all(p.parent == Path("/dev/shm") for p in paths)

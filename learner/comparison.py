@@ -1,0 +1,120 @@
+"""The probe: engines answer it, the ranks score what they answered, the two must agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.config.learner import PublishConfig
+from common.errors import PublishError
+from common.protocols import WeightReceiver, WeightSenders
+from common.types import Completion, Failure, Generation, ProcessedPrompt, SamplingSpec
+from learner.proofs import Agreement, Logprobs, agreement_of, minus
+from learner.transfer import Transfer, all_ended
+
+PROBE_SEED = 2**61
+SEEDS_PER_PROBE = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What one engine answered to each probe."""
+
+    completions: tuple[tuple[Completion, ...], ...]
+
+    @property
+    def logprobs(self) -> Logprobs:
+        """The engine's own, of all tokens of each probe in one row."""
+        return [[v for c in group for v in c.rollout_logprobs] for group in self.completions]
+
+
+class Comparison:
+    """Asks the probes, scores the answers, and knows how far the two may differ."""
+
+    def __init__(
+        self,
+        *,
+        senders: WeightSenders,
+        transfer: Transfer,
+        probes: Sequence[ProcessedPrompt],
+        sampling: SamplingSpec,
+        config: PublishConfig,
+    ) -> None:
+        self.probes = tuple(probes)
+        self.tolerance = config.canary_tolerance
+        self._senders, self._transfer, self._deadline_s = senders, transfer, config.deadline_s
+        # of the whole vocabulary: a truncated sampler's probabilities are not the learner's
+        self.sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
+
+    async def ask(self, engine: WeightReceiver, *, num_completions: int = 1) -> Answers:
+        """Has an engine answer every probe."""
+        async with self._transfer.phase("probe", engine.name):
+            answers = await all_ended(
+                engine.generate(
+                    probe,
+                    sampling=self.sampling,
+                    group_size=num_completions,
+                    seed=PROBE_SEED + SEEDS_PER_PROBE * i,
+                    deadline_s=self._deadline_s,
+                )
+                for i, probe in enumerate(self.probes)
+            )
+        return Answers(completions=tuple(_completions(a, engine) for a in answers))
+
+    async def score(self, answers: Sequence[Answers], *, only_media: bool = False) -> list[Logprobs]:
+        """What the ranks compute for the same tokens, for each engine's answers; with `only_media`, an empty row
+        for probes without."""
+        chosen = [i for i, p in enumerate(self.probes) if p.placeholders or not only_media]
+        async with self._transfer.phase("score", "ranks"):
+            scores = await self._senders.score(
+                [self.probes[i] for i in chosen],
+                [[c.token_ids for a in answers for c in a.completions[i]] for i in chosen],
+            )
+        logprobs: list[Logprobs] = [[[] for _ in self.probes] for _ in answers]
+        for i, group in zip(chosen, scores, strict=True):
+            rows = iter(group)
+            for answer, row in zip(answers, logprobs, strict=True):
+                row[i] = [v for _ in answer.completions[i] for v in next(rows)]
+        return logprobs
+
+    async def agreement(self, engine: WeightReceiver, *, num_completions: int = 1) -> Agreement:
+        """How far an engine's log-probabilities lie from the ranks'."""
+        answers = await self.ask(engine, num_completions=num_completions)
+        return agreement_of(minus(answers.logprobs, (await self.score([answers]))[0]))
+
+    def differs(self, difference: float) -> bool:
+        """Whether a difference is past the tolerance; NaN is."""
+        return not difference <= self.tolerance
+
+    def disagreement(
+        self,
+        agreement: Agreement,
+        engine: WeightReceiver,
+        *,
+        proof: str,
+        version: int,
+        subject: str,
+        tolerance: float | None = None,
+    ) -> PublishError:
+        """The error that says so, with the difference of each probe."""
+        tolerance = self.tolerance if tolerance is None else tolerance
+        by_probe = ", ".join(
+            f"{'+'.join(sorted(p.placeholders)) or 'text'} {d:.2e}"
+            for p, d in zip(self.probes, agreement.by_probe, strict=True)
+        )
+        return PublishError(
+            f"{proof} on {engine.name} at version {version}: log-probabilities must agree within "
+            f"{tolerance:.2e}, got {by_probe}; the engine does not follow {subject}",
+            proof=proof,
+            engine=engine.name,
+            subject=subject,
+        )
+
+
+def _completions(answer: Generation | Failure, engine: WeightReceiver) -> tuple[Completion, ...]:
+    if isinstance(answer, Failure):
+        raise PublishError(
+            f"publish: the probe on {engine.name} failed: {answer.detail}",
+            proof="probe",
+            engine=engine.name,
+            subject=answer.reason,
+        )
+    return answer.completions

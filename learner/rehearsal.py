@@ -1,0 +1,219 @@
+"""Proves, layer by layer, that what is published reaches an engine's arithmetic.
+
+Noise is mixed into every published tensor, the noisy weights are published, and the engine answers the probe.
+The ranks then score its answers once as they are, and once more for every layer with that layer left old: the
+signature of an engine that does not follow it. A layer counts as followed when the engine lies nearer to the
+first than to the second, by far. Rounding hides a layer in the largest difference of any token, but not in all of
+them together.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from common.config.learner import PublishConfig
+from common.protocols import WeightReceiver, WeightSenders
+from learner.comparison import Answers, Comparison
+from learner.plan import PublishPlan
+from learner.proofs import Agreement, Evidence, Logprobs, agreement_of, evidence_of, minus, name_layers
+from learner.transfer import Identity, Transfer
+
+Layer = tuple[str, ...]
+MAX_TRIALS = 3
+"""Each with another noise, on the layers that are still open; what is open then is not claimed."""
+NUM_COMPLETIONS = 8
+"""Of each probe: rounding averages out over many tokens."""
+SCALE = 3.0
+"""Of the noise against the tensor, which it all but replaces; what an audio tower's queries and keys do with less
+is lost in rounding."""
+ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8}
+"""Relative distance of neighbouring numbers: weights moved by it move log-probabilities about as rounding does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One noise on one engine."""
+
+    differences: Logprobs
+    """The engine's log-probabilities less the ranks'."""
+    signatures: dict[Layer, Logprobs]
+    """What the differences would be, were one layer left old and nothing rounded."""
+    tolerance: float
+    """Largest difference that is taken for rounding."""
+
+    @property
+    def agreement(self) -> Agreement:
+        return agreement_of(self.differences)
+
+    def differs(self, agreement: Agreement) -> bool:
+        """Whether a difference is more than rounding; NaN is."""
+        return not agreement.max <= self.tolerance
+
+    def evidence(self, layer: Layer) -> Evidence:
+        """Whether the engine follows a layer."""
+        return evidence_of(self.differences, self.signatures[layer])
+
+    def culprit(self) -> tuple[Layer, Agreement] | None:
+        """The layer that would explain most, and what it would leave unexplained."""
+        stale = [layer for layer in self.signatures if self.evidence(layer).is_stale]
+        rest = {layer: minus(self.differences, self.signatures[layer]) for layer in stale}
+        if not rest:
+            return None
+        best = min(rest, key=lambda layer: sum(d * d for probe in rest[layer] for d in probe))
+        return best, agreement_of(rest[best])
+
+
+class Rehearsal:
+    """Publishes noise to engines and judges what they make of it; the caller publishes the truth again."""
+
+    def __init__(
+        self,
+        *,
+        senders: WeightSenders,
+        transfer: Transfer,
+        comparison: Comparison,
+        plan: PublishPlan,
+        config: PublishConfig,
+        dtype: str,
+    ) -> None:
+        self._senders, self._transfer, self._comparison, self._plan = senders, transfer, comparison, plan
+        self._scale = config.rehearsal_scale or SCALE
+        self._noise_factor, self._rounding = config.canary_noise_factor, ROUNDING[dtype]
+        self._num_nonces = 0
+
+    async def run(self, engines: Sequence[WeightReceiver], *, current: Identity) -> tuple[Layer, ...]:
+        """Tries until every layer is followed by every engine or cannot be told.
+
+        Returns:
+            The layers of which the probe says nothing: left old, they change nothing that stands out of rounding.
+
+        Raises:
+            PublishError: an engine does not follow a published layer; it is named.
+        """
+        open_layers = list(self._plan.layers)
+        for _ in range(MAX_TRIALS):
+            trials = await self._trials(engines, open_layers, current=current)
+            for engine, trial in zip(engines, trials, strict=True):
+                await self._require(trial, engine, current=current)
+            evidence = {layer: [t.evidence(layer) for t in trials] for layer in open_layers}
+            open_layers = [layer for layer in open_layers if not all(e.is_followed for e in evidence[layer])]
+            if not any(e.power for layer in open_layers for e in evidence[layer]):
+                break
+        return tuple(open_layers)
+
+    async def _trials(
+        self, engines: Sequence[WeightReceiver], layers: Sequence[Layer], *, current: Identity
+    ) -> list[Trial]:
+        async with self._noise(engines, names=None, current=current) as nonce:
+            answers = [await self._comparison.ask(e, num_completions=NUM_COMPLETIONS) for e in engines]
+            scores = await self._comparison.score(answers)
+            signatures: list[dict[Layer, Logprobs]] = [{} for _ in engines]
+            for layer in layers:
+                for own, signature in zip(
+                    signatures, await self._signatures(layer, answers, scores, nonce=nonce), strict=True
+                ):
+                    own[layer] = signature
+            rounding = await self._rounding_of(answers, scores)
+        return [
+            Trial(
+                differences=minus(a.logprobs, s),
+                signatures=own,
+                tolerance=max(self._comparison.tolerance, self._noise_factor * noise),
+            )
+            for a, s, own, noise in zip(answers, scores, signatures, rounding, strict=True)
+        ]
+
+    async def _rounding_of(self, answers: Sequence[Answers], scores: Sequence[Logprobs]) -> list[float]:
+        """How far rounding can move the answers of each engine under the noisy weights.
+
+        It moves them further than it does at rest, by how much depends on the noise.
+        """
+        self._num_nonces += 1
+        async with self._transfer.phase("perturb", "ranks"):
+            await self._senders.perturb(scale=self._rounding, nonce=self._num_nonces, names=None)
+        moved = await self._comparison.score(answers)
+        return [agreement_of(minus(m, s)).max for m, s in zip(moved, scores, strict=True)]
+
+    async def _signatures(
+        self, layer: Layer, answers: Sequence[Answers], scores: Sequence[Logprobs], *, nonce: int
+    ) -> list[Logprobs]:
+        """What each engine's answers score with one layer left old, less what they score."""
+        is_tower = not set(self._plan.tower_names).isdisjoint(layer)
+        async with self._transfer.phase("restore", "ranks"):
+            await self._senders.restore(names=layer)
+        stale = await self._comparison.score(answers, only_media=is_tower)
+        async with self._transfer.phase("perturb", "ranks"):
+            await self._senders.perturb(scale=self._scale, nonce=nonce, names=layer)
+        # a tower changes nothing of what is asked without media
+        return [
+            [[a - b for a, b in zip(p, q, strict=True)] if p else [0.0] * len(q) for p, q in zip(o, s, strict=True)]
+            for o, s in zip(stale, scores, strict=True)
+        ]
+
+    async def _require(self, trial: Trial, engine: WeightReceiver, *, current: Identity) -> None:
+        agreement, culprit = trial.agreement, trial.culprit()
+        if culprit is None and not trial.differs(agreement):
+            return
+        if culprit is not None and not (trial.differs(agreement) and trial.differs(culprit[1])):
+            layers = [culprit[0]]
+        else:
+            layers = await self._locate(engine, trial, current=current)
+        raise self._comparison.disagreement(
+            agreement,
+            engine,
+            proof="rehearsal",
+            version=current.version,
+            subject=name_layers(layers),
+            tolerance=trial.tolerance,
+        )
+
+    async def _locate(self, engine: WeightReceiver, trial: Trial, *, current: Identity) -> list[Layer]:
+        """Halves the layers while one half alone is not followed; several are left where no half shows it."""
+        layers = self._suspects(trial)
+        while len(layers) > 1:
+            middle = len(layers) // 2
+            for half in (layers[:middle], layers[middle:]):
+                names = [name for layer in half for name in layer]
+                async with self._noise([engine], names=names, current=current):
+                    agreement = await self._comparison.agreement(engine, num_completions=NUM_COMPLETIONS)
+                if trial.differs(agreement):
+                    layers = half
+                    break
+            else:
+                return layers
+        return layers
+
+    def _suspects(self, trial: Trial) -> list[Layer]:
+        """All layers; the towers' alone where prompts with media disagree and texts do not."""
+        media = [bool(p.placeholders) for p in self._comparison.probes]
+        disagrees = [not d <= trial.tolerance for d in trial.agreement.by_probe]
+        towers = set(self._plan.tower_names)
+        only_media = any(media) and not any(d and not m for d, m in zip(disagrees, media, strict=True))
+        return [layer for layer in self._plan.layers if not (towers and only_media) or towers & set(layer)]
+
+    @asynccontextmanager
+    async def _noise(
+        self, engines: Sequence[WeightReceiver], *, names: Sequence[str] | None, current: Identity
+    ) -> AsyncGenerator[int]:
+        """Inside, ranks and engines hold noisy weights under an identity of their own; after it the ranks do not.
+
+        Yields:
+            The noise's nonce.
+        """
+        self._num_nonces += 1
+        nonce = self._num_nonces
+        label = f"{current.weights_id}-rehearsal-{nonce}"
+        tower_id = label if self._plan.changes_towers else current.tower_id
+        async with self._transfer.phase("perturb", "ranks"):
+            await self._senders.perturb(scale=self._scale, nonce=nonce, names=names)
+        try:
+            await self._transfer.send(engines, replace(current, weights_id=label, tower_id=tower_id))
+            yield nonce
+        finally:
+            async with self._transfer.phase("restore", "ranks"):
+                await self._senders.restore()
+
+
+def describe(layers: Sequence[Layer]) -> str:
+    """Layers that a rehearsal says nothing of, for a log or a table."""
+    return ", ".join(name.removesuffix(".weight") for layer in layers for name in layer) or "none"

@@ -1,0 +1,142 @@
+"""One transfer of weights: every phase of it on all engines, then the receipts.
+
+A phase has ended on every engine, well or badly, before anything is touched again: what a failure leaves
+behind is at rest.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from common.errors import PublishError
+from common.protocols import WeightReceiver, WeightSenders
+from common.types import TensorReceipt
+from learner.plan import PublishPlan
+from learner.proofs import check_receipt
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What an engine calls the weights it holds."""
+
+    version: int
+    weights_id: str
+    """Salt of its prefix blocks."""
+    tower_id: str
+    """Of its encoder-cache entries."""
+
+
+class Transfer:
+    """Moves the ranks' weights to engines, bucket by bucket."""
+
+    def __init__(
+        self, *, senders: WeightSenders, plan: PublishPlan, segments: Sequence[str], deadline_s: float
+    ) -> None:
+        self._senders, self._plan, self._segments, self._deadline_s = senders, plan, segments, deadline_s
+
+    async def send(
+        self,
+        engines: Sequence[WeightReceiver],
+        identity: Identity,
+        *,
+        seconds: dict[str, float] | None = None,
+    ) -> list[TensorReceipt]:
+        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
+
+        Raises:
+            PublishError: a phase failed or passed its deadline, or a receipt is not what was sent.
+        """
+        spent: dict[str, float] = seconds if seconds is not None else defaultdict(float)
+        await self._each(engines, "pause", lambda e: e.pause(), spent)
+        await self._each(engines, "start", lambda e: e.start_update(), spent)
+        manifest: list[TensorReceipt] = []
+        gathering = asyncio.ensure_future(self._gather(0, spent))
+        try:
+            for bucket in range(len(self._plan.buckets)):
+                manifest += await gathering
+                if bucket + 1 < len(self._plan.buckets):
+                    gathering = asyncio.ensure_future(self._gather(bucket + 1, spent))
+                path = self._segments[bucket % len(self._segments)]
+                await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b), spent)
+        finally:
+            # its failure, if any, is second to the one that is on its way
+            await asyncio.wait([gathering])
+            _ = gathering.cancelled() or gathering.exception()
+        receipts = await self._each(
+            engines,
+            "finish",
+            lambda e: e.finish_update(
+                version=identity.version, weights_id=identity.weights_id, tower_id=identity.tower_id
+            ),
+            spent,
+        )
+        for engine, receipt in zip(engines, receipts, strict=True):
+            check_receipt(self._plan.names, manifest, receipt, engine=engine.name)
+        await self._each(engines, "resume", lambda e: e.resume(), spent)
+        return manifest
+
+    async def _gather(self, bucket: int, seconds: dict[str, float]) -> list[TensorReceipt]:
+        async with self.phase("gather", "ranks", seconds):
+            return await self._senders.send_bucket(bucket)
+
+    async def _each(
+        self,
+        engines: Sequence[WeightReceiver],
+        phase: str,
+        call: Callable[[WeightReceiver], Awaitable[T]],
+        seconds: dict[str, float],
+    ) -> list[T]:
+        """Runs a phase on all engines at once; a failure is raised with its engine's name."""
+        start = time.perf_counter()
+
+        async def one(engine: WeightReceiver) -> T:
+            async with self.phase(phase, engine.name):
+                return await call(engine)
+
+        try:
+            return await all_ended(one(e) for e in engines)
+        finally:
+            seconds[phase] += time.perf_counter() - start
+
+    @asynccontextmanager
+    async def phase(self, phase: str, who: str, seconds: dict[str, float] | None = None) -> AsyncGenerator[None]:
+        """Gives what is called inside a deadline, and its failure the names of the phase and of who failed."""
+        start = time.perf_counter()
+        deadline = asyncio.timeout(self._deadline_s)
+        try:
+            async with deadline:
+                yield
+        except PublishError:
+            raise
+        except Exception as error:  # a call into another process
+            failed = (
+                f"must end within {self._deadline_s} s, and did not" if deadline.expired() else f"failed: {error}"
+            )
+            raise PublishError(
+                f"publish: {phase} on {who} {failed}",
+                proof=phase,
+                engine=who,
+                subject=phase if deadline.expired() else str(error),
+            ) from error
+        finally:
+            if seconds is not None:
+                seconds[phase] += time.perf_counter() - start
+
+
+async def all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """All answers, once every call has ended; then the first failure, in order, if there is one."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [a for a in answers if isinstance(a, BaseException)]
+    for other in failures[1:]:
+        logger.error("and besides: %s", other)
+    if failures:
+        raise failures[0]
+    return [a for a in answers if not isinstance(a, BaseException)]
