@@ -9,14 +9,15 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.config.learner import LearnerConfig
 from common.models.registry import family_of
@@ -30,6 +31,8 @@ from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.plan import plan_publish
 from learner.process_group import ProcessGroup
+from learner.randomness import load_rng_state, rng_state, seed_everything, seed_of
+from learner.reference import OwnReference, Reference
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
 from learner.tally import Tally
@@ -65,23 +68,28 @@ class LearnerEngine:
             pad_token_id: what fills a row.
             temperature: the sampler's, applied to every logit here too.
             max_tokens: longest completion, the constant of Dr.GRPO's aggregation.
-            seed: of torch on this rank.
+            seed: the run's; each rank derives its own.
         """
         self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
         self.pad_token_id = pad_token_id
-        torch.manual_seed(seed)
         self._ranks = ProcessGroup()
+        seed_everything(seed_of(seed, self._ranks.rank))
         self.rank, self.device = self._ranks.rank, self._ranks.device
         self._model_path = Path(model_path)
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
         """Token ids of a completion to be imitated."""
         policy = family.load_policy(model_path, dtype=DTYPES[dtype])
+        if config.gradient_checkpointing:
+            cast(Any, policy).recompute_layers()
         self.frozen = freeze_parameters(policy, config.freeze)
-        self._reference: nn.Module | None = None
+        self._reference: Reference | None = None
         if config.beta > 0:
-            reference = family.load_policy(reference_path or model_path, dtype=DTYPES[dtype])
-            self._reference = reference.to(self.device).requires_grad_(False).eval()
+            self._reference = OwnReference(
+                family.load_policy(reference_path or model_path, dtype=DTYPES[dtype]),
+                device=self.device,
+                is_offloaded=config.reference == "offloaded",
+            )
         self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
         self._module = self._deepspeed.module
         self.source: WeightSource = PlainSource(self._module)
@@ -116,8 +124,10 @@ class LearnerEngine:
         batches, denominators = self._batches(groups)
         with _timed(seconds, "logprobs"):
             passes = [
-                Pass(batch=batch, old=old, reference=self._reference_logprobs(batch))
-                for batch, old in zip(batches, self._old_logprobs(batches), strict=True)
+                Pass(batch=batch, old=old, reference=reference)
+                for batch, old, reference in zip(
+                    batches, self._old_logprobs(batches), self._reference_logprobs(batches), strict=True
+                )
             ]
         updates: list[dict[str, float]] = []
         while len(updates) < self.config.updates_per_step:
@@ -175,11 +185,16 @@ class LearnerEngine:
             num_passes=int(most),
         )
 
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
-        if self._reference is None or batch.is_empty:
-            return None
-        with torch.no_grad():
-            return self._reference(batch.tokens, temperature=self.temperature)[0]
+    def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
+        if self._reference is None:
+            return [None] * len(batches)
+        with self._reference.ready():
+            return [
+                self._reference(b.tokens, temperature=self.temperature)
+                if self._reference.needs_every_rank or not b.is_empty
+                else None
+                for b in batches
+            ]
 
     def _old_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """None stands for the current policy's own values, of which the ratio is exactly 1."""
@@ -299,6 +314,14 @@ class LearnerEngine:
         trained = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
         optimizer_state.write_state(self._deepspeed, trained, values, num_updates=num_updates)
         self.num_updates = num_updates
+
+    def rng_state(self) -> dict[str, Tensor]:
+        """This rank's random generators; no collective."""
+        return rng_state()
+
+    def load_rng_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `rng_state` gave on this rank; no collective."""
+        load_rng_state(state)
 
     def close(self) -> None:
         """Removes the segments and leaves the process group."""

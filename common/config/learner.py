@@ -1,8 +1,8 @@
 """Configuration of the learner plane."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Config
 
@@ -23,7 +23,7 @@ class OptimizerConfig(Config):
     eps: float = Field(default=1e-8, gt=0)
     """Added to AdamW's denominator."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay; biases and the weights of norms have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm above which gradients are scaled down."""
 
@@ -65,6 +65,10 @@ class LearnerConfig(Config):
     """DeepSpeed ranks, one Ray actor each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed partitions: nothing, optimizer, gradients too, parameters too."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What waits in host memory: the optimizer's state, or with it the parameters too."""
+    gradient_checkpointing: bool = False
+    """Whether layers compute themselves again in the backward instead of keeping activations."""
     steps: int = Field(default=100, ge=1)
     """Optimizer batches of the run; each publishes once."""
     groups_per_step: int = Field(default=16, ge=1)
@@ -85,6 +89,8 @@ class LearnerConfig(Config):
     """How token losses become one number; `sequence` is the paper."""
     beta: float = Field(default=0.04, ge=0)
     """Weight of the KL to the frozen reference; 0 loads none."""
+    reference: Literal["resident", "offloaded"] = "resident"
+    """Where the frozen reference waits between two uses: on the device, or in host memory; whole on every rank."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Lower clipping distance of the ratio."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -105,3 +111,17 @@ class LearnerConfig(Config):
     """OpenMP threads of one rank; apart from Ray's accounting."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """Seconds that one step may take before the run stops."""
+
+    @model_validator(mode="after")
+    def offload_must_have_its_stage(self) -> Self:
+        """Only what is partitioned can wait elsewhere."""
+        if self.offload == "optimizer" and self.zero_stage < 1:
+            raise ValueError(
+                f"learner.offload must be none at zero_stage 0, got {self.offload!r}; take zero_stage 1, 2 or 3"
+            )
+        if self.offload == "parameters" and self.zero_stage < 3:
+            raise ValueError(
+                f"learner.offload=parameters must come with zero_stage 3, got {self.zero_stage}; "
+                "take zero_stage 3, or offload the optimizer alone"
+            )
+        return self
