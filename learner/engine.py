@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +19,23 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from common.config.learner import LearnerConfig
+from common.errors import ConfigError
 from common.models.registry import family_of
 from common.tokens import pack_tokens
 from common.types import ProcessedPrompt
 from learner import optimizer_state
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from learner.batch import MicroBatch, TrainGroup
 from learner.deepspeed_facade import DeepSpeedEngine
 from learner.hf_folder import HfWriter, shards_of
+from learner.lora import (
+    AdapterOffReference,
+    MergedLoraSource,
+    adapter_config,
+    inject_adapters,
+    load_adapter_file,
+    read_adapter,
+    write_adapter,
+)
 from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.plan import plan_publish
@@ -35,6 +44,7 @@ from learner.randomness import load_rng_state, rng_state, seed_everything, seed_
 from learner.reference import OwnReference, Reference
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
+from learner.share import share_of_step
 from learner.tally import Tally
 from learner.weight_source import PlainSource, WeightSource
 from learner.weights import freeze_parameters
@@ -83,16 +93,12 @@ class LearnerEngine:
         if config.gradient_checkpointing:
             cast(Any, policy).recompute_layers()
         self.frozen = freeze_parameters(policy, config.freeze)
-        self._reference: Reference | None = None
-        if config.beta > 0:
-            self._reference = OwnReference(
-                family.load_policy(reference_path or model_path, dtype=DTYPES[dtype]),
-                device=self.device,
-                is_offloaded=config.reference == "offloaded",
-            )
+        if config.lora:
+            inject_adapters(policy, config.lora, seed=seed)
         self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
         self._module = self._deepspeed.module
-        self.source: WeightSource = PlainSource(self._module)
+        self._reference = self._load_reference(reference_path, dtype=dtype) if config.beta > 0 else None
+        self.source: WeightSource = (MergedLoraSource if config.lora else PlainSource)(self._module)
         """The policy's weights by their names in the checkpoint."""
         plan = plan_publish(
             self.source,
@@ -104,6 +110,17 @@ class LearnerEngine:
             logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
         self.sender = WeightSender(self.source, plan, rank=self.rank)
         self.num_updates = 0
+
+    def _load_reference(self, path: str | None, *, dtype: str) -> Reference:
+        if not self.config.lora:
+            policy = family_of(self._model_path).load_policy(path or str(self._model_path), dtype=DTYPES[dtype])
+            return OwnReference(policy, device=self.device, is_offloaded=self.config.reference == "offloaded")
+        if path is not None and Path(path).resolve() != self._model_path.resolve():
+            raise ConfigError(
+                f"the model under learner.lora must be the reference, got {self._model_path} and {path}; "
+                "start from the reference and load the adapter"
+            )
+        return AdapterOffReference(self._deepspeed)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -121,7 +138,7 @@ class LearnerEngine:
             `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
         """
         seconds: dict[str, float] = defaultdict(float)
-        batches, denominators = self._batches(groups)
+        batches, denominators = self._share(groups)
         with _timed(seconds, "logprobs"):
             passes = [
                 Pass(batch=batch, old=old, reference=reference)
@@ -147,42 +164,21 @@ class LearnerEngine:
         Returns:
             Metrics of the whole batch, the same on every rank; keys `sft/...`.
         """
-        batches, denominators = self._batches(examples)
+        batches, denominators = self._share(examples)
         passes = [Pass(batch=batch) for batch in batches]
         metrics = self._update(passes, SftObjective(), denominators, defaultdict(float))
         kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean", "is_skipped")
         return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
 
-    def _batches(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
+    def _share(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
         """This rank's passes, as many as the busiest rank makes, and what the whole batch is divided by."""
-        batches = micro_batches(
+        return share_of_step(
             groups,
+            ranks=self._ranks,
             max_rows=self.config.max_rows_per_micro_batch,
             max_tokens=self.config.max_tokens_per_micro_batch,
+            longest=self.max_tokens,
             pad_token_id=self.pad_token_id,
-            device=self.device,
-        )
-        totals = self._denominators(batches)
-        while len(batches) < totals.num_passes:
-            batches.append(empty_micro_batch(pad_token_id=self.pad_token_id, device=self.device))
-        return batches, totals.denominators
-
-    def _denominators(self, batches: Sequence[MicroBatch]) -> "_Totals":
-        """What the whole batch is divided by, and the most passes any rank makes."""
-        sums = torch.tensor(
-            [sum(len(b.advantages) for b in batches), sum(b.tokens.num_tokens for b in batches)],
-            dtype=torch.float64,
-        )
-        most = torch.tensor([len(batches)])
-        self._ranks.all_reduce(sums)
-        self._ranks.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-        if most == 0:
-            raise ValueError("a batch must hold a group, got none on any rank")
-        return _Totals(
-            denominators=Denominators(
-                num_sequences=float(sums[0]), num_tokens=float(sums[1]), max_tokens=float(self.max_tokens)
-            ),
-            num_passes=int(most),
         )
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
@@ -315,6 +311,20 @@ class LearnerEngine:
         optimizer_state.write_state(self._deepspeed, trained, values, num_updates=num_updates)
         self.num_updates = num_updates
 
+    def adapter(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The adapters by peft's names in `adapter_model.safetensors`, and what `adapter_config.json` holds."""
+        assert self.config.lora, "only a policy with learner.lora has an adapter"
+        config = adapter_config(self._module, self.config.lora, base=str(self._model_path))
+        return read_adapter(self._module), config
+
+    def load_adapter(self, folder: Path) -> None:
+        """Takes up the adapters of a checkpoint; the model under them is the one this engine was started from.
+
+        Raises:
+            ModelError: they are of other layers or of another rank.
+        """
+        write_adapter(self._module, self._deepspeed.optimizer, load_adapter_file(folder))
+
     def rng_state(self) -> dict[str, Tensor]:
         """This rank's random generators; no collective."""
         return rng_state()
@@ -327,15 +337,6 @@ class LearnerEngine:
         """Removes the segments and leaves the process group."""
         self.sender.close()
         self._ranks.close()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Totals:
-    """What all ranks together bring to a step."""
-
-    denominators: Denominators
-    num_passes: int
-    """Micro-batches of the rank with the most."""
 
 
 @contextmanager

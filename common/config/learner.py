@@ -1,5 +1,6 @@
 """Configuration of the learner plane."""
 
+import fnmatch
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -58,6 +59,19 @@ class CheckpointConfig(Config):
     """Newest checkpoints that are kept."""
 
 
+class LoraConfig(Config):
+    """Low-rank adapters, which train in place of the layers that they sit beside."""
+
+    rank: int = Field(default=16, ge=1)
+    """Columns of an adapter's two matrices."""
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's share is alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are left out in training."""
+    targets: tuple[str, ...] = Field(default=("thinker.model.layers.*_proj",), min_length=1)
+    """Shell patterns of the linear layers that get one, those that `learner.freeze` matches left out."""
+
+
 class LearnerConfig(Config):
     """Ranks, loss and optimizer."""
 
@@ -97,6 +111,8 @@ class LearnerConfig(Config):
     """Upper clipping distance of the ratio."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of parameter names that are not trained, such as `thinker.visual.*`."""
+    lora: LoraConfig | None = None
+    """Adapters to train in place of the weights; without them the policy is its own frozen reference."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     publish: PublishConfig = PublishConfig()
@@ -125,3 +141,18 @@ class LearnerConfig(Config):
                 "take zero_stage 3, or offload the optimizer alone"
             )
         return self
+
+    @model_validator(mode="after")
+    def adapters_sit_beside_what_is_not_frozen(self) -> Self:
+        """Seen here where patterns tell; what layers there are is seen when the model is loaded."""
+        if self.lora and all(_is_frozen(target, self.freeze) for target in self.lora.targets):
+            raise ValueError(
+                "learner.lora.targets must match a layer that learner.freeze leaves, got "
+                f"{list(self.lora.targets)} with freeze={list(self.freeze)}; freeze less"
+            )
+        return self
+
+
+def _is_frozen(target: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern of stars alone takes in whatever a target may match."""
+    return any(fnmatch.fnmatchcase(f"{target}.weight", p) for p in patterns if not set(p) & set("?["))

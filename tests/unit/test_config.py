@@ -165,6 +165,11 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
             "learner.groups_per_step must be >= learner.num_ranks, got 2 < 3; raise the one or lower the other",
         ),
         (
+            ("--learner.lora={}", "--learner.freeze=[thinker.model.*]"),
+            "learner.lora.targets must match a layer that learner.freeze leaves, got "
+            "['thinker.model.layers.*_proj'] with freeze=['thinker.model.*']; freeze less",
+        ),
+        (
             ("--learner.zero_stage=0", "--learner.offload=optimizer"),
             "learner.offload must be none at zero_stage 0, got 'optimizer'; take zero_stage 1, 2 or 3",
         ),
