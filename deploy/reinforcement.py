@@ -102,13 +102,19 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     async with AsyncExitStack() as stack:
         async with starting(run, "learner ranks"):
             ranks, info = await stack.enter_async_context(
-                open_ranks(run, policy, learner=run.config.learner, reference_path=start)
+                open_ranks(
+                    run,
+                    # adapters are taken up beside the weights that they were trained beside
+                    start if run.config.learner.lora else policy,
+                    learner=run.config.learner,
+                    reference_path=start,
+                )
             )
             if policy != start:
                 await ranks.load_optimizer(checkpoint.checkpoint_folder(run.folder, state.step))
         publisher = _publisher(stage, ranks, info, version=state.policy_version)
         with run.progress.phase("rehearsal"):
-            await publisher.start()
+            await publisher.start(synchronize=synchronize)
         if state.step == 0:
             await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)

@@ -50,7 +50,7 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
     )
     async with AsyncExitStack() as stack:
         async with starting(run, "ranks, cold start"):
-            path = str(newest / "hf") if newest else run.model_path
+            path = str(newest / "hf") if newest and not run.config.learner.lora else run.model_path
             ranks, _ = await stack.enter_async_context(open_ranks(run, path, learner=learner))
             if newest:
                 await ranks.load_optimizer(newest)

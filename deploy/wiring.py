@@ -217,10 +217,15 @@ async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
     """The reward service."""
     config = run.config.reward
     # scoring again is harmless: a call that the service's death cut off is made anew
-    options: Any = {"num_cpus": config.num_cpus, "max_restarts": 3, "max_task_retries": 2}
+    options: Any = {"num_cpus": config.num_cpus, "max_restarts": -1, "max_task_retries": 2}
     handle: Any = ray.remote(RewardActor).options(**options).remote(config=config)
     try:
-        client = RewardClient(handle, deadline_s=config.deadline_s)
+        client = RewardClient(
+            handle,
+            deadline_s=config.deadline_s,
+            max_concurrency=config.max_concurrency,
+            max_retries=config.max_retries,
+        )
         await require_same_sources(client)
         yield client
     finally:

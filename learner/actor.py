@@ -68,19 +68,21 @@ class LearnerRank:
 
     def begin_save(self, folder: str, target: str, state: str) -> None:
         """Copies what training needs to host memory, and begins to write it."""
-        self._engine.begin_save(Path(folder), Path(target), state)
+        self._engine.checkpoints.begin_save(
+            Path(folder), Path(target), state=state, num_updates=self._engine.num_updates
+        )
 
     def wait_saved(self) -> None:
         """Waits until this rank's share of the checkpoint is written."""
-        self._engine.writer.wait()
+        self._engine.checkpoints.writer.wait()
 
     def save_hf(self, folder: str) -> None:
         """Writes the model alone."""
-        self._engine.save_hf(Path(folder))
+        self._engine.checkpoints.save_hf(Path(folder))
 
     def load_optimizer(self, folder: str) -> None:
         """Takes up a checkpoint's optimizer."""
-        self._engine.load_optimizer(Path(folder))
+        self._engine.num_updates = self._engine.checkpoints.load(Path(folder))
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
         """Gathers one bucket; rank 0 writes it and answers the manifest."""

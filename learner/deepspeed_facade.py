@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
 from common.tokens import TokenBatch
+from learner.partition import forget_first_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,14 +30,15 @@ class DeepSpeedEngine:
     def __init__(self, policy: nn.Module, config: LearnerConfig, *, dtype: str) -> None:
         import deepspeed
 
-        trainable = [p for p in policy.parameters() if p.requires_grad]
+        trained = decay_groups(policy, weight_decay=config.optimizer.weight_decay)
         # typed as if it took a module of parameters
         initialize = cast(Any, deepspeed.initialize)
         settings = deepspeed_config(config, dtype=dtype)
-        self._engine: Any = initialize(model=policy, model_parameters=trainable, config=settings)[0]
+        self._engine: Any = initialize(model=policy, model_parameters=trained, config=settings)[0]
         self.module: nn.Module = self._engine.module
         self.optimizer: Any = self._engine.optimizer
         """DeepSpeed's, for `learner.optimizer_state`."""
+        forget_first_step(self.optimizer)
         self._world_size = int(self._engine.world_size)
         self._is_plain = config.zero_stage == 0 and dtype == "float32"
 
@@ -92,14 +94,29 @@ class DeepSpeedEngine:
             self._engine.train(was_training)
 
 
+def decay_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """What trains, as the optimizer's groups: tensors of one axis, biases and norms, do not decay."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
     """DeepSpeed's own configuration for a learner."""
     settings = config.optimizer
+    to_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**31,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            **({"offload_optimizer": to_host} if config.offload != "none" else {}),
+            **({"offload_param": to_host} if config.offload == "parameters" else {}),
+        },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == "bfloat16"},
         # micro-batches add up in float32: in bfloat16 what is under 1/256 of the sum is lost

@@ -11,27 +11,30 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
+from common.errors import ConfigError
 from common.models.registry import family_of
 from common.tokens import pack_tokens
 from common.types import ProcessedPrompt
-from learner import optimizer_state
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from learner.batch import MicroBatch, TrainGroup
 from learner.deepspeed_facade import DeepSpeedEngine
-from learner.hf_folder import HfWriter, shards_of
+from learner.lora import AdapterOffReference, MergedLoraSource, inject_adapters
 from learner.loss import Denominators
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.plan import plan_publish
 from learner.process_group import ProcessGroup
+from learner.randomness import seed_everything, seed_of
+from learner.rank_checkpoints import RankCheckpoints
+from learner.reference import OwnReference, Reference
 from learner.schedule import learning_rate
 from learner.sender import WeightSender
-from learner.snapshot import ShareWriter, StoredTensors, read_counts, write_counts, write_tensors
+from learner.share import share_of_step
 from learner.tally import Tally
 from learner.weight_source import PlainSource, WeightSource
 from learner.weights import freeze_parameters
@@ -68,27 +71,22 @@ class LearnerEngine:
             pad_token_id: what fills a row.
             temperature: the sampler's, applied to every logit here too.
             max_tokens: longest completion, the constant of Dr.GRPO's aggregation.
-            seed: of torch on this rank.
+            seed: the run's; each rank derives its own.
         """
         self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
         self.pad_token_id = pad_token_id
-        torch.manual_seed(seed)
         self._ranks = ProcessGroup()
+        seed_everything(seed_of(seed, self._ranks.rank))
         self.rank, self.device = self._ranks.rank, self._ranks.device
-        self._source_path = Path(source_path or model_path)
-        self.writer = ShareWriter(rank=self._ranks.rank, world_size=self._ranks.world_size)
+        self._model_path = Path(model_path)
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
         """Token ids of a completion to be imitated."""
-        policy = family.load_policy(model_path, dtype=DTYPES[dtype])
-        self.frozen = freeze_parameters(policy, config.freeze)
-        self._reference: nn.Module | None = None
-        if config.beta > 0:
-            reference = family.load_policy(reference_path or model_path, dtype=DTYPES[dtype])
-            self._reference = reference.to(self.device).requires_grad_(False).eval()
+        policy = self._load_policy(dtype=dtype, seed=seed)
         self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
         self._module = self._deepspeed.module
-        self.source: WeightSource = PlainSource(self._module)
+        self._reference = self._load_reference(reference_path, dtype=dtype) if config.beta > 0 else None
+        self.source: WeightSource = (MergedLoraSource if config.lora else PlainSource)(self._module)
         """The policy's weights by their names in the checkpoint."""
         plan = plan_publish(
             self.source,
@@ -99,7 +97,35 @@ class LearnerEngine:
         if plan.closed_over:
             logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
         self.sender = WeightSender(self.source, plan, rank=self.rank)
+        self.checkpoints = RankCheckpoints(
+            source=self.source,
+            deepspeed=self._deepspeed,
+            ranks=self._ranks,
+            lora=config.lora,
+            source_path=Path(source_path or model_path),
+        )
         self.num_updates = 0
+
+    def _load_policy(self, *, dtype: str, seed: int) -> nn.Module:
+        """What trains of it is what is neither frozen nor under an adapter."""
+        policy = family_of(self._model_path).load_policy(str(self._model_path), dtype=DTYPES[dtype])
+        if self.config.gradient_checkpointing:
+            cast(Any, policy).recompute_layers()
+        freeze_parameters(policy, self.config.freeze)
+        if self.config.lora:
+            inject_adapters(policy, self.config.lora, seed=seed)
+        return policy
+
+    def _load_reference(self, path: str | None, *, dtype: str) -> Reference:
+        if not self.config.lora:
+            policy = family_of(self._model_path).load_policy(path or str(self._model_path), dtype=DTYPES[dtype])
+            return OwnReference(policy, device=self.device, is_offloaded=self.config.reference == "offloaded")
+        if path is not None and Path(path).resolve() != self._model_path.resolve():
+            raise ConfigError(
+                f"the model under learner.lora must be the reference, got {self._model_path} and {path}; "
+                "start from the reference and load the adapter"
+            )
+        return AdapterOffReference(self._deepspeed)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -116,13 +142,15 @@ class LearnerEngine:
             Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
             `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
         """
-        self.writer.check()
+        self.checkpoints.writer.check()
         seconds: dict[str, float] = defaultdict(float)
-        batches, denominators = self._batches(groups)
+        batches, denominators = self._share(groups)
         with _timed(seconds, "logprobs"):
             passes = [
-                Pass(batch=batch, old=old, reference=self._reference_logprobs(batch))
-                for batch, old in zip(batches, self._old_logprobs(batches), strict=True)
+                Pass(batch=batch, old=old, reference=reference)
+                for batch, old, reference in zip(
+                    batches, self._old_logprobs(batches), self._reference_logprobs(batches), strict=True
+                )
             ]
         updates: list[dict[str, float]] = []
         while len(updates) < self.config.updates_per_step:
@@ -146,49 +174,33 @@ class LearnerEngine:
         Returns:
             Metrics of the whole batch, the same on every rank; keys `sft/...`.
         """
-        batches, denominators = self._batches(examples)
+        batches, denominators = self._share(examples)
         passes = [Pass(batch=batch) for batch in batches]
         metrics = self._update(passes, SftObjective(), denominators, defaultdict(float))
         kept = ("loss", "grad_norm", "lr", "num_tokens", "entropy/mean", "is_skipped")
         return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
 
-    def _batches(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
+    def _share(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
         """This rank's passes, as many as the busiest rank makes, and what the whole batch is divided by."""
-        batches = micro_batches(
+        return share_of_step(
             groups,
+            ranks=self._ranks,
             max_rows=self.config.max_rows_per_micro_batch,
             max_tokens=self.config.max_tokens_per_micro_batch,
+            longest=self.max_tokens,
             pad_token_id=self.pad_token_id,
-            device=self.device,
-        )
-        totals = self._denominators(batches)
-        while len(batches) < totals.num_passes:
-            batches.append(empty_micro_batch(pad_token_id=self.pad_token_id, device=self.device))
-        return batches, totals.denominators
-
-    def _denominators(self, batches: Sequence[MicroBatch]) -> "_Totals":
-        """What the whole batch is divided by, and the most passes any rank makes."""
-        sums = torch.tensor(
-            [sum(len(b.advantages) for b in batches), sum(b.tokens.num_tokens for b in batches)],
-            dtype=torch.float64,
-        )
-        most = torch.tensor([len(batches)])
-        self._ranks.all_reduce(sums)
-        self._ranks.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-        if most == 0:
-            raise ValueError("a batch must hold a group, got none on any rank")
-        return _Totals(
-            denominators=Denominators(
-                num_sequences=float(sums[0]), num_tokens=float(sums[1]), max_tokens=float(self.max_tokens)
-            ),
-            num_passes=int(most),
         )
 
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
-        if self._reference is None or batch.is_empty:
-            return None
-        with torch.no_grad():
-            return self._reference(batch.tokens, temperature=self.temperature)[0]
+    def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
+        if self._reference is None:
+            return [None] * len(batches)
+        with self._reference.ready():
+            return [
+                self._reference(b.tokens, temperature=self.temperature)
+                if self._reference.needs_every_rank or not b.is_empty
+                else None
+                for b in batches
+            ]
 
     def _old_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """None stands for the current policy's own values, of which the ratio is exactly 1."""
@@ -268,84 +280,11 @@ class LearnerEngine:
                 scores.append([row[: len(c)].tolist() for row, c in zip(logprobs, group, strict=True)])
         return scores
 
-    # -- checkpoints ------------------------------------------------------------------------------
-
-    def begin_save(self, folder: Path, target: Path, state: str) -> None:
-        """Copies everything that training needs to host memory, and begins to write it.
-
-        Args:
-            folder: where it is written; empty.
-            target: where it is put when all ranks have written their share.
-            state: the driver's, for `state.json`.
-
-        Raises:
-            CheckpointError: the one before could not be written.
-        """
-        self.writer.wait()
-        shards = list(shards_of(self.source.parameters))
-        hf = HfWriter(folder / "hf", source=self._source_path, shards=shards)
-        weights: dict[int, dict[str, Tensor]] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for number, names in enumerate(shards):
-            gathered = self.source.gather(names)
-            stepped = self._optimizer_state(names)
-            if number % self._ranks.world_size == self.rank:
-                weights[number], moments[number] = gathered, stepped
-        counts = {"num_updates": self.num_updates, "world_size": self._ranks.world_size}
-
-        def write() -> None:
-            for number, tensors in weights.items():
-                hf.write(number, tensors)
-                write_tensors(folder / "optimizer" / f"part-{number:05d}.safetensors", moments[number])
-            if self.rank == 0:
-                hf.write_rest()
-                write_counts(folder / "optimizer", counts)
-                (folder / "state.json").write_text(state)
-
-        self.writer.begin(folder, target, write)
-
-    def _optimizer_state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
-        for name in names:
-            parameter = self.source.parameters[name]
-            if parameter.requires_grad:
-                state |= optimizer_state.read_state(self._deepspeed, name, parameter)
-        return state
-
-    def save_hf(self, folder: Path) -> None:
-        """Writes a checkpoint that transformers and vLLM load, on rank 0; whole when it returns."""
-        shards = list(shards_of(self.source.parameters))
-        writer = HfWriter(folder, source=self._source_path, shards=shards) if self.rank == 0 else None
-        for number, names in enumerate(shards):
-            tensors = self.source.gather(names)
-            if writer is not None:
-                writer.write(number, tensors)
-        if writer is not None:
-            writer.write_rest()
-
-    def load_optimizer(self, folder: Path) -> None:
-        """Takes up the optimizer of a checkpoint whose `hf/` this engine was started from."""
-        stored = folder / "optimizer"
-        self.num_updates = read_counts(stored)["num_updates"]
-        trained = {n: p for n, p in self._module.named_parameters() if p.requires_grad}
-        optimizer_state.write_state(
-            self._deepspeed, trained, StoredTensors(stored, "part-*.safetensors"), num_updates=self.num_updates
-        )
-
     def close(self) -> None:
         """Removes the segments and leaves the process group."""
-        self.writer.wait()
+        self.checkpoints.writer.wait()
         self.sender.close()
         self._ranks.close()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Totals:
-    """What all ranks together bring to a step."""
-
-    denominators: Denominators
-    num_passes: int
-    """Micro-batches of the rank with the most."""
 
 
 @contextmanager

@@ -8,10 +8,11 @@ publish: so at most that many are in flight, buffered or being trained, and with
 trains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from common.errors import NonFiniteError
 from common.metrics import distribution
 from common.protocols import TrainFn
 from common.types import Group, Record, StepReport
@@ -71,6 +72,7 @@ class GrpoLoop:
             DatasetError: not one of the corpus's clips could be used.
             PublishError: an engine does not hold what the learner sent.
             LearnerError: a rank failed.
+            NonFiniteError: a loss or gradient was not finite; nothing of that step was taken or published.
             EngineError: an engine died.
             RewardError: the reward service died.
             StopRequestedError: the run was asked to stop, and did between two steps.
@@ -99,6 +101,7 @@ class GrpoLoop:
         parts.prefetch(parts.producer.stream.peek(parts.groups_per_step))
         with phases("learn"):
             learned = await parts.train(groups)
+        require_taken(learned, key="learner/is_skipped", step=step)
         with phases("publish"):
             published = await parts.publisher.publish()
         for group in groups:
@@ -115,7 +118,7 @@ class GrpoLoop:
         """Ledger, then records, then the state: what is behind is whole whenever the run ends."""
         parts = self.parts
         outstanding = parts.producer.outstanding()
-        parts.ledger.stepped(step, outstanding=outstanding)
+        parts.ledger.stepped(step, outstanding=outstanding, cursor=parts.producer.stream.cursor)
         parts.ledger.commit()
         parts.record(step, groups, report, published)
         self.state = replace(
@@ -133,6 +136,18 @@ class GrpoLoop:
             with self.parts.phases("checkpoint"):
                 await self.parts.keep(self.state)
             self._kept_step = self.state.step
+
+
+def require_taken(metrics: Mapping[str, float], *, key: str, step: int) -> None:
+    """Stops a run whose step the ranks did not take.
+
+    Raises:
+        NonFiniteError: its loss or gradient was not finite; parameters and moments are what they were before.
+    """
+    if metrics.get(key, 0.0):
+        raise NonFiniteError(
+            f"loss and gradient must be finite, and at step {step} they were not; nothing was taken"
+        )
 
 
 def group_metrics(groups: Sequence[Group], *, learner_version: int) -> dict[str, float]:

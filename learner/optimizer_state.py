@@ -44,7 +44,7 @@ def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Ten
     if not is_partitioned(parameter):
         state = torch_optimizer(engine.optimizer).state[stepped_copy(engine.optimizer, parameter)]
         return {f"{name}.{kind}": state[kind].detach().float().cpu().clone() for kind in MOMENTS} | master
-    return {f"{name}.{kind}": read_partitioned(parameter, kind) for kind in MOMENTS} | master
+    return {f"{name}.{kind}": read_partitioned(engine.optimizer, parameter, kind) for kind in MOMENTS} | master
 
 
 def write_state(
@@ -87,5 +87,5 @@ def _master(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor
     if parameter.dtype == torch.float32:
         return {}
     if is_partitioned(parameter):
-        return {f"{name}.{MASTER}": read_partitioned(parameter, None)}
+        return {f"{name}.{MASTER}": read_partitioned(engine.optimizer, parameter, None)}
     return {f"{name}.{MASTER}": stepped_copy(engine.optimizer, parameter).detach().float().cpu().clone()}

@@ -54,11 +54,15 @@ def is_partitioned(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "_hp_mapping") or (hasattr(parameter, "ds_id") and parameter.requires_grad)
 
 
-def read_partitioned(parameter: nn.Parameter, kind: str | None) -> Tensor:
+def read_partitioned(optimizer: Any, parameter: nn.Parameter, kind: str | None) -> Tensor:
     """A whole float32 state of a partitioned parameter, or with None its float32 copy; a collective."""
     import deepspeed
 
     whole: Any = deepspeed.utils
+    mapping = getattr(parameter, "_hp_mapping", None)
+    if kind is not None and mapping is not None and kind not in (mapping.optim_fragment or {}):
+        # DeepSpeed links all groups' states when the first group has stepped and the others have none yet
+        link_states(optimizer)
     found = (
         whole.safe_get_full_fp32_param(parameter)
         if kind is None
@@ -115,7 +119,19 @@ def stepped_tensors(optimizer: Any) -> Iterator[Tensor]:
 
 
 def link_states(optimizer: Any) -> None:
-    """Makes states put into the optimizer readable by parameter, as DeepSpeed does at the first step."""
+    """Makes what is in the optimizer's state readable by parameter; not a collective."""
     link = getattr(optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
+        optimizer._hp_optimizer_states_linked = False
         link()
+
+
+def forget_first_step(optimizer: Any) -> None:
+    """Takes back the step with zero gradients by which DeepSpeed allocates states at stage 0 in bfloat16.
+
+    It would count in AdamW's bias correction, and decay the float32 copies once.
+    """
+    for low, high in zip(*(getattr(optimizer, name, ()) for name in ("fp16_groups", "fp32_groups")), strict=False):
+        torch_optimizer(optimizer).state.clear()
+        for mine, copy in zip(low, high, strict=True):
+            copy.data.copy_(mine.data)

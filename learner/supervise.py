@@ -17,7 +17,7 @@ from common.types import Draw, Failure, MediaRef
 from learner.checkpoint import RunState
 from learner.exhaustion import Exhaustion
 from learner.ledger import Ledger
-from learner.loop import KeepFn
+from learner.loop import KeepFn, require_taken
 from learner.record import StepDisplay
 from learner.stream import PromptStream
 
@@ -72,6 +72,7 @@ class SupervisedLoop:
         Raises:
             DatasetError: not one clip could be used.
             LearnerError: a rank failed.
+            NonFiniteError: a loss or gradient was not finite; nothing of that step was taken.
             StopRequestedError: the run was asked to stop, and did between two steps.
         """
         while self.state.step < self.last_step:
@@ -90,9 +91,10 @@ class SupervisedLoop:
         parts, step = self.parts, self.state.step + 1
         draws, prompts = await self._collect()
         learned = await parts.train(prompts, [draw.record.response or draw.record.label for draw in draws])
+        require_taken(learned, key="sft/is_skipped", step=step)
         for draw in draws:
             parts.ledger.trained(draw, step=step)
-        parts.ledger.stepped(step, outstanding=[])
+        parts.ledger.stepped(step, outstanding=[], cursor=parts.stream.cursor)
         parts.ledger.commit()
         parts.metrics.write(step, learned)
         parts.display.step(step, f"loss {learned['sft/loss']:.3f}  gradient {learned['sft/grad_norm']:.2f}")

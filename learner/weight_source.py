@@ -37,8 +37,8 @@ class WeightSource(Protocol):
         """Mixes noise into one tensor until `restore`."""
         ...
 
-    def restore(self) -> None:
-        """Puts every perturbed tensor back, bit for bit."""
+    def restore(self, *, names: Sequence[str] | None = None) -> None:
+        """Puts the perturbed tensors back, bit for bit: all of them, or these."""
         ...
 
 
@@ -77,8 +77,7 @@ class PlainSource:
         with torch.no_grad(), gathered([parameter], modify=True):
             parameter.copy_(perturbed(name, parameter, scale=scale, nonce=nonce))
 
-    def restore(self) -> None:
-        """Puts every perturbed tensor back, bit for bit."""
-        for name, saved in self._saved.items():
-            overwrite(self._parameters[name], saved)
-        self._saved.clear()
+    def restore(self, *, names: Sequence[str] | None = None) -> None:
+        """Puts the perturbed tensors back, bit for bit: all of them, or these."""
+        for name in list(self._saved) if names is None else names:
+            overwrite(self._parameters[name], self._saved.pop(name))

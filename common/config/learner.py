@@ -1,8 +1,9 @@
 """Configuration of the learner plane."""
 
-from typing import Literal
+import fnmatch
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Config, changeable
 
@@ -23,7 +24,7 @@ class OptimizerConfig(Config):
     eps: float = Field(default=1e-8, gt=0)
     """Number added to AdamW's denominator."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
+    """Decoupled weight decay; biases and the weights of norms have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient norm above which gradients are scaled down."""
 
@@ -58,6 +59,19 @@ class CheckpointConfig(Config):
     """Number of newest checkpoints that are kept."""
 
 
+class LoraConfig(Config):
+    """Low-rank adapters, which train in place of the layers that they sit beside."""
+
+    rank: int = Field(default=16, ge=1)
+    """Columns of an adapter's two matrices."""
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's share is alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are left out in training."""
+    targets: tuple[str, ...] = Field(default=("thinker.model.layers.*_proj",), min_length=1)
+    """Shell patterns of the linear layers that get one, those that `learner.freeze` matches left out."""
+
+
 class LearnerConfig(Config):
     """Ranks, loss and optimizer."""
 
@@ -65,6 +79,10 @@ class LearnerConfig(Config):
     """Number of DeepSpeed ranks, one Ray actor each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed partitions: nothing (0), the optimizer (1), gradients too (2), parameters too (3)."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What waits in host memory: the optimizer's state, or with it the parameters too."""
+    gradient_checkpointing: bool = False
+    """Whether layers compute themselves again in the backward instead of keeping activations."""
     steps: int = changeable(100, ge=1)
     """Number of steps of the run; each trains on one batch of groups and publishes once."""
     groups_per_step: int = Field(default=16, ge=1)
@@ -85,12 +103,16 @@ class LearnerConfig(Config):
     """How token losses become one number; `sequence` is the paper."""
     beta: float = Field(default=0.04, ge=0)
     """Weight of the KL to the frozen reference; 0 loads none."""
+    reference: Literal["resident", "offloaded"] = "resident"
+    """Where the frozen reference waits between two uses: on the device, or in host memory; whole on every rank."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Lower clipping distance of the ratio."""
     clip_high: float = Field(default=0.2, gt=0)
     """Upper clipping distance of the ratio."""
     freeze: tuple[str, ...] = ()
     """Shell patterns of parameter names that are not trained, such as `thinker.visual.*`."""
+    lora: LoraConfig | None = None
+    """Adapters to train in place of the weights; without them the policy is its own frozen reference."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     publish: PublishConfig = changeable(PublishConfig())
@@ -107,3 +129,32 @@ class LearnerConfig(Config):
     """Seconds that one step may take before the run stops."""
     max_rebuilds: int = changeable(3, ge=0)
     """Number of times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""
+
+    @model_validator(mode="after")
+    def offload_must_have_its_stage(self) -> Self:
+        """Only what is partitioned can wait elsewhere."""
+        if self.offload == "optimizer" and self.zero_stage < 1:
+            raise ValueError(
+                f"learner.offload must be none at zero_stage 0, got {self.offload!r}; take zero_stage 1, 2 or 3"
+            )
+        if self.offload == "parameters" and self.zero_stage < 3:
+            raise ValueError(
+                f"learner.offload=parameters must come with zero_stage 3, got {self.zero_stage}; "
+                "take zero_stage 3, or offload the optimizer alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def adapters_sit_beside_what_is_not_frozen(self) -> Self:
+        """Seen here where patterns tell; what layers there are is seen when the model is loaded."""
+        if self.lora and all(_is_frozen(target, self.freeze) for target in self.lora.targets):
+            raise ValueError(
+                "learner.lora.targets must match a layer that learner.freeze leaves, got "
+                f"{list(self.lora.targets)} with freeze={list(self.freeze)}; freeze less"
+            )
+        return self
+
+
+def _is_frozen(target: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern of stars alone takes in whatever a target may match."""
+    return any(fnmatch.fnmatchcase(f"{target}.weight", p) for p in patterns if not set(p) & set("?["))

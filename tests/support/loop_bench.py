@@ -76,6 +76,8 @@ class Bench:
         self.plan, self.seen = plan or Plan(), Seen()
         self.version = state.policy_version
         self.num_asked = self.in_flight = 0
+        self.metrics: dict[str, float] = {"learner/loss": 0.5}
+        """What a step answers."""
         self.publish_error_at: int | None = None
         self.on_train: Callable[[int], None] = lambda step: None
         """Called while a step trains, with the number of the batch."""
@@ -167,7 +169,7 @@ class Bench:
             await asyncio.sleep(0)
             if turn == 4:
                 self.on_train(len(self.seen.trained))
-        return {"learner/loss": 0.5}
+        return dict(self.metrics)
 
     async def publish(self) -> PublishReport:
         """The next version."""

@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from learner.batch import TrainGroup
 from learner.engine import LearnerEngine
 from tests.support.clips import case_named, processed
 
+TIMEOUT_S = 400
 PRELOADED = ["torch", "deepspeed", "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni", "tests.support.ranks"]
 
 
@@ -27,7 +29,16 @@ def on_ranks(num_ranks: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         port = probe.getsockname()[1]
     with concurrent.futures.ProcessPoolExecutor(num_ranks, mp_context=context) as pool:
         calls = [pool.submit(_as_rank, rank, num_ranks, port, work, args) for rank in range(num_ranks)]
-        return [call.result(timeout=500) for call in calls]
+        done, late = concurrent.futures.wait(calls, timeout=TIMEOUT_S, return_when="FIRST_EXCEPTION")
+        failed = [call for call in done if call.exception() is not None]
+        if failed or late:
+            # the others wait for it in a collective
+            for process in list(pool._processes.values()):
+                process.kill()
+        if failed:
+            raise RuntimeError("a rank failed") from failed[0].exception()
+        assert not late, f"ranks must end within {TIMEOUT_S} s"
+        return [call.result() for call in calls]
 
 
 def _as_rank(rank: int, num_ranks: int, port: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -39,6 +50,7 @@ def _as_rank(rank: int, num_ranks: int, port: int, work: Callable[..., Any], arg
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     return work(*args)
 
 

@@ -229,6 +229,20 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
             "learner.groups_per_step must be >= learner.num_ranks, got 2 < 3; raise the one or lower the other",
         ),
         (
+            ("--learner.lora={}", "--learner.freeze=[thinker.model.*]"),
+            "learner.lora.targets must match a layer that learner.freeze leaves, got "
+            "['thinker.model.layers.*_proj'] with freeze=['thinker.model.*']; freeze less",
+        ),
+        (
+            ("--learner.zero_stage=0", "--learner.offload=optimizer"),
+            "learner.offload must be none at zero_stage 0, got 'optimizer'; take zero_stage 1, 2 or 3",
+        ),
+        (
+            ("--learner.zero_stage=2", "--learner.offload=parameters"),
+            "learner.offload=parameters must come with zero_stage 3, got 2; take zero_stage 3, "
+            "or offload the optimizer alone",
+        ),
+        (
             ("--reward.rewards=[{type: format}, {type: format}]",),
             "reward.rewards must name each reward once, got 'format' twice; remove one, or give a python reward "
             "another name",

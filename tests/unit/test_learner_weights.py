@@ -155,7 +155,7 @@ def test_what_was_trained_between_two_rehearsals_stays(sender: WeightSender) -> 
         sender.restore(names=layer)
         sender.restore()
         with torch.no_grad():
-            for parameter in sender._parameters.values():  # pyright: ignore[reportPrivateUsage]
+            for parameter in sender._source.parameters.values():  # pyright: ignore[reportPrivateUsage]
                 parameter += 1.0
         trained = values(sender)
         sender.perturb(scale=3.0, nonce=2, names=None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import PublishError, StopRequestedError
+from common.errors import NonFiniteError, PublishError, StopRequestedError
 from common.types import Failure, Generation, MediaRef, Record
 from learner.ledger import live_entries
 from learner.loop import group_metrics
@@ -215,3 +215,13 @@ def test_the_oldest_token_sets_a_generations_version() -> None:
     assert late.min_policy_version == 4
     early = Generation(completions=(make_completion([1], version=2),), submission_version=4, engine="e")
     assert early.min_policy_version == 2
+
+
+def test_a_step_that_the_ranks_did_not_take_stops_the_run_and_publishes_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.metrics["learner/is_skipped"] = 1.0
+    with pytest.raises(NonFiniteError, match="at step 1"):
+        bench.run(3)
+    assert bench.seen.log == ["train"]
+    assert bench.version == 0
+    assert bench.faults() == ()

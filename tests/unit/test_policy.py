@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
+from common.errors import ModelError
+from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.tokens import TokenBatch, pack_tokens
 from common.types import ProcessedPrompt
 from tests.support.clips import CASES, ClipCase, processed
@@ -156,3 +157,39 @@ def test_parameters_are_named_as_in_the_checkpoint(policy: Qwen2_5OmniPolicy, ti
         assert {n for n, _ in policy.named_parameters()} == names
         for name, parameter in policy.named_parameters():
             assert torch.equal(parameter, file.get_tensor(name)), name
+
+
+def test_layers_that_recompute_themselves_give_the_same_values_and_gradients(tiny: str) -> None:
+    prompts = [prompt_of(CASES[1], tiny), prompt_of(CASES[8], tiny)]
+    batch = packed(prompts, [COMPLETIONS[:2], COMPLETIONS[2:]])
+    plain, frugal = (load_policy(tiny, dtype=torch.float32).train() for _ in range(2))
+    frugal.recompute_layers()
+    kept: list[tuple[Tensor, int]] = []
+    for policy in (plain, frugal):
+        num_saved = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal num_saved
+            num_saved += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            logprobs, _ = policy(batch)
+        (logprobs * batch.mask).sum().backward()
+        kept.append((logprobs.detach(), num_saved))
+    assert torch.allclose(kept[0][0], kept[1][0], rtol=0, atol=1e-6)
+    assert kept[1][1] < 0.6 * kept[0][1], "less must be kept for the backward"
+    expected = dict(plain.named_parameters())
+    for name, parameter in frugal.named_parameters():
+        if parameter.grad is None or expected[name].grad is None:
+            assert parameter.grad is expected[name].grad, name
+            continue
+        scale = float(expected[name].grad.abs().max())
+        assert float((parameter.grad - expected[name].grad).abs().max()) <= 1e-6 * max(scale, 1.0), name
+
+
+def test_transformers_own_checkpointing_is_refused(tiny: str) -> None:
+    policy = load_policy(tiny, dtype=torch.float32).train()
+    policy.thinker.gradient_checkpointing_enable()
+    with pytest.raises(ModelError, match=r"recompute_layers, got transformers' gradient checkpointing"):
+        policy(packed([prompt_of(CASES[-1], tiny)], [COMPLETIONS[:1]]))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.types import Failure
 from tests.support.clock import run

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from common.errors import ModelError
 from common.models.qwen2_5_omni.positions import prompt_positions
+from common.models.qwen2_5_omni.recompute import Stretch, decode, recompute_towers
 from common.tokens import TokenBatch
 from common.types import Modality
 
@@ -26,6 +28,12 @@ class Qwen2_5OmniPolicy(nn.Module):
         super().__init__()
         self.thinker = thinker
         self.config: Any = thinker.config
+        self._recomputes = False
+
+    def recompute_layers(self) -> None:
+        """Turns gradient checkpointing on: less memory, a second forward, the same values and gradients."""
+        recompute_towers(self.thinker)
+        self._recomputes = True
 
     def forward(self, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the completions' tokens.
@@ -51,31 +59,38 @@ class Qwen2_5OmniPolicy(nn.Module):
         The prompts pass once each; their keys and values, with gradients, are then what all of their completions
         attend to. G completions of one prompt cost one prompt, not G.
         """
-        prompts = self._embed_prompts(batch)
-        positions = self._prompt_positions(batch)
-        cache = DynamicCache()
-        output = self.thinker.model(
-            inputs_embeds=prompts,
-            attention_mask=batch.prompt_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        if self.thinker.is_gradient_checkpointing:
+            raise ModelError(
+                "a policy must recompute its layers with recompute_layers, got transformers' gradient "
+                "checkpointing, which drops the prompt; switch learner.gradient_checkpointing on instead"
+            )
         owner, last = batch.prompt_of_row, batch.prompt_mask.sum(dim=1) - 1
-        first = output[torch.arange(len(output), device=output.device), last][owner].unsqueeze(1)
+        positions = self._prompt_positions(batch)
+        prompts = Stretch(
+            embeds=self._embed_prompts(batch), attention_mask=batch.prompt_mask, position_ids=positions
+        )
         # at least one, even where it predicts nothing: ranks must call the same modules equally often
         num_given = max(batch.targets.shape[1] - 1, 1)
         given, given_mask = batch.targets[:, :num_given], batch.mask[:, :num_given].long()
         steps = torch.arange(num_given, device=given.device)
         start = positions.amax(dim=(0, 2)) + 1
-        rest = self.thinker.model(
-            inputs_embeds=self.thinker.model.embed_tokens(given),
+        rest = Stretch(
+            embeds=self.thinker.model.embed_tokens(given),
             attention_mask=torch.cat([batch.prompt_mask[owner], given_mask], dim=1),
             position_ids=(start[owner].unsqueeze(-1) + steps).expand(3, -1, -1),
-            past_key_values=_of_rows(cache, owner),
-            use_cache=True,
-        ).last_hidden_state
-        return torch.cat([first, rest], dim=1)[:, : batch.targets.shape[1]]
+        )
+        output, rest_output = self._decode(prompts, rest, owner)
+        first = output[torch.arange(len(output), device=output.device), last][owner].unsqueeze(1)
+        return torch.cat([first, rest_output], dim=1)[:, : batch.targets.shape[1]]
+
+    def _decode(self, prompts: Stretch, rest: Stretch, owner: Tensor) -> tuple[Tensor, Tensor]:
+        """Final hidden states of both."""
+        model = self.thinker.model
+        if self._recomputes and self.training and torch.is_grad_enabled():
+            return decode(model, prompts, rest, owner)
+        cache = DynamicCache()
+        output = _run(model, prompts, cache)
+        return output, _run(model, rest, _of_rows(cache, owner))
 
     def _embed_prompts(self, batch: TokenBatch) -> Tensor:
         """[D, P, hidden], media in place."""
@@ -147,6 +162,16 @@ class Qwen2_5OmniPolicy(nn.Module):
         return positions.to(batch.prompt_ids.device)
 
 
+def _run(model: Any, stretch: Stretch, cache: DynamicCache) -> Tensor:
+    return model(
+        inputs_embeds=stretch.embeds,
+        attention_mask=stretch.attention_mask,
+        position_ids=stretch.position_ids,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+
+
 def _of_rows(cache: DynamicCache, owner: Tensor) -> DynamicCache:
     """Each row's own copy of its prompt's keys and values; gradients flow back to the prompt."""
     rows = DynamicCache()
@@ -163,8 +188,6 @@ def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
     """
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
     from transformers.utils import logging as transformers_logging
-
-    from common.errors import ModelError
 
     transformers_logging.disable_progress_bar()
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(

@@ -1,0 +1,105 @@
+"""Gradient checkpointing: a layer keeps what came in, and computes the rest again in the backward.
+
+transformers' own would drop the cache in train mode, and with it the prompt that completions attend to. Here a
+decoder layer takes prompts and completions through one checkpoint, its keys and values living and dying inside it.
+So each parameter gets its gradient once per backward, as ZeRO's stages 2 and 3 want it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+from transformers import masking_utils
+from transformers.cache_utils import DynamicCache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """What the decoder passes at one go: the prompts, or the completions behind them."""
+
+    embeds: Tensor
+    """[rows, length, hidden]"""
+    attention_mask: Tensor
+    """int64 [rows, whatever came before + length]"""
+    position_ids: Tensor
+    """int64 [3, rows, length]"""
+
+
+def recompute_towers(thinker: Any) -> None:
+    """Makes every block of both towers compute itself again where gradients are wanted."""
+    for block in (*thinker.visual.blocks, *thinker.audio_tower.layers):
+        block.forward = _recomputed(block, block.forward)
+
+
+def decode(model: Any, prompts: Stretch, rest: Stretch, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Final hidden states of prompts and completions, with the values and gradients of two calls of the decoder.
+
+    Args:
+        model: transformers' text model.
+        prompts: D of them.
+        rest: N completions.
+        owner: int64 [N], the prompt of each completion.
+    """
+    assert not model.has_sliding_layers, "Qwen2.5-Omni attends to everything"
+    settings = [_settings(model, prompts, past=0), _settings(model, rest, past=prompts.embeds.shape[1])]
+    hidden = (prompts.embeds, rest.embeds)
+    for layer in model.layers:
+        hidden = _checkpoint(_both(layer, settings, owner), *hidden)
+    return model.norm(hidden[0]), model.norm(hidden[1])
+
+
+def _both(layer: Any, settings: list[dict[str, Any]], owner: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    index = int(layer.self_attn.layer_idx)
+
+    def inner(prompts: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        cache: Any = DynamicCache()
+        prompts = layer(prompts, past_key_values=cache, **settings[0])
+        known, rows = cache.layers[index], DynamicCache()
+        rows.update(known.keys[owner], known.values[owner], index)
+        return prompts, layer(rest, past_key_values=rows, **settings[1])
+
+    return inner
+
+
+def _settings(model: Any, stretch: Stretch, *, past: int) -> dict[str, Any]:
+    """Mask and rotary embedding of every layer."""
+    cache = DynamicCache()
+    if past:
+        # only its length is asked for
+        filler = stretch.embeds.new_empty(1, 1, past, 1)
+        cache.update(filler, filler, 0)
+    mask = cast(Any, masking_utils).create_causal_mask(
+        config=model.config,
+        inputs_embeds=stretch.embeds,
+        attention_mask=stretch.attention_mask,
+        past_key_values=cache,
+        position_ids=None,
+    )
+    rotary = model.rotary_emb(stretch.embeds, stretch.position_ids)
+    return {"attention_mask": mask, "position_embeddings": rotary, "position_ids": None, "use_cache": True}
+
+
+def _recomputed(block: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(hidden: Tensor, **kwargs: Any) -> Any:
+        def inner(hidden: Tensor) -> Any:
+            return forward(hidden, **kwargs)
+
+        is_wanted = block.training and torch.is_grad_enabled() and (hidden.requires_grad or _trains(block))
+        return _checkpoint(inner, hidden) if is_wanted else inner(hidden)
+
+    return wrapped
+
+
+def _trains(block: Any) -> bool:
+    return any(p.requires_grad for p in block.parameters())
+
+
+def _checkpoint(inner: Callable[..., Any], *hidden: Tensor) -> Any:
+    # the reentrant kind: under ZeRO-3 the other finds parameters that were let go of. It sees gradients only
+    # through its inputs, so one must want some, as after a frozen embedding none does
+    if not any(t.requires_grad for t in hidden):
+        hidden = (hidden[0].detach().requires_grad_(), *hidden[1:])
+    return cast(Any, torch.utils.checkpoint).checkpoint(inner, *hidden, use_reentrant=True)

@@ -1,0 +1,253 @@
+"""Low-rank adapters (Hu et al. 2021, through peft): where they sit, what merging gives, and their file.
+
+Without its adapters the policy is the one that the run began with: the frozen reference costs no second model.
+"""
+
+import fnmatch
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from common.config.learner import LoraConfig
+from common.errors import ConfigError, ModelError
+from common.tokens import TokenBatch
+from learner.deepspeed_facade import DeepSpeedEngine
+from learner.partition import gathered, write_parameter
+from learner.weight_source import PlainSource
+
+ADAPTER = "default"
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+"""As peft names them."""
+PREFIX = "base_model.model."
+
+
+def inject_adapters(policy: nn.Module, settings: LoraConfig, *, seed: int) -> list[str]:
+    """Puts adapters beside the linear layers that the targets match; from then on only they train.
+
+    Args:
+        policy: its frozen parameters' layers get none.
+        settings: rank, size and targets.
+        seed: of the adapters' first values, the same on every rank.
+
+    Returns:
+        Names of the adapted layers.
+
+    Raises:
+        ConfigError: a target matches no linear layer, or one that is tied, or all that match are frozen.
+    """
+    import peft
+
+    adapted = _adapted_layers(policy, settings.targets)
+    config = cast(Any, peft).LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=adapted,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cast(Any, peft).inject_adapter_in_model(config, policy, ADAPTER)
+    return adapted
+
+
+def _adapted_layers(policy: nn.Module, targets: Sequence[str]) -> list[str]:
+    linear = {name: module for name, module in _modules(policy) if isinstance(module, nn.Linear)}
+    owners: dict[int, int] = {}
+    for _, parameter in policy.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    matched: set[str] = set()
+    for target in targets:
+        found = fnmatch.filter(linear, target)
+        if not found:
+            raise ConfigError(
+                f"learner.lora.targets must match linear layers, got {target!r} that matches none; "
+                f"names look like {next(iter(linear))!r}"
+            )
+        matched |= set(found)
+    tied = [name for name in sorted(matched) if owners[id(linear[name].weight)] > 1]
+    if tied:
+        raise ConfigError(
+            f"learner.lora.targets must not match a tied layer, got {tied[0]!r}; an adapter would part it from "
+            "its twin: leave it out"
+        )
+    adapted = [name for name in linear if name in matched and linear[name].weight.requires_grad]
+    if not adapted:
+        raise ConfigError(
+            f"learner.lora.targets must match a layer that learner.freeze leaves, got {list(targets)}; freeze less"
+        )
+    return adapted
+
+
+def _modules(policy: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(cast(Any, policy).named_modules())
+
+
+def lora_layers(policy: nn.Module) -> dict[str, Any]:
+    """peft's layers, by the name of the layer that they adapt."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in _modules(policy) if isinstance(module, LoraLayer)}
+
+
+@contextmanager
+def adapters_off(policy: nn.Module) -> Generator[None]:
+    """The policy as it was before it had adapters."""
+    layers = lora_layers(policy).values()
+    for layer in layers:
+        # peft's own switch would also stop the adapters from training, under DeepSpeed's hooks
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+class AdapterOffReference:
+    """The policy that trains, without its adapters."""
+
+    needs_every_rank = True
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def ready(self) -> Generator[None]:
+        """Switches the adapters off meanwhile."""
+        with self._engine.evaluating(), adapters_off(self._engine.module):
+            yield
+
+    def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:
+        """float32 [N, C], without gradient."""
+        return self._engine(tokens, temperature=temperature)[0]
+
+
+class MergedLoraSource(PlainSource):
+    """Weights with their adapters merged, by the names they have without any.
+
+    Noise goes into the weights under the adapters, which reach the arithmetic on both planes alike.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__(policy)
+        self._layers = {f"{name}.weight": layer for name, layer in lora_layers(policy).items()}
+        self._parameters = {
+            name.replace(".base_layer.", "."): parameter
+            for name, parameter in policy.named_parameters()
+            if not _is_adapter(name)
+        }
+
+    def moves(self, name: str) -> bool:
+        """What has an adapter."""
+        return name in self._layers
+
+    def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Whole copies on the CPU, merged in float32; over on all ranks when it returns."""
+        pairs = {name: _pair(self._layers[name]) for name in names if name in self._layers}
+        needed = [self._parameters[name] for name in names] + [p for pair in pairs.values() for p in pair]
+        with torch.no_grad(), gathered(needed):
+            return {name: self._merged(name, pairs.get(name)).to("cpu", copy=True).contiguous() for name in names}
+
+    def _merged(self, name: str, pair: "tuple[nn.Parameter, nn.Parameter] | None") -> Tensor:
+        weight = self._parameters[name].detach()
+        if pair is None:
+            return weight
+        down, up = (p.detach().float() for p in pair)
+        return (weight.float() + self._layers[name].scaling[ADAPTER] * (up @ down)).to(weight.dtype)
+
+
+def read_adapter(policy: nn.Module) -> dict[str, Tensor]:
+    """Whole copies on the CPU of all adapters, by peft's names in a file; a collective."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in _adapter_parameters(policy).items():
+        with gathered([parameter]):
+            found[name] = parameter.detach().to("cpu", copy=True).contiguous()
+    return found
+
+
+def write_adapter(policy: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `read_adapter` gave; a collective.
+
+    Raises:
+        ModelError: names or shapes are not those of this policy's adapters.
+    """
+    parameters = _adapter_parameters(policy)
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())
+        raise ModelError(
+            f"an adapter must be of the run's own learner.lora.targets, got a difference in {odd[0]!r}"
+        )
+    for name, parameter in parameters.items():
+        try:
+            write_parameter(optimizer, parameter, tensors[name])
+        except RuntimeError as error:
+            raise ModelError(
+                f"an adapter must be of the run's own learner.lora.rank, got {name!r}: {error}"
+            ) from error
+
+
+def adapter_config(policy: nn.Module, settings: LoraConfig, *, base: str) -> dict[str, Any]:
+    """What peft reads beside the weights, fit for JSON.
+
+    Args:
+        policy: with adapters.
+        settings: what they were made with.
+        base: checkpoint folder of the model under them.
+    """
+    import peft
+
+    config = cast(Any, peft).LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=sorted(lora_layers(policy)),
+        bias="none",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
+    return json.loads(json.dumps(config.to_dict(), default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Sets as lists, what is of peft's own types by its name."""
+    return sorted(cast(set[str], value)) if isinstance(value, set) else str(value)
+
+
+def write_adapter_folder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """An adapter's folder, as peft loads it."""
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+
+    folder.mkdir(mode=0o700, exist_ok=True)
+    save_file(dict(tensors), folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=1) + "\n")
+
+
+def load_adapter_file(folder: Path) -> dict[str, Tensor]:
+    """By peft's names."""
+    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+
+    return load_file(folder / WEIGHTS_FILE)
+
+
+def _adapter_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
+    """By peft's names in a file, which leave the adapter's own out."""
+    return {
+        PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in policy.named_parameters()
+        if _is_adapter(name)
+    }
+
+
+def _pair(layer: Any) -> "tuple[nn.Parameter, nn.Parameter]":
+    """Down to the rank, and up from it."""
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
