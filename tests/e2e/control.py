@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import deploy.stages
+import deploy.reinforcement
 import learner.main
 from common.types import Completion, Failure, Record, Score
 from deploy.wiring import Run, open_reward
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         print(swap_audio(given.corpus, given.out))
         return 0
     assert argv[0] == "shuffled_rewards"
-    deploy.stages.open_reward = shuffled_reward  # pyright: ignore[reportAttributeAccessIssue]
+    deploy.reinforcement.open_reward = shuffled_reward  # pyright: ignore[reportAttributeAccessIssue]
     return learner.main.main(argv[1:])
 
 
