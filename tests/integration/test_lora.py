@@ -20,6 +20,8 @@ from learner.lora import CONFIG_FILE, WEIGHTS_FILE, inject_adapters
 from learner.randomness import load_rng_state, rng_state
 from tests.support.ranks import on_ranks, parameters_of, recorded, share_of, start, state_of
 
+pytestmark = pytest.mark.long
+
 BETA, ATTENTION = 0.1, "thinker.model.layers.*.self_attn.[qo]_proj"
 NAMES = ["av-8fps-odd-frames", "text-only", "audio-only"]
 

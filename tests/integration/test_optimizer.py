@@ -13,6 +13,8 @@ from learner.engine import LearnerEngine
 from learner.partition import write_parameter
 from tests.support.ranks import on_ranks, parameters_of, recorded, share_of, start, state_of
 
+pytestmark = pytest.mark.long
+
 LR, DECAY = 1e-3, 0.5
 STAGES = [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"), (3, "optimizer")]
 STAGES += [(3, "parameters")]

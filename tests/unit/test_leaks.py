@@ -60,6 +60,11 @@ def container_facts(path: Path) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def clips(corpus: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Of a small corpus."""
+    return facts_of(corpus)
+
+
+def facts_of(corpus: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """By name what is known of each training clip beside its content, and the classes."""
     recipes = {r["clip_id"]: r for r in map(json.loads, (corpus / "metadata.jsonl").read_text().splitlines())}
     records = json.loads((corpus / "train.json").read_text())
