@@ -57,7 +57,7 @@ async def reinforce(run: Run, start: str) -> None:
     state, policy = await _newest(run, start)
     if state.step >= config.learner.steps and not is_due(run, "grpo"):
         run.progress.say(
-            f"{config.run.name} has taken its {state.step} steps; --run.resume never starts from scratch"
+            f"{config.run.name} has taken its {state.step} steps; to start from scratch add --run.resume never"
         )
         return
     async with AsyncExitStack() as stack:

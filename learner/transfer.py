@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common.errors import PublishError
+from common.errors import LearnerError, PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import TensorReceipt
 from learner.plan import PublishPlan
@@ -114,7 +114,8 @@ class Transfer:
         try:
             async with deadline:
                 yield
-        except PublishError:
+        except (PublishError, LearnerError):
+            # ranks that died have a way back of their own
             raise
         except Exception as error:  # a call into another process
             failed = (

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
 from common.config.learner import PublishConfig
-from common.errors import PublishError
+from common.errors import LearnerError, PublishError
 from common.types import Failure
 from tests.support.clock import run
 from tests.support.fakes import plan_of
@@ -372,3 +373,16 @@ def test_in_bfloat16_the_tolerance_is_the_noise_at_rest() -> None:
     assert report.canary_tolerance == bench.publisher.canary_tolerance
     bench.engine.noise = 0.031
     assert complaint(bench).proof == "canary"
+
+
+@pytest.mark.parametrize("call", ["send_bucket", "score"])
+def test_ranks_that_die_during_a_publish_are_no_engines_fault(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    run(bench.publisher.start())
+
+    async def dies(*_: Any, **__: Any) -> Any:
+        raise LearnerError("a learner rank died")
+
+    monkeypatch.setattr(bench.senders, call, dies)
+    with pytest.raises(LearnerError, match="a learner rank died"):
+        bench.publish()
