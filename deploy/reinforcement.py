@@ -60,6 +60,8 @@ async def reinforce(run: Run, start: str) -> None:
             f"{config.run.name} has taken its {state.step} steps; to start from scratch add --run.resume never"
         )
         return
+    # before anything starts
+    await _with_inputs(run, start, state)
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
         reward = await stack.enter_async_context(open_reward(run))
@@ -97,7 +99,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     """
     run, start = stage.run, stage.reference_path
     state, policy = await _newest(run, start)
-    state = await _with_inputs(stage, state)
+    state = await _with_inputs(run, start, state)
     ledger = _take_up_records(run, state)
     async with AsyncExitStack() as stack:
         async with starting(run, "learner ranks"):
@@ -134,14 +136,14 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         await judge_policy(run, stage.engines, "grpo", version=publisher.version)
 
 
-async def _with_inputs(stage: _Stage, state: RunState) -> RunState:
+async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
     """The state with what this run is made from.
 
     Raises:
         ConfigError: the checkpoint was made from something else.
     """
-    run, config = stage.run, stage.run.config
-    reference = await asyncio.to_thread(checkpoint.digest_of, Path(stage.reference_path))
+    config = run.config
+    reference = await asyncio.to_thread(checkpoint.digest_of, Path(start))
     inputs = {"corpus": run.corpora.sha256, "reference": reference}
     learner, rollout = config.learner, config.rollout
     layout = {
