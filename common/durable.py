@@ -17,7 +17,7 @@ def whole(path: Path) -> Generator[Path]:
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -57,7 +57,8 @@ def _end_of_lines(file: BinaryIO) -> int:
     return size
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, durable."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import blake3
 
+from common.durable import sync
+
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _CHUNK = 2**24
@@ -71,12 +73,12 @@ def finish(partial: Path, target: Path) -> None:
     }
     (partial / MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
     for path in partial.rglob("*"):
-        _sync(path)
-    _sync(partial)
+        sync(path)
+    sync(partial)
     if target.exists():
         shutil.rmtree(target)
     os.rename(partial, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def fault_of(folder: Path) -> str | None:
@@ -161,11 +163,3 @@ def _digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest(length=16)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -122,3 +122,5 @@ def test_ranks_that_died_are_not_waited_for(tmp_path: Path) -> None:
         asyncio.run(work())
     assert checkpoint.checkpoints(tmp_path) == []
     ranks.may_write.set()
+    # or their threads would write into the next test
+    asyncio.run(ranks.wait_saved())
