@@ -242,6 +242,7 @@ def _loop_parts(
         phases=producer.phases,
         groups_per_step=config.learner.groups_per_step,
         steps_per_checkpoint=config.learner.checkpoint.every_steps,
+        max_non_finite_steps=config.learner.max_non_finite_steps,
     )
 
 

@@ -68,17 +68,20 @@ def _steps(folder: Path, summary: Summary) -> Table:
     for key in sorted(k for k in last if k.startswith("reward/") and k.endswith("/mean")):
         table.add_row(Text(key), f"{first[key]:.3f} -> {last[key]:.3f}")
     for phase in ("rollout", "learn", "publish"):
-        mean = sum(line[f"seconds/{phase}"] for line in lines) / len(lines)
+        mean = sum(line.get(f"seconds/{phase}", 0.0) for line in lines) / len(lines)
         table.add_row(f"seconds per step: {phase}", f"{mean:.2f}")
+    if summary.steps_left_out:
+        table.add_row("left out: not finite", f"{summary.steps_left_out} steps, filtered in the ledger")
     table.add_row("publishes", f"{summary.publishes}, each with the receipt of every tensor")
     passed = f"{summary.rehearsals} passed; layers left out: see the log"
     table.add_row("proof: rehearsal", passed if summary.rehearsals else "off")
-    largest = max(v for line in lines for v in canaries(line))
+    largest = max((v for line in lines for v in canaries(line)), default=0.0)
     table.add_row("proof: canary", f"{summary.canary_failures} failures, largest difference {largest:.1e}")
-    table.add_row(
-        "logprob difference, trained",
-        f"mean {summary.logprob_diff_mean:.1e}, max {summary.logprob_diff_max:.1e}",
-    )
+    if summary.logprob_diff_max is not None:
+        table.add_row(
+            "logprob difference, trained",
+            f"mean {summary.logprob_diff_mean:.1e}, max {summary.logprob_diff_max:.1e}",
+        )
     failed = [f"{reason} x{count}" for reason, count in summary.draws_failed.items()] or ["none"]
     for number, reason in enumerate(failed):
         table.add_row("" if number else "draws that failed", Text(reason))

@@ -33,6 +33,8 @@ class Summary:
     uar_grpo: float | None
     format_rate_grpo: float | None
     grpo_steps: int
+    steps_left_out: int
+    """Of these, whose loss or gradient was not finite: nothing was taken or published."""
     publishes: int
     rehearsals: int
     """Passed before the last step's attempt began to train: one per engine, or 0 where it is off."""
@@ -68,11 +70,12 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     """Reads judgements, metrics, the ledger, attempts and failed publishes."""
     judged = judgements(folder)
     lines = MetricsFile(folder / "metrics.jsonl").read()
+    taken = [line for line in lines if not line["learner/is_skipped"]]
     attempts = read_attempts(folder)
-    tokens = sum(line["learner/num_tokens"] for line in lines)
+    tokens = sum(line["learner/num_tokens"] for line in taken)
 
     def over_tokens(key: str) -> float | None:
-        return sum(line[key] * line["learner/num_tokens"] for line in lines) / tokens if lines else None
+        return sum(line[key] * line["learner/num_tokens"] for line in taken) / tokens if taken else None
 
     def war(policy: Policy) -> float | None:
         return judged[policy].recognition.war.value if policy in judged else None
@@ -80,7 +83,9 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     def uar(policy: Policy) -> float | None:
         return judged[policy].recognition.uar.value if policy in judged else None
 
-    parts = {phase: sum(line[f"seconds/{phase}"] for line in lines) for phase in ("rollout", "learn", "publish")}
+    parts = {
+        phase: sum(line.get(f"seconds/{phase}", 0.0) for line in lines) for phase in ("rollout", "learn", "publish")
+    }
     return Summary(
         seed=seed,
         corpus_sha256=corpus_sha256,
@@ -93,12 +98,13 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         uar_grpo=uar("grpo"),
         format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
         grpo_steps=len(lines),
-        publishes=int(lines[-1]["publish/version"]) if lines else 0,
-        rehearsals=int(lines[-1]["publish/rehearsals"]) if lines else 0,
-        canary_failures=_num_canary_failures(folder, lines),
+        steps_left_out=len(lines) - len(taken),
+        publishes=int(taken[-1]["publish/version"]) if taken else 0,
+        rehearsals=int(taken[-1]["publish/rehearsals"]) if taken else 0,
+        canary_failures=_num_canary_failures(folder, taken),
         draws_failed=_draws_failed(folder / "ledger.jsonl"),
         logprob_diff_mean=over_tokens("learner/logprob_diff/mean"),
-        logprob_diff_max=max((line["learner/logprob_diff/max"] for line in lines), default=None),
+        logprob_diff_max=max((line["learner/logprob_diff/max"] for line in taken), default=None),
         kl_rollout_mean=over_tokens("learner/kl_rollout/mean"),
         num_attempts=len(attempts),
         peak_memory_bytes=max((one.peak_memory_bytes for one in attempts), default=0),

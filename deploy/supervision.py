@@ -103,4 +103,5 @@ def _parts(
         should_stop=run.interrupts.check,
         examples_per_step=settings.examples_per_step,
         steps_per_checkpoint=settings.steps_per_checkpoint,
+        max_non_finite_steps=run.config.learner.max_non_finite_steps,
     )

@@ -8,16 +8,17 @@ publish: so at most that many are in flight, buffered or being trained, and with
 trains.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
-from common.errors import NonFiniteError
 from common.metrics import distribution
 from common.protocols import TrainFn
 from common.types import Group, Record, StepReport
 from learner.checkpoint import RunState
 from learner.ledger import Ledger
+from learner.non_finite import REASON, NonFiniteGuard
 from learner.phases import Phases
 from learner.producer import GroupProducer
 from learner.publisher import Publisher, PublishReport
@@ -27,8 +28,14 @@ class StepRecorder(Protocol):
     """Takes what each step leaves behind."""
 
     def __call__(
-        self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport
-    ) -> None: ...
+        self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
+    ) -> Path:
+        """Keeps a step; `published` is None where it was left out.
+
+        Returns:
+            Where its samples stand.
+        """
+        ...
 
 
 class KeepFn(Protocol):
@@ -52,6 +59,7 @@ class LoopParts:
     phases: Phases
     groups_per_step: int
     steps_per_checkpoint: int
+    max_non_finite_steps: int
 
 
 class GrpoLoop:
@@ -64,6 +72,7 @@ class GrpoLoop:
     def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
+        self._guard = NonFiniteGuard(key="learner/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
         """Trains.
@@ -72,7 +81,7 @@ class GrpoLoop:
             DatasetError: not one of the corpus's clips could be used.
             PublishError: an engine does not hold what the learner sent.
             LearnerError: a rank failed.
-            NonFiniteError: a loss or gradient was not finite; nothing of that step was taken or published.
+            NonFiniteError: too many steps in a row had a loss or gradient that is not finite.
             EngineError: an engine died.
             RewardError: the reward service died.
             StopRequestedError: the run was asked to stop, and did between two steps.
@@ -101,34 +110,42 @@ class GrpoLoop:
         parts.prefetch(parts.producer.stream.peek(parts.groups_per_step))
         with phases("learn"):
             learned = await parts.train(groups)
-        require_taken(learned, key="learner/is_skipped", step=step)
-        with phases("publish"):
-            published = await parts.publisher.publish()
+        published: PublishReport | None = None
+        if self._guard.is_taken(learned):
+            with phases("publish"):
+                published = await parts.publisher.publish()
         for group in groups:
-            parts.ledger.trained(group.prompt.draw, step=step)
+            if published:
+                parts.ledger.trained(group.prompt.draw, step=step)
+            else:
+                parts.ledger.filtered(group.prompt.draw, reason=REASON, step=step)
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
         parts.producer.draw_seconds.clear()
         report = StepReport(
             metrics=learned | group_metrics(groups, learner_version=learner_version) | draw_seconds,
             seconds=dict(phases.seconds),
         )
-        self._close_step(step, groups, report, published)
+        batch = self._close_step(step, groups, report, published)
+        self._guard.check(step, batch=batch)
 
-    def _close_step(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
+    def _close_step(
+        self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
+    ) -> Path:
         """Ledger, then records, then the state: what is behind is whole whenever the run ends."""
         parts = self.parts
         outstanding = parts.producer.outstanding()
         parts.ledger.stepped(step, outstanding=outstanding, cursor=parts.producer.stream.cursor)
         parts.ledger.commit()
-        parts.record(step, groups, report, published)
+        batch = parts.record(step, groups, report, published)
         self.state = replace(
             self.state,
             step=step,
-            policy_version=published.version,
+            policy_version=parts.publisher.version,
             cursor=parts.producer.stream.cursor,
             outstanding=tuple((draw.position, draw.draw) for draw in outstanding),
             ledger_bytes=parts.ledger.num_bytes,
         )
+        return batch
 
     async def keep(self) -> None:
         """Takes a checkpoint of the last whole step, unless it has one; no step may be half taken."""
@@ -136,18 +153,6 @@ class GrpoLoop:
             with self.parts.phases("checkpoint"):
                 await self.parts.keep(self.state)
             self._kept_step = self.state.step
-
-
-def require_taken(metrics: Mapping[str, float], *, key: str, step: int) -> None:
-    """Stops a run whose step the ranks did not take.
-
-    Raises:
-        NonFiniteError: its loss or gradient was not finite; parameters and moments are what they were before.
-    """
-    if metrics.get(key, 0.0):
-        raise NonFiniteError(
-            f"loss and gradient must be finite, and at step {step} they were not; nothing was taken"
-        )
 
 
 def group_metrics(groups: Sequence[Group], *, learner_version: int) -> dict[str, float]:

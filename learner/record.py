@@ -50,18 +50,25 @@ class RunRecorder:
         self.folder = folder
         self._metrics, self._display, self._lineage = metrics, display, lineage
 
-    def __call__(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
+    def __call__(
+        self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
+    ) -> Path:
         """Writes the step's samples, then its metrics: a line in the metrics means whole samples."""
-        write_samples(sample_file(self.folder, step), groups)
-        line = {**report.metrics, **_of_publish(published), "run/lineage": float(self._lineage)}
+        samples = sample_file(self.folder, step)
+        write_samples(samples, groups)
+        line = {**report.metrics, "run/lineage": float(self._lineage)}
+        if published:
+            line |= _of_publish(published)
         self._metrics.write(step, line | {f"seconds/{k}": v for k, v in report.seconds.items()})
         metrics = report.metrics
         self._display.step(
             step,
             f"reward {metrics['reward/total/mean']:.2f}  length {metrics['rollout/length/mean']:.0f}  "
             f"logprob diff {metrics['learner/logprob_diff/max']:.0e}  rollout {report.seconds['rollout']:.1f} "
-            f"learn {report.seconds['learn']:.1f} publish {report.seconds['publish']:.1f} s",
+            f"learn {report.seconds['learn']:.1f} publish {report.seconds.get('publish', 0.0):.1f} s"
+            + ("" if published else "  left out: not finite"),
         )
+        return samples
 
 
 def _of_publish(published: PublishReport) -> dict[str, float]:

@@ -17,7 +17,8 @@ from common.types import Draw, Failure, MediaRef
 from learner.checkpoint import RunState
 from learner.exhaustion import Exhaustion
 from learner.ledger import Ledger
-from learner.loop import KeepFn, require_taken
+from learner.loop import KeepFn
+from learner.non_finite import REASON, NonFiniteGuard
 from learner.record import StepDisplay
 from learner.stream import PromptStream
 
@@ -52,6 +53,7 @@ class SupervisedParts:
     """Raises where the run was asked to stop."""
     examples_per_step: int
     steps_per_checkpoint: int
+    max_non_finite_steps: int
 
 
 class SupervisedLoop:
@@ -65,6 +67,7 @@ class SupervisedLoop:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
         self._exhaustion = Exhaustion(len(parts.stream))
+        self._guard = NonFiniteGuard(key="sft/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
         """Trains.
@@ -72,7 +75,7 @@ class SupervisedLoop:
         Raises:
             DatasetError: not one clip could be used.
             LearnerError: a rank failed.
-            NonFiniteError: a loss or gradient was not finite; nothing of that step was taken.
+            NonFiniteError: too many steps in a row had a loss or gradient that is not finite.
             StopRequestedError: the run was asked to stop, and did between two steps.
         """
         while self.state.step < self.last_step:
@@ -91,14 +94,19 @@ class SupervisedLoop:
         parts, step = self.parts, self.state.step + 1
         draws, prompts = await self._collect()
         learned = await parts.train(prompts, [draw.record.response or draw.record.label for draw in draws])
-        require_taken(learned, key="sft/is_skipped", step=step)
+        is_taken = self._guard.is_taken(learned)
         for draw in draws:
-            parts.ledger.trained(draw, step=step)
+            if is_taken:
+                parts.ledger.trained(draw, step=step)
+            else:
+                parts.ledger.filtered(draw, reason=REASON, step=step)
         parts.ledger.stepped(step, outstanding=[], cursor=parts.stream.cursor)
         parts.ledger.commit()
         parts.metrics.write(step, learned)
         parts.display.step(step, f"loss {learned['sft/loss']:.3f}  gradient {learned['sft/grad_norm']:.2f}")
         self.state = replace(self.state, step=step, cursor=parts.stream.cursor, ledger_bytes=parts.ledger.num_bytes)
+        # the ledger names the clips
+        self._guard.check(step, batch=parts.ledger.path)
 
     async def _collect(self) -> tuple[list[Draw], list[MediaRef]]:
         """The next clips that can be used, as many as a step takes."""

@@ -127,6 +127,8 @@ class LearnerConfig(Config):
     """OpenMP threads of one rank; apart from Ray's accounting."""
     deadline_s: float = changeable(3600.0, gt=0)
     """Seconds that one step may take before the run stops."""
+    max_non_finite_steps: int = changeable(3, ge=0)
+    """Number of steps in a row that are left out where loss or gradient is not finite; one more stops the run."""
     max_rebuilds: int = changeable(3, ge=0)
     """Number of times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""
 

@@ -93,6 +93,7 @@ def metrics_line(**changed: float) -> dict[str, float]:
     """A step's metrics as a run writes them; `__` in a name stands for `/`."""
     line = {
         "reward/total/mean": 0.5,
+        "learner/is_skipped": 0.0,
         "learner/num_tokens": 100.0,
         "learner/logprob_diff/mean": 1e-6,
         "learner/logprob_diff/max": 1e-5,

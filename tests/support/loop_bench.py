@@ -41,6 +41,7 @@ class Plan:
     max_staleness: int = 0
     max_redraws: int = 3
     steps_per_checkpoint: int = 1_000
+    max_non_finite_steps: int = 1
     is_lockstep: bool = False
     fate: Fate = lambda *_: None
     """Which draws fail, and where."""
@@ -56,7 +57,7 @@ class Seen:
     log: list[str] = field(default_factory=list[str])
     trained: list[list[Group]] = field(default_factory=list[list[Group]])
     train_versions: list[int] = field(default_factory=list[int])
-    recorded: list[tuple[int, StepReport, PublishReport]] = field(default_factory=list[Any])
+    recorded: list[tuple[int, StepReport, PublishReport | None]] = field(default_factory=list[Any])
     kept: list[RunState] = field(default_factory=list[RunState])
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every one that was asked."""
@@ -78,6 +79,8 @@ class Bench:
         self.num_asked = self.in_flight = 0
         self.metrics: dict[str, float] = {"learner/loss": 0.5}
         """What a step answers."""
+        self.not_finite: set[int] = set()
+        """Numbers of the batches that the ranks do not take."""
         self.publish_error_at: int | None = None
         self.on_train: Callable[[int], None] = lambda step: None
         """Called while a step trains, with the number of the batch."""
@@ -116,6 +119,7 @@ class Bench:
             phases=self.phases,
             groups_per_step=self.plan.groups_per_step,
             steps_per_checkpoint=self.plan.steps_per_checkpoint,
+            max_non_finite_steps=self.plan.max_non_finite_steps,
         )
 
     def _failure(self, record: Record, stage: str) -> Failure | None:
@@ -169,7 +173,7 @@ class Bench:
             await asyncio.sleep(0)
             if turn == 4:
                 self.on_train(len(self.seen.trained))
-        return dict(self.metrics)
+        return self.metrics | {"learner/is_skipped": float(len(self.seen.trained) in self.not_finite)}
 
     async def publish(self) -> PublishReport:
         """The next version."""
@@ -182,12 +186,15 @@ class Bench:
             version=self.version, num_tensors=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=1
         )
 
-    def record(self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport) -> None:
+    def record(
+        self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
+    ) -> Path:
         """Notes the step, and that its draws are on disk by now."""
         self.seen.log.append("record")
         fates = [e["draw"] for e in read_ledger(self.path)[-len(groups) - 1 : -1]]
         assert fates == [g.prompt.draw.key for g in groups]
         self.seen.recorded.append((step, report, published))
+        return Path(f"step-{step}")
 
     async def keep(self, state: RunState) -> None:
         """Notes the state."""

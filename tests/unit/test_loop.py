@@ -17,7 +17,7 @@ def test_a_step_trains_then_publishes_then_records(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.run(2)
     assert bench.seen.log == ["train", "publish", "record"] * 2
-    assert [(s, p.version) for s, _, p in bench.seen.recorded] == [(1, 1), (2, 2)]
+    assert [(s, p and p.version) for s, _, p in bench.seen.recorded] == [(1, 1), (2, 2)]
 
 
 def test_every_group_trains_once_and_in_the_order_of_the_stream(tmp_path: Path) -> None:
@@ -217,11 +217,33 @@ def test_the_oldest_token_sets_a_generations_version() -> None:
     assert early.min_policy_version == 2
 
 
-def test_a_step_that_the_ranks_did_not_take_stops_the_run_and_publishes_nothing(tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_left_out_and_its_groups_are_filtered(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.metrics["learner/is_skipped"] = 1.0
-    with pytest.raises(NonFiniteError, match="at step 1"):
-        bench.run(3)
-    assert bench.seen.log == ["train"]
-    assert bench.version == 0
+    bench.not_finite = {2, 4}
+    bench.run(5)
+    assert bench.seen.log == ["train", "publish", "record", "train", "record"] * 2 + ["train", "publish", "record"]
+    assert [published.version if published else None for _, _, published in bench.seen.recorded] == [
+        1,
+        None,
+        2,
+        None,
+        3,
+    ]
+    assert bench.seen.train_versions == [0, 1, 1, 2, 2]
+    assert [e["step"] for e in bench.entries(fate="filtered", reason="non-finite")] == [2, 2, 4, 4]
+    assert [e["step"] for e in bench.entries(fate="trained")] == [1, 1, 3, 3, 5, 5]
+    state = bench.seen.kept[-1]
+    assert (state.step, state.policy_version, state.cursor) == (5, 3, 10)
+    assert bench.faults() == ()
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Plan(max_non_finite_steps=1))
+    bench.not_finite = {2, 3}
+    with pytest.raises(NonFiniteError, match=r"at step 3 .* 2\. time in a row.*step-3"):
+        bench.run(9)
+    # the last one is in the records, too
+    assert [step for step, _, _ in bench.seen.recorded] == [1, 2, 3]
+    assert (bench.loop.state.step, bench.version) == (3, 1)
+    assert bench.entries(fate="failed") == []
     assert bench.faults() == ()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -200,3 +201,15 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
     assert len(screen.lines) == 1
     for part in ("4 reward 0.62", "length 1", "logprob diff 2e-06", "rollout 1.5 learn 2.5 publish 0.2 s"):
         assert part in screen.lines[0], part
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_comes_back_as_no_number(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write(1, {"learner/loss": math.nan, "learner/grad_norm": math.inf, "learner/lr": 0.5})
+    metrics.write(2, {"learner/loss": 1.0})
+    metrics.keep_until(1)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "learner/loss": null, "learner/grad_norm": null, "learner/lr": 0.5}\n'
+    (line,) = metrics.read()
+    assert math.isnan(line["learner/loss"])
+    assert line["learner/lr"] == 0.5

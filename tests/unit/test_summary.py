@@ -106,6 +106,18 @@ def test_a_canary_that_stopped_the_run_is_counted(tmp_path: Path) -> None:
     assert summary_of(tmp_path).canary_failures == 2
 
 
+def test_steps_that_were_left_out_are_counted_and_averaged_over_nowhere(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write(1, metrics_line())
+    left_out = metrics_line(learner__is_skipped=1.0, learner__logprob_diff__max=math.inf, learner__num_tokens=9.0)
+    published = ("publish/", "seconds/publish")
+    metrics.write(2, {k: v for k, v in left_out.items() if not k.startswith(published)})
+    found = summary_of(tmp_path)
+    assert (found.grpo_steps, found.steps_left_out, found.publishes, found.canary_failures) == (2, 1, 1, 0)
+    assert (found.logprob_diff_mean, found.logprob_diff_max) == (1e-6, 1e-5)
+    assert found.seconds_by_phase["publish"] == 0.5
+
+
 def test_attempts_add_up(tmp_path: Path) -> None:
     attempted(tmp_path, seconds_total=100.0, peak_memory_bytes=3000, model=1.0, grpo=80.0)
     attempted(tmp_path, seconds_total=50.5, peak_memory_bytes=2000, model=0.5, rehearsal=2.0, grpo=40.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import DatasetError, StopRequestedError
+from common.errors import DatasetError, NonFiniteError, StopRequestedError
 from common.metrics import MetricsFile
 from common.types import Failure, MediaRef, Record
 from learner.checkpoint import START, RunState
@@ -31,6 +31,7 @@ class Stage:
         self.shown: list[str] = []
         self.num_asked = 0
         self.kept: list[RunState] = []
+        self.not_finite: set[int] = set()
 
     async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle that says which clip it is."""
@@ -43,7 +44,8 @@ class Stage:
     async def train(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
         """Notes the step."""
         self.steps.append((list(prompts), list(completions)))
-        return {"sft/loss": 1.0 / len(self.steps), "sft/grad_norm": 0.5}
+        skipped = {"sft/is_skipped": 1.0} if len(self.steps) in self.not_finite else {}
+        return {"sft/loss": 1.0 / len(self.steps), "sft/grad_norm": 0.5, **skipped}
 
     def step(self, step: int, text: str) -> None:
         """Shows a line."""
@@ -74,6 +76,7 @@ class Stage:
                 should_stop=should_stop,
                 examples_per_step=examples_per_step,
                 steps_per_checkpoint=2,
+                max_non_finite_steps=1,
             ),
             state=state,
             last_step=steps,
@@ -170,3 +173,19 @@ def test_the_last_step_leaves_no_checkpoint_as_the_stage_leaves_its_model(tmp_pa
     stage = Stage(tmp_path)
     stage.run(steps=4, examples_per_step=2)
     assert [state.step for state in stage.kept] == [2]
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_its_clips_are_filtered(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.not_finite = {2, 4}
+    assert stage.run(steps=5, examples_per_step=2).state.step == 5
+    found = check_ledger(tmp_path / "ledger.jsonl")
+    assert (found.faults, found.fates) == ((), {"trained": 6, "filtered": 4})
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_stage(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.not_finite = {2, 3}
+    with pytest.raises(NonFiniteError, match="at step 3"):
+        stage.run(steps=5, examples_per_step=2)
+    assert check_ledger(tmp_path / "ledger.jsonl").fates == {"trained": 2, "filtered": 4}
