@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 from common.config.evaluation import Policy
-from common.types import ProcessedPrompt, SamplingSpec
+from common.types import ProcessedPrompt, Record, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
+from learner import checkpoint
+from learner.checkpoint import Best, RunState
 from learner.curves import curves_of
-from learner.evaluation import judge, judgement_metrics, judgement_of, read_judgement, write_judgement
+from learner.evaluation import Judgement, judge, judgement_metrics, judgement_of, read_judgement, write_judgement
+from learner.phases import Phases
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
 
@@ -30,22 +33,65 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
     """Asks the held-out clips, where that is due."""
     if not is_due(run, policy):
         return
+    judgement = await _judgement(run, engines, run.corpora.heldout, policy=policy, version=version)
+    for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
+        curve.write(version, judgement_metrics(judgement))
+
+
+class CheckpointJudge:
+    """A `JudgeFn`: asks the validation clips at every so manieth checkpoint, and notes the best."""
+
+    def __init__(self, run: Run, engines: Sequence[EngineClient], phases: Phases, *, after_step: int) -> None:
+        """Takes what it asks, and what it tells.
+
+        Args:
+            run: everything the stages share.
+            engines: that hold the policy of the checkpoint.
+            phases: times what it does.
+            after_step: what was drawn after this step is void.
+        """
+        self._run, self._engines, self._phases = run, engines, phases
+        config = run.config
+        self._every = config.evaluation.every_checkpoints * config.learner.checkpoint.every_steps
+        self._curves = curves_of(run.folder, config.run, "validation", after_step=after_step) if self._every else []
+
+    async def __call__(self, state: RunState) -> None:
+        """Judges the policy after this state's step, where that is due."""
+        run = self._run
+        if not self._every or (state.step % self._every and state.step != run.config.learner.steps):
+            return
+        with self._phases("evaluation"):
+            judgement = await _judgement(
+                run,
+                self._engines,
+                run.corpora.validation,
+                policy=f"validation_{state.step:06d}",
+                version=state.policy_version,
+            )
+        war, uar = judgement.recognition.war.value, judgement.recognition.uar.value
+        checkpoint.note_best(run.folder, Best(step=state.step, war=war, uar=uar))
+        for curve in self._curves:
+            curve.write(state.step, {"eval/validation/war": war, "eval/validation/uar": uar})
+
+
+async def _judgement(
+    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], *, policy: str, version: int
+) -> Judgement:
+    """Asks clips, greedily, and keeps what was said."""
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
-    curves = curves_of(run.folder, run.config.run, "eval", after_step=None)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
     with run.progress.bar(f"evaluation, {policy}") as update:
-        clips = await judge(
-            run.corpora.heldout,
+        judged = await judge(
+            clips,
             prepare=run.prepare,
             generate=pool,
             max_in_flight=run.config.evaluation.max_in_flight,
             on_clip=update,
         )
-    judgement = judgement_of(clips, policy=policy, policy_version=version)
-    write_judgement(run.folder / "eval", judgement, clips)
-    for curve in curves:
-        curve.write(version, judgement_metrics(judgement))
+    judgement = judgement_of(judged, policy=policy, policy_version=version)
+    write_judgement(run.folder / "eval", judgement, judged)
+    return judgement
 
 
 async def warm_up(run: Run, engines: Sequence[EngineClient], *, phase: str) -> list[ProcessedPrompt]:

@@ -16,7 +16,12 @@ from common.models.registry import family_of
 from common.types import Record
 from reward.rubric import build_rubric
 
-KEYS = {"train": "data.source", "cold_start": "data.cold_start", "heldout": "data.heldout"}
+KEYS = {
+    "train": "data.source",
+    "cold_start": "data.cold_start",
+    "validation": "data.validation",
+    "heldout": "data.heldout",
+}
 """Where each split is configured."""
 
 
@@ -26,6 +31,7 @@ class Corpora:
 
     train: list[Record]
     cold_start: list[Record]
+    validation: list[Record]
     heldout: list[Record]
     sha256: str
     """Of everything that was read."""
@@ -91,6 +97,7 @@ def _files(config: OmniConfig) -> dict[str, R1OmniDataConfig]:
     chosen = {
         "train": data.source if isinstance(data.source, R1OmniDataConfig) else None,
         "cold_start": data.cold_start if config.sft.steps else None,
+        "validation": data.validation if config.evaluation.every_checkpoints else None,
         "heldout": data.heldout if config.evaluation.policies else None,
     }
     return {split: source for split, source in chosen.items() if source is not None}
@@ -113,7 +120,7 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
         from common.datasets.synthetic import corpus_folder, corpus_sha256, write_synthetic_corpus
 
         corpus = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
-        for split in ("train", "cold_start", "heldout"):
+        for split in KEYS:
             file = corpus / f"{split}.json"
             if file.exists() and split not in sources:
                 sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
@@ -122,6 +129,7 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
     return Corpora(
         train=found["train"],
         cold_start=found.get("cold_start", []),
+        validation=found.get("validation", []),
         heldout=found.get("heldout", []),
         sha256=digest,
     )

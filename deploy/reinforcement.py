@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
-from deploy.judging import is_due, judge_policy, warm_up
+from deploy.judging import CheckpointJudge, is_due, judge_policy, warm_up
 from deploy.progress import StepLines
 from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
 from learner import checkpoint
@@ -238,6 +238,7 @@ def _loop_parts(
             lineage=producer.ledger.lineage,
         ),
         keep=keep,
+        judge=CheckpointJudge(run, stage.engines, producer.phases, after_step=state.step),
         prefetch=run.prepare.prefetch,
         phases=producer.phases,
         groups_per_step=config.learner.groups_per_step,

@@ -70,6 +70,8 @@ def _steps(folder: Path, summary: Summary) -> Table:
     for phase in ("rollout", "learn", "publish"):
         mean = sum(line.get(f"seconds/{phase}", 0.0) for line in lines) / len(lines)
         table.add_row(f"seconds per step: {phase}", f"{mean:.2f}")
+    if summary.best_war is not None:
+        table.add_row("best checkpoint", f"step {summary.best_step}, validation WAR {_percent(summary.best_war)} %")
     if summary.steps_left_out:
         table.add_row("left out: not finite", f"{summary.steps_left_out} steps, filtered in the ledger")
     table.add_row("publishes", f"{summary.publishes}, each with the receipt of every tensor")

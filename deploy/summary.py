@@ -11,6 +11,7 @@ from common.config.evaluation import Policy
 from common.durable import write_whole
 from common.metrics import MetricsFile
 from deploy.attempts import read_attempts, seconds_by_phase
+from learner.checkpoint import read_best
 from learner.evaluation import Judgement, read_judgement
 from learner.ledger import live_entries
 from learner.record import publish_failures
@@ -32,6 +33,9 @@ class Summary:
     uar_cold_start: float | None
     uar_grpo: float | None
     format_rate_grpo: float | None
+    best_step: int | None
+    """Whose checkpoint answered most validation clips right; None where none was judged."""
+    best_war: float | None
     grpo_steps: int
     steps_left_out: int
     """Of these, whose loss or gradient was not finite: nothing was taken or published."""
@@ -71,7 +75,7 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     judged = judgements(folder)
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
-    attempts = read_attempts(folder)
+    attempts, best = read_attempts(folder), read_best(folder)
     tokens = sum(line["learner/num_tokens"] for line in taken)
 
     def over_tokens(key: str) -> float | None:
@@ -97,6 +101,8 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         uar_cold_start=uar("cold_start"),
         uar_grpo=uar("grpo"),
         format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
+        best_step=best.step if best else None,
+        best_war=best.war if best else None,
         grpo_steps=len(lines),
         steps_left_out=len(lines) - len(taken),
         publishes=int(taken[-1]["publish/version"]) if taken else 0,

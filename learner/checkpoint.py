@@ -5,6 +5,7 @@ checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM lo
                         state.json    where the run stood
                         manifest.json every file's size and digest
 
+checkpoints/best.json names the one that answered most validation clips right, which is kept.
 `step_N.partial` is being written, or was when the run died; `step_N.torn` was passed over.
 """
 
@@ -18,10 +19,10 @@ from pathlib import Path
 
 import blake3
 
-from common.durable import sync
+from common.durable import sync, write_whole
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
+MANIFEST, BEST = "manifest.json", "best.json"
 _CHUNK = 2**24
 
 
@@ -122,6 +123,9 @@ def clear_after(run: Path, step: int) -> None:
             folder.rename(aside)
     for folder in (run / "checkpoints").glob("step_*.partial"):
         shutil.rmtree(folder)
+    best = read_best(run)
+    if best is not None and best.step > step:
+        (run / "checkpoints" / BEST).unlink()
 
 
 def state_text(state: RunState) -> str:
@@ -137,9 +141,34 @@ def read_state(folder: Path) -> RunState:
 
 
 def prune(run: Path, *, keep: int) -> None:
-    """Removes all but the newest."""
+    """Removes all but the newest, and the best."""
+    best = read_best(run)
     for folder in checkpoints(run)[keep:]:
-        shutil.rmtree(folder)
+        if best is None or _step_of(folder) != best.step:
+            shutil.rmtree(folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best of the checkpoints that were judged on the validation clips."""
+
+    step: int
+    war: float
+    """By which it is the best."""
+    uar: float
+
+
+def read_best(run: Path) -> Best | None:
+    """What `note_best` wrote; None where nothing was judged."""
+    path = run / "checkpoints" / BEST
+    return Best(**json.loads(path.read_text())) if path.exists() else None
+
+
+def note_best(run: Path, judged: Best) -> None:
+    """Takes a judged checkpoint as the best, unless another one was better; of equals the later."""
+    before = read_best(run)
+    if before is None or judged.war >= before.war:
+        write_whole(run / "checkpoints" / BEST, json.dumps(asdict(judged)) + "\n")
 
 
 def digest_of(folder: Path) -> str:

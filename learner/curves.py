@@ -21,7 +21,7 @@ def curves_of(folder: Path, settings: RunConfig, stage: str, *, after_step: int 
     Args:
         folder: of the run.
         settings: name the W&B project, if any.
-        stage: `sft`, `grpo` or `eval`.
+        stage: `sft`, `grpo`, `validation` or `eval`.
         after_step: what the stage drew after this step is void; nothing where None.
     """
     curves: list[Curves] = [TensorBoard(folder / "tensorboard" / stage, after_step=after_step)]

@@ -44,6 +44,12 @@ class KeepFn(Protocol):
     async def __call__(self, state: RunState) -> None: ...
 
 
+class JudgeFn(Protocol):
+    """Judges the policy as it is, where that is due; nothing is published meanwhile."""
+
+    async def __call__(self, state: RunState) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopParts:
     """Everything the loop talks to."""
@@ -54,6 +60,8 @@ class LoopParts:
     ledger: Ledger
     record: StepRecorder
     keep: KeepFn
+    judge: JudgeFn
+    """Called after every checkpoint."""
     prefetch: Callable[[Sequence[Record]], None]
     """Begins the processing of clips that will be asked next."""
     phases: Phases
@@ -96,6 +104,7 @@ class GrpoLoop:
                     parts.producer.start(parts.groups_per_step)
                 if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
                     await self.keep()
+                    await parts.judge(self.state)
         finally:
             await parts.producer.stop()
             # what became of a step's draws before it failed is what one looks for afterwards

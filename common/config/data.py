@@ -42,9 +42,11 @@ class DataConfig(Config):
     """The corpus, and the limits on a clip."""
 
     source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
-    """Where the clips of the reinforcement come from; a synthetic corpus brings `cold_start` and `heldout` too."""
+    """Where the clips of the reinforcement come from; a synthetic corpus brings those of all other splits too."""
     cold_start: R1OmniDataConfig | None = None
     """Clips with explanations, for the supervised stage."""
+    validation: R1OmniDataConfig | None = None
+    """Clips that a checkpoint is chosen by."""
     heldout: R1OmniDataConfig | None = None
     """Clips that the evaluation asks."""
     taxonomy: Literal["dfew", "r1_omni", "open"] = "r1_omni"

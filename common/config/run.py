@@ -153,6 +153,12 @@ class OmniConfig(Config):
             raise ValueError(
                 "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0"
             )
+        brings_validation = source.type == "synthetic" and source.num_validation > 0
+        if self.evaluation.every_checkpoints and not brings_validation and self.data.validation is None:
+            raise ValueError(
+                "data.validation must be given with evaluation.every_checkpoints > 0, got nothing; give clips or "
+                "set every_checkpoints to 0"
+            )
         if self.evaluation.policies and not brings_heldout and self.data.heldout is None:
             raise ValueError(
                 "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []"
@@ -160,12 +166,18 @@ class OmniConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def every_rank_has_a_group(self) -> Self:
-        """A rank that never works is a mistake in the plan."""
-        if self.learner.groups_per_step < self.learner.num_ranks:
+    def every_rank_has_as_many_groups(self) -> Self:
+        """A rank that works less than the others makes them wait."""
+        groups, ranks = self.learner.groups_per_step, self.learner.num_ranks
+        if groups < ranks:
             raise ValueError(
-                f"learner.groups_per_step must be >= learner.num_ranks, got {self.learner.groups_per_step} < "
-                f"{self.learner.num_ranks}; raise the one or lower the other"
+                f"learner.groups_per_step must be >= learner.num_ranks, got {groups} < {ranks}; raise the one or "
+                "lower the other"
+            )
+        if groups % ranks:
+            raise ValueError(
+                f"learner.groups_per_step must be a multiple of learner.num_ranks, got {groups} over {ranks}; take "
+                f"{groups - groups % ranks} or {groups + ranks - groups % ranks} groups, or other ranks"
             )
         return self
 

@@ -49,13 +49,15 @@ def test_a_recipe_over_good_and_bad_clips_trains_judges_and_names_every_reason(
     done = start(
         *("--config", str(config), "--learner.steps", "3", "--evaluation.policies", "[cold_start, grpo]"),
         *("--data.heldout.path", str(corpus / "heldout_mixed.json")),
+        *("--data.validation", f"{{type: r1_omni, path: {corpus / 'heldout.json'}}}"),
+        *("--evaluation.every_checkpoints", "2", "--learner.checkpoint.keep", "1"),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for part in ("proof: rehearsal", "proof: canary", "tensorboard --logdir", "what the grpo policy says", "WAR"):
         assert part in done.stdout
     folder = tmp_path / "test"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    for stage in ("sft", "grpo", "eval"):
+    for stage in ("sft", "grpo", "validation", "eval"):
         assert list((folder / "tensorboard" / stage).glob("events.*"))
     check_fates(folder, num_trained=12)
     check_steps(folder)
@@ -64,6 +66,21 @@ def test_a_recipe_over_good_and_bad_clips_trains_judges_and_names_every_reason(
     assert (summary["grpo_steps"], summary["publishes"], summary["canary_failures"]) == (3, 3, 0)
     assert summary["num_heldout"] == 6
     assert summary["logprob_diff_mean"] < 1e-5
+    check_best(folder, summary)
+
+
+def check_best(folder: Path, summary: dict[str, Any]) -> None:
+    """Every second checkpoint was judged, and the last; the best of them is kept beside the newest."""
+    judged = {
+        int(path.stem.removeprefix("validation_")): json.loads(path.read_text())
+        for path in (folder / "eval").glob("validation_*.json")
+    }
+    assert {step: j["policy_version"] for step, j in judged.items()} == {2: 2, 3: 3}
+    war = {step: j["recognition"]["war"]["value"] for step, j in judged.items()}
+    best = max(war, key=lambda step: (war[step], step))
+    assert (summary["best_step"], summary["best_war"]) == (best, war[best])
+    kept = {int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")}
+    assert kept == {best, 3}
 
 
 def check_steps(folder: Path) -> None:

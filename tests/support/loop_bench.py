@@ -59,6 +59,8 @@ class Seen:
     train_versions: list[int] = field(default_factory=list[int])
     recorded: list[tuple[int, StepReport, PublishReport | None]] = field(default_factory=list[Any])
     kept: list[RunState] = field(default_factory=list[RunState])
+    judged: list[int] = field(default_factory=list[int])
+    """Steps whose checkpoints were."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every one that was asked."""
     batches: list[list[str]] = field(default_factory=list[list[str]])
@@ -115,6 +117,7 @@ class Bench:
             ledger=self.ledger,
             record=self.record,
             keep=self.keep,
+            judge=self.judge,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
             phases=self.phases,
             groups_per_step=self.plan.groups_per_step,
@@ -199,6 +202,11 @@ class Bench:
     async def keep(self, state: RunState) -> None:
         """Notes the state."""
         self.seen.kept.append(state)
+
+    async def judge(self, state: RunState) -> None:
+        """Notes the state, and that it is kept."""
+        assert self.seen.kept[-1] == state
+        self.seen.judged.append(state.step)
 
     def _measure(self, *, num_training: int) -> None:
         untrained = self.in_flight + len(self.producer.buffer) + num_training

@@ -168,3 +168,28 @@ def test_a_models_digest_is_of_its_bytes(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
     first, second = kept(tmp_path, 1) / "hf", kept(tmp_path, 2) / "hf"
     assert checkpoint.digest_of(first) != checkpoint.digest_of(second)
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    assert checkpoint.read_best(tmp_path) is None
+    for step, war in ((2, 0.2), (4, 0.5), (6, 0.4), (8, 0.4)):
+        kept(tmp_path, step)
+        checkpoint.note_best(tmp_path, checkpoint.Best(step=step, war=war, uar=1.0 - war))
+        checkpoint.prune(tmp_path, keep=1)
+    assert checkpoint.read_best(tmp_path) == checkpoint.Best(step=4, war=0.5, uar=0.5)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_000008", "step_000004"]
+    # of equals the later, which has learned from more
+    kept(tmp_path, 10)
+    checkpoint.note_best(tmp_path, checkpoint.Best(step=10, war=0.5, uar=0.5))
+    checkpoint.prune(tmp_path, keep=1)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_000010"]
+
+
+def test_a_best_that_a_resumed_run_has_not_reached_is_forgotten(tmp_path: Path) -> None:
+    for step in (2, 4):
+        kept(tmp_path, step)
+        checkpoint.note_best(tmp_path, checkpoint.Best(step=step, war=step / 10, uar=0.1))
+    checkpoint.clear_after(tmp_path, 4)
+    assert checkpoint.read_best(tmp_path) is not None
+    checkpoint.clear_after(tmp_path, 2)
+    assert checkpoint.read_best(tmp_path) is None

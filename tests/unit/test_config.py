@@ -264,6 +264,16 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
             ("--data.source={type: r1_omni, path: a.json}", "--evaluation.policies=[grpo]"),
             "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []",
         ),
+        (
+            ("--data.source={type: r1_omni, path: a.json}", "--evaluation.every_checkpoints=1"),
+            "data.validation must be given with evaluation.every_checkpoints > 0, got nothing; give clips or set "
+            "every_checkpoints to 0",
+        ),
+        (
+            ("--learner.groups_per_step=7", "--learner.num_ranks=3"),
+            "learner.groups_per_step must be a multiple of learner.num_ranks, got 7 over 3; take 6 or 9 groups, or "
+            "other ranks",
+        ),
     ],
 )
 def test_rules_between_fields_say_the_remedy(overrides: tuple[str, ...], said: str) -> None:
@@ -415,7 +425,9 @@ def test_a_key_that_is_given_its_default_changes_nothing_else(key: str) -> None:
 def test_help_lists_what_each_variant_may_be() -> None:
     found = {(option.key, option.member): option for option in options() if not option.is_item}
     assert {key for key, member in found if member == "r1_omni"} == {
-        f"data.{part}.{name}" for part in ("source", "cold_start", "heldout") for name in ("path", "media_root")
+        f"data.{part}.{name}"
+        for part in ("source", "cold_start", "validation", "heldout")
+        for name in ("path", "media_root")
     }
     assert found["data.source.num_train", "synthetic"].default == "560"
     assert found["data.source.path", "r1_omni"].default == ""
