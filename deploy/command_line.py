@@ -5,10 +5,15 @@ import asyncio
 import errno
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
-from common.errors import OmniError, StopRequestedError, UserError
+from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
+
+if TYPE_CHECKING:
+    from deploy.machine import Machine
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 FULL_OR_GONE = frozenset(
@@ -34,6 +39,7 @@ def run_command(
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--cluster")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     try:
@@ -46,19 +52,24 @@ def run_command(
         elif known.version:
             print(_version())
         else:
-            return _run(load_config(known.config, overrides), run, is_dry=known.dry_run)
+            if known.cluster and not known.dry_run:
+                raise ConfigError("--cluster must come with --dry-run, got it alone; a run finds out what there is")
+            config = load_config(known.config, overrides)
+            return _run(config, run, is_dry=known.dry_run, cluster=known.cluster)
     except UserError as error:
         return _say(f"error: {error}", USER_MISTAKE)
     return 0
 
 
-def _run(config: OmniConfig, run: Callable[[OmniConfig], Awaitable[None]], *, is_dry: bool) -> int:
+def _run(
+    config: OmniConfig, run: Callable[[OmniConfig], Awaitable[None]], *, is_dry: bool, cluster: str | None
+) -> int:
     """Runs or only checks, and says how it ended; a user's mistake is left to the caller."""
     again = "again" if config.run.resume == "auto" else "without --run.resume never"
     resumes = f"the same command {again} resumes"
     try:
         if is_dry:
-            dry_run(config)
+            dry_run(config, cluster=cluster)
         else:
             asyncio.run(_awaited(run, config))
     except UserError:
@@ -76,28 +87,54 @@ def _run(config: OmniConfig, run: Callable[[OmniConfig], Awaitable[None]], *, is
     return 0
 
 
-def dry_run(config: OmniConfig) -> None:
-    """Checks what a run would be given, and prints the resolved configuration, the plan and what there is for it.
+def dry_run(config: OmniConfig, *, cluster: str | None = None) -> None:
+    """Checks what a run would be given, and prints the resolved configuration, the plans and what is there for it.
+
+    Args:
+        config: of the run.
+        cluster: what the cluster has, `cpus=64,gpus=8`; None for this machine, which may be another than the run's.
 
     Raises:
-        UserError: something of it is not there.
+        UserError: something of it is not there, or cannot fit the cluster.
     """
     from common.provenance import require_own_packages
-    from deploy.machine import shortages, this_machine
+    from deploy.machine import parse_cluster, shortages, this_machine
     from deploy.placement import format_plan, placement_plan
     from deploy.preflight import check_inputs, missing_clips
     from deploy.run_folder import check_run_folder
 
     require_own_packages()
+    machine = this_machine() if cluster is None else parse_cluster(cluster)
     found = check_inputs(config)
-    folder = check_run_folder(config)
-    plan, machine = placement_plan(config), this_machine()
+    folder, plan = check_run_folder(config), placement_plan(config)
+    lacks = list(shortages(plan, machine))
+    if cluster is not None and lacks:
+        raise ClusterError(lacks[0])
     print(dump_config(config))
     print(format_plan(plan))
-    print(f"\nthis machine  {machine}")
+    # another machine's memory says nothing about the run
+    _print_memory(config, None if lacks else machine)
+    print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
     print(f"run folder    {folder}")
-    for warning in (*shortages(plan, machine), *missing_clips(found)):
+    for warning in (*lacks, *missing_clips(found)):
         print(f"warning: {warning}")
+
+
+def _print_memory(config: OmniConfig, machine: "Machine | None") -> None:
+    """The memory plan.
+
+    Raises:
+        ClusterError: it cannot fit the machine.
+    """
+    from deploy.memory_plan import format_memory, model_sizes, require_memory
+
+    if config.model.path is None:
+        print("\nmemory        a tiny model, built when the run starts: give model.path for a plan")
+        return
+    sizes = model_sizes(Path(config.model.path).expanduser())
+    print(f"\n{format_memory(config, sizes)}")
+    if machine is not None:
+        require_memory(config, sizes, device_bytes=machine.gpu_memory_bytes, host_bytes=machine.memory_bytes)
 
 
 async def _awaited(run: Callable[[OmniConfig], Awaitable[None]], config: OmniConfig) -> None:
@@ -123,11 +160,13 @@ def _help(program: str, purpose: str) -> str:
     from common.config.describe import describe_options, format_options
 
     return (
-        f"{program} [--config FILE] [--dry-run] [--KEY VALUE ...]\n\n"
+        f"{program} [--config FILE] [--dry-run [--cluster WHAT]] [--KEY VALUE ...]\n\n"
         f"{purpose}\n\n"
         "  --config FILE   a YAML file with the keys below\n"
         "  --dry-run       check model, corpora, rewards and run folder, print the resolved configuration and the\n"
-        "                  placement plan, start nothing\n"
+        "                  placement and memory plans, start nothing\n"
+        "  --cluster WHAT  what a dry run's plans must fit instead of this machine: cpus=64,gpus=8; if not 80,\n"
+        "                  gpu_memory_gib=40; with memory_gib=512 the hosts' memory is checked too\n"
         "  --version       print the version\n"
         "  --help          print this\n\n"
         "Keys, their defaults, and what they mean; a value is YAML:\n"

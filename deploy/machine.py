@@ -2,12 +2,15 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import ConfigError
 from deploy.placement import PlanLine
 
+CLUSTER_KEYS = ("cpus", "gpus", "gpu_memory_gib", "memory_gib")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -16,19 +19,55 @@ class Machine:
     """What a plan can draw on."""
 
     num_cpus: int
-    memory_bytes: int
-    """Of the machine, or of the container where that is less."""
+    memory_bytes: int | None
+    """Of the machine, or of the container where that is less; None where that is not known."""
     num_gpus: int
     """NVIDIA devices."""
+    gpu_memory_bytes: int | None = None
+    """Of the smallest device; None where that is not known."""
 
     def __str__(self) -> str:
-        return f"{self.num_cpus} CPUs, {self.memory_bytes / 2**30:.1f} GiB of memory, {self.num_gpus} GPUs"
+        of_each = f" of {self.gpu_memory_bytes / 2**30:.0f} GiB" if self.gpu_memory_bytes and self.num_gpus else ""
+        memory = "" if self.memory_bytes is None else f"{self.memory_bytes / 2**30:.1f} GiB of memory, "
+        return f"{self.num_cpus} CPUs, {memory}{self.num_gpus} GPUs{of_each}"
 
 
 def this_machine() -> Machine:
     """Where the command runs."""
     devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
-    return Machine(num_cpus=os.cpu_count() or 1, memory_bytes=_memory_bytes(), num_gpus=len(devices))
+    return Machine(
+        num_cpus=os.cpu_count() or 1,
+        memory_bytes=_memory_bytes(),
+        num_gpus=len(devices),
+        gpu_memory_bytes=_gpu_memory_bytes() if devices else None,
+    )
+
+
+def parse_cluster(text: str) -> Machine:
+    """What `--cluster cpus=64,gpus=8` says that all nodes have together.
+
+    `gpu_memory_gib` is that of one GPU, 80 unless given; `memory_gib` that of all hosts, else it is not looked at.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, value = part.strip().partition("=")
+        if key not in CLUSTER_KEYS or not re.fullmatch(r"\d+(\.\d+)?", value):
+            raise ConfigError(
+                f"--cluster must look like cpus=64,gpus=8, got {part.strip()!r}; the keys are "
+                f"{', '.join(CLUSTER_KEYS)}"
+            )
+        found[key] = float(value)
+    if "cpus" not in found:
+        raise ConfigError(f"--cluster must say how many CPUs there are, got {text!r}; add cpus=64")
+    return Machine(
+        num_cpus=int(found["cpus"]),
+        memory_bytes=int(found["memory_gib"] * 2**30) if "memory_gib" in found else None,
+        num_gpus=int(found.get("gpus", 0)),
+        gpu_memory_bytes=int(found.get("gpu_memory_gib", 80.0) * 2**30),
+    )
 
 
 def shortages(plan: Sequence[PlanLine], machine: Machine) -> Iterator[str]:
@@ -48,3 +87,13 @@ def _memory_bytes() -> int:
         return min(total, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):
         return total  # no container, or one without a limit
+
+
+def _gpu_memory_bytes() -> int | None:
+    """Of the smallest GPU, as NVIDIA's own tool says; None without it."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(int(line) for line in told.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

@@ -64,14 +64,14 @@ def test_help_lists_keys_and_returns_zero(capsys: pytest.CaptureFixture[str]) ->
 def test_a_dry_run_prints_what_would_run_and_starts_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["--dry-run", "--learner.num_ranks", "3", "--rollout.num_cpus=1.5"]) == 0
+    assert main(["--dry-run", "--learner.num_ranks", "4", "--rollout.num_cpus=1.5"]) == 0
     shown = capsys.readouterr().out
     tree, _, plan = shown.partition("\nactor ")
-    resolved = load_config(None, ["--learner.num_ranks=3", "--rollout.num_cpus=1.5"])
+    resolved = load_config(None, ["--learner.num_ranks=4", "--rollout.num_cpus=1.5"])
     assert yaml.safe_load(tree) == resolved.model_dump(mode="json")
     lines = [line.split() for line in plan.splitlines()[1:]]
     assert ["rollout", "engine", "1", "1.5", "0", "1"] in lines
-    assert ["learner", "rank", "3", "0.5", "0", "1"] in lines
+    assert ["learner", "rank", "4", "0.5", "0", "1"] in lines
     assert not (tmp_path / "runs").exists()
 
 

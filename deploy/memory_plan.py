@@ -1,0 +1,265 @@
+"""What one learner rank holds in memory, and one engine: counted from a checkpoint's headers, without torch.
+
+Weights, gradients and optimizer states are counted; activations and logits are estimated from the layers' sizes, in
+the manner of Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, for gated layers and attention that keeps no
+scores.
+"""
+
+import fnmatch
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config.learner import LearnerConfig
+from common.config.run import OmniConfig
+from common.errors import ClusterError, ConfigError
+
+BYTES = {"float32": 4, "bfloat16": 2}
+PREFIX = "thinker."
+"""Of what the policy loads of a checkpoint."""
+MOMENTS, COPY = 8, 4
+"""Bytes per trained number of AdamW's two moments, and of the float32 copy that is stepped."""
+LOGIT_BYTES = 20
+"""Per vocabulary entry and completion token: the head's answer, float32 logits, their log-softmax, the exponentials
+of the entropy, and the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSizes:
+    """One stack of equal layers."""
+
+    num_layers: int
+    hidden: int
+    key_value: int
+    """Width of keys, and of values."""
+    inner: int
+    """Width inside the feed-forward part."""
+
+    def activation_bytes(self, num_bytes: int) -> int:
+        """What a layer keeps of one token for its backward pass."""
+        # inputs of two norms, of the projections, of attention and of both feed-forward parts; norms in float32
+        return num_bytes * (5 * self.hidden + 2 * self.key_value + 4 * self.inner) + 16 * self.hidden
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSizes:
+    """What a plan needs to know of a checkpoint."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of each tensor that the policy loads, by name."""
+    decoder: LayerSizes
+    vision: LayerSizes
+    vocab_size: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all of it."""
+        return sum(map(math.prod, self.shapes.values()))
+
+
+def model_sizes(folder: Path) -> ModelSizes:
+    """Reads the headers of a checkpoint's safetensors and its `config.json`."""
+    config = json.loads((folder / "config.json").read_text())
+    thinker: dict[str, Any] = config.get("thinker_config", config)
+    text, vision = thinker["text_config"], thinker["vision_config"]
+    head = text["hidden_size"] // text["num_attention_heads"]
+    return ModelSizes(
+        shapes={name: shape for name, shape in _tensors(folder) if name.startswith(PREFIX)},
+        decoder=LayerSizes(
+            num_layers=text["num_hidden_layers"],
+            hidden=text["hidden_size"],
+            key_value=head * text.get("num_key_value_heads", text["num_attention_heads"]),
+            inner=text["intermediate_size"],
+        ),
+        vision=LayerSizes(
+            num_layers=vision["depth"],
+            hidden=vision["hidden_size"],
+            key_value=vision["hidden_size"],
+            inner=vision["intermediate_size"],
+        ),
+        vocab_size=text["vocab_size"],
+    )
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, tuple(entry["shape"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankMemory:
+    """Bytes of one learner rank, by what they hold and where."""
+
+    device: Mapping[str, int]
+    host: Mapping[str, int]
+    """What waits in host memory; empty where nothing is offloaded."""
+    num_parameters: int
+    num_trained: int
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(self.host.values())
+
+
+def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
+    """What a rank of the reinforcement holds at its fullest.
+
+    Raises:
+        ConfigError: a pattern of `learner.freeze` matches no tensor.
+    """
+    learner, width = config.learner, BYTES[config.model.dtype]
+    parameters, trained = sizes.num_parameters, _num_trained(learner, sizes)
+    stage, ranks = learner.zero_stage, learner.num_ranks
+    # a float32 model at stage 0 is stepped in place
+    copy = 0 if stage == 0 and width == 4 else COPY
+    gradient = 4 if stage >= 2 or width == 4 else width
+    held = {
+        "weights": parameters * width // (ranks if stage == 3 else 1),
+        "gradients": trained * gradient // (ranks if stage >= 2 else 1),
+        "optimizer": trained * (MOMENTS + copy) // (ranks if stage >= 1 else 1),
+        "reference": 0 if learner.beta == 0 or learner.lora else parameters * width,
+        "activations": _activation_bytes(config, sizes),
+        "logits": _logit_bytes(config, sizes),
+    }
+    waits = {
+        name
+        for name, does in (
+            ("optimizer", learner.offload != "none"),
+            ("weights", learner.offload == "parameters"),
+            ("reference", learner.reference == "offloaded"),
+        )
+        if does and held[name]
+    }
+    return RankMemory(
+        device={name: n for name, n in held.items() if name not in waits},
+        host={name: held[name] for name in held if name in waits},
+        num_parameters=parameters,
+        num_trained=trained,
+    )
+
+
+def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
+    frozen: set[str] = set()
+    for pattern in learner.freeze:
+        matched = set(fnmatch.filter(sizes.shapes, pattern))
+        if not matched:
+            raise ConfigError(
+                f"learner.freeze must match parameters, got {pattern!r} that matches none of the checkpoint's; "
+                f"names look like {next(iter(sizes.shapes))!r}"
+            )
+        frozen |= matched
+    free = {name: shape for name, shape in sizes.shapes.items() if name not in frozen}
+    if learner.lora is None:
+        return sum(map(math.prod, free.values()))
+    targets = [f"{target}.weight" for target in learner.lora.targets]
+    beside = [shape for name, shape in free.items() if any(fnmatch.fnmatch(name, t) for t in targets)]
+    return sum(sum(shape) * learner.lora.rank for shape in beside)
+
+
+def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
+    """Of the largest pass: each group's prompt once, and every completion."""
+    learner, rollout, width = config.learner, config.rollout, BYTES[config.model.dtype]
+    rows, longest = learner.max_rows_per_micro_batch, rollout.sampling.max_tokens
+    prompts = math.ceil(rows / rollout.group_size) * (rollout.max_model_len - longest)
+    tokens = min(learner.max_tokens_per_micro_batch, prompts + rows * longest)
+    # what completions attend to of their prompt is copied for each of them
+    attended = 2 * sizes.decoder.key_value * width * rows * rollout.max_model_len
+    stacks = [(sizes.decoder, tokens, attended)]
+    if "thinker.visual.*" not in learner.freeze and learner.lora is None:
+        # four patches make a token
+        stacks.append((sizes.vision, 4 * min(tokens, prompts), 0))
+    total = 0
+    for stack, num, more in stacks:
+        layer = num * stack.activation_bytes(width) + more
+        kept = num * stack.hidden * width
+        total += stack.num_layers * kept + layer if learner.gradient_checkpointing else stack.num_layers * layer
+    return total
+
+
+def _logit_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
+    rows, longest = config.learner.max_rows_per_micro_batch, config.rollout.sampling.max_tokens
+    tokens = min(rows * longest, config.learner.max_tokens_per_micro_batch)
+    return tokens * sizes.vocab_size * LOGIT_BYTES
+
+
+def engine_weight_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
+    """Weights of one engine, on each of the devices that it splits over."""
+    return sizes.num_parameters * BYTES[config.model.dtype] // config.rollout.tensor_parallel_size
+
+
+def require_memory(
+    config: OmniConfig, sizes: ModelSizes, *, device_bytes: int | None, host_bytes: int | None
+) -> None:
+    """Checks a plan against what there is.
+
+    Args:
+        config: of the run.
+        sizes: of its model.
+        device_bytes: of one GPU; None where that is not known, or nothing runs on one.
+        host_bytes: of all nodes together; None where that is not known.
+
+    Raises:
+        ClusterError: a rank or the engines cannot fit.
+    """
+    rank, weights = rank_memory(config, sizes), engine_weight_bytes(config, sizes)
+    learner, rollout = config.learner, config.rollout
+    host = learner.num_ranks * (rank.host_bytes + (0 if learner.num_gpus else rank.device_bytes))
+    host += 0 if rollout.num_gpus else rollout.num_engines * weights
+    if device_bytes is not None:
+        share = device_bytes * min(1.0, learner.num_gpus)
+        if learner.num_gpus and rank.device_bytes > share:
+            raise ClusterError(
+                f"a learner rank must fit {_gib(share)} of its GPU, got {_gib(rank.device_bytes)} "
+                f"({_parts(rank.device)}); take more ranks with a higher learner.zero_stage, learner.offload, "
+                "learner.gradient_checkpointing, learner.lora, or smaller micro-batches"
+            )
+        share = device_bytes * rollout.gpu_memory_utilization
+        if rollout.num_gpus and weights > share:
+            raise ClusterError(
+                f"an engine's weights must fit {_gib(share)} of a GPU, got {_gib(weights)}; raise "
+                "rollout.tensor_parallel_size or rollout.gpu_memory_utilization"
+            )
+    if host_bytes is not None and host > host_bytes:
+        raise ClusterError(
+            f"ranks and engines must fit {_gib(host_bytes)} of host memory, got {_gib(host)}, of which each rank "
+            f"{_parts(rank.host if learner.num_gpus else {**rank.device, **rank.host})}; lower learner.num_ranks, "
+            "or take smaller micro-batches"
+        )
+
+
+def format_memory(config: OmniConfig, sizes: ModelSizes) -> str:
+    """A table for people."""
+    rank = rank_memory(config, sizes)
+    at_rank = "GPU" if config.learner.num_gpus else "host"
+    at_engine = "GPU" if config.rollout.num_gpus else "host"
+    rows = [(name, _gib(n), at_rank) for name, n in rank.device.items()]
+    rows += [(name, _gib(n), "host, offloaded") for name, n in rank.host.items()]
+    rows.append(("an engine's weights", _gib(engine_weight_bytes(config, sizes)), at_engine))
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(
+        [
+            f"memory of one learner rank: {rank.num_parameters / 1e6:,.1f} M parameters, "
+            f"{rank.num_trained / 1e6:,.1f} M trained; activations and logits are estimates",
+            *(f"  {name.ljust(width)}  {size:>10}  {where}" for name, size, where in rows),
+        ]
+    )
+
+
+def _parts(held: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_gib(n)}" for name, n in held.items() if n)
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
