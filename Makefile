@@ -29,8 +29,12 @@ test: lint  ## what CI runs; under 15 minutes
 test-all: lint  ## everything that runs without a GPU; under an hour
 	$(VENV)/pytest -m "not gpu"
 
-bench: setup  ## phase breakdown of a step, engine through actor against engine alone; JSON
-	$(VENV)/python -m tests.benchmarks.step
+bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch; JSON, a plot in runs/
+	@mkdir -p runs; failed=0; \
+	$(VENV)/python -m tests.benchmarks.step --check || failed=1; \
+	$(VENV)/python -m tests.benchmarks.learner --check --plot runs/learner.png || failed=1; \
+	$(VENV)/python -m tests.benchmarks.resume --check || failed=1; \
+	exit $$failed
 
 clean:  ## remove .venv and runs
 	rm -rf .venv runs
