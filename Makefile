@@ -10,9 +10,10 @@ help:  ## this list
 setup:  ## make .venv
 	@deploy/setup.sh
 
-demo: setup  ## the whole recipe over real mp4 files, about 10 minutes; SEED=1 for another
+demo: setup  ## the whole recipe over real mp4 files, about 12 minutes; SEED=1 for another, FRESH=1 from scratch
 	@$(VENV)/python -m learner.main --config deploy/configs/demo.yaml \
-		$(if $(SEED),--run.seed $(SEED) --run.name demo-$(SEED))
+		$(if $(SEED),--run.seed $(SEED) --run.name demo-$(SEED)) \
+		$(if $(FRESH),--run.resume never)
 
 lint: setup  ## format, lint, types, import rules
 	$(VENV)/ruff format --check .

@@ -15,13 +15,14 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import blake3
 
 from common.types import TensorReceipt
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 SEGMENT_FOLDER = Path("/dev/shm")
@@ -80,6 +81,10 @@ class Segment:
             source = tensor.detach().reshape(-1).view(torch.uint8)
             torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=first).copy_(source)
         return self.manifest()
+
+    def fill(self, data: "np.ndarray") -> None:
+        """Replaces what is there by the bytes of another segment, uint8 [n], n at most this one's size."""
+        self._map[0 : len(data)] = memoryview(cast(Any, data))
 
     def read(self) -> dict[str, "torch.Tensor"]:
         """The tensors as views of the shared memory: valid until the sender writes again."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from common.config.run import OmniConfig
 from common.errors import ClusterError
 
+KINDS = {"CPU": "num_cpus", "GPU": "num_gpus"}
+"""Ray's names, and ours."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanLine:
@@ -51,7 +54,7 @@ def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
     Raises:
         ClusterError: it asks for more; actors would pend for ever.
     """
-    for kind, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+    for kind, key in KINDS.items():
         asked = sum(line.count * getattr(line, key) for line in plan)
         has = resources.get(kind, 0.0)
         if asked > has + 1e-9:
@@ -59,6 +62,42 @@ def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
             raise ClusterError(
                 f"the plan must fit this node's {has:g} {kind}s, got {asked:g} ({parts}); lower *.{key} or counts"
             )
+
+
+def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which node each engine runs on: the job's own while there is room beside everything else, then others.
+
+    Args:
+        plan: engines first.
+        own: the job's node, where ranks, rewards and media tasks run.
+        nodes: what each has, `CPU` and `GPU`, by its id.
+
+    Raises:
+        ClusterError: they do not fit.
+    """
+    engine, *rest = plan
+    if len(nodes) == 1:
+        require_room(plan, nodes[own])
+        return [own] * engine.count
+    require_room(rest, nodes[own])
+    left = {node: {kind: has.get(kind, 0.0) for kind in KINDS} for node, has in nodes.items()}
+    for kind, key in KINDS.items():
+        left[own][kind] -= sum(line.count * getattr(line, key) for line in rest)
+    asked = {kind: getattr(engine, key) for kind, key in KINDS.items()}
+    chosen: list[str] = []
+    for _ in range(engine.count):
+        fitting = (n for n in (own, *nodes) if all(asked[k] <= left[n][k] + 1e-9 for k in KINDS))
+        node = next(fitting, None)
+        if node is None:
+            raise ClusterError(
+                f"{engine.count} engines of {engine.num_cpus:g} CPUs and {engine.num_gpus:g} GPUs must fit the "
+                f"{len(nodes)} nodes beside the ranks, got room for {len(chosen)}; lower rollout.num_engines, or "
+                "add nodes"
+            )
+        chosen.append(node)
+        for kind in KINDS:
+            left[node][kind] -= asked[kind]
+    return chosen
 
 
 def format_plan(plan: list[PlanLine]) -> str:

@@ -24,7 +24,7 @@ from common.media_ray import MediaSettings, MediaStage
 from common.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.interrupt import Interrupts
-from deploy.placement import placement_plan, require_room
+from deploy.placement import place_engines, placement_plan
 from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model
 from deploy.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
@@ -84,16 +84,20 @@ def start_ray() -> None:
     ray.init(address="local", include_dashboard=False, _system_config=keep_idle_workers, **options)
 
 
-def node_resources() -> dict[str, float]:
-    """What the driver's node has: weights go through its shared memory, so everything runs there."""
-    own = ray.get_runtime_context().get_node_id()
+def own_node() -> str:
+    """The driver's: the ranks run there, and their weights go through its shared memory."""
+    return ray.get_runtime_context().get_node_id()
+
+
+def node_resources() -> dict[str, dict[str, float]]:
+    """What each node has, by its id."""
     nodes = cast(list[dict[str, Any]], ray.nodes())
-    return next(node["Resources"] for node in nodes if node["NodeID"] == own)
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Places an actor where the driver is."""
-    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """Places an actor there and nowhere else."""
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
 def process_env(num_threads: int) -> dict[str, str]:
@@ -126,10 +130,12 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
             corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update)
         with progress.phase("ray"):
             start_ray()
-        require_room(placement_plan(config), node_resources())
+        place_engines(placement_plan(config), own=own_node(), nodes=node_resources())
         # only now that nothing of the user's stands in the way
         take_up(folder, config)
         interrupts.install()
+        if config.uses_gpus:
+            progress.say("warning: no GPU has run this yet; what that leaves open stands in docs/gpu-status.md")
         yield Run(
             config=config,
             folder=folder,
@@ -154,15 +160,18 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
     actor: Any = ray.remote(EngineActor).options(
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
-        scheduling_strategy=on_this_node(),
         runtime_env={"env_vars": env},
     )
     names = [f"engine-{index}" for index in range(settings.num_engines)]
+    nodes = place_engines(placement_plan(run.config), own=own_node(), nodes=node_resources())
+    for name, node in zip(names, nodes, strict=True):
+        if node != own_node():
+            run.progress.say(f"{name} runs on node {node[:8]}; its weights go there through Ray's object store")
     handles = [
-        actor.remote(
+        actor.options(scheduling_strategy=on_node(node)).remote(
             name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version
         )
-        for name in names
+        for name, node in zip(names, nodes, strict=True)
     ]
     try:
         yield [
@@ -183,7 +192,7 @@ async def open_ranks(
     actor: Any = ray.remote(LearnerRank).options(
         num_cpus=learner.num_cpus,
         num_gpus=learner.num_gpus,
-        scheduling_strategy=on_this_node(),
+        scheduling_strategy=on_node(own_node()),
         runtime_env={"env_vars": env},
     )
     handles = [actor.remote(rank=r, world_size=learner.num_ranks) for r in range(learner.num_ranks)]

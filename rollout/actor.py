@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
+import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from common import provenance
@@ -18,6 +20,7 @@ from common.types import (
     SamplingSpec,
     TensorReceipt,
 )
+from common.weights import Segment, segment_path
 
 LOGS = "; its output is under /tmp/ray/session_latest/logs"
 
@@ -29,6 +32,11 @@ class EngineActor:
         from rollout.engine import RolloutEngine
 
         self._engine = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
+        self._copies: dict[int, Segment] = {}
+
+    async def node(self) -> str:
+        """Where it runs."""
+        return ray.get_runtime_context().get_node_id()
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Makes the engine ready."""
@@ -76,6 +84,20 @@ class EngineActor:
         except Exception as error:  # vLLM's RPC raises plain ones
             raise ReceiveError(last_line(error)) from None
 
+    async def receive_copy(self, data: np.ndarray, bucket: int) -> None:
+        """Loads one bucket from the bytes of a segment of another node, through one of this node's own."""
+        slot = bucket % 2
+        if slot not in self._copies or self._copies[slot].num_bytes < len(data):
+            self._close_copy(slot)
+            self._copies[slot] = Segment(segment_path("engine", slot), num_bytes=len(data))
+        await asyncio.to_thread(self._copies[slot].fill, data)
+        await self.receive(str(self._copies[slot].path), bucket)
+
+    def _close_copy(self, slot: int) -> None:
+        segment = self._copies.pop(slot, None)
+        if segment is not None:
+            segment.close(unlink=True)
+
     async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
         """Closes the update and answers the receipt."""
         try:
@@ -90,6 +112,8 @@ class EngineActor:
     def shutdown(self) -> None:
         """Ends vLLM's processes."""
         self._engine.shutdown()
+        for slot in list(self._copies):
+            self._close_copy(slot)
 
 
 async def _fetched(media: list[Any], *, deadline_s: float) -> list[ProcessedPrompt | Failure]:
@@ -117,9 +141,11 @@ class EngineClient:
         self.name = name
         self.handle = handle
         self._sampling = sampling
+        self._is_elsewhere = False
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
         """Waits until the engine is ready."""
+        self._is_elsewhere = await self._call("node") != ray.get_runtime_context().get_node_id()
         await self._call("warm_up", list(prompts), self._sampling)
 
     async def generate(self, prompt: ProcessedPrompt | MediaRef, **request: Any) -> Generation | Failure:
@@ -149,8 +175,13 @@ class EngineClient:
         await self._call("start_update")
 
     async def receive(self, path: str, bucket: int) -> None:
-        """Loads one bucket."""
-        await self._call("receive", path, bucket)
+        """Loads one bucket: from shared memory, or on another node from a copy that travels through Ray's store."""
+        if self._is_elsewhere:
+            # mapped, not read: Ray makes the only copy
+            copy = ray.put(np.asarray(np.memmap(path, np.uint8, "r")))
+            await self._call("receive_copy", copy, bucket)
+        else:
+            await self._call("receive", path, bucket)
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Closes the update and answers the receipt."""

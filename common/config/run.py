@@ -123,9 +123,14 @@ class OmniConfig(Config):
         return self
 
     @property
+    def uses_gpus(self) -> bool:
+        """Whether any actor is given a GPU."""
+        return self.rollout.num_gpus > 0 or self.learner.num_gpus > 0
+
+    @property
     def can_repeat(self) -> bool:
         """Whether a run can give the same bits again: on a GPU sums, off-policy groups come in any order."""
-        return self.rollout.num_gpus == 0 and self.learner.num_gpus == 0 and self.learner.max_staleness == 0
+        return not self.uses_gpus and self.learner.max_staleness == 0
 
     @property
     def is_deterministic(self) -> bool:

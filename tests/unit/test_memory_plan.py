@@ -25,6 +25,7 @@ GIB = 2**30
 CONFIGS = {
     "qwen2_5_omni_3b_1gpu": ("3b", "cpus=8,gpus=1"),
     "qwen2_5_omni_7b_8gpu": ("7b", "cpus=64,gpus=8"),
+    "two_nodes": ("7b", "cpus=128,gpus=16"),
 }
 
 
@@ -172,7 +173,7 @@ def test_a_configuration_fits_its_cluster_and_no_smaller_one(
     assert "memory of one learner rank" in shown
     assert "warning" not in shown
     assert "GPUs and this machine has" not in shown
-    smaller = {"cpus=8,gpus=1": "cpus=8", "cpus=64,gpus=8": "cpus=64,gpus=7"}[cluster]
+    smaller = {"cpus=8,gpus=1": "cpus=8", "cpus=64,gpus=8": "cpus=64,gpus=7"}.get(cluster, "cpus=128,gpus=15")
     assert "GPUs" in mistake(capsys, *arguments, "--cluster", smaller)
     assert "a learner rank must fit" in mistake(capsys, *arguments, "--cluster", f"{cluster},gpu_memory_gib=16")
     # all weights without what makes them fit

@@ -4,7 +4,7 @@ import pytest
 
 from common.config.load import load_config
 from common.errors import ClusterError
-from deploy.placement import PlanLine, format_plan, placement_plan, require_room
+from deploy.placement import PlanLine, format_plan, place_engines, placement_plan, require_room
 
 
 def plan(*overrides: str) -> list[PlanLine]:
@@ -58,3 +58,25 @@ def test_a_table_has_a_row_for_each_actor() -> None:
     assert {row.index(cell, 10) for row, cell in zip(rows, ("count", "1", "2", "1", "1"), strict=True)} == {
         rows[0].index("count")
     }
+
+
+def test_engines_stay_with_the_ranks_while_there_is_room_and_then_go_to_other_nodes() -> None:
+    engines = plan(
+        "--rollout.num_engines=5", "--rollout.num_gpus=1", "--learner.num_ranks=2", "--learner.num_gpus=1"
+    )
+    nodes = {"a": {"CPU": 9.0, "GPU": 2.0}, "own": {"CPU": 9.0, "GPU": 4.0}, "b": {"CPU": 9.0, "GPU": 4.0}}
+    assert place_engines(engines, own="own", nodes=nodes) == ["own", "own", "a", "a", "b"]
+    # CPUs count as GPUs do
+    nodes["a"]["CPU"] = 0.5
+    assert place_engines(engines, own="own", nodes=nodes) == ["own", "own", "a", "b", "b"]
+
+
+def test_engines_that_fit_no_node_are_refused_with_how_many_did() -> None:
+    engines = plan("--rollout.num_engines=3", "--rollout.num_gpus=2", "--learner.num_gpus=1")
+    nodes = {"own": {"CPU": 9.0, "GPU": 3.0}, "b": {"CPU": 9.0, "GPU": 3.0}}
+    with pytest.raises(ClusterError, match=r"3 engines of 0.5 CPUs and 2 GPUs must fit the 2 nodes .* room for 2"):
+        place_engines(engines, own="own", nodes=nodes)
+    with pytest.raises(ClusterError, match="the plan must fit this node's 0 GPUs, got 1"):
+        place_engines(engines, own="own", nodes={**nodes, "own": {"CPU": 9.0}})
+    with pytest.raises(ClusterError, match="the plan must fit this node's 3 GPUs, got 7"):
+        place_engines(engines, own="own", nodes={"own": nodes["own"]})
