@@ -157,18 +157,19 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    actor: Any = ray.remote(EngineActor).options(
-        num_cpus=settings.num_cpus,
-        num_gpus=settings.num_gpus,
-        runtime_env={"env_vars": env},
-    )
+    actor: Any = ray.remote(EngineActor)
+    options = {
+        "num_cpus": settings.num_cpus,
+        "num_gpus": settings.num_gpus,
+        "runtime_env": {"env_vars": env},
+    }
     names = [f"engine-{index}" for index in range(settings.num_engines)]
     nodes = place_engines(placement_plan(run.config), own=own_node(), nodes=node_resources())
     for name, node in zip(names, nodes, strict=True):
         if node != own_node():
             run.progress.say(f"{name} runs on node {node[:8]}; its weights go there through Ray's object store")
     handles = [
-        actor.options(scheduling_strategy=on_node(node)).remote(
+        actor.options(scheduling_strategy=on_node(node), **options).remote(
             name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version
         )
         for name, node in zip(names, nodes, strict=True)
