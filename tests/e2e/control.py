@@ -75,12 +75,18 @@ def _remux(target: Path, *, video: Path, audio: Path) -> None:
     import av
 
     with av.open(str(target), "w", format="mp4") as made, av.open(str(video)) as seen, av.open(str(audio)) as heard:
-        for source in (seen.streams.video[0], heard.streams.audio[0]):
-            stream = made.add_stream_from_template(source)
-            for packet in source.container.demux(source):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    made.mux(packet)
+        sources = (seen.streams.video[0], heard.streams.audio[0])
+        # both are there before the first packet, with which the header is written
+        tracks = [made.add_stream_from_template(source) for source in sources]
+        packets = [
+            (float(packet.dts * packet.time_base), track, packet)
+            for source, track in zip(sources, tracks, strict=True)
+            for packet in source.container.demux(source)
+            if packet.dts is not None and packet.time_base is not None
+        ]
+        for _, track, packet in sorted(packets, key=lambda one: one[0]):
+            packet.stream = track
+            made.mux(packet)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Pa
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, left = psutil.wait_procs(below, timeout=60)
+    _, left = psutil.wait_procs(below, timeout=300)
     assert not left, "everything is owned by the driver and ends with it"
     reached = steps_of(folder)
     done = start(*arguments)
