@@ -50,9 +50,9 @@ def write_records(path: Path, files: list[str]) -> Path:
     return path
 
 
-def command(*arguments: str) -> list[str]:
-    """`python -m learner.main` with these."""
-    return [sys.executable, "-m", "learner.main", *arguments]
+def command(*arguments: str, program: str = "learner.main") -> list[str]:
+    """`python -m learner.main` with these, or another program."""
+    return [sys.executable, "-m", program, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -60,17 +60,28 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def start(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, program: str = "learner.main", **env: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, to its end."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(**env), timeout=500, check=False
+    whole = command(*arguments, program=program)
+    return subprocess.run(whole, capture_output=True, text=True, env=environment(**env), timeout=500, check=False)
+
+
+def popen(*arguments: str, program: str = "learner.main") -> subprocess.Popen[str]:
+    """The command in a session of its own; its output comes with its errors."""
+    return subprocess.Popen(
+        command(*arguments, program=program),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
     )
 
 
 def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Until the metrics hold a step."""
     while step not in steps_of(folder):
-        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert process.poll() is None, process.communicate()[0][-2000:]
         time.sleep(0.05)
 
 

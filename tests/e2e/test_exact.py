@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from common.config.data import SyntheticDataConfig
 from common.datasets.synthetic import write_synthetic_corpus
 from learner.ledger import check_ledger
 from learner.record import read_samples, sample_file
-from tests.e2e.support import environment, lines_of, start, steps_of, write_recipe
+from tests.e2e.support import lines_of, popen, start, steps_of, write_recipe
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 LAST_STEP = 16
@@ -51,15 +50,8 @@ class Case:
     """Phases that the run was killed in."""
 
     def popen(self) -> subprocess.Popen[str]:
-        """The command, in a session of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", self.program, *self.arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment(),
-            start_new_session=True,
-        )
+        """The command, begun."""
+        return popen(*self.arguments, program=self.program)
 
     def finish(self) -> str:
         """The command to its end; what it said."""

@@ -16,7 +16,7 @@ import pytest
 from common.config.data import SyntheticDataConfig
 from common.datasets.synthetic import write_synthetic_corpus
 from learner.ledger import check_ledger
-from tests.e2e.support import command, environment, start, steps_of, wait_for_step, write_recipe
+from tests.e2e.support import popen, start, steps_of, wait_for_step, write_recipe
 
 pytestmark = pytest.mark.long
 LAST_STEP = 6
@@ -64,18 +64,6 @@ def prepared(cold_started: Path, target: Path, corpus: Path) -> tuple[Path, list
     return target / "test", arguments
 
 
-def popen(arguments: list[str]) -> subprocess.Popen[str]:
-    """The command, resuming."""
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
-
-
 def assert_whole(folder: Path) -> None:
     """Every step once, every draw one fate, and the summary counts them all."""
     assert steps_of(folder) == list(range(1, LAST_STEP + 1))
@@ -90,7 +78,7 @@ def assert_whole(folder: Path) -> None:
 
 def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
     folder, arguments = prepared(cold_started, tmp_path, corpus)
-    process = popen(arguments)
+    process = popen(*arguments)
     wait_for_step(folder, 3, process)
     time.sleep(random.uniform(0, 2))
     below = psutil.Process(process.pid).children(recursive=True)
@@ -107,18 +95,41 @@ def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Pa
     assert reached[-1] >= 3
 
 
+def test_a_cold_start_that_is_killed_comes_to_the_same_policy(
+    cold_started: Path, corpus: Path, tmp_path: Path
+) -> None:
+    config = write_recipe(tmp_path / "run.yaml", root=tmp_path, corpus=corpus)
+    arguments = ["--config", str(config), "--sft.steps_per_checkpoint", "5"]
+    process = popen(*arguments, program="learner.sft")
+    stage = tmp_path / "test" / "sft"
+    wait_for_step(stage, 12, process)
+    time.sleep(random.uniform(0, 1))
+    process.kill()
+    process.wait()
+    done = start(*arguments, program="learner.sft")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "the cold start is resumed after step" in done.stdout
+    assert steps_of(stage) == list(range(1, 31))
+    assert check_ledger(stage / "ledger.jsonl").faults == ()
+    whole, resumed = (
+        json.loads((root / "test" / "cold_start" / "manifest.json").read_text())
+        for root in (cold_started, tmp_path)
+    )
+    assert resumed == whole
+
+
 def test_ctrl_c_keeps_what_was_learned_and_says_how_to_resume(
     cold_started: Path, corpus: Path, tmp_path: Path
 ) -> None:
     folder, arguments = prepared(cold_started, tmp_path, corpus)
-    process = popen(arguments)
+    process = popen(*arguments)
     wait_for_step(folder, 3, process)
     # a terminal sends it to everything that runs in it
     os.killpg(process.pid, signal.SIGINT)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error[-2000:]
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, out[-2000:]
     assert "stopping when this step is done" in out
-    assert "the same command again resumes" in error
+    assert "the same command again resumes" in out
     reached = steps_of(folder)[-1]
     assert (folder / "checkpoints" / f"step_{reached:06d}" / "hf" / "model.safetensors").is_file()
     done = start(*arguments)
@@ -129,7 +140,7 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_resume(
 
 def test_a_torn_checkpoint_is_passed_over(cold_started: Path, corpus: Path, tmp_path: Path) -> None:
     folder, arguments = prepared(cold_started, tmp_path, corpus)
-    process = popen(arguments)
+    process = popen(*arguments)
     wait_for_step(folder, 5, process)
     process.kill()
     process.wait()
