@@ -36,7 +36,14 @@ PATIENT = "{type: python, name: patient, entrypoint: 'tests.e2e.slow:patient', w
 REWARDS = f"[{{type: accuracy}}, {{type: format}}, {PATIENT}]"
 ONE_ENGINE = ("--rollout.num_engines", "1")
 # dropout makes what each rank's random numbers are visible
-TWO_ENGINES = ("--rollout.num_engines", "2", "--learner.lora", "{rank: 4, dropout: 0.2}")
+TWO_ENGINES = (
+    "--rollout.num_engines",
+    "2",
+    "--rollout.num_cpus",
+    "0.3",
+    "--learner.lora",
+    "{rank: 4, dropout: 0.2}",
+)
 
 
 @dataclass(kw_only=True)
