@@ -109,8 +109,8 @@ def findings(run: Case) -> dict[str, Any]:
     ]
     samples = [read_samples(sample_file(run.folder, step)) for step in range(1, LAST_STEP + 1)]
     manifest = json.loads((run.folder / "checkpoints" / f"step_{LAST_STEP:06d}" / "manifest.json").read_text())
-    # where the ledger ends tells how often the run began
-    kept = {name: entry for name, entry in manifest.items() if name != "state.json"}
+    # where the ledger ends tells how often the run began, and an adapter where the model under it lies
+    kept = {k: v for k, v in manifest.items() if k not in {"state.json", "adapter/adapter_config.json"}}
     assert any(name.startswith("optimizer/rng-") for name in kept)
     return {"metrics": metrics, "samples": samples, "checkpoint": kept}
 
