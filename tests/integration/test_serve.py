@@ -41,6 +41,10 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "libraries.pth").write_text(f"{own}\n")
     if (own / f"{HOOK}.pth").exists():
         (site / f"{HOOK}.pth").write_text((own / f"{HOOK}.pth").read_text())
+    # the wheel for CPU has another name, and vLLM's command looks its own version up
+    named = site / "vllm-0+cpu.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0+cpu\n")
     return folder / "bin" / "python"
 
 
