@@ -208,7 +208,8 @@ def plot(stages: list[dict[str, Any]], path: Path) -> None:
             )
         axes.set(xlabel="ZeRO stage", ylabel=unit, xticks=[0, 1, 2, 3])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(title="ranks", frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="ranks", loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
 
 
