@@ -27,7 +27,7 @@ test-unit: setup  ## the tests without Ray; under a minute
 test: lint  ## what CI runs; under 15 minutes
 	$(VENV)/pytest -m "not long and not gpu"
 
-test-all: lint  ## everything that runs without a GPU; under an hour
+test-all: lint  ## everything that runs without a GPU; more than an hour on two cores
 	$(VENV)/pytest -m "not gpu"
 
 bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch; JSON, a plot in runs/

@@ -39,7 +39,7 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
 
 
 class CheckpointJudge:
-    """A `JudgeFn`: asks the validation clips at every so manieth checkpoint, and notes the best."""
+    """A `JudgeFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], phases: Phases, *, after_step: int) -> None:
         """Takes what it asks, and what it tells.

@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer states are counted; activations and logits are estimated from the layers' sizes, in
 the manner of Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, for gated layers and attention that keeps no
-scores.
+scores; those of the audio tower are left out.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
 
 BYTES = {"float32": 4, "bfloat16": 2}
-PREFIX = "thinker."
+PREFIX, VISION = "thinker.", "thinker.visual."
 """Of what the policy loads of a checkpoint."""
 MOMENTS, COPY = 8, 4
 """Bytes per trained number of AdamW's two moments, and of the float32 copy that is stepped."""
@@ -150,7 +150,12 @@ def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
     )
 
 
-def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
+def _not_frozen(learner: LearnerConfig, sizes: ModelSizes) -> dict[str, tuple[int, ...]]:
+    """Shapes by name.
+
+    Raises:
+        ConfigError: a pattern matches nothing.
+    """
     frozen: set[str] = set()
     for pattern in learner.freeze:
         matched = set(fnmatch.filter(sizes.shapes, pattern))
@@ -160,7 +165,11 @@ def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
                 f"names look like {next(iter(sizes.shapes))!r}"
             )
         frozen |= matched
-    free = {name: shape for name, shape in sizes.shapes.items() if name not in frozen}
+    return {name: shape for name, shape in sizes.shapes.items() if name not in frozen}
+
+
+def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
+    free = _not_frozen(learner, sizes)
     if learner.lora is None:
         return sum(map(math.prod, free.values()))
     targets = [f"{target}.weight" for target in learner.lora.targets]
@@ -177,7 +186,7 @@ def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
     # what completions attend to of their prompt is copied for each of them
     attended = 2 * sizes.decoder.key_value * width * rows * rollout.max_model_len
     stacks = [(sizes.decoder, tokens, attended)]
-    if "thinker.visual.*" not in learner.freeze and learner.lora is None:
+    if learner.lora is None and any(name.startswith(VISION) for name in _not_frozen(learner, sizes)):
         # four patches make a token
         stacks.append((sizes.vision, 4 * min(tokens, prompts), 0))
     total = 0

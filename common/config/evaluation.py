@@ -15,6 +15,6 @@ class EvaluationConfig(Config):
     policies: tuple[Policy, ...] = ()
     """Which policies are judged on the held-out clips: before anything, after the supervised stage, at the end."""
     every_checkpoints: int = Field(default=0, ge=0)
-    """Every so manieth checkpoint is judged on `data.validation`, and the best of these is kept; 0 for none."""
+    """Number of checkpoints between two judgements on `data.validation`, of which the best is kept; 0 for none."""
     max_in_flight: int = Field(default=32, ge=1)
     """Number of clips asked at once."""

@@ -202,20 +202,13 @@ def two_engines(cold_started: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
+@pytest.mark.parametrize(("unbroken", "settings"), [("one_engine", ONE_ENGINE), ("two_engines", TWO_ENGINES)])
 def test_a_run_killed_in_every_phase_comes_to_the_same_bits(
-    cold_started: Path, one_engine: Case, tmp_path: Path
+    unbroken: str, settings: tuple[str, ...], cold_started: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run = case(cold_started, tmp_path, *ONE_ENGINE)
-    kill_in_each(run, PHASES, one_engine)
-    assert_same(run, one_engine)
-
-
-def test_a_run_with_two_engines_killed_in_every_phase_comes_to_the_same_bits(
-    cold_started: Path, two_engines: Case, tmp_path: Path
-) -> None:
-    run = case(cold_started, tmp_path, *TWO_ENGINES)
-    kill_in_each(run, PHASES, two_engines)
-    assert_same(run, two_engines)
+    run, expected = case(cold_started, tmp_path, *settings), request.getfixturevalue(unbroken)
+    kill_in_each(run, PHASES, expected)
+    assert_same(run, expected)
 
 
 def test_requests_that_come_late_change_no_bit(cold_started: Path, two_engines: Case, tmp_path: Path) -> None:

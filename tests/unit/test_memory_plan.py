@@ -114,6 +114,9 @@ def test_longer_and_wider_passes_take_more_and_recomputing_less(three: ModelSize
     assert activations("--learner.max_rows_per_micro_batch=16") > activations()
     assert activations("--rollout.max_model_len=8192") > activations()
     assert activations("--learner.gradient_checkpointing=true") < activations() / 4
+    # a tower that is frozen keeps nothing, however that was said
+    frozen = activations("--learner.freeze=['thinker.visual.*']")
+    assert frozen == activations("--learner.freeze=['thinker.vis*']") < activations()
     logits = rank_memory(config_of("--rollout.sampling.max_tokens=256"), three).device["logits"]
     assert logits == 2 * rank_memory(config_of(), three).device["logits"]
 
