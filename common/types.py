@@ -44,6 +44,16 @@ class Record:
     split: str
     response: str | None = None
     """What the corpus answers, in full: an explanation with its label, or the label alone."""
+    labels: tuple[str, ...] = ()
+    """Every label of a clip that has several; empty where `label` is the only one."""
+    label_distribution: Mapping[str, float] | None = None
+    """Share of the annotators by label, in [0, 1]; None where it is not known."""
+    taxonomy: str = "open"
+    """Whose classes the labels are: a key of `common.labels.TAXONOMIES`."""
+    transcript: str | None = None
+    """What is said in the clip; None where it is not known."""
+    fold: int | None = None
+    """Of a cross-validation, counted from 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
