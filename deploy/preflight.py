@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _files(config: OmniConfig) -> dict[str, R1OmniDataConfig]:
     data = config.data
     chosen = {
         "train": data.source if isinstance(data.source, R1OmniDataConfig) else None,
-        "cold_start": data.cold_start if config.sft.steps else None,
+        "cold_start": data.cold_start if config.sft.is_wanted else None,
         "validation": data.validation if config.evaluation.every_checkpoints else None,
         "heldout": data.heldout if config.evaluation.policies else None,
     }
@@ -133,6 +134,18 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
         heldout=found.get("heldout", []),
         sha256=digest,
     )
+
+
+def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
+    """The configuration with epochs turned into steps: so many that each clip is taken at least that often."""
+    learner, sft = config.learner, config.sft
+    if learner.epochs is not None:
+        steps = math.ceil(learner.epochs * len(corpora.train) / learner.groups_per_step)
+        learner = learner.model_copy(update={"steps": steps})
+    if sft.epochs is not None:
+        steps = math.ceil(sft.epochs * len(corpora.cold_start) / sft.examples_per_step)
+        sft = sft.model_copy(update={"steps": steps})
+    return config.model_copy(update={"learner": learner, "sft": sft})
 
 
 def _read(source: R1OmniDataConfig, config: OmniConfig, *, split: str) -> list[Record]:

@@ -28,7 +28,7 @@ async def cold_start(run: Run) -> str:
         The checkpoint that the reinforcement starts from, and refers to.
     """
     target = run.folder / "cold_start"
-    if run.config.sft.steps == 0:
+    if not run.config.sft.is_wanted:
         return run.model_path
     if target.exists():
         fault = await asyncio.to_thread(checkpoint.fault_of, target)

@@ -25,7 +25,7 @@ from common.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.interrupt import Interrupts
 from deploy.placement import place_engines, placement_plan
-from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model
+from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model, with_steps
 from deploy.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
@@ -133,6 +133,10 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
         place_engines(placement_plan(config), own=own_node(), nodes=node_resources())
         # only now that nothing of the user's stands in the way
         take_up(folder, config)
+        config = with_steps(config, corpora)
+        for name, stage in (("sft", config.sft), ("learner", config.learner)):
+            if stage.epochs is not None:
+                progress.say(f"{name}.epochs={stage.epochs:g} makes {stage.steps} steps")
         interrupts.install()
         if config.uses_gpus:
             progress.say("warning: no GPU has run this yet; what that leaves open stands in docs/gpu-status.md")

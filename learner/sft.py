@@ -38,8 +38,8 @@ async def run(config: "OmniConfig") -> None:
     from deploy.stages import run_cold_start
     from deploy.wiring import open_run
 
-    if config.sft.steps == 0:
-        raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many")
+    if not config.sft.is_wanted:
+        raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many, or give sft.epochs")
     progress = Progress(Console())
     async with open_run(config, progress) as opened:
         progress.say(f"checkpoint  {await run_cold_start(opened)}")

@@ -85,6 +85,8 @@ class LearnerConfig(Config):
     """Whether layers compute themselves again in the backward instead of keeping activations."""
     steps: int = changeable(100, ge=1)
     """Number of steps of the run; each trains on one batch of groups and publishes once."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Times that each clip is asked, rounded up to whole steps, in place of `steps`."""
     groups_per_step: int = Field(default=16, ge=1)
     """Number of groups consumed by one step, over all ranks."""
     updates_per_step: int = Field(default=1, ge=1)

@@ -154,9 +154,9 @@ class OmniConfig(Config):
         source = self.data.source
         brings_cold_start = source.type == "synthetic" and source.num_cold_start > 0
         brings_heldout = source.type == "synthetic" and source.num_heldout > 0
-        if self.sft.steps and not brings_cold_start and self.data.cold_start is None:
+        if self.sft.is_wanted and not brings_cold_start and self.data.cold_start is None:
             raise ValueError(
-                "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0"
+                "data.cold_start must be given with sft.steps or sft.epochs, got nothing; give clips or leave both out"
             )
         brings_validation = source.type == "synthetic" and source.num_validation > 0
         if self.evaluation.every_checkpoints and not brings_validation and self.data.validation is None:

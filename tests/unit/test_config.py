@@ -258,7 +258,7 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
         ),
         (
             ("--data.source={type: r1_omni, path: a.json}", "--sft.steps=1"),
-            "data.cold_start must be given with sft.steps > 0, got nothing; give clips or set steps to 0",
+            "data.cold_start must be given with sft.steps or sft.epochs, got nothing; give clips or leave both out",
         ),
         (
             ("--data.source={type: r1_omni, path: a.json}", "--evaluation.policies=[grpo]"),

@@ -8,7 +8,7 @@ import pytest
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import DatasetError
-from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips
+from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips, with_steps
 
 
 def item(video: str, label: str) -> dict[str, object]:
@@ -167,3 +167,16 @@ def test_a_synthetic_corpus_is_written_once_and_serves_every_stage(tmp_path: Pat
     before = [p.stat().st_mtime_ns for p in paths]
     assert load_corpora(config, tmp_path, on_clip=lambda done, total: pytest.fail("written again")) == corpora
     assert [p.stat().st_mtime_ns for p in paths] == before
+
+
+def test_epochs_become_whole_steps_over_the_clips_that_there_are(tmp_path: Path) -> None:
+    train = written(tmp_path / "t.json", *((f"{i}.mp4", "sad") for i in range(10)))
+    cold = written(tmp_path / "c.json", *((f"{i}.mp4", "<think>x</think><answer>sad</answer>") for i in range(5)))
+    files = (f"--data.cold_start={{type: r1_omni, path: {cold}}}", "--learner.groups_per_step=4")
+    epochs = ("--learner.epochs=2.5", "--sft.epochs=5", "--sft.examples_per_step=16")
+    config = config_of(train, *files, *epochs)
+    found = with_steps(config, corpora_of(config, tmp_path))
+    # 25 / 4 and 25 / 16, rounded up
+    assert (found.learner.steps, found.sft.steps) == (7, 2)
+    plain = config_of(train, *files, "--learner.steps=3", "--sft.steps=1")
+    assert with_steps(plain, corpora_of(plain, tmp_path)) == plain
