@@ -156,7 +156,8 @@ class OmniConfig(Config):
         brings_heldout = source.type == "synthetic" and source.num_heldout > 0
         if self.sft.is_wanted and not brings_cold_start and self.data.cold_start is None:
             raise ValueError(
-                "data.cold_start must be given with sft.steps or sft.epochs, got nothing; give clips or leave both out"
+                "data.cold_start must be given with sft.steps or sft.epochs, got nothing; give clips or "
+                "leave both out"
             )
         brings_validation = source.type == "synthetic" and source.num_validation > 0
         if self.evaluation.every_checkpoints and not brings_validation and self.data.validation is None:
