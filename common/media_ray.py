@@ -6,6 +6,7 @@ The driver sees a length and a handle; pixels go from the task to the engine and
 import asyncio
 import dataclasses
 import functools
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +37,12 @@ class _Prepared:
     num_bytes: int
 
 
-def _key(record: Record) -> str:
-    return f"{record.dataset}/{record.split}/{record.prompt_id}/{record.question}"
+def key_of(record: Record) -> str:
+    """What is kept under one name: the files count, too, as a control asks of a clip with another's audio."""
+    clip = record.clip
+    return json.dumps(
+        [record.dataset, record.split, record.prompt_id, record.question, clip.video_path, clip.audio_path]
+    )
 
 
 def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
@@ -47,6 +52,7 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
         The prompt's length in tokens and its tensors' bytes, and the prompt; or a failure and nothing.
     """
     from common.errors import MediaError
+    from common.framing import framed
     from common.media import decode_clip
     from common.models.registry import family_of
 
@@ -67,7 +73,7 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
                 raise
             decoded = decode(dataclasses.replace(record.clip, audio_path=None))
         prompt = family_of(settings.model_path).process_prompt(
-            decoded,
+            framed(decoded, data.frame_shape, max_pixels=data.max_pixels),
             record.question,
             model_path=settings.model_path,
             min_pixels=data.min_pixels,
@@ -113,7 +119,7 @@ class MediaStage:
 
     async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
-        key = _key(record)
+        key = key_of(record)
         if key not in self._kept:
             task = self._running.get(key) or self._begin(record)
             # another draw may wait for the same clip: who is cancelled does not cancel it
@@ -127,11 +133,11 @@ class MediaStage:
     def prefetch(self, records: Sequence[Record]) -> None:
         """Begins what will be asked next; a failure is found again by who asks."""
         for record in records:
-            if self._max_bytes and _key(record) not in self._kept and _key(record) not in self._running:
+            if self._max_bytes and key_of(record) not in self._kept and key_of(record) not in self._running:
                 self._begin(record)
 
     def _begin(self, record: Record) -> "asyncio.Task[_Prepared | Failure]":
-        key = _key(record)
+        key = key_of(record)
         task = asyncio.create_task(self._prepare(record))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -151,7 +157,7 @@ class MediaStage:
             return answer
         num_tokens, num_bytes = answer
         prepared = _Prepared(media=prompt, num_tokens=num_tokens, num_bytes=num_bytes)
-        self._keep(_key(record), prepared)
+        self._keep(key_of(record), prepared)
         return prepared
 
     def _keep(self, key: str, prepared: "_Prepared") -> None:

@@ -1,7 +1,8 @@
 """What becomes of a clip: a prompt, or one failure with a name. The task's function alone; Ray is not started."""
 
+import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 
 from common.config.data import DataConfig
 from common.datasets.mp4 import write_mp4
-from common.media_ray import MediaSettings, prepare
+from common.media_ray import MediaSettings, key_of, prepare
 from common.types import Clip, Failure, ProcessedPrompt, Record
 
 FRAMES = np.full((5, 64, 64, 3), 90, dtype=np.uint8)
@@ -23,11 +24,12 @@ def ask(
     missing_audio: Literal["video_only", "skip"] = "video_only",
     max_audio_s: float = 30.0,
     max_video_s: float = 60.0,
+    **changed: Any,
 ) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
     """Decodes and processes one clip."""
     clip = Clip(clip_id="c", video_path=video and str(video), audio_path=audio and str(audio))
     record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
-    data = DataConfig(missing_audio=missing_audio, max_audio_s=max_audio_s, max_video_s=max_video_s)
+    data = DataConfig(missing_audio=missing_audio, max_audio_s=max_audio_s, max_video_s=max_video_s, **changed)
     return prepare(record, MediaSettings(data=data, model_path=tiny))
 
 
@@ -121,3 +123,26 @@ def test_a_sound_file_alone_becomes_a_prompt(tiny: str, tmp_path: Path) -> None:
     _, prompt = ask(tiny, video=None, audio=tmp_path / "voice.wav")
     assert prompt is not None
     assert set(prompt.placeholders) == {"audio"}
+
+
+def test_frames_are_shaped_before_they_are_processed(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    write_mp4(path, frames=np.full((4, 56, 112, 3), 90, dtype=np.uint8), fps=8, waveform=None)
+    grids: dict[str, list[int]] = {}
+    for shape in ("keep", "pad", "square"):
+        _, prompt = ask(tiny, video=path, audio=None, frame_shape=shape, max_pixels=112 * 112)
+        assert prompt is not None
+        grids[shape] = prompt.tensors["video_grid_thw"][0].tolist()
+    # in patches of 14: half as high as wide, or square
+    assert grids == {"keep": [2, 4, 8], "pad": [2, 8, 8], "square": [2, 8, 8]}
+
+
+def test_a_clip_with_anothers_audio_is_another_clip_to_the_cache() -> None:
+    clip = Clip(clip_id="c", video_path="a.mp4", audio_path="a.mp4")
+    record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
+    others = [dataclasses.replace(clip, audio_path=p) for p in ("b.mp4", None)] + [
+        dataclasses.replace(clip, video_path=None)
+    ]
+    keys = {key_of(dataclasses.replace(record, clip=other)) for other in (clip, *others)}
+    assert len(keys) == 4
+    assert key_of(dataclasses.replace(record)) == key_of(record)
