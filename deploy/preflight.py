@@ -14,6 +14,7 @@ from common.datasets.r1_omni import load_r1_omni
 from common.errors import ConfigError, DatasetError
 from common.labels import TAXONOMIES
 from common.models.registry import family_of
+from common.questions import QUESTIONS
 from common.types import Record
 from reward.rubric import build_rubric
 
@@ -152,7 +153,7 @@ def _read(source: R1OmniDataConfig, config: OmniConfig, *, split: str) -> list[R
     return load_r1_omni(
         source.path,
         media_root=source.media_root,
-        question=config.data.question,
+        question=config.data.question or QUESTIONS[config.data.question_of],
         split=split,
         labels=TAXONOMIES[config.data.taxonomy],
     )

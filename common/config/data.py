@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config.base import Config, changeable
+from common.questions import Stage
 
 
 class R1OmniDataConfig(Config):
@@ -52,7 +53,9 @@ class DataConfig(Config):
     taxonomy: Literal["dfew", "r1_omni", "open"] = "r1_omni"
     """Labels that may occur: DFEW's seven, the eleven of DFEW and MAFW, or any."""
     question: str | None = None
-    """Question that is asked of every clip; null asks the paper's."""
+    """Question that is asked of every clip; null asks the published one of `question_of`."""
+    question_of: Stage = "grpo"
+    """Whose published question: the reinforcement's, the cold start's, the demonstration's or the evaluation's."""
     missing_audio: Literal["video_only", "skip"] = "video_only"
     """What becomes of a clip without an audio track: asked without audio, or counted and left out."""
     max_fps: float = Field(default=12.0, gt=0)

@@ -11,14 +11,8 @@ from typing import Any, cast
 
 from common.errors import DatasetError
 from common.labels import answered
+from common.questions import QUESTION
 from common.types import Clip, Record
-
-QUESTION = (
-    "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
-    "the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
-    "<answer> </answer> tags."
-)
-"""The paper's question and its template (R1-Omni, `grpo.py`)."""
 
 
 def load_r1_omni(

@@ -25,10 +25,10 @@ from common.config.data import SyntheticDataConfig
 from common.datasets.expressions import EMOTIONS, FACES, NEUTRAL, VOICES, explanation
 from common.datasets.face import render_face
 from common.datasets.mp4 import write_mp4
-from common.datasets.r1_omni import QUESTION
 from common.datasets.voice import speak
 from common.media import SAMPLE_RATE
 from common.parent_watch import end_with_parent
+from common.questions import QUESTION
 
 LabelFrom = Literal["both", "voice", "face"]
 SPEAKERS = tuple(f"en-us+{v}" for v in ("f1", "f2", "f3", "f4", "m1", "m3", "m4", "m5", "m7", "m8"))

@@ -8,6 +8,7 @@ import pytest
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import DatasetError
+from common.questions import QUESTIONS
 from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips, with_steps
 
 
@@ -180,3 +181,18 @@ def test_epochs_become_whole_steps_over_the_clips_that_there_are(tmp_path: Path)
     assert (found.learner.steps, found.sft.steps) == (7, 2)
     plain = config_of(train, *files, "--learner.steps=3", "--sft.steps=1")
     assert with_steps(plain, corpora_of(plain, tmp_path)) == plain
+
+
+def test_another_stages_question_is_asked_where_told_and_ones_own_before_any(
+    tmp_path: Path,
+) -> None:
+    train = written(tmp_path / "t.json", ("a.mp4", "sad"))
+    asked = [
+        corpora_of(config_of(train, *overrides), tmp_path).train[0].question
+        for overrides in (
+            (),
+            ("--data.question_of=evaluation",),
+            ("--data.question_of=evaluation", "--data.question=Q?"),
+        )
+    ]
+    assert asked == [QUESTIONS["grpo"], QUESTIONS["evaluation"], "Q?"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from common.datasets.r1_omni import QUESTION, load_r1_omni
+from common.datasets.r1_omni import load_r1_omni
 from common.errors import DatasetError
+from common.questions import QUESTION
 from common.types import Record
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from common.models.qwen2_5_omni.processor import load_processor
 from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, SYSTEM, render_prompt
+from common.questions import QUESTIONS, Stage
 from common.types import Modality
 
 MODALITIES: tuple[tuple[Modality, ...], ...] = ((), ("video",), ("audio",), ("video", "audio"))
@@ -45,4 +46,40 @@ def test_a_prompt_by_hand() -> None:
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|><|audio_bos|><|AUDIO|><|audio_eos|>Why?<|im_end|>\n"
         "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "question"),
+    [
+        (
+            "grpo",
+            "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
+            "the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in <answer> "
+            "</answer> tags.",
+        ),
+        (
+            "cold_start",
+            "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
+            "the most obvious to you? Output the thinking process in <think> </think> and final emotion in <answer> "
+            "</answer> tags.",
+        ),
+        (
+            "inference",
+            "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
+            "the most obvious to you?  Output the thinking process in <think> </think> and final emotion in <answer> "
+            "</answer> tags.",
+        ),
+        (
+            "evaluation",
+            "As an emotional recognition expert, in the video, when the characters display their emotions, which "
+            "predominant feeling is most clearly expressed?\n",
+        ),
+    ],
+)
+def test_each_stage_asks_the_published_question_without_stray_tokens(stage: Stage, question: str) -> None:
+    assert render_prompt(QUESTIONS[stage], modalities=("video", "audio")) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_bos|><|VIDEO|><|vision_eos|><|audio_bos|><|AUDIO|><|audio_eos|>"
+        f"{question}<|im_end|>\n<|im_start|>assistant\n"
     )
