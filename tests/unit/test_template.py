@@ -55,20 +55,20 @@ def test_a_prompt_by_hand() -> None:
         (
             "grpo",
             "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
-            "the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in <answer> "
-            "</answer> tags.",
+            "the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
+            "<answer> </answer> tags.",
         ),
         (
             "cold_start",
             "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
-            "the most obvious to you? Output the thinking process in <think> </think> and final emotion in <answer> "
-            "</answer> tags.",
+            "the most obvious to you? Output the thinking process in <think> </think> and final emotion in "
+            "<answer> </answer> tags.",
         ),
         (
             "inference",
             "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is "
-            "the most obvious to you?  Output the thinking process in <think> </think> and final emotion in <answer> "
-            "</answer> tags.",
+            "the most obvious to you?  Output the thinking process in <think> </think> and final emotion in "
+            "<answer> </answer> tags.",
         ),
         (
             "evaluation",
