@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from types import MappingProxyType
 
 from common.emotions.folding import folded
-from common.emotions.mentions import Mention, lemma, mentions
+from common.emotions.mentions import Mention, lemma, mentions, named
 from common.errors import ConfigError
 
 __all__ = [
@@ -88,10 +88,18 @@ TAXONOMIES: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
 )
 """By the name a configuration gives; `open` takes any label."""
 FOLDS: Mapping[str, str] = MappingProxyType(
-    {"calm": "neutral", "worried": "anxious", "anxious": "worried", "excited": "happy", "amused": "happy"}
+    {
+        "calm": "neutral",
+        "worried": "anxious",
+        "anxious": "worried",
+        "excited": "happy",
+        "amused": "happy",
+        "satisfied": "happy",
+    }
 )
 """The class of an emotion that is none itself, where the taxonomy has that class. Calm is RAVDESS's second baseline
-beside neutral (Livingstone and Russo, 2018)."""
+beside neutral (Livingstone and Russo, 2018); excitement, amusement and satisfaction are kinds of joy (Shaver et
+al., 1987). What lies between two classes, as frustration does, is none of them."""
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 """The paper's form of a whole answer."""
@@ -133,15 +141,6 @@ def classes_of(taxonomy: str) -> tuple[str, ...] | None:
     return TAXONOMIES[taxonomy]
 
 
-def class_of(emotion: str, taxonomy: str) -> str | None:
-    """The class that a canonical emotion is in a taxonomy; None where it is none. Any emotion is one in `open`.
-
-    Raises:
-        ConfigError: there is no such taxonomy.
-    """
-    return emotion if classes_of(taxonomy) is None else _class_by_emotion(taxonomy).get(emotion)
-
-
 @cache
 def _class_by_emotion(taxonomy: str) -> dict[str, str]:
     classes = classes_of(taxonomy) or ()
@@ -159,9 +158,10 @@ def classes_in(text: str, taxonomy: str) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such taxonomy.
     """
-    classes_of(taxonomy)
-    named = (class_of(each.emotion, taxonomy) for each in mentions(text) if not each.is_negated)
-    return tuple(dict.fromkeys(name for name in named if name is not None))
+    if classes_of(taxonomy) is None:
+        return named(text)
+    class_by_emotion = _class_by_emotion(taxonomy)
+    return tuple(dict.fromkeys(class_by_emotion[name] for name in named(text) if name in class_by_emotion))
 
 
 def normalised(text: str, taxonomy: str) -> str | None:
@@ -185,14 +185,14 @@ def _normalised(text: str, taxonomy: str) -> str | None:
     given = folded(text).strip()
     if classes is not None and given in classes:
         return given
-    named = classes_in(text, taxonomy)
+    found = classes_in(text, taxonomy)
     if taxonomy == "mafw_compound":
-        compound = "_".join(sorted(named, key=MAFW_ORDER.index))
+        compound = "_".join(sorted(found, key=MAFW_ORDER.index))
         return compound if compound in MAFW_COMPOUND else None
-    if classes is None and not named and not mentions(text):
+    if classes is None and not found and not mentions(text):
         word = given.strip(" \t\n.,;:!?\"'*。")
         return word if word.isalpha() else None
-    return named[0] if len(named) == 1 else None
+    return found[0] if len(found) == 1 else None
 
 
 _remembered = lru_cache(maxsize=65_536)(_normalised)

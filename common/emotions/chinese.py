@@ -34,7 +34,9 @@ CHINESE: Mapping[str, str] = {
     "calm": """
         平静 平靜 冷静 冷靜 镇定 鎮定 镇静 鎮靜 安详 安詳 平和 宁静 寧靜 淡定 从容 從容""",
     "excited": """
-        兴奋 興奮 激动 激動""",
+        兴奋 興奮""",
+    "agitated": """
+        激动 激動""",
     "satisfied": """
         满意 滿意 满足 滿足""",
     "dissatisfied": """
@@ -79,30 +81,38 @@ CHINESE: Mapping[str, str] = {
 """By emotion, separated by blanks. What begins with a negator and stands here is one word, not a negation."""
 
 NOT_WORDS = """
-    生气勃勃 生氣勃勃 有生气 有生氣 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆
+    生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟
 """
 """What contains a word of the table and means something else."""
 
-CHINESE_NEGATORS = """
+HAN_NEGATORS = """
     不是 并不是 並不是 并非 並非 绝非 絕非 而非 没有 沒有 并没有 並沒有 并未 並未 毫无 毫無 从未 從未 从不
-    從不 不再 不会 不會 缺乏 看不出 看不到 感觉不到 感覺不到 没 沒 不 并不 並不 毫不 无 無 未 非
+    從不 不再 不会 不會 缺乏 缺少 看不出 看不到 感觉不到 感覺不到 感受不到 谈不上 談不上 算不上 称不上
+    稱不上 与其说 與其說 并不 並不 毫不 而不是 不太
 """
-"""Longest first where one begins another."""
+HAN_SHORT_NEGATORS = "没 沒 不 无 無 未"
+HAN_PREFIXES = "非"
+"""Negates what follows directly, alone."""
 
-CHINESE_NOT_NEGATORS = """
-    不仅 不僅 不但 不只 不光 不止 不禁 不由得 不由自主 忍不住 禁不住 不得不 不无 不無 无不 無不 无疑 無疑
-    毫无疑问 毫無疑問 不断 不斷 不停 不已 不久 不时 不時 不少 不同 不知 不料 不一会 无比 無比 无论 無論
-    无数 無數 无声 無聲 无限 無限 无法掩饰 無法掩飾 掩饰不住 掩飾不住 掩盖不住 掩蓋不住 抑制不住 压抑不住
-    壓抑不住 难以抑制 非常 除非 是非 未来 未來 没想到 沒想到 沉没 淹没 差不多 了不起 对不起 對不起 不妨
-    不愧 不过 不過 无意中 無意中 不可思议 不可思議 不能不 不会不 不會不 不是不 没有不 沒有不 并非不 並非不
-    不是没有 不是沒有 并非没有 並非沒有
+HAN_NOT_NEGATORS = """
+    不仅 不僅 不但 不只 不光 不止 不禁 不由得 不由自主 忍不住 禁不住 不得不 不能不 不可能不 不会不 不會不
+    不无 不無 无不 無不 无疑 無疑 毫无疑问 毫無疑問 不断 不斷 不停 不已 不久 不时 不時 不少 不同 不知 不料
+    不一会 不自觉 不自覺 不经意 不經意 不免 不胜 不勝 不小心 不如 不妨 不愧 不过 不過 不可思议 不可思議
+    差不多 了不起 对不起 對不起 无比 無比 无论 無論 无数 無數 无声 無聲 无限 無限 无意中 無意中 无法掩饰
+    無法掩飾 无法抑制 無法抑制 无法控制 無法控制 无法隐藏 無法隱藏 掩饰不住 掩飾不住 掩盖不住 掩蓋不住
+    抑制不住 压抑不住 壓抑不住 控制不住 藏不住 按捺不住 止不住 不掩饰 不掩飾 没有掩饰 沒有掩飾 毫不掩饰
+    毫不掩飾 并不掩饰 並不掩飾 未来 未來 没想到 沒想到 沉没 淹没 淹沒
 """
-"""What begins as a negator and negates nothing: adverbs, and two negators that lift each other."""
+"""What begins as a negator or contains one, and negates nothing."""
 
-CHINESE_CONTRASTS = """
+HAN_TURNS = """
+    很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現
+"""
+"""Begins to say how something is."""
+HAN_CONTRASTS = """
     而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以
 """
-CHINESE_LINKS = """
+HAN_LINKS = """
     和 或 或者 与 與 及 以及 、 还是 還是
 """
 """What continues a list."""

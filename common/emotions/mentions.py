@@ -7,14 +7,28 @@ from functools import cache
 
 from common.emotions.chinese import (
     CHINESE,
-    CHINESE_CONTRASTS,
-    CHINESE_LINKS,
-    CHINESE_NEGATORS,
-    CHINESE_NOT_NEGATORS,
+    HAN_CONTRASTS,
+    HAN_LINKS,
+    HAN_NEGATORS,
+    HAN_NOT_NEGATORS,
+    HAN_PREFIXES,
+    HAN_SHORT_NEGATORS,
+    HAN_TURNS,
     NOT_WORDS,
 )
 from common.emotions.folding import Folded, fold, folded
-from common.emotions.negation import PHRASES, PRAISE, Kind, Lists, Scope, denied_behind, english_kinds
+from common.emotions.negation import (
+    NEGATORS,
+    PHRASES,
+    PRAISE,
+    SPACED,
+    Kind,
+    Lists,
+    Scope,
+    Token,
+    denied_behind,
+    english_kinds,
+)
 from common.emotions.words import ENGLISH, ENGLISH_PHRASES
 
 LATIN = r"[a-z\u00df-\u00f6\u00f8-\u024f]+(?:'t)?"
@@ -66,100 +80,119 @@ def mentions(text: str) -> tuple[Mention, ...]:
         text: English, Chinese or both, in any case and width.
     """
     seen = fold(text)
-    tokens = list(_tokens(seen, text))
-    kinds = [token[2] for token in tokens]
-    lists, scope = Lists(kinds), Scope()
-    found: list[tuple[int, int, str, bool]] = []
-    for index, (start, end, kind, emotion) in enumerate(tokens):
-        if kind is Kind.WORD:
-            if scope.is_open:
-                scope.word()
-        elif kind is Kind.MENTION:
-            found.append((start, end, emotion, scope.mention(seen.text, start, end)))
+    return tuple(_mention(text, seen, *each) for each in _scanned(seen, text))
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The emotions that a text names and does not deny, by their first mention, each once."""
+    return tuple(dict.fromkeys(token.emotion for token, is_negated in _scanned(fold(text), text) if not is_negated))
+
+
+def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
+    """Each mention, and whether it is denied."""
+    tokens = _tokens(seen, text)
+    lists, scope = Lists(tokens), Scope()
+    found: list[tuple[Token, bool]] = []
+    for index, token in enumerate(tokens):
+        kind = token.kind
+        if kind is Kind.MENTION:
+            found.append((token, scope.denies(token, seen.text)))
         elif kind in NEGATORS:
-            if index + 1 == len(tokens) or kinds[index + 1] is not Kind.FOCUS:
-                scope.negator(kind, end)
-        elif scope.is_open and kind is not Kind.NOT_NEGATOR:
-            scope.mark(kind, end, goes_on=kind is Kind.COMMA and lists.goes_on(index))
-    return tuple(_mention(text, seen, *each) for each in _with_denials_behind(seen.text, found))
+            if not _is_taken_back(tokens, index):
+                scope.negator(token)
+        elif scope.is_open:
+            scope.other(token, goes_on=kind is Kind.COMMA and lists.goes_on(index))
+    return _with_denials_behind(seen.text, found)
 
 
-NEGATORS = frozenset({Kind.NEGATOR, Kind.DETERMINER, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR, Kind.NOR})
+def _is_taken_back(tokens: list[Token], index: int) -> bool:
+    """Whether "only" or its like stands directly behind a negator."""
+    following = tokens[index + 1] if index + 1 < len(tokens) else tokens[index]
+    return following.kind is Kind.FOCUS and following.ordinal == tokens[index].ordinal
+
+
 _LIST = re.compile(r"[\s,、和或与與&/]*(?:(?:and|or)\s+)?")
 
 
-def _with_denials_behind(text: str, found: list[tuple[int, int, str, bool]]) -> list[tuple[int, int, str, bool]]:
+def _with_denials_behind(text: str, found: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
     """Denies what is said to be absent afterwards, with the list that it ends."""
-    for last, (_, end, _, _) in enumerate(found):
-        if not denied_behind(text, end):
+    for last, (token, _) in enumerate(found):
+        if not denied_behind(text, token.end):
             continue
-        index = last
-        while True:
-            start, end, emotion, _ = found[index]
-            found[index] = (start, end, emotion, True)
-            if index == 0 or not _LIST.fullmatch(text, found[index - 1][1], start) or found[index - 1][3]:
+        found[last] = (token, True)
+        for index in range(last - 1, -1, -1):
+            earlier, is_negated = found[index]
+            if is_negated or not _LIST.fullmatch(text, earlier.end, found[index + 1][0].start):
                 break
-            index -= 1
+            found[index] = (earlier, True)
     return found
 
 
-def _mention(text: str, seen: Folded, start: int, end: int, emotion: str, is_negated: bool) -> Mention:
-    first, last = seen.origin(start), seen.origin(end - 1) + 1
-    return Mention(start=first, end=last, surface=text[first:last], emotion=emotion, is_negated=is_negated)
+def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention:
+    start, end = seen.origin(token.start), seen.origin(token.end - 1) + 1
+    return Mention(start=start, end=end, surface=text[start:end], emotion=token.emotion, is_negated=is_negated)
 
 
-def _tokens(seen: Folded, text: str) -> Iterable[tuple[int, int, Kind, str]]:
-    """(start, end, kind, emotion) of each word, Chinese term and mark, in the folded text."""
-    entries = _entries()
+def _tokens(seen: Folded, text: str) -> list[Token]:
+    """What has a part in naming and denying: words, phrases, Chinese terms and marks, in order."""
+    entries, ordinal = _entries(), 0
+    found: list[Token] = []
     for match in _pattern().finditer(seen.text):
         word = match[0]
-        kind, emotion = entries.get(word) or _unlisted(word, entries)
-        if word[0] == "\n":
-            after = seen.origin(match.end())
-            if word.count("\n") == 1 and text[after : after + 1].islower():
-                continue
-            kind = Kind.BREAK
-        yield match.start(), match.end(), kind, emotion
+        entry = entries.get(word) or _unlisted(word, entries)
+        if entry is None:
+            ordinal += 1
+        elif word[0] != "\n" or _is_break(word, text, seen.origin(match.end())):
+            found.append(Token(match.start(), match.end(), *entry, ordinal))
+            ordinal += entry[0] in SPACED
+    return found
 
 
-def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, str]:
-    """A phrase with a hyphen or more blanks, or a word without a part."""
-    return _OTHER if word.isalpha() else entries.get(" ".join(re.split(r"[\s-]+", word)), _OTHER)
+def _is_break(newlines: str, text: str, after: int) -> bool:
+    """Whether a new line is more than a wrapped one, which goes on in small letters."""
+    return newlines.count("\n") > 1 or not text[after : after + 1].islower()
 
 
-_OTHER = (Kind.WORD, "")
+def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, str] | None:
+    """What is not in the table as it stands: a phrase with a hyphen or more blanks, a dash, the end of a line."""
+    if word.isalpha():
+        return None
+    return (Kind.STOP, "") if word[0] in "\n-" else entries.get(" ".join(re.split(r"[\s-]+", word)))
 
 
 @cache
 def _entries() -> dict[str, tuple[Kind, str]]:
     """What each word, phrase and mark is."""
     han = {
-        Kind.HAN_NEGATOR: [word for word in CHINESE_NEGATORS.split() if len(word) > 1],
-        Kind.HAN_SHORT_NEGATOR: [word for word in CHINESE_NEGATORS.split() if len(word) == 1],
-        Kind.NOT_NEGATOR: [*CHINESE_NOT_NEGATORS.split(), *NOT_WORDS.split()],
-        Kind.BREAK: CHINESE_CONTRASTS.split(),
-        Kind.HAN_LINK: CHINESE_LINKS.split(),
+        Kind.HAN_NEGATOR: HAN_NEGATORS,
+        Kind.HAN_SHORT_NEGATOR: HAN_SHORT_NEGATORS,
+        Kind.HAN_PREFIX: HAN_PREFIXES,
+        Kind.NOT_NEGATOR: HAN_NOT_NEGATORS + NOT_WORDS,
+        Kind.HAN_TURN: HAN_TURNS,
+        Kind.CONTRAST: HAN_CONTRASTS,
+        Kind.HAN_LINK: HAN_LINKS,
     }
     return {
         **{word: (kind, "") for word, kind in english_kinds().items()},
-        **{word: (kind, "") for kind, words in han.items() for word in words},
+        **{word: (kind, "") for kind, words in han.items() for word in words.split()},
         **{word: (Kind.MENTION, emotion) for word, emotion in lexicon().items()},
     }
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Phrases before words, longer before shorter."""
-    phrases = sorted([*PHRASES, *ENGLISH_PHRASES], key=len, reverse=True)
-    han = sorted((word for word in _entries() if HAN.search(word)), key=len, reverse=True)
+    """Phrases before words, longer before shorter; each part behind its first characters, which is fast."""
+    phrases = {*PHRASES, *ENGLISH_PHRASES}
+    han = {word for word in _entries() if HAN.match(word)}
     return re.compile(
-        "|".join(
-            (
-                "(?:" + "|".join(phrase.replace(" ", r"[\s-]+") for phrase in phrases) + ")(?![a-z'])",
-                PRAISE,
-                LATIN,
-                "|".join(map(re.escape, han)),
-                MARKS,
-            )
-        )
+        f"{_any_of(phrases)}(?![a-z'])|(?=[cn]){PRAISE}|{LATIN}|{_any_of(han)}|{MARKS}".replace(r"\ ", r"[\s-]+")
     )
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """An expression for any of them, the longest that fits."""
+    endings: dict[str, list[str]] = {}
+    for word in sorted(words, key=lambda word: (-len(word), word)):
+        endings.setdefault(word[0], []).append(re.escape(word[1:]))
+    choices = "|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in endings.items())
+    return f"(?=[{''.join(endings)}])(?:{choices})"

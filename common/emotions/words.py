@@ -26,7 +26,7 @@ ENGLISH: Mapping[str, str] = {
         disconsolate desolate doleful dolefully""",
     "neutral": """
         neutral neutrally neutrality expressionless expressionlessly emotionless emotionlessly unemotional
-        unemotionally impassive impassively deadpan emotionlessness""",
+        unemotionally impassive impassively deadpan stoic stoically emotionlessness""",
     "angry": """
         angry angrier angriest angrily anger angers angered angering furious furiously fury furor rage rages raged
         raging enrage enrages enraged enraging irate irately wrath wrathful wrathfully mad madder livid outrage
@@ -61,7 +61,7 @@ ENGLISH: Mapping[str, str] = {
         defencelessness""",
     "anxious": """
         anxious anxiously anxiousness anxiety anxieties nervous nervously nervousness uneasy uneasily uneasiness
-        unease apprehensive apprehensively apprehension jittery agitated agitation agitatedly fretful""",
+        unease apprehensive apprehensively apprehension jittery fretful""",
     "worried": """
         worried worriedly worry worries worrying worrisome worriedness""",
     "calm": """
@@ -70,6 +70,8 @@ ENGLISH: Mapping[str, str] = {
     "excited": """
         excited excitedly excitement exciting excite excites enthusiastic enthusiastically enthusiasm eager eagerly
         eagerness""",
+    "agitated": """
+        agitated agitatedly agitation""",
     "amused": """
         amused amuse amuses amusing amusement amusedly""",
     "satisfied": """
