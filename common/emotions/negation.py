@@ -121,8 +121,8 @@ _REPEATED = frozenset({Kind.DETERMINER, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR
 _ABSENT = re.compile(
     r"[\"'*]{0,3}\s*[:=]\s*[\"'*]{0,3}(?:no|none|absent|false|0(?:\.0+)?)(?![\w.])"
     r"|-free\b"
-    r"| (?:(?:is|are|was|were) (?:not|never)|(?:is|are|was|were)n't) (?:\w+ly )?(?:present|shown|seen|visible|evident"
-    r"|apparent|expressed|displayed|detected|observed|felt|there|obvious|conveyed)\b"
+    r"| (?:(?:is|are|was|were) (?:not|never)|(?:is|are|was|were)n't) (?:\w+ly )?(?:present|shown|seen|visible"
+    r"|evident|apparent|expressed|displayed|detected|observed|felt|there|obvious|conveyed)\b"
     r"| (?:is|are|was|were) (?:\w+ly )?(?:absent|missing|lacking|ruled out|excluded)\b"
     r"|[并並]?(?:不存在|不明显|不明顯)"
 )
@@ -264,7 +264,7 @@ class Scope:
 
 
 class Lists:
-    """Which commas are followed by a list of mentions that ends in "or"; each token is looked at once."""
+    """Which commas are followed by a list of mentions that ends in "or" or "nor"; each token is looked at once."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
@@ -278,13 +278,13 @@ class Lists:
         return self._goes_on
 
     def _end(self, comma: int) -> tuple[int, bool]:
-        """Where the list behind a comma ends, and whether an "or" stands in it."""
+        """Where the list behind a comma ends, and whether an "or" or "nor" stands in it."""
         before = self._tokens[comma]
         for index in range(comma + 1, len(self._tokens)):
             token = self._tokens[index]
             if token.ordinal > before.ordinal + REACH_LISTED:
                 return index, False
-            if token.kind is Kind.LINK:
+            if token.kind in (Kind.LINK, Kind.NOR):
                 return index, True
             if token.kind not in (Kind.COMMA, Kind.MENTION, Kind.EMPHASIS):
                 return index, False
