@@ -1,7 +1,8 @@
 """Plutchik's wheel of emotions: where a word lies, for open vocabularies.
 
-Eight primary emotions in a circle, each in three intensities, and the 24 dyads of two of them (Plutchik, 1980 and
-2001); `neutral` lies at the centre. The table is `emotion_wheel.json`; `Wheel.load(path)` takes another of its form.
+Eight primary emotions in a circle, each in three intensities, and the 24 dyads of two of them (Plutchik, 1980
+and 2001); `neutral` lies at the centre. The table is `emotion_wheel.json`; `Wheel.load(path)` takes another of its
+form.
 """
 
 from collections.abc import Mapping

@@ -26,6 +26,8 @@ class Kind(IntEnum):
     NEGATOR = auto()
     DETERMINER = auto()
     """A negator of a noun: it does not reach past "his" or "on"."""
+    PRIVATION = auto()
+    """The same, and it does not reach past a verb: "without a smile she looks sad"."""
     PREFIX = auto()
     """Negates the next word alone: "non-angry"."""
     EXCEPTION = auto()
@@ -65,8 +67,8 @@ _KINDS: Mapping[Kind, str] = {
         aren't wasn't weren't don't doesn't didn't hasn't haven't hadn't can't couldn't won't wouldn't shouldn't
         mustn't needn't mightn't ain't shan't isnt arent wasnt werent dont doesnt didnt hasnt havent hadnt cant
         couldnt wont wouldnt shouldnt aint""",
-    Kind.DETERMINER: """
-        no without zero lack_of lacks lacking lacked absence_of devoid_of free_of free_from""",
+    Kind.DETERMINER: "no zero",
+    Kind.PRIVATION: "without lack_of lacks lacking lacked absence_of devoid_of free_of free_from",
     Kind.PREFIX: "non un",
     Kind.EXCEPTION: "except excepting excluding other_than apart_from aside_from",
     Kind.NOR: "nor",
@@ -76,7 +78,7 @@ _KINDS: Mapping[Kind, str] = {
         none_other_than whether_or_not not_to_mention make_no_mistake can't_help cannot_help can_not_help
         couldn't_help could_not_help can't_contain cannot_contain can_not_contain couldn't_contain could_not_contain
         unable_to_contain barely_contain barely_contained barely_containing can't_believe cannot_believe
-        couldn't_believe could_not_believe can't_stop cannot_stop couldn't_stop could_not_stop""",
+        couldn't_believe could_not_believe try_not_to tries_not_to tried_not_to trying_not_to can't_stop cannot_stop couldn't_stop could_not_stop""",
     Kind.FOCUS: "only just merely simply solely",
     Kind.HIDING: """
         hide hides hiding hidden conceal conceals concealing concealed mask masks masking masked suppress
@@ -104,6 +106,7 @@ NEGATORS = frozenset(
     {
         Kind.NEGATOR,
         Kind.DETERMINER,
+        Kind.PRIVATION,
         Kind.PREFIX,
         Kind.EXCEPTION,
         Kind.HAN_NEGATOR,
@@ -116,7 +119,8 @@ SPACED = frozenset({Kind.WORD, Kind.FOCUS, Kind.HIDING, Kind.LEAVING, Kind.TURN,
 """What counts as a word between two others."""
 _REACH = {Kind.PREFIX: 0}
 _HAN_REACH = {Kind.HAN_NEGATOR: HAN_REACH, Kind.HAN_SHORT_NEGATOR: HAN_REACH_SHORT, Kind.HAN_PREFIX: 0}
-_REPEATED = frozenset({Kind.DETERMINER, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR})
+_NOMINAL = frozenset({Kind.DETERMINER, Kind.PRIVATION})
+_REPEATED = frozenset({Kind.DETERMINER, Kind.PRIVATION, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR})
 """Two of a kind are two denials: "no tears no anger"; two others lift each other."""
 _ABSENT = re.compile(
     r"[\"'*]{0,3}\s*[:=]\s*[\"'*]{0,3}(?:no|none|absent|false|0(?:\.0+)?)(?![\w.])"
@@ -248,12 +252,14 @@ class Scope:
             case Kind.CONTRAST:
                 return is_behind or token.ordinal > self._direct_ordinal or token.start > self._direct + 1
             case Kind.COMMA:
-                return not (goes_on and (is_behind or self._kind is Kind.DETERMINER))
+                return not (goes_on and (is_behind or self._kind in _NOMINAL))
             case Kind.AND:
                 return not is_behind
             case Kind.LEAVING:
-                return self._kind is Kind.DETERMINER and not is_behind
-            case Kind.TURN | Kind.FOCUS:
+                return self._kind in _NOMINAL and not is_behind
+            case Kind.TURN:
+                return is_behind or self._kind is Kind.PRIVATION
+            case Kind.FOCUS:
                 return is_behind
             case Kind.HAN_TURN:
                 return is_behind or token.start > self._direct + 1

@@ -33,6 +33,16 @@ from common.labels import (
 
 CLOSED = {name: classes for name, classes in TAXONOMIES.items() if classes is not None}
 READ = [
+    ("Without a smile she looks sad", "+sad"),
+    ("The lack of a smile is a sign of sadness", "+sad"),
+    ("There is no sign that she is sad", "-sad"),
+    ("He is trying not to show his fear", "+fear"),
+    ("The tears are not of sadness but of happiness", "-sad +happy"),
+    ("He isn't as angry as he is sad", "-angry +sad"),
+    ("It is not that he is sad, it is that he is angry", "-sad +angry"),
+    ("她不敢相信自己的眼睛，非常惊讶", "+surprise"),
+    ("他没有说话只是愤怒地看着对方", "+angry"),
+    ("不是害怕，是驚訝", "-fear +surprise"),
     ("not happy", "-happy"),
     ("no anger", "-angry"),
     ("never sad", "-sad"),
@@ -303,42 +313,11 @@ def test_every_class_of_every_taxonomy_is_an_emotion_of_the_table() -> None:
     assert {lemma(name) for name in singles} == singles
 
 
-PIECES = st.sampled_from(
-    [
-        "not ",
-        "no ",
-        "never",
-        "n't ",
-        " sad",
-        "happy",
-        ", ",
-        " or ",
-        " and ",
-        "nor ",
-        "but ",
-        ". ",
-        "\n",
-        "不",
-        "没有",
-        "愤怒",
-    ]
-    + [
-        "、",
-        "，",
-        "和",
-        "ＡＮＧＲＹ",
-        "\u200b",
-        "ﬁ",
-        "İ",
-        "only ",
-        "without ",
-        "other than ",
-        "-",
-        " is not present",
-        ": no",
-        "é",
-    ]
+WORDS = (
+    "not |no |never |n't | sad|happy|, | or | and |nor |but |. |\n|不|没有|愤怒|、|，|和|ＡＮＧＲＹ|\u200b|ﬁ|İ|only |without "
+    "|other than |-| is not present|: no|é"
 )
+PIECES = st.sampled_from(WORDS.split("|"))
 
 
 @settings(max_examples=200, deadline=None)

@@ -93,11 +93,11 @@ def test_a_faulty_wheel_is_refused_with_its_fault(tmp_path: Path, changes: dict[
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a readable JSON file, got .*nowhere"):
+    with pytest.raises(ConfigError, match=r"must be a readable JSON file, got .*nowhere"):
         Wheel.load(tmp_path / "nowhere.json")
     torn = tmp_path / "torn.json"
     torn.write_text("{")
-    with pytest.raises(ConfigError, match="got 'the file' of .*torn"):
+    with pytest.raises(ConfigError, match=r"got 'the file' of .*torn"):
         Wheel.load(torn)
 
 
