@@ -78,7 +78,8 @@ _KINDS: Mapping[Kind, str] = {
         none_other_than whether_or_not not_to_mention make_no_mistake can't_help cannot_help can_not_help
         couldn't_help could_not_help can't_contain cannot_contain can_not_contain couldn't_contain could_not_contain
         unable_to_contain barely_contain barely_contained barely_containing can't_believe cannot_believe
-        couldn't_believe could_not_believe try_not_to tries_not_to tried_not_to trying_not_to can't_stop cannot_stop couldn't_stop could_not_stop""",
+        couldn't_believe could_not_believe can't_stop cannot_stop couldn't_stop could_not_stop try_not_to
+        tries_not_to tried_not_to trying_not_to""",
     Kind.FOCUS: "only just merely simply solely",
     Kind.HIDING: """
         hide hides hiding hidden conceal conceals concealing concealed mask masks masking masked suppress

@@ -1,6 +1,7 @@
 """What the label table reads in words, sentences and answers."""
 
 import json
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -33,6 +34,21 @@ from common.labels import (
 
 CLOSED = {name: classes for name, classes in TAXONOMIES.items() if classes is not None}
 READ = [
+    # eight words between are few enough, nine too many
+    ("not a b c d e f g h sad", "-sad"),
+    ("not a b c d e f g h i sad", "+sad"),
+    ("not sad or a b c d angry", "-sad -angry"),
+    ("not sad or a b c d e angry", "-sad +angry"),
+    ("no anger, real sadness or fear", "-angry -sad -fear"),
+    ("not angry, a bit sad or afraid", "-angry +sad +fear"),
+    ("没有一二三四五六七八九十愤怒", "-angry"),
+    ("没有一二三四五六七八九十零愤怒", "+angry"),
+    ("不那么样的生气", "-angry"),
+    ("不一二三四五生气", "+angry"),
+    ("没有愤怒和一二三四悲伤", "-angry -sad"),
+    ("没有愤怒和一二三四五悲伤", "-angry +sad"),
+    ("no tears no anger", "-angry"),
+    ("She did not laugh nor look sad", "-sad"),
     ("Without a smile she looks sad", "+sad"),
     ("The lack of a smile is a sign of sadness", "+sad"),
     ("There is no sign that she is sad", "-sad"),
@@ -314,8 +330,8 @@ def test_every_class_of_every_taxonomy_is_an_emotion_of_the_table() -> None:
 
 
 WORDS = (
-    "not |no |never |n't | sad|happy|, | or | and |nor |but |. |\n|不|没有|愤怒|、|，|和|ＡＮＧＲＹ|\u200b|ﬁ|İ|only |without "
-    "|other than |-| is not present|: no|é"
+    "not |no |never |n't | sad|happy|, | or | and |nor |but |. |\n|不|没有|愤怒|、|，|和|ＡＮＧＲＹ|\u200b|ﬁ|İ"
+    "|only |without |other than |-| is not present|: no|é"
 )
 PIECES = st.sampled_from(WORDS.split("|"))
 
@@ -338,7 +354,7 @@ def test_any_text_is_read_and_its_mentions_lie_in_it_in_order(text: str) -> None
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from([text for text, _ in READ]), st.sampled_from([str.upper, str.title, str.swapcase]))
-def test_case_changes_nothing(text: str, recased: "type[str]") -> None:
+def test_case_changes_nothing(text: str, recased: Callable[[str], str]) -> None:
     assert said(recased(text)) == said(text)
 
 
