@@ -1,13 +1,105 @@
-"""Taxonomies, the form of an answer, and what counts as one."""
+"""Taxonomies, the form of an answer, what counts as one, and which emotions a text names.
+
+python -m common.labels "not sad but furious"     what the table makes of a text
+"""
 
 import re
+import sys
 from collections.abc import Mapping
+from functools import cache, lru_cache
+from types import MappingProxyType
+
+from common.emotions.folding import folded
+from common.emotions.mentions import Mention, lemma, mentions, named
+from common.errors import ConfigError
+
+__all__ = [
+    "ANSWER",
+    "DFEW",
+    "DFEW_ORDER",
+    "FORMAT",
+    "MAFW",
+    "MAFW_COMPOUND",
+    "MAFW_ORDER",
+    "MER",
+    "R1_OMNI",
+    "RAVDESS",
+    "RAVDESS7",
+    "RAVDESS_ORDER",
+    "TAXONOMIES",
+    "Mention",
+    "answer_of",
+    "answered",
+    "classes_in",
+    "classes_of",
+    "has_form",
+    "lemma",
+    "mentions",
+    "normalised",
+]
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+DFEW_ORDER = DFEW
+"""By id: 1-based in DFEW's own files, 0-based in the lists of others."""
 R1_OMNI = (*DFEW, "contemptuous", "disappointed", "helpless", "anxious")
 """DFEW's seven and MAFW's four more, in the adjective forms of R1-Omni's evaluation script."""
-TAXONOMIES: Mapping[str, tuple[str, ...] | None] = {"dfew": DFEW, "r1_omni": R1_OMNI, "open": None}
+MAFW = (
+    "angry",
+    "disgust",
+    "fear",
+    "happy",
+    "neutral",
+    "sad",
+    "surprise",
+    "contemptuous",
+    "anxious",
+    "helpless",
+    "disappointed",
+)
+MAFW_ORDER = MAFW
+"""By id: 1-based in MAFW's own files, 0-based in the lists of others."""
+_COMPOUNDS = """
+    1+2 1+6 1+7 1+9 1+10 2+6 2+7 2+8 2+9 2+10 2+11 3+6 3+7 3+9 4+7 4+8 6+7 6+9 6+10 6+11 7+9 9+10 10+11
+    1+2+8 1+2+9 2+9+10 2+10+11 3+6+9 3+7+9 6+9+10 6+10+11 9+10+11
+"""
+MAFW_COMPOUND = (
+    *MAFW,
+    *("_".join(MAFW[int(number) - 1] for number in compound.split("+")) for compound in _COMPOUNDS.split()),
+)
+"""The 43 classes of MAFW's compound benchmark: the eleven, and its 32 combinations in the order of the ids, joined
+as in its multi set (`sadness_surprise` is `sad_surprise`)."""
+RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")
+RAVDESS_ORDER = RAVDESS
+"""By id, 1-based."""
+RAVDESS7 = tuple(name for name in RAVDESS if name != "calm")
+"""As zero-shot evaluations take it: clips of calm are left out."""
+MER = ("neutral", "angry", "happy", "sad", "worried", "surprise")
+TAXONOMIES: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
+    {
+        "dfew": DFEW,
+        "mafw": MAFW,
+        "mafw_compound": MAFW_COMPOUND,
+        "r1_omni": R1_OMNI,
+        "ravdess": RAVDESS,
+        "ravdess7": RAVDESS7,
+        "mer": MER,
+        "open": None,
+    }
+)
 """By the name a configuration gives; `open` takes any label."""
+FOLDS: Mapping[str, str] = MappingProxyType(
+    {
+        "calm": "neutral",
+        "worried": "anxious",
+        "anxious": "worried",
+        "excited": "happy",
+        "amused": "happy",
+        "satisfied": "happy",
+    }
+)
+"""The class of an emotion that is none itself, where the taxonomy has that class. Calm is RAVDESS's second baseline
+beside neutral (Livingstone and Russo, 2018); excitement, amusement and satisfaction are kinds of joy (Shaver et
+al., 1987). What lies between two classes, as frustration does, is none of them."""
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 """The paper's form of a whole answer."""
@@ -34,3 +126,78 @@ def answer_of(completion: str) -> str:
     More lenient than the paper's reward in case and line breaks, which say nothing about emotions.
     """
     return answered(completion).lower()
+
+
+def classes_of(taxonomy: str) -> tuple[str, ...] | None:
+    """A taxonomy's classes; None for `open`.
+
+    Raises:
+        ConfigError: there is no such taxonomy.
+    """
+    if taxonomy not in TAXONOMIES:
+        raise ConfigError(
+            f"a taxonomy must be one of {', '.join(TAXONOMIES)}, got {taxonomy!r}; choose the one of the labels"
+        )
+    return TAXONOMIES[taxonomy]
+
+
+@cache
+def _class_by_emotion(taxonomy: str) -> dict[str, str]:
+    classes = classes_of(taxonomy) or ()
+    own = {name: name for name in classes if "_" not in name}
+    # a clip of calm is left out there: it must not come back as neutral
+    left_out = {"calm"} if taxonomy == "ravdess7" else set[str]()
+    return {**{emotion: name for emotion, name in FOLDS.items() if name in own and emotion not in left_out}, **own}
+
+
+def classes_in(text: str, taxonomy: str) -> tuple[str, ...]:
+    """The classes that a text names and does not deny, by their first mention, each once.
+
+    A compound class comes as its parts.
+
+    Raises:
+        ConfigError: there is no such taxonomy.
+    """
+    if classes_of(taxonomy) is None:
+        return named(text)
+    class_by_emotion = _class_by_emotion(taxonomy)
+    return tuple(dict.fromkeys(class_by_emotion[name] for name in named(text) if name in class_by_emotion))
+
+
+def normalised(text: str, taxonomy: str) -> str | None:
+    """The one class that a label or a short answer names; None for none or several.
+
+    A class always names itself. Several parts of a compound class name that class; in `open`, one word that the
+    table does not know names itself, in small letters. Tags are words like others: hand over what was `answered`.
+
+    Raises:
+        ConfigError: there is no such taxonomy.
+    """
+    return _remembered(text, taxonomy) if len(text) <= MAX_REMEMBERED else _normalised(text, taxonomy)
+
+
+MAX_REMEMBERED = 256
+"""Characters of a text whose class is kept for the next time it is asked."""
+
+
+def _normalised(text: str, taxonomy: str) -> str | None:
+    classes = classes_of(taxonomy)
+    given = folded(text).strip()
+    if classes is not None and given in classes:
+        return given
+    found = classes_in(text, taxonomy)
+    if taxonomy == "mafw_compound":
+        compound = "_".join(sorted(found, key=MAFW_ORDER.index))
+        return compound if compound in MAFW_COMPOUND else None
+    if classes is None and not found and not mentions(text):
+        word = given.strip(" \t\n.,;:!?\"'*。")
+        return word if word.isalpha() else None
+    return found[0] if len(found) == 1 else None
+
+
+_remembered = lru_cache(maxsize=65_536)(_normalised)
+
+if __name__ == "__main__":
+    from common.emotions.show import main
+
+    sys.exit(main())

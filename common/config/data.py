@@ -50,8 +50,8 @@ class DataConfig(Config):
     """Clips that a checkpoint is chosen by."""
     heldout: R1OmniDataConfig | None = None
     """Clips that the evaluation asks."""
-    taxonomy: Literal["dfew", "r1_omni", "open"] = "r1_omni"
-    """Labels that may occur: DFEW's seven, the eleven of DFEW and MAFW, or any."""
+    taxonomy: Literal["dfew", "mafw", "mafw_compound", "r1_omni", "ravdess", "ravdess7", "mer", "open"] = "r1_omni"
+    """Labels that may occur: those of one corpus, the eleven that R1-Omni joins of DFEW and MAFW, or any."""
     question: str | None = None
     """Question that is asked of every clip; null asks the published one of `question_of`."""
     question_of: Stage = "grpo"

@@ -132,6 +132,6 @@ def test_the_taxonomies_are_those_of_the_papers() -> None:
     assert len(DFEW) == len(set(DFEW)) == 7
     assert len(R1_OMNI) == len(set(R1_OMNI)) == 11
     assert R1_OMNI[:7] == DFEW
-    assert set(TAXONOMIES) == {"dfew", "r1_omni", "open"}
+    assert set(TAXONOMIES) == {"dfew", "mafw", "mafw_compound", "r1_omni", "ravdess", "ravdess7", "mer", "open"}
     # the evaluation compares in lower case
     assert all(label == answer_of(f"<answer>{label}</answer>") for label in R1_OMNI)

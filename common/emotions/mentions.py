@@ -1,0 +1,198 @@
+"""Where a text names an emotion, and whether it denies it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from common.emotions.chinese import (
+    CHINESE,
+    HAN_CONTRASTS,
+    HAN_LINKS,
+    HAN_NEGATORS,
+    HAN_NOT_NEGATORS,
+    HAN_PREFIXES,
+    HAN_SHORT_NEGATORS,
+    HAN_TURNS,
+    NOT_WORDS,
+)
+from common.emotions.folding import Folded, fold, folded
+from common.emotions.negation import (
+    NEGATORS,
+    PHRASES,
+    PRAISE,
+    SPACED,
+    Kind,
+    Lists,
+    Scope,
+    Token,
+    denied_behind,
+    english_kinds,
+)
+from common.emotions.words import ENGLISH, ENGLISH_PHRASES
+
+LATIN = r"[a-z\u00df-\u00f6\u00f8-\u024f]+(?:'t)?"
+MARKS = r"[.;:!?()\[\]{}<>|。\u2014\u2013,、&+/]|\n\s*|(?<=\s)-+(?=\s)"
+HAN = re.compile(r"[\u3001\u3400-\u9fff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mention:
+    """One naming of an emotion."""
+
+    start: int
+    end: int
+    """Offsets [start, end) in the text as it was given."""
+    surface: str
+    """The text between them."""
+    emotion: str
+    """The canonical adjective: `furious` and `anger` are both `angry`."""
+    is_negated: bool
+    """Whether the text says that it is not so."""
+
+
+@cache
+def lexicon() -> dict[str, str]:
+    """Emotion by word or phrase, English and Chinese, folded.
+
+    Raises:
+        ValueError: a word stands under two emotions.
+    """
+    found: dict[str, str] = {}
+    for table in (ENGLISH, CHINESE):
+        for emotion, words in table.items():
+            for word in words.split():
+                if word in found:
+                    raise ValueError(f"a word must stand once, got {word!r} twice; remove one")
+                found[word] = emotion
+    return {**found, **ENGLISH_PHRASES}
+
+
+def lemma(word: str) -> str | None:
+    """The canonical emotion of one word or fixed phrase, such as `angry` for `Furious!`; None for any other."""
+    return lexicon().get(" ".join(re.split(r"[\s\-_]+", folded(word).strip(" \t\n.,;:!?\"'*()[]{}<>。、_"))))
+
+
+def mentions(text: str) -> tuple[Mention, ...]:
+    """Every emotion that a text names, in its order; linear in the text's length.
+
+    Args:
+        text: English, Chinese or both, in any case and width.
+    """
+    seen = fold(text)
+    return tuple(_mention(text, seen, *each) for each in _scanned(seen, text))
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The emotions that a text names and does not deny, by their first mention, each once."""
+    return tuple(dict.fromkeys(token.emotion for token, is_negated in _scanned(fold(text), text) if not is_negated))
+
+
+def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
+    """Each mention, and whether it is denied."""
+    tokens = _tokens(seen, text)
+    lists, scope = Lists(tokens), Scope()
+    found: list[tuple[Token, bool]] = []
+    for index, token in enumerate(tokens):
+        kind = token.kind
+        if kind is Kind.MENTION:
+            found.append((token, scope.denies(token, seen.text)))
+        elif kind in NEGATORS:
+            if not _is_taken_back(tokens, index):
+                scope.negator(token)
+        elif scope.is_open:
+            scope.other(token, goes_on=kind is Kind.COMMA and lists.goes_on(index))
+    return _with_denials_behind(seen.text, found)
+
+
+def _is_taken_back(tokens: list[Token], index: int) -> bool:
+    """Whether "only" or its like stands directly behind a negator."""
+    following = tokens[index + 1] if index + 1 < len(tokens) else tokens[index]
+    return following.kind is Kind.FOCUS and following.ordinal == tokens[index].ordinal
+
+
+_LIST = re.compile(r"[\s,、和或与與&/]*(?:(?:and|or)\s+)?")
+
+
+def _with_denials_behind(text: str, found: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
+    """Denies what is said to be absent afterwards, with the list that it ends."""
+    for last, (token, _) in enumerate(found):
+        if not denied_behind(text, token.end):
+            continue
+        found[last] = (token, True)
+        for index in range(last - 1, -1, -1):
+            earlier, is_negated = found[index]
+            if is_negated or not _LIST.fullmatch(text, earlier.end, found[index + 1][0].start):
+                break
+            found[index] = (earlier, True)
+    return found
+
+
+def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention:
+    start, end = seen.origin(token.start), seen.origin(token.end - 1) + 1
+    return Mention(start=start, end=end, surface=text[start:end], emotion=token.emotion, is_negated=is_negated)
+
+
+def _tokens(seen: Folded, text: str) -> list[Token]:
+    """What has a part in naming and denying: words, phrases, Chinese terms and marks, in order."""
+    entries, ordinal = _entries(), 0
+    found: list[Token] = []
+    for match in _pattern().finditer(seen.text):
+        word = match[0]
+        entry = entries.get(word) or _unlisted(word, entries)
+        if entry is None:
+            ordinal += 1
+        elif word[0] != "\n" or _is_break(word, text, seen.origin(match.end())):
+            found.append(Token(match.start(), match.end(), *entry, ordinal))
+            ordinal += entry[0] in SPACED
+    return found
+
+
+def _is_break(newlines: str, text: str, after: int) -> bool:
+    """Whether a new line is more than a wrapped one, which goes on in small letters."""
+    return newlines.count("\n") > 1 or not text[after : after + 1].islower()
+
+
+def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, str] | None:
+    """What is not in the table as it stands: a phrase with a hyphen or more blanks, a dash, the end of a line."""
+    if word.isalpha():
+        return None
+    return (Kind.STOP, "") if word[0] in "\n-" else entries.get(" ".join(re.split(r"[\s-]+", word)))
+
+
+@cache
+def _entries() -> dict[str, tuple[Kind, str]]:
+    """What each word, phrase and mark is."""
+    han = {
+        Kind.HAN_NEGATOR: HAN_NEGATORS,
+        Kind.HAN_SHORT_NEGATOR: HAN_SHORT_NEGATORS,
+        Kind.HAN_PREFIX: HAN_PREFIXES,
+        Kind.NOT_NEGATOR: HAN_NOT_NEGATORS + NOT_WORDS,
+        Kind.HAN_TURN: HAN_TURNS,
+        Kind.CONTRAST: HAN_CONTRASTS,
+        Kind.HAN_LINK: HAN_LINKS,
+    }
+    return {
+        **{word: (kind, "") for word, kind in english_kinds().items()},
+        **{word: (kind, "") for kind, words in han.items() for word in words.split()},
+        **{word: (Kind.MENTION, emotion) for word, emotion in lexicon().items()},
+    }
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    """Phrases before words, longer before shorter; each part behind its first characters, which is fast."""
+    phrases = {*PHRASES, *ENGLISH_PHRASES}
+    han = {word for word in _entries() if HAN.match(word)}
+    return re.compile(
+        f"{_any_of(phrases)}(?![a-z'])|(?=[cn]){PRAISE}|{LATIN}|{_any_of(han)}|{MARKS}".replace(r"\ ", r"[\s-]+")
+    )
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """An expression for any of them, the longest that fits."""
+    endings: dict[str, list[str]] = {}
+    for word in sorted(words, key=lambda word: (-len(word), word)):
+        endings.setdefault(word[0], []).append(re.escape(word[1:]))
+    choices = "|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in endings.items())
+    return f"(?=[{''.join(endings)}])(?:{choices})"
