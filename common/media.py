@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 
 from common.errors import MediaError, last_line
+from common.frame_folder import list_frames, read_frames
 from common.tracks import SLACK_S, Track, num_decodable_frames, require_short, require_whole, survey
 from common.types import Clip, DecodedClip, Modality
 
@@ -41,7 +42,8 @@ def decode_clip(
             `too-long`.
     """
     asked: dict[str, dict[Modality, float]] = {}
-    if clip.video_path is not None:
+    is_folder = clip.video_path is not None and Path(clip.video_path).is_dir()
+    if clip.video_path is not None and not is_folder:
         asked.setdefault(clip.video_path, {})["video"] = max_video_s
     if clip.audio_path is not None and not _is_sound_file(clip.audio_path):
         asked.setdefault(clip.audio_path, {})["audio"] = max_audio_s
@@ -50,7 +52,9 @@ def decode_clip(
         num_samples, rate = _survey_sound_file(clip.audio_path)
         require_short(clip.audio_path, "audio", num_samples / rate, limit_s=max_audio_s)
     frames, fps = None, 0.0
-    if clip.video_path is not None:
+    if clip.video_path is not None and is_folder:
+        frames, fps = _read_folder(clip, max_fps=max_fps, max_frames=max_frames, max_video_s=max_video_s)
+    elif clip.video_path is not None:
         track = tracks[clip.video_path]["video"]
         frames, fps = _read_frames(clip.video_path, track, max_fps=max_fps, max_frames=max_frames)
     waveform = None
@@ -78,6 +82,18 @@ def frame_indices(num_frames: int, fps: float, *, max_fps: float, max_frames: in
         return np.arange(num_frames), fps
     num_taken = max(1, min(max_frames, int(num_frames * rate / fps + 1e-9)))
     return np.minimum(np.round(np.arange(num_taken) * fps / rate), num_frames - 1).astype(np.int64), rate
+
+
+def _read_folder(clip: Clip, *, max_fps: float, max_frames: int, max_video_s: float) -> tuple[np.ndarray, float]:
+    path = str(clip.video_path)
+    if clip.frames_fps is None:
+        raise MediaError(
+            f"{path}: a folder of frames must come with frames per second, got none", reason="undecodable"
+        )
+    paths = list_frames(path)
+    require_short(path, "video", len(paths) / clip.frames_fps, limit_s=max_video_s)
+    indices, rate = frame_indices(len(paths), clip.frames_fps, max_fps=max_fps, max_frames=max_frames)
+    return read_frames(paths, indices), rate
 
 
 def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) -> tuple[np.ndarray, float]:

@@ -51,6 +51,7 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
     Returns:
         The prompt's length in tokens and its tensors' bytes, and the prompt; or a failure and nothing.
     """
+    from common.datasets.phrasing import base_question, question_of
     from common.errors import MediaError
     from common.framing import framed
     from common.media import decode_clip
@@ -71,7 +72,10 @@ def prepare(record: Record, settings: MediaSettings) -> tuple[tuple[int, int] | 
             is_recoverable = error.reason == "no-audio-track" and record.clip.video_path is not None
             if data.missing_audio == "skip" or not is_recoverable:
                 raise
-            decoded = decode(dataclasses.replace(record.clip, audio_path=None))
+            silent = dataclasses.replace(record.clip, audio_path=None)
+            decoded = decode(silent)
+            base = base_question(record.question, clip=record.clip, transcript=None)
+            record = dataclasses.replace(record, clip=silent, question=question_of(silent, question=base))
         prompt = family_of(settings.model_path).process_prompt(
             framed(decoded, data.frame_shape, max_pixels=data.max_pixels),
             record.question,

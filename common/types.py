@@ -26,9 +26,11 @@ class Clip:
 
     clip_id: str
     video_path: str | None
-    """mp4 or any container decord reads; None for audio only."""
+    """mp4 or any container decord reads, or a folder of frames; None for audio only."""
     audio_path: str | None
     """None for no audio; the same path as the video when the track is inside it."""
+    frames_fps: float | None = None
+    """Frames per second where the video is a folder of frames, whose files do not say it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,8 @@ class Record:
     """What is said in the clip; None where it is not known."""
     fold: int | None = None
     """Of a cross-validation, counted from 1."""
+    caption: str | None = None
+    """What the corpus says of the clip in free words; None where it says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,7 +105,8 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None) -> None:
 
     require_own_packages()
     machine = this_machine() if cluster is None else parse_cluster(cluster)
-    found = check_inputs(config)
+    left_out: list[str] = []
+    found = check_inputs(config, on_left_out=left_out.append)
     folder, plan = check_run_folder(config), placement_plan(config)
     lacks = list(shortages(plan, machine))
     if cluster is not None and lacks:
@@ -116,7 +117,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None) -> None:
     _print_memory(config, None if lacks else machine)
     print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
     print(f"run folder    {folder}")
-    for warning in (*lacks, *missing_clips(found)):
+    for warning in (*lacks, *left_out, *missing_clips(found)):
         print(f"warning: {warning}")
 
 

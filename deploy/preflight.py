@@ -4,15 +4,17 @@ import hashlib
 import importlib.util
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config.data import R1OmniDataConfig
+from common.config.corpora import AnyCorpusConfig
+from common.config.data import R1OmniDataConfig, SyntheticDataConfig
 from common.config.run import OmniConfig
-from common.datasets.r1_omni import load_r1_omni
+from common.datasets.corpus import Corpus
+from common.datasets.reader import read_corpus
 from common.errors import ConfigError, DatasetError
-from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.questions import QUESTIONS
 from common.types import Record
@@ -25,6 +27,8 @@ KEYS = {
     "heldout": "data.heldout",
 }
 """Where each split is configured."""
+TRAINED = frozenset({"train", "cold_start"})
+"""Splits that a policy learns from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +41,22 @@ class Corpora:
     heldout: list[Record]
     sha256: str
     """Of everything that was read."""
+    left_out: tuple[str, ...] = ()
+    """A line for each reason why a split lacks clips of its corpus, or judges by clips that are trained on."""
 
 
-def check_inputs(config: OmniConfig) -> dict[str, list[Record]]:
+def check_inputs(
+    config: OmniConfig, *, on_left_out: Callable[[str], None] | None = None
+) -> dict[str, list[Record]]:
     """What can be known of model, corpora and rewards before anything is built.
 
+    Args:
+        config: of the run.
+        on_left_out: called with a line for each reason why a split lacks clips of its corpus, and for each split
+            that judges by clips that are trained on.
+
     Returns:
-        The clips of every JSON file that the run would read, by split.
+        The clips of every corpus that the run would read, by split.
 
     Raises:
         ConfigError: a reward of the user's cannot be called, or W&B is asked for and not installed.
@@ -54,7 +67,11 @@ def check_inputs(config: OmniConfig) -> dict[str, list[Record]]:
         family_of(Path(config.model.path).expanduser().resolve())
     build_rubric(config.reward)
     _require_wandb(config.run.wandb_project)
-    found = {split: _read(source, config, split=split) for split, source in _files(config).items()}
+    corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
+    found = {split: list(corpus.records) for split, corpus in corpora.items()}
+    if on_left_out is not None:
+        for line in _left_out(corpora):
+            on_left_out(line)
     for split, records in found.items():
         if all(map(_is_missing, records)):
             raise DatasetError(
@@ -62,6 +79,22 @@ def check_inputs(config: OmniConfig) -> dict[str, list[Record]]:
                 f"{_media(records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
             )
     return found
+
+
+def _left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
+    for split, corpus in found.items():
+        for reason, count in Counter(dropped.reason for dropped in corpus.dropped).items():
+            first = next(dropped for dropped in corpus.dropped if dropped.reason == reason)
+            yield f"{count} clips of {KEYS[split]} are left out as {reason}, the first: {first.detail}"
+    trained = {clip for split in TRAINED if split in found for clip in map(_media_of, found[split].records)}
+    for split in found.keys() - TRAINED:
+        shared = [record.prompt_id for record in found[split].records if _media_of(record) in trained]
+        if shared:
+            yield f"{len(shared)} clips of {KEYS[split]} are trained on, too, the first: {shared[0]!r}"
+
+
+def _media_of(record: Record) -> tuple[str, ...]:
+    return tuple(_media(record))
 
 
 def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:
@@ -80,7 +113,7 @@ def _media(record: Record) -> list[str]:
 
 
 def _is_missing(record: Record) -> bool:
-    return not all(map(os.path.isfile, _media(record)))
+    return not all(map(os.path.exists, _media(record)))
 
 
 def _require_wandb(project: str) -> None:
@@ -93,11 +126,11 @@ def _require_wandb(project: str) -> None:
         )
 
 
-def _files(config: OmniConfig) -> dict[str, R1OmniDataConfig]:
-    """The JSON files that the configured stages read, by split."""
+def _sources(config: OmniConfig) -> dict[str, AnyCorpusConfig]:
+    """What the configured stages read, by split; a synthetic corpus is not among it."""
     data = config.data
     chosen = {
-        "train": data.source if isinstance(data.source, R1OmniDataConfig) else None,
+        "train": None if isinstance(data.source, SyntheticDataConfig) else data.source,
         "cold_start": data.cold_start if config.sft.is_wanted else None,
         "validation": data.validation if config.evaluation.every_checkpoints else None,
         "heldout": data.heldout if config.evaluation.policies else None,
@@ -111,14 +144,9 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
     Raises:
         DatasetError: a corpus is missing, malformed or empty, or holds a label outside the taxonomy.
     """
-    source, sources = config.data.source, _files(config)
-    if isinstance(source, R1OmniDataConfig):
-        sha256 = hashlib.sha256()
-        for split in ("cold_start", "heldout", "train"):
-            chosen = sources.get(split)
-            sha256.update(Path(chosen.path).read_bytes() if chosen and Path(chosen.path).is_file() else b"")
-        digest = sha256.hexdigest()
-    else:
+    source, sources = config.data.source, _sources(config)
+    digest: str | None = None
+    if isinstance(source, SyntheticDataConfig):
         from common.datasets.synthetic import corpus_folder, corpus_sha256, write_synthetic_corpus
 
         corpus = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
@@ -128,12 +156,14 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
                 sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
         digest = corpus_sha256(corpus)
     found = {split: _read(chosen, config, split=split) for split, chosen in sources.items()}
+    records = {split: list(corpus.records) for split, corpus in found.items()}
     return Corpora(
-        train=found["train"],
-        cold_start=found.get("cold_start", []),
-        validation=found.get("validation", []),
-        heldout=found.get("heldout", []),
-        sha256=digest,
+        train=records["train"],
+        cold_start=records.get("cold_start", []),
+        validation=records.get("validation", []),
+        heldout=records.get("heldout", []),
+        sha256=digest or _sha256(found),
+        left_out=tuple(_left_out(found)),
     )
 
 
@@ -149,13 +179,25 @@ def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
     return config.model_copy(update={"learner": learner, "sft": sft})
 
 
-def _read(source: R1OmniDataConfig, config: OmniConfig, *, split: str) -> list[Record]:
-    return load_r1_omni(
-        source.path,
-        media_root=source.media_root,
-        question=config.data.question or QUESTIONS[config.data.question_of],
+def _sha256(found: Mapping[str, Corpus]) -> str:
+    """Of what the stages that learn and judge read."""
+    digest = hashlib.sha256()
+    for split in ("cold_start", "heldout", "train"):
+        if split in found:
+            digest.update(found[split].content())
+    return digest.hexdigest()
+
+
+def _read(source: AnyCorpusConfig, config: OmniConfig, *, split: str) -> Corpus:
+    data = config.data
+    # the reinforcement's is the one that has a wording for clips without picture or sound
+    question = data.question or (None if data.question_of == "grpo" else QUESTIONS[data.question_of])
+    return read_corpus(
+        source,
         split=split,
-        labels=TAXONOMIES[config.data.taxonomy],
+        question=question,
+        taxonomy=data.taxonomy,
+        shows_transcripts=data.show_transcripts,
     )
 
 

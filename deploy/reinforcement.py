@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.datasets.dropout import dropout_of
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
 from deploy.judging import CheckpointJudge, is_due, judge_policy, warm_up
@@ -191,7 +192,8 @@ def _take_up_records(run: Run, state: RunState) -> Ledger:
 
 def _producer(stage: _Stage, ledger: Ledger, state: RunState, phases: Phases) -> GroupProducer:
     run, config = stage.run, stage.run.config
-    stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor)
+    vary = dropout_of(config.data, seed=config.run.seed)
+    stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor, vary=vary)
     stream.ask_again(state.outstanding)
     pool = RolloutPool(
         stage.engines,

@@ -8,6 +8,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from common.datasets.dropout import dropout_of
 from deploy.progress import StepLines
 from deploy.wiring import Run, open_ranks, starting
 from learner import checkpoint
@@ -83,9 +84,10 @@ def _take_up_records(run: Run, folder: Path, state: RunState) -> Ledger:
 def _parts(
     run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState, keep: Checkpointer
 ) -> SupervisedParts:
-    settings = run.config.sft
+    settings, seed = run.config.sft, run.config.run.seed
+    vary = dropout_of(run.config.data, seed=seed)
     return SupervisedParts(
-        stream=PromptStream(run.corpora.cold_start, seed=run.config.run.seed, cursor=state.cursor),
+        stream=PromptStream(run.corpora.cold_start, seed=seed, cursor=state.cursor, vary=vary),
         prepare=run.prepare,
         train=ranks.train_supervised,
         ledger=ledger,

@@ -128,6 +128,8 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
             model_path = await asyncio.to_thread(resolve_model, config, folder)
         with progress.bar("corpus") as update:
             corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update)
+        for line in corpora.left_out:
+            progress.say(f"warning: {line}")
         with progress.phase("ray"):
             start_ray()
         place_engines(placement_plan(config), own=own_node(), nodes=node_resources())

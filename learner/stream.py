@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import blake3
@@ -13,12 +13,22 @@ from common.types import Draw, Record
 class PromptStream:
     """Every record once per epoch, in an order of its own; draws that came back go out again first.
 
+    `vary` says how a record is asked in an epoch; as it is where None.
+
     Attributes:
         cursor: new draws given out so far; with the seed it says everything about the position.
     """
 
-    def __init__(self, records: Sequence[Record], *, seed: int, cursor: int = 0) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        seed: int,
+        cursor: int = 0,
+        vary: Callable[[Record, int], Record] | None = None,
+    ) -> None:
         self._records = list(records)
+        self._vary = vary
         self._seed = seed
         self.cursor = cursor
         self._epoch: int = -1
@@ -53,7 +63,10 @@ class PromptStream:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self._records)))
             random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
-        return Draw(epoch=epoch, record=self._records[self._order[offset]], draw=0, position=cursor)
+        record = self._records[self._order[offset]]
+        return Draw(
+            epoch=epoch, record=self._vary(record, epoch) if self._vary else record, draw=0, position=cursor
+        )
 
 
 def group_seed(run_seed: int, draw: Draw) -> int:

@@ -1,22 +1,23 @@
 """Configuration of the corpus and of what is made of its clips."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from common.config.base import Config, changeable
+from common.config.corpora import (
+    AnyCorpusConfig,
+    DfewDataConfig,
+    EmerDataConfig,
+    MafwDataConfig,
+    MixDataConfig,
+    R1OmniDataConfig,
+    R1OmniListDataConfig,
+    RavdessDataConfig,
+    SourceConfig,
+    TableDataConfig,
+)
 from common.questions import Stage
-
-
-class R1OmniDataConfig(Config):
-    """A corpus in R1-Omni's JSON: a list of `{"video", "conversations"}` records."""
-
-    type: Literal["r1_omni"]
-    """Chooses this source."""
-    path: str
-    """JSON file of the records."""
-    media_root: str | None = changeable(None)
-    """Folder that the records' paths start from; null takes the JSON file's folder."""
 
 
 class SyntheticDataConfig(Config):
@@ -36,7 +37,23 @@ class SyntheticDataConfig(Config):
     """Seed of the corpus: people, voices, colours, sentences, order."""
 
 
-AnySourceConfig = Annotated[R1OmniDataConfig | SyntheticDataConfig, Field(discriminator="type")]
+AnySourceConfig = Annotated[
+    R1OmniDataConfig
+    | R1OmniListDataConfig
+    | DfewDataConfig
+    | MafwDataConfig
+    | RavdessDataConfig
+    | EmerDataConfig
+    | TableDataConfig
+    | MixDataConfig
+    | SyntheticDataConfig,
+    Field(discriminator="type"),
+]
+
+
+def _corpus() -> Any:
+    """A corpus of files or none; keys without a type are those of R1-Omni's file."""
+    return Field(default=None, json_schema_extra={"default_type": "r1_omni"})
 
 
 class DataConfig(Config):
@@ -44,11 +61,11 @@ class DataConfig(Config):
 
     source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
     """Where the clips of the reinforcement come from; a synthetic corpus brings those of all other splits too."""
-    cold_start: R1OmniDataConfig | None = None
+    cold_start: AnyCorpusConfig | None = _corpus()
     """Clips with explanations, for the supervised stage."""
-    validation: R1OmniDataConfig | None = None
+    validation: AnyCorpusConfig | None = _corpus()
     """Clips that a checkpoint is chosen by."""
-    heldout: R1OmniDataConfig | None = None
+    heldout: AnyCorpusConfig | None = _corpus()
     """Clips that the evaluation asks."""
     taxonomy: Literal["dfew", "mafw", "mafw_compound", "r1_omni", "ravdess", "ravdess7", "mer", "open"] = "r1_omni"
     """Labels that may occur: those of one corpus, the eleven that R1-Omni joins of DFEW and MAFW, or any."""
@@ -56,6 +73,14 @@ class DataConfig(Config):
     """Question that is asked of every clip; null asks the published one of `question_of`."""
     question_of: Stage = "grpo"
     """Whose published question: the reinforcement's, the cold start's, the demonstration's or the evaluation's."""
+    show_transcripts: bool = False
+    """Whether what is said in a clip, where it is known, stands before its question."""
+    transcript_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training prompts whose transcript is not shown, drawn anew each epoch."""
+    video_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training prompts that are asked by their sound alone, drawn anew each epoch."""
+    audio_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training prompts that are asked by their pictures alone, drawn anew each epoch."""
     missing_audio: Literal["video_only", "skip"] = "video_only"
     """What becomes of a clip without an audio track: asked without audio, or counted and left out."""
     max_fps: float = Field(default=12.0, gt=0)
@@ -88,3 +113,50 @@ class DataConfig(Config):
                 "lower the one or raise the other"
             )
         return self
+
+    @model_validator(mode="after")
+    def a_clip_keeps_one_modality(self) -> Self:
+        """Without either there is nothing to ask about."""
+        total = self.video_dropout + self.audio_dropout
+        if total > 1:
+            raise ValueError(
+                f"data.video_dropout and data.audio_dropout must add up to at most 1, got {total:g}; lower one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def dropped_transcripts_are_shown_ones(self) -> Self:
+        """A share of nothing would be without effect."""
+        if self.transcript_dropout and not self.show_transcripts:
+            raise ValueError(
+                "data.transcript_dropout must be 0 without data.show_transcripts, got "
+                f"{self.transcript_dropout:g}; set show_transcripts to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def validation_is_what_training_leaves(self) -> Self:
+        """Two shares or seeds would let clips be in both."""
+        train, chosen = self.source, self.validation
+        if (
+            isinstance(train, SourceConfig)
+            and isinstance(chosen, SourceConfig)
+            and chosen.part in (None, "validation")
+            and chosen.validation_share
+            and train.part in (None, "train")
+            and _corpus_of(train) == _corpus_of(chosen)
+            and (train.validation_share, train.validation_seed) != (chosen.validation_share, chosen.validation_seed)
+        ):
+            raise ValueError(
+                "data.source.validation_share and validation_seed must be those of data.validation, got "
+                f"{train.validation_share:g} and {train.validation_seed} beside {chosen.validation_share:g} and "
+                f"{chosen.validation_seed}; clips would be in both otherwise"
+            )
+        return self
+
+
+def _corpus_of(source: SourceConfig) -> dict[str, Any]:
+    """What says which clips there are, whatever is done with them."""
+    return source.model_dump(
+        include={"type", "root", "path", "fold", "labels", "variant", "subset", "song", "calm"}
+    )

@@ -1,5 +1,6 @@
 """Every key of the configuration with its default and its sentence, for `--help`."""
 
+import functools
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -77,11 +78,16 @@ def _variant(field: FieldInfo, value: BaseModel | None, key: str) -> Iterator[Op
         text=f"{'Chooses its form.' if value is None else _sentence(field)} One of: {' | '.join(map(str, found))}.",
     )
     for tag, member in found.items():
-        for name, part in member.model_fields.items():
+        for name, part in sorted(member.model_fields.items(), key=functools.partial(_ancestry, member)):
             if name != "type":
                 default = getattr(value, name) if value is not None and tag == chosen else part.default
                 shown = "" if part.is_required() else format_value(default)
                 yield Option(key=f"{key}.{name}", default=shown, text=_sentence(part), member=tag)
+
+
+def _ancestry(member: Model, field: tuple[str, FieldInfo]) -> int:
+    """What a model says itself comes before what it has in common with others."""
+    return next(i for i, model in enumerate(member.__mro__) if field[0] in vars(model).get("__annotations__", {}))
 
 
 def _item(member: Model, key: str) -> Option:

@@ -117,6 +117,9 @@ def _completed(model: Model, tree: dict[str, Any]) -> dict[str, Any]:
 def _default_type(field: FieldInfo) -> str | None:
     """The member of a variant that keys without a `type` are meant for."""
     known = members(field.annotation)
+    extra: Any = field.json_schema_extra
+    if isinstance(extra, dict) and "default_type" in extra:
+        return str(cast(dict[str, Any], extra)["default_type"])
     chosen = [member for member in known if isinstance(field.default, member)] or known
     return tag_of(chosen[0]) if len(chosen) == 1 else None
 

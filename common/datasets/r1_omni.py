@@ -2,6 +2,7 @@
 
 The human turn says with `<video>` and `<audio>` what is present; its text is not the question, as in the
 paper every clip is asked the same. The gpt turn is the label, bare or inside `<answer>`.
+A record may name a file of its own for the sound, as `audio`.
 """
 
 import json
@@ -102,11 +103,13 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         raise DatasetError(
             f"{source}: record {index} must have a label, got {gpt[:60]!r}; write it into the second turn"
         )
-    file = str(root / video)
+    sound = item.get("audio", video)
+    if not isinstance(sound, str) or not sound:
+        raise DatasetError(f"{source}: record {index} must name its audio by a path, got {sound!r}; mend it")
     clip = Clip(
         clip_id=video,
-        video_path=file if "<video>" in human else None,
-        audio_path=file if "<audio>" in human else None,
+        video_path=str(root / video) if "<video>" in human else None,
+        audio_path=str(root / sound) if "<audio>" in human else None,
     )
     return Record(
         prompt_id=video,

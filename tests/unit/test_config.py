@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 import deploy
 from common.config.base import Config
+from common.config.corpora import SourceConfig
 from common.config.data import R1OmniDataConfig, SyntheticDataConfig
 from common.config.describe import Option, describe_options
 from common.config.load import dump_config, load_config
@@ -132,7 +133,7 @@ def test_keys_without_a_type_are_those_of_the_default(tmp_path: Path) -> None:
     config = load_config(None, ["--data.source.num_train", "100"])
     assert config.data.source == SyntheticDataConfig(type="synthetic", num_train=100)
     assert load_config(written(tmp_path, "data: {source: {num_train: 100}}\n"), []) == config
-    # where there is one type it need not be named
+    # that of R1-Omni's file where nothing is the default
     heldout = load_config(None, ["--data.heldout.path=a.json"]).data.heldout
     assert heldout == R1OmniDataConfig(type="r1_omni", path="a.json")
 
@@ -173,7 +174,7 @@ def test_a_list_that_is_torn_is_no_text() -> None:
         (("--learner.aggregation", "mean"), ("learner.aggregation", "'sequence', 'token' or 'constant'", "'mean'")),
         (("--learner.max_staleness", "-1"), ("learner.max_staleness", "-1")),
         (("--learner.optimizer", "5"), ("learner.optimizer", "5")),
-        (("--data.source.type", "kinetics"), ("data.source", "'kinetics'", "'r1_omni', 'synthetic'")),
+        (("--data.source.type", "kinetics"), ("data.source", "'kinetics'", "'r1_omni', 'r1_omni_list', 'dfew'")),
         (("--data.source.type", "r1_omni"), ("data.source.path must be given, got nothing", "--help")),
         (
             ("--data.source.path", "a.json"),
@@ -427,11 +428,11 @@ def test_help_lists_what_each_variant_may_be() -> None:
     assert {key for key, member in found if member == "r1_omni"} == {
         f"data.{part}.{name}"
         for part in ("source", "cold_start", "validation", "heldout")
-        for name in ("path", "media_root")
+        for name in ("path", "media_root", *SourceConfig.model_fields)
     }
     assert found["data.source.num_train", "synthetic"].default == "560"
     assert found["data.source.path", "r1_omni"].default == ""
-    assert "One of: r1_omni | synthetic." in found["data.source.type", None].text
+    assert "| table | mix | synthetic." in found["data.source.type", None].text
     keys = [option.key for option in options()]
     assert keys.index("data.source.type") + 1 == keys.index("data.source.path")
 

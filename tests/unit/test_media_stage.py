@@ -11,6 +11,7 @@ import soundfile
 from common.config.data import DataConfig
 from common.datasets.mp4 import write_mp4
 from common.media_ray import MediaSettings, key_of, prepare
+from common.models.qwen2_5_omni.processor import load_processor
 from common.types import Clip, Failure, ProcessedPrompt, Record
 
 FRAMES = np.full((5, 64, 64, 3), 90, dtype=np.uint8)
@@ -48,6 +49,8 @@ def test_a_clip_without_sound_is_asked_without_it(tiny: str, tmp_path: Path) -> 
     _, prompt = ask(tiny, video=path, audio=path)
     assert prompt is not None
     assert set(prompt.placeholders) == {"video"}
+    said = load_processor(tiny).tokenizer.decode(prompt.prompt_token_ids)
+    assert "How?\nThe clip has no sound.<|im_end|>" in said
 
 
 def test_a_clip_without_sound_is_left_out_where_told(tiny: str, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""From what lists and tables say of a corpus, and the media that are there, to its records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from common.config.corpora import Part, TreeConfig
+from common.datasets.corpus import Corpus, Dropped
+from common.datasets.media_tree import MediaTree
+from common.errors import DatasetError
+from common.questions import QUESTION
+from common.types import Clip, Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """What is known of a clip besides its media."""
+
+    place: str
+    """File and line that say so."""
+    clip_id: str
+    label: str
+    labels: tuple[str, ...] = ()
+    response: str | None = None
+    transcript: str | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What all records of a corpus have in common."""
+
+    dataset: str
+    taxonomy: str
+    split: str
+    fold: int | None
+    parts: frozenset[Part] = frozenset()
+    """That the corpus itself tells apart."""
+
+
+def assembled(
+    items: Sequence[Labelled], *, tree: MediaTree, config: TreeConfig, source: Source, files: tuple[str, ...]
+) -> Corpus:
+    """Records of the clips that have media; the others with the reason `missing`.
+
+    Args:
+        items: in the order of the records.
+        tree: of the media.
+        config: says how frames are taken, and may name the corpus.
+        source: what the records have in common.
+        files: that were read.
+
+    Raises:
+        DatasetError: an id stands twice, or no clip has media.
+    """
+    _require_unique(items)
+    found = [
+        (item, tree.clip(item.clip_id, prefer_frames=config.prefer_frames, frames_fps=config.frames_fps))
+        for item in items
+    ]
+    named = replace(source, dataset=config.name or source.dataset)
+    records = tuple(_record(item, clip, named) for item, clip in found if clip is not None)
+    missing = tuple(
+        Dropped(
+            clip_id=item.clip_id,
+            reason="missing",
+            detail=f"{item.place}: no media of {item.clip_id!r} below {tree.root}",
+        )
+        for item, clip in found
+        if clip is None
+    )
+    if items and not records:
+        raise DatasetError(
+            f"{tree.root}: must hold the media of the corpus, got none of {len(items)} clips, the first "
+            f"{items[0].clip_id!r} of {items[0].place}; set media_root to their folder"
+        )
+    return Corpus(records=records, dropped=missing, files=files, parts=source.parts)
+
+
+def _record(item: Labelled, clip: Clip, source: Source) -> Record:
+    return Record(
+        prompt_id=item.clip_id,
+        clip=clip,
+        question=QUESTION,
+        label=item.label,
+        dataset=source.dataset,
+        split=source.split,
+        response=item.response,
+        labels=item.labels,
+        taxonomy=source.taxonomy,
+        transcript=item.transcript,
+        fold=source.fold,
+        caption=item.caption,
+    )
+
+
+def _require_unique(items: Sequence[Labelled]) -> None:
+    places: dict[str, str] = {}
+    for item in items:
+        if item.clip_id in places:
+            raise DatasetError(
+                f"{item.place}: each clip must stand once, got {item.clip_id!r} at {places[item.clip_id]} too; "
+                "remove one"
+            )
+        places[item.clip_id] = item.place

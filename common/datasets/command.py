@@ -1,0 +1,180 @@
+"""The options of `python -m common.datasets`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.config.corpora import AnyCorpusConfig, TreeConfig
+from common.config.data import DataConfig
+from common.config.load import load_config
+from common.config.tree import members, tag_of
+from common.config.values import parse_value
+from common.datasets.cold_start_command import add_options, make_cold_start
+from common.errors import ConfigError, OmniError, UserError
+from common.labels import TAXONOMIES
+
+USER_MISTAKE, FAILURE = 2, 1
+MIN_PARALLEL = 64
+"""Clips that are worth the start of processes."""
+CORPORA = {str(tag_of(member)): member for member in members(AnyCorpusConfig)}
+_SOURCE: TypeAdapter[Any] = TypeAdapter(AnyCorpusConfig)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line and no usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0 where nothing would bite, 1 where something would, 2 for a mistake of the user's.
+    """
+    parser = _parser()
+    try:
+        chosen = parser.parse_args(argv)
+        return chosen.run(chosen)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USER_MISTAKE
+    except OmniError as error:
+        sys.stderr.write(f"failed: {error}; the same command goes on from here\n")
+        return FAILURE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m common.datasets", description="Looks at corpora, and makes cold-start data.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    look = commands.add_parser("inspect", help="counts, lengths, what would fail, what overlaps")
+    add_source(look)
+    look.add_argument("--json", action="store_true", help="print one object instead of tables")
+    look.add_argument("--check-media", choices=("none", "header", "full"), default="header", dest="level")
+    look.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that open files")
+    limits = DataConfig()
+    look.add_argument("--max-video-s", type=float, default=limits.max_video_s)
+    look.add_argument("--max-audio-s", type=float, default=limits.max_audio_s)
+    look.set_defaults(run=_inspect)
+    make = commands.add_parser("make-cold-start", help="R1-Omni's JSON of explanations")
+    add_source(make)
+    add_options(make)
+    make.set_defaults(run=_make_cold_start)
+    return parser
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The options that say which corpus."""
+    parser.add_argument("--config", help="a run's YAML file: each corpus that it names")
+    parser.add_argument("--format", choices=tuple(CORPORA), help="kind of the corpus")
+    parser.add_argument("--root", help="folder, or file of r1_omni, r1_omni_list and table")
+    parser.add_argument("--fold", type=int)
+    parser.add_argument("--taxonomy", choices=tuple(TAXONOMIES), default="open", help="classes to fold labels into")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of the corpus"
+    )
+
+
+def source_of(chosen: argparse.Namespace) -> AnyCorpusConfig:
+    """The corpus that the options say.
+
+    Raises:
+        ConfigError: they say none, or a key is wrong.
+    """
+    if not chosen.format or not chosen.root:
+        raise ConfigError("--format and --root must be given, or --config, got neither; see --help")
+    model = CORPORA[chosen.format]
+    keys: dict[str, Any] = {"type": chosen.format, "root" if issubclass(model, TreeConfig) else "path": chosen.root}
+    if chosen.fold is not None:
+        keys["fold"] = chosen.fold
+    for pair in chosen.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set must be KEY=VALUE, got {pair!r}; see --help")
+        keys[key] = parse_value(value)
+    try:
+        return _SOURCE.validate_python(keys)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the corpus"
+        raise ConfigError(
+            f"{where} must be valid: {first['msg']}, got {first['input']!r}; see docs/corpora.md"
+        ) from error
+
+
+def progress_bar() -> Progress:
+    """On the terminal's error stream; nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def _make_cold_start(chosen: argparse.Namespace) -> int:
+
+    if chosen.config:
+        raise ConfigError(
+            "--config must be left out of make-cold-start, got it; say the corpus by --format and --root"
+        )
+    return make_cold_start(chosen, source_of(chosen))
+
+
+def _inspect(chosen: argparse.Namespace) -> int:
+    from common.datasets.corpus import Corpus
+    from common.datasets.inspection import inspect, published_sizes, read_splits
+    from common.datasets.inspection_view import show
+    from common.datasets.media_check import Limits
+    from common.datasets.reader import read_corpus
+
+    published: dict[str, int] = {}
+    splits: dict[str, Corpus] = {}
+    if chosen.config:
+        data = load_config(chosen.config, []).data
+        for split, source in (
+            ("train", data.source),
+            ("cold_start", data.cold_start),
+            ("validation", data.validation),
+            ("heldout", data.heldout),
+        ):
+            if source is not None and source.type != "synthetic":
+                splits[split] = read_corpus(source, split=split, taxonomy=data.taxonomy)
+        if not splits:
+            raise ConfigError(f"{chosen.config} must name a corpus of files in data, got none; nothing to look at")
+    else:
+        source = source_of(chosen)
+        splits, published = read_splits(source, taxonomy=chosen.taxonomy), published_sizes(source)
+    if chosen.workers < 1:
+        raise ConfigError(f"--workers must be >= 1, got {chosen.workers}; leave it out for one to a core")
+    limits = Limits(level=chosen.level, max_video_s=chosen.max_video_s, max_audio_s=chosen.max_audio_s)
+    with progress_bar() as bar:
+        total = sum(len(corpus.records) for corpus in splits.values())
+        task = bar.add_task("clips", total=total)
+        found = inspect(
+            splits,
+            limits=limits,
+            num_workers=chosen.workers if total >= MIN_PARALLEL else 1,
+            on_clip=lambda: bar.advance(task),
+            published=published,
+        )
+    if chosen.json:
+        sys.stdout.write(f"{json.dumps(found.as_json(), ensure_ascii=False)}\n")
+    else:
+        show(found, Console(), level=chosen.level)
+    return 0 if found.is_clean else FAILURE

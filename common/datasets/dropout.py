@@ -1,0 +1,52 @@
+"""Training prompts that now and then lack a modality or their transcript, so that a policy leans on none of them.
+
+What is dropped depends on seed, epoch and clip alone: a group is asked one prompt, and a resumed run asks the same.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from common.config.data import DataConfig
+from common.datasets.phrasing import base_question, question_of
+from common.types import Record
+
+Vary = Callable[[Record, int], Record]
+"""A record as it is asked in an epoch."""
+
+
+def dropout_of(data: DataConfig, *, seed: int) -> Vary | None:
+    """What the configuration drops; None where it drops nothing.
+
+    Args:
+        data: says the shares.
+        seed: of the draws.
+    """
+    if not (data.transcript_dropout or data.video_dropout or data.audio_dropout):
+        return None
+    return lambda record, epoch: dropped_out(record, data=data, seed=seed, epoch=epoch)
+
+
+def dropped_out(record: Record, *, data: DataConfig, seed: int, epoch: int) -> Record:
+    """A record without what an epoch drops of it; the question says what is left.
+
+    A clip that has one modality keeps it.
+    """
+    key = f"{seed}/{epoch}/{record.prompt_id}"
+    clip, drawn = record.clip, _fraction(f"{key}/modality")
+    if clip.video_path is not None and clip.audio_path is not None:
+        if drawn < data.video_dropout:
+            clip = replace(clip, video_path=None, frames_fps=None)
+        elif drawn < data.video_dropout + data.audio_dropout:
+            clip = replace(clip, audio_path=None)
+    shown = record.transcript if data.show_transcripts else None
+    keeps = shown if _fraction(f"{key}/transcript") >= data.transcript_dropout else None
+    if clip == record.clip and keeps == shown:
+        return record
+    base = base_question(record.question, clip=record.clip, transcript=shown)
+    return replace(record, clip=clip, question=question_of(clip, question=base, transcript=keeps))
+
+
+def _fraction(text: str) -> float:
+    """In [0, 1), of a hash."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

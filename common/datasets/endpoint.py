@@ -1,0 +1,111 @@
+"""A model behind an OpenAI-compatible endpoint that is shown clips: frames as images, sound as wav.
+
+POST `<endpoint>/chat/completions` with `image_url` and `input_audio` parts, as OpenAI's API documents them.
+"""
+
+import asyncio
+import base64
+import io
+from typing import Any, cast
+
+import httpx
+
+from common.errors import ConfigError, OmniError
+from common.media import SAMPLE_RATE
+from common.types import DecodedClip
+
+RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+"""Statuses that may be other the next time."""
+MAX_TRIES, FIRST_WAIT_S = 5, 1.0
+
+
+class EndpointError(OmniError):
+    """The endpoint did not answer, time and again."""
+
+
+class Endpoint:
+    """Asks one model."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        token: str | None,
+        timeout_s: float = 120.0,
+        first_wait_s: float = FIRST_WAIT_S,
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._model = model
+        self._first_wait_s = first_wait_s
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self._client.aclose()
+
+    async def ask(self, clip: DecodedClip, question: str, *, temperature: float, max_tokens: int, seed: int) -> str:
+        """One answer.
+
+        Raises:
+            ConfigError: the endpoint refuses the request: token, address or model is wrong.
+            EndpointError: it did not answer as often as it was asked.
+        """
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": [*clip_parts(clip), {"type": "text", "text": question}]}],
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        fault = ""
+        for attempt in range(MAX_TRIES):
+            if attempt:
+                await asyncio.sleep(self._first_wait_s * 2 ** (attempt - 1))
+            try:
+                response = await self._client.post(self._url, json=body)
+            except httpx.TransportError as error:
+                fault = f"{type(error).__name__}: {error}"
+                continue
+            if response.is_success:
+                return self._text(response)
+            fault = f"{response.status_code}: {' '.join(response.text.split())[:200]}"
+            if response.status_code not in RETRIED:
+                raise ConfigError(f"--endpoint must accept the request, got {fault} of {self._url}; see --help")
+        raise EndpointError(f"{self._url} must answer, got {fault} {MAX_TRIES} times")
+
+    def _text(self, response: httpx.Response) -> str:
+        try:
+            answer: Any = response.json()
+            text = answer["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise EndpointError(f"{self._url} must answer with choices, got {response.text[:200]!r}") from error
+        return text if isinstance(text, str) else ""
+
+
+def clip_parts(clip: DecodedClip) -> list[dict[str, Any]]:
+    """The content parts of a clip: a JPEG for each frame, and a 16-bit wav at 16 kHz; what is not there is not."""
+    parts: list[dict[str, Any]] = []
+    for frame in clip.frames if clip.frames is not None else ():
+        url = f"data:image/jpeg;base64,{_jpeg(frame)}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    if clip.waveform is not None:
+        parts.append({"type": "input_audio", "input_audio": {"data": _wav(clip.waveform), "format": "wav"}})
+    return parts
+
+
+def _jpeg(frame: Any) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(frame).save(stream, format="JPEG", quality=90)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _wav(waveform: Any) -> str:
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(cast(Any, stream), waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return base64.b64encode(stream.getvalue()).decode()

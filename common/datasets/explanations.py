@@ -1,0 +1,15 @@
+"""The form of an answer with its reasons, and what stands in it."""
+
+import re
+
+TEMPLATE = "<think>{reason}</think>\n<answer>{label}</answer>"
+"""R1-Omni's form of a cold-start answer."""
+THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+TAGS = re.compile(r"</?(?:think|answer)>")
+
+
+def explained(reason: str, *, label: str) -> str:
+    """An answer in the form of the cold start; the same text where it has the form already."""
+    if THINK.search(reason):
+        return reason
+    return TEMPLATE.format(reason=TAGS.sub("", reason).strip(), label=label)

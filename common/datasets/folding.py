@@ -1,0 +1,29 @@
+"""The labels of a record in the classes of a taxonomy."""
+
+from dataclasses import replace
+
+from common.labels import TAXONOMIES, normalised
+from common.types import Record
+
+
+def in_taxonomy(record: Record, taxonomy: str) -> Record | None:
+    """A record with those of its labels that the taxonomy has; None where it has none of them.
+
+    A label that is a class stays as it is; another form of its name, such as `happiness`, becomes the class.
+    """
+    classes = TAXONOMIES[taxonomy]
+    if classes is None:
+        return record
+    if record.label in classes and not record.labels:
+        return record
+    given = record.labels or (record.label,)
+    found = [normalised(label, taxonomy) for label in given]
+    known = tuple(dict.fromkeys(label for label in found if label is not None))
+    if not known:
+        return None
+    return replace(
+        record,
+        label=record.label if record.label in classes else known[0],
+        labels=known if len(known) > 1 else (),
+        taxonomy=taxonomy,
+    )

@@ -1,0 +1,34 @@
+"""Whether an answer with its reasons is fit to learn from: its form, its answer, and that both agree."""
+
+import re
+
+from common.datasets.explanations import TAGS, THINK
+from common.labels import answered, classes_in, has_form, normalised
+
+SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s*")
+
+
+def fault_of(completion: str, *, labels: tuple[str, ...], taxonomy: str) -> str | None:
+    """The first thing that is wrong with a completion.
+
+    Args:
+        completion: the whole text.
+        labels: of the clip; any of them is right.
+        taxonomy: whose classes they are.
+
+    Returns:
+        `format`: not one think block with words and one answer block; `answer`: another class or none;
+        `unmentioned`: the reasons do not name the answer's emotion, or deny it; `contrary`: the last sentence that
+        names an emotion names only others. None where nothing is wrong.
+    """
+    text = completion.strip()
+    think = THINK.search(text)
+    if not has_form(text) or len(TAGS.findall(text)) != 4 or think is None or not think[1].strip():
+        return "format"
+    answer = normalised(answered(text), taxonomy)
+    if answer is None or answer not in labels:
+        return "answer"
+    named = [classes for s in SENTENCE_END.split(think[1]) if (classes := classes_in(s, taxonomy))]
+    if not any(answer in classes for classes in named):
+        return "unmentioned"
+    return None if answer in named[-1] else "contrary"

@@ -1,0 +1,211 @@
+"""One way to read any corpus: from its configuration to records, and a reason for each clip that is none."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from common.config.corpora import (
+    AnyCorpusConfig,
+    DfewDataConfig,
+    EmerDataConfig,
+    MafwDataConfig,
+    MixDataConfig,
+    Part,
+    R1OmniDataConfig,
+    R1OmniListDataConfig,
+    RavdessDataConfig,
+    SingleSourceConfig,
+    TableDataConfig,
+    TreeConfig,
+)
+from common.datasets.corpus import Corpus, Dropped, carved, require_unique
+from common.datasets.dfew import load_dfew
+from common.datasets.emer import load_emer
+from common.datasets.explanations import explained
+from common.datasets.folding import in_taxonomy
+from common.datasets.mafw import load_mafw
+from common.datasets.phrasing import question_of
+from common.datasets.r1_omni import load_r1_omni
+from common.datasets.r1_omni_list import load_r1_omni_list
+from common.datasets.ravdess import load_ravdess
+from common.datasets.table import load_table
+from common.datasets.tables import resolved
+from common.datasets.transcripts import Transcripts, read_transcripts
+from common.errors import DatasetError
+from common.labels import TAXONOMIES
+from common.questions import QUESTION
+from common.types import Record
+
+PARTS: dict[str, Part] = {"validation": "validation", "heldout": "test"}
+"""That a stage takes where its source does not say; training clips otherwise."""
+
+
+def read_corpus(
+    source: AnyCorpusConfig,
+    *,
+    split: str,
+    question: str | None = None,
+    taxonomy: str = "open",
+    shows_transcripts: bool = False,
+) -> Corpus:
+    """Reads a corpus.
+
+    Args:
+        source: says which and where.
+        split: what the clips are for, recorded with each: `train`, `cold_start`, `validation` or `heldout`.
+        question: asked of every clip; the paper's where None.
+        taxonomy: a key of `common.labels.TAXONOMIES`; labels are folded into its classes.
+        shows_transcripts: whether what is said stands before the question.
+
+    Raises:
+        DatasetError: something is missing or malformed, a label is outside the taxonomy, an id stands twice, or no
+            record is left.
+    """
+    if isinstance(source, MixDataConfig):
+        return _read_mix(
+            source, split=split, question=question, taxonomy=taxonomy, shows_transcripts=shows_transcripts
+        )
+    part = source.part or PARTS.get(split, "train")
+    try:
+        found = _load(source, part=part, split=split, taxonomy=taxonomy)
+        taken = carved(
+            found.records,
+            part=part,
+            share=source.validation_share,
+            seed=source.validation_seed,
+            parts=found.parts,
+            subject=_place(source),
+        )
+        said = read_transcripts(source.transcripts)
+        records, dropped = _folded(taken, source, taxonomy=taxonomy)
+        kept, silent = _of_modality(_with_transcripts(records, said), source)
+    except DatasetError as error:
+        # a file of R1-Omni's own says where it is wrong
+        if isinstance(source, R1OmniDataConfig):
+            raise
+        raise DatasetError(f"{source.type}: {error}") from error
+    everything = (*found.dropped, *dropped, *silent)
+    if not kept:
+        raise DatasetError(_emptiness(source, part, everything))
+    asked = tuple(_asked(record, source, question, shows_transcripts) for record in kept)
+    return Corpus(records=asked, dropped=everything, files=(*found.files, *said.files), parts=found.parts)
+
+
+def _load(source: SingleSourceConfig, *, part: Part, split: str, taxonomy: str) -> Corpus:
+    """The records of a part as the corpus tells it; the training records for validation where it tells none."""
+    listed = "test" if part == "test" else "train"
+    match source:
+        case R1OmniDataConfig():
+            labels = TAXONOMIES[taxonomy] if source.outside_taxonomy == "refuse" else None
+            records = load_r1_omni(
+                source.path, media_root=source.media_root, question=None, split=split, labels=labels
+            )
+            named = tuple(replace(r, dataset=source.name) for r in records) if source.name else tuple(records)
+            return Corpus(records=named, files=(str(resolved(source.path)),))
+        case R1OmniListDataConfig():
+            return load_r1_omni_list(source, split=split)
+        case DfewDataConfig():
+            return load_dfew(source, part=listed, split=split)
+        case MafwDataConfig():
+            return load_mafw(source, part=listed, split=split)
+        case RavdessDataConfig():
+            return load_ravdess(source, part=listed, split=split)
+        case EmerDataConfig():
+            return load_emer(source, split=split)
+        case TableDataConfig():
+            return load_table(source, part=part, split=split)
+
+
+def _read_mix(source: MixDataConfig, **settings: Any) -> Corpus:
+    """Each corpus for itself; ids get the name of theirs before them."""
+    found = [read_corpus(single, **settings) for single in source.sources]
+    records = tuple(replace(r, prompt_id=f"{r.dataset}/{r.prompt_id}") for corpus in found for r in corpus.records)
+    require_unique(records, subject="mix", remedy="give each of its sources a name of its own")
+    return Corpus(
+        records=records,
+        dropped=tuple(d for corpus in found for d in corpus.dropped),
+        files=tuple(file for corpus in found for file in corpus.files),
+        parts=frozenset(part for corpus in found for part in corpus.parts),
+    )
+
+
+def _folded(
+    records: Sequence[Record], source: SingleSourceConfig, *, taxonomy: str
+) -> tuple[list[Record], list[Dropped]]:
+    """Records whose labels are classes of the taxonomy; the others are refused or dropped."""
+    kept: list[Record] = []
+    dropped: list[Dropped] = []
+    for record in records:
+        folded = in_taxonomy(record, taxonomy)
+        if folded is not None:
+            kept.append(folded)
+            continue
+        classes = ", ".join(TAXONOMIES[taxonomy] or ())
+        if source.outside_taxonomy == "refuse":
+            raise DatasetError(
+                f"{_place(source)}: a label must be in data.taxonomy ({classes}), got {record.label!r} of "
+                f"{record.prompt_id!r}; choose another taxonomy, or set outside_taxonomy to drop"
+            )
+        detail = f"{record.label!r} is none of {classes}"
+        dropped.append(Dropped(clip_id=record.prompt_id, reason="outside-taxonomy", detail=detail))
+    return kept, dropped
+
+
+def _with_transcripts(records: Sequence[Record], said: Transcripts) -> list[Record]:
+    """What the file beside the corpus says goes before what the corpus says.
+
+    Raises:
+        DatasetError: it names none of the clips.
+    """
+    found = [(record, said.of(record.prompt_id)) for record in records]
+    if said.files and records and not any(text for _, text in found):
+        raise DatasetError(
+            f"{said.files[0]}: transcripts must name the clips by id, got none of {len(records)}, the first "
+            f"{records[0].prompt_id!r}; mend the names"
+        )
+    return [replace(record, transcript=text) if text else record for record, text in found]
+
+
+def _of_modality(records: Sequence[Record], source: SingleSourceConfig) -> tuple[list[Record], list[Dropped]]:
+    """The clips with what of them is asked; those that have none of it are dropped."""
+    kept: list[Record] = []
+    dropped: list[Dropped] = []
+    for record in records:
+        clip = record.clip
+        if source.modality == "video":
+            clip = replace(clip, audio_path=None)
+        elif source.modality == "audio":
+            clip = replace(clip, video_path=None, frames_fps=None)
+        if clip.video_path is None and clip.audio_path is None:
+            detail = f"{record.prompt_id!r} has no {source.modality}"
+            dropped.append(Dropped(clip_id=record.prompt_id, reason=f"no-{source.modality}", detail=detail))
+        else:
+            kept.append(replace(record, clip=clip))
+    return kept, dropped
+
+
+def _asked(record: Record, source: SingleSourceConfig, question: str | None, shows_transcripts: bool) -> Record:
+    has_own = isinstance(source, TableDataConfig) and source.question_column is not None
+    text = question_of(
+        record.clip,
+        question=record.question if has_own and record.question != QUESTION else question,
+        transcript=record.transcript if shows_transcripts else None,
+    )
+    response = record.response
+    if response is not None and isinstance(source, EmerDataConfig):
+        response = explained(response, label=record.label)
+    return replace(record, question=text, response=response)
+
+
+def _place(source: SingleSourceConfig) -> str:
+    return str(resolved(source.root if isinstance(source, TreeConfig) else source.path))
+
+
+def _emptiness(source: SingleSourceConfig, part: Part, dropped: Sequence[Dropped]) -> str:
+    reasons = Counter(d.reason for d in dropped)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "nothing at all"
+    return (
+        f"{source.type}: {_place(source)} must have clips of the part {part}, got {told}; see `python -m "
+        "common.datasets inspect`"
+    )

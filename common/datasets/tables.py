@@ -1,0 +1,110 @@
+"""Lists and tables as text: UTF-8 with or without a byte order mark, any line ends, errors with file and line."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a table."""
+
+    file: Path
+    line: int
+    """Where it ends, counted from 1."""
+    cells: Mapping[str, str]
+    """Stripped, by column."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def resolved(path: str | Path) -> Path:
+    """Absolute, with `~` put in; links stay what they are."""
+    given = Path(path).expanduser()
+    return given.parent.resolve() / given.name if given.name else given.resolve()
+
+
+def require_folder(path: str | Path, *, key: str) -> Path:
+    """A folder that is there, absolute.
+
+    Raises:
+        DatasetError: it is none.
+    """
+    folder = resolved(path)
+    if not folder.is_dir():
+        raise DatasetError(f"{key} must be a folder, got {str(folder)!r}; give where the corpus was unpacked")
+    return folder
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        DatasetError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DatasetError(
+            f"a corpus must be a readable file, got {str(path)!r}: {error.strerror}; mend the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: a list must be UTF-8, got byte {error.object[error.start]:#x} at {error.start}; save it so"
+        ) from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(line, text) of every line that is not blank, stripped.
+
+    Raises:
+        DatasetError: the file cannot be read, or has no line.
+    """
+    lines = [(n, text.strip()) for n, text in enumerate(read_text(path).splitlines(), start=1) if text.strip()]
+    if not lines:
+        raise DatasetError(f"{path}: a list must have a line for each clip, got an empty file; unpack it again")
+    return lines
+
+
+def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    """A table with a header.
+
+    Args:
+        path: of the file.
+        columns: that must be there; others are kept, too.
+        optional: named in the error about a missing one.
+
+    Raises:
+        DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DatasetError(f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line") from error
+    if not rows:
+        raise DatasetError(f"{path}: a table must have a header and rows, got an empty file; unpack it again")
+    header = [cell.strip() for cell in rows[0][1]]
+    missing = [column for column in columns if column not in header]
+    if missing:
+        also = f" and may have {', '.join(optional)}" if optional else ""
+        raise DatasetError(
+            f"{path}:{rows[0][0]}: a header must have the columns {', '.join(columns)}{also}, got no "
+            f"{missing[0]!r} in {', '.join(header)!r}; mend the header or name another file"
+        )
+    return [_row(path, line, header, cells) for line, cells in rows[1:]]
+
+
+def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+    if len(cells) != len(header):
+        raise DatasetError(
+            f"{path}:{line}: a row must have {len(header)} cells as its header, got {len(cells)}; put text with "
+            "commas in quotes"
+        )
+    return Row(file=path, line=line, cells=dict(zip(header, (cell.strip() for cell in cells), strict=True)))

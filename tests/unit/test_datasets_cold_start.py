@@ -1,0 +1,352 @@
+"""`python -m common.datasets make-cold-start`: from reasons and from a model, with provenance."""
+
+import asyncio
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.datasets.command import main
+from common.datasets.endpoint import Endpoint, EndpointError, clip_parts
+from common.datasets.r1_omni import load_r1_omni
+from common.datasets.rationale import fault_of
+from common.errors import ConfigError
+from common.types import DecodedClip
+from tests.support.corpora import put_dfew, put_mp4, put_text, put_wav
+
+GOOD = "<think>His mouth turns up and his voice is bright: he is happy.</think>\n<answer>happy</answer>"
+
+# -- what is fit to learn from --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "fault"),
+    [
+        (GOOD, None),
+        ("<think>She is not sad, she beams with joy.</think><answer>Happiness</answer>", None),
+        ("<think>At first he is angry. Then he laughs and is happy.</think><answer>happy</answer>", None),
+        ("He is happy.", "format"),
+        ("<think> </think><answer>happy</answer>", "format"),
+        ("<think>happy</think><answer>happy</answer><answer>sad</answer>", "format"),
+        ("<think>a<think>happy</think></think><answer>happy</answer>", "format"),
+        ("Well: <think>happy</think><answer>happy</answer>", "format"),
+        ("<think>He is happy.</think><answer>sad</answer>", "answer"),
+        ("<think>He is happy.</think><answer>happy or sad</answer>", "answer"),
+        ("<think>He is happy.</think><answer>something</answer>", "answer"),
+        ("<think>His mouth turns up.</think><answer>happy</answer>", "unmentioned"),
+        ("<think>He is not happy at all.</think><answer>happy</answer>", "unmentioned"),
+        ("<think>He looks happy. But his voice shakes: he is sad.</think><answer>happy</answer>", "contrary"),
+    ],
+)
+def test_a_verdict_by_hand(completion: str, fault: str | None) -> None:
+    assert fault_of(completion, labels=("happy",), taxonomy="dfew") == fault
+
+
+def test_any_label_of_a_clip_is_right() -> None:
+    assert fault_of(GOOD, labels=("surprise", "happy"), taxonomy="dfew") is None
+
+
+# -- from reasons ---------------------------------------------------------------------------------
+
+
+def put_ovmerd(root: Path, count: int) -> Path:
+    """OV-MERD with as many reasons and one clip more without."""
+    names = [f"sample_{n:08}" for n in range(count + 1)]
+    put_text(
+        root / "track2_train_ovmerd.csv", "name,openset\n" + "".join(f"{n},\"['worried', 'x']\"\n" for n in names)
+    )
+    put_text(
+        root / "track3_train_ovmerd.csv", "name,reason\n" + "".join(f"{n},He frowns.\n" for n in names[:count])
+    )
+    for name in names:
+        put_mp4(root / "video" / f"{name}.mp4")
+    put_wav(root / "audio" / f"{names[0]}.wav")
+    return root
+
+
+def test_reasons_become_r1_omnis_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = put_ovmerd(tmp_path / "mer", 5), tmp_path / "cold.json"
+    args = ("--format", "emer", "--root", str(root), "--taxonomy", "r1_omni", "--out", str(out))
+    assert main(["make-cold-start", *args, "--count", "5"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["labels"]) == (5, {"anxious": 5})
+    records = load_r1_omni(out, media_root=None, question=None, split="cold_start")
+    assert len(records) == 5
+    by_id = {r.prompt_id: r for r in records}
+    first = by_id["mer/video/sample_00000000.mp4"]
+    assert first.response == "<think>He frowns.</think>\n<answer>anxious</answer>"
+    assert first.clip.audio_path == str(root / "audio" / "sample_00000000.wav")
+    assert Path(str(first.clip.video_path)).is_file()
+    assert by_id["mer/video/sample_00000001.mp4"].clip.audio_path == str(root / "video" / "sample_00000001.mp4")
+    lines = [json.loads(line) for line in (tmp_path / "cold.provenance.jsonl").read_text().splitlines()]
+    assert [line["video"] for line in lines] == [r.prompt_id for r in records]
+    assert lines[0] == {
+        "video": records[0].prompt_id,
+        "dataset": "ovmerd",
+        "clip": Path(records[0].prompt_id).stem,
+        "label": "anxious",
+        "labels": [],
+        "kind": "reasons",
+        "seed": 0,
+    }
+
+
+def test_the_draw_is_seeded_and_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_ovmerd(tmp_path / "mer", 12)
+
+    def chosen(count: int, seed: int) -> set[str]:
+        out = tmp_path / "cold.json"
+        args = (
+            "--format",
+            "emer",
+            "--root",
+            str(root),
+            "--out",
+            str(out),
+            "--count",
+            str(count),
+            "--seed",
+            str(seed),
+        )
+        assert main(["make-cold-start", *args]) == 0
+        capsys.readouterr()
+        return {item["video"] for item in json.loads(out.read_text())}
+
+    assert chosen(4, 0) == chosen(4, 0)
+    assert chosen(4, 0) < chosen(6, 0)
+    assert chosen(4, 0) != chosen(4, 1)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line of a mistake."""
+    assert main(["make-cold-start", *argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_bad_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_ovmerd(tmp_path / "mer", 2)
+    source = ("--format", "emer", "--root", str(root))
+    out = ("--out", str(tmp_path / "cold.json"))
+    # the paper's number where none is given
+    assert "--count must be <= the 2 of 3 clips that have reasons, got 232" in mistake(capsys, *source, *out)
+    assert "--out must be a .json file" in mistake(capsys, *source, "--out", str(tmp_path / "a" / "b.json"))
+    assert "--out" in mistake(capsys, *source)
+    assert "must be >= 1" in mistake(capsys, *source, *out, "--attempts", "0")
+    assert "--endpoint and --model must be given" in mistake(capsys, *source, *out, "--from", "model")
+    assert "--config must be left out" in mistake(capsys, "--config", "a.yaml", *out)
+    assert not (tmp_path / "cold.json").exists()
+
+
+# -- from a model ---------------------------------------------------------------------------------
+
+
+class Model:
+    """An OpenAI-compatible server: answers by a function of the request's number."""
+
+    def __init__(self, answer: Callable[[int], tuple[int, Any]]) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.tokens: list[str | None] = []
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.requests.append({"path": self.path, **body})
+                    outer.tokens.append(self.headers["Authorization"])
+                    status, said = answer(len(outer.requests) - 1)
+                text = json.dumps({"choices": [{"message": {"content": said}}]} if isinstance(said, str) else said)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[int], tuple[int, Any]]], Model]]:
+    """Starts models, and ends them."""
+    models: list[Model] = []
+
+    def start(answer: Callable[[int], tuple[int, Any]]) -> Model:
+        models.append(Model(answer))
+        return models[-1]
+
+    yield start
+    for model in models:
+        model.close()
+
+
+Serve = Callable[[Callable[[int], tuple[int, Any]]], Model]
+
+
+def run(tmp_path: Path, model: Model, *more: str) -> int:
+    """Over a DFEW of four happy clips, one after the other."""
+    root = tmp_path / "DFEW"
+    if not root.exists():
+        put_dfew(root, train=dict.fromkeys(range(1, 5), 1), test={})
+    args = ("--format", "dfew", "--root", str(root), "--taxonomy", "dfew", "--out", str(tmp_path / "cold.json"))
+    asked = ("--from", "model", "--endpoint", model.url, "--model", "m", "--parallel", "1", *more)
+    return main(["make-cold-start", *args, *asked])
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What was printed."""
+    return json.loads(capsys.readouterr().out)
+
+
+def test_answers_are_kept_that_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    said = ["He is happy.", "<think>x</think><answer>happy</answer>", GOOD, GOOD]
+    model = serve(lambda n: (200, said[n]))
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    assert run(tmp_path, model, "--count", "2", "--attempts", "3", "--token-env", "MY_TOKEN") == 0
+    found = told(capsys)
+    assert found["verdicts"] == {"format": 1, "unmentioned": 1, "accepted": 2}
+    assert model.tokens == ["Bearer secret"] * 4
+    assert [r["seed"] for r in model.requests] == [0, 1, 2, 0]
+    records = load_r1_omni(tmp_path / "cold.json", media_root=None, question=None, split="cold_start")
+    assert [(r.response, r.label) for r in records] == [(GOOD, "happy")] * 2
+    lines = [json.loads(line) for line in (tmp_path / "cold.provenance.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["model"], line["attempt"]) for line in lines] == [
+        ("rejection", "m", 3),
+        ("rejection", "m", 1),
+    ]
+    assert "secret" not in "".join(p.read_text() for p in tmp_path.glob("cold.*"))
+
+
+def test_a_clip_is_shown_as_the_api_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    from PIL import Image
+
+    model = serve(lambda n: (200, GOOD))
+    assert run(tmp_path, model, "--count", "1") == 0
+    (request,) = model.requests
+    assert (request["path"], request["model"], request["temperature"]) == ("/v1/chat/completions", "m", 1.0)
+    (message,) = request["messages"]
+    *frames, sound, question = message["content"]
+    assert message["role"] == "user"
+    # a second at six frames a second
+    assert len(frames) == 6
+    head, _, data = frames[0]["image_url"]["url"].partition(",")
+    assert (frames[0]["type"], head) == ("image_url", "data:image/jpeg;base64")
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
+    assert (sound["type"], sound["input_audio"]["format"]) == ("input_audio", "wav")
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["input_audio"]["data"])))
+    assert rate == 16_000
+    assert len(samples) == pytest.approx(16_000, abs=2_000)
+    assert question["type"] == "text"
+    assert "<think> </think>" in question["text"]
+    assert "happy, sad, neutral" in question["text"]
+
+
+def test_what_is_not_there_is_not_shown() -> None:
+    silent = DecodedClip(frames=np.zeros((1, 8, 8, 3), dtype=np.uint8), fps=1.0, waveform=None)
+    heard = DecodedClip(frames=None, fps=0.0, waveform=np.zeros(160, dtype=np.float32))
+    assert [part["type"] for part in clip_parts(silent)] == ["image_url"]
+    assert [part["type"] for part in clip_parts(heard)] == ["input_audio"]
+
+
+def test_the_same_command_goes_on_and_asks_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    first = serve(lambda n: (200, GOOD if n == 0 else "no"))
+    assert run(tmp_path, first, "--count", "2", "--attempts", "2") == 1
+    found = told(capsys)
+    assert (found["written"], found["wanted"], len(first.requests)) == (1, 2, 7)
+    log = tmp_path / "cold.attempts.jsonl"
+    before = log.read_text()
+    # a line that broke off
+    log.write_text(before + '{"clip": "1", "att')
+    second = serve(lambda n: (200, GOOD))
+    assert run(tmp_path, second, "--count", "2", "--attempts", "3") == 0
+    assert told(capsys)["written"] == 2
+    # one more attempt at one clip is all that was needed
+    assert len(second.requests) == 1
+    assert second.requests[0]["seed"] == 2
+    assert log.read_text().startswith(before)
+    third = serve(lambda n: (200, GOOD))
+    assert run(tmp_path, third, "--count", "2", "--attempts", "3") == 0
+    assert third.requests == []
+    assert "attempts must be of --model m2, got m" in mistake_of(capsys, tmp_path, third, "--model", "m2")
+
+
+def mistake_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Model, *more: str) -> str:
+    """The one line of a mistake."""
+    capsys.readouterr()
+    assert run(tmp_path, model, *more) == 2
+    return capsys.readouterr().err
+
+
+def test_a_clip_that_cannot_be_decoded_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    root = put_dfew(tmp_path / "DFEW", train=dict.fromkeys(range(1, 5), 1), test={})
+    (root / "part_2" / "1.mp4").write_bytes(b"")
+    model = serve(lambda n: (200, GOOD))
+    assert run(tmp_path, model, "--count", "4") == 1
+    assert told(capsys)["verdicts"] == {"accepted": 3, "empty": 1}
+
+
+def test_a_refused_request_is_a_mistake_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    model = serve(lambda n: (401, {"error": "no such key"}))
+    said = mistake_of(capsys, tmp_path, model)
+    assert "--endpoint must accept the request, got 401" in said
+    assert "no such key" in said
+    assert len(model.requests) == 1
+
+
+def test_a_busy_endpoint_is_asked_again(serve: Serve) -> None:
+    clip = DecodedClip(frames=None, fps=0.0, waveform=None)
+
+    async def answer(model: Model) -> str:
+        endpoint = Endpoint(model.url, model="m", token=None, first_wait_s=0.0)
+        try:
+            return await endpoint.ask(clip, "Why?", temperature=0.5, max_tokens=3, seed=7)
+        finally:
+            await endpoint.close()
+
+    busy = serve(lambda n: (503, {}) if n < 2 else (200, GOOD))
+    assert asyncio.run(answer(busy)) == GOOD
+    assert len(busy.requests) == 3
+    assert busy.tokens == [None] * 3
+    down = serve(lambda n: (503, {}))
+    with pytest.raises(EndpointError, match=r"got 503: \{\} 5 times"):
+        asyncio.run(answer(down))
+    strange = serve(lambda n: (200, {"choices": []}))
+    with pytest.raises(EndpointError, match="must answer with choices"):
+        asyncio.run(answer(strange))
+    wrong = serve(lambda n: (404, {}))
+    with pytest.raises(ConfigError, match="got 404"):
+        asyncio.run(answer(wrong))

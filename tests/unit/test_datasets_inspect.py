@@ -1,0 +1,167 @@
+"""`python -m common.datasets inspect`: what would bite later is said now."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.datasets.command import main
+from common.datasets.media_check import Limits, check_clip, check_clips
+from common.types import Clip
+from tests.support.corpora import put_dfew, put_mafw, put_mp4, put_ravdess, put_text, put_wav
+
+
+def inspected(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and object."""
+    code = main(["inspect", *argv, "--json"])
+    said = capsys.readouterr()
+    assert said.err == ""
+    return code, json.loads(said.out)
+
+
+def put_tree(root: Path) -> Path:
+    """A DFEW of three clips to train on and two to test on."""
+    return put_dfew(root, train={1: 1, 2: 1, 3: 4}, test={5: 7, 6: 1}, fold=2)
+
+
+def test_a_clean_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_tree(tmp_path)
+    code, found = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
+    assert code == 0
+    assert found["counts"] == {"total": 5, "train": {"happy": 2, "angry": 1}, "test": {"happy": 1, "fear": 1}}
+    assert found["published"] == {"train": 9356, "test": 2341}
+    assert found["seconds"] == pytest.approx({"train": 3.0, "test": 2.0}, abs=0.3)
+    assert (found["dropped"], found["media"], found["overlap"], found["problems"]) == ({}, {}, 0, [])
+    assert found["modalities"] == {"train": {"both": 3}, "test": {"both": 2}}
+    assert len(found["files"]) == 2
+
+
+def test_a_table_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_tree(tmp_path)
+    (root / "part_2" / "1.mp4").unlink()
+    assert main(["inspect", "--format", "dfew", "--root", str(root), "--fold", "2"]) == 1
+    shown = capsys.readouterr().out
+    for part in ("angry", "train", "test", "total", "9356", "missing", "headers alone"):
+        assert part in shown
+    assert "set_2.csv:2: no media of '1'" in shown
+
+
+def test_each_kind_of_bad_clip_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_dfew(tmp_path, train=dict.fromkeys(range(1, 7), 1), test={9: 1})
+    clips = {n: root / f"part_{n % 3 + 1}" / f"{n}.mp4" for n in range(1, 7)}
+    clips[1].unlink()
+    clips[2].write_bytes(clips[2].read_bytes()[:900])
+    clips[3].write_bytes(b"")
+    put_mp4(clips[4], has_audio=False)
+    put_wav(root / "wav" / "5.wav", level=0.0)
+    args = ("--format", "dfew", "--root", str(root))
+    code, found = inspected(capsys, *args)
+    assert code == 1
+    reasons = {p["clip"]: p["reason"] for p in found["problems"]}
+    assert reasons == {"1": "missing", "2": "undecodable", "3": "empty", "4": "no-audio-track"}
+    assert found["dropped"] == {"missing": 1}
+    _, full = inspected(capsys, *args, "--check-media", "full")
+    assert {p["clip"]: p["reason"] for p in full["problems"]} == {**reasons, "5": "silent"}
+    assert full["media"]["silent"] == 1
+    _, none = inspected(capsys, *args, "--check-media", "none")
+    assert {p["clip"]: p["reason"] for p in none["problems"]} == {"1": "missing"}
+    _, short = inspected(capsys, *args, "--max-video-s", "0.5")
+    assert {p["reason"] for p in short["problems"] if p["clip"] in "69"} == {"too-long"}
+
+
+def test_overlap_is_found_by_id_and_by_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_dfew(tmp_path, train={1: 1, 2: 2}, test={2: 2, 3: 3})
+    shutil.copy(root / "part_2" / "1.mp4", root / "part_1" / "3.mp4")
+    code, found = inspected(capsys, "--format", "dfew", "--root", str(root))
+    assert code == 1
+    assert found["overlap"] == 2
+    assert sorted((o["by"], *o["clips"]) for o in found["overlaps"]) == [("content", "1", "3"), ("id", "2", "2")]
+    _, unopened = inspected(capsys, "--format", "dfew", "--root", str(root), "--check-media", "none")
+    assert [o["by"] for o in unopened["overlaps"]] == ["id"]
+
+
+def test_what_is_left_out_on_purpose_does_not_bite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_ravdess(tmp_path, ["01-01-03-01-01-01-01", "01-02-03-01-01-01-01", "01-01-02-01-01-01-09"])
+    args = ("--format", "ravdess", "--root", str(tmp_path), "--set", "calm=false")
+    code, found = inspected(capsys, *args)
+    assert (code, found["counts"], found["dropped"]) == (
+        0,
+        {"total": 1, "all": {"happy": 1}},
+        {"song": 1, "calm": 1},
+    )
+    put_ravdess(tmp_path, ["02-01-04-01-01-01-01"])
+    code, found = inspected(capsys, *args)
+    assert (code, found["media"]) == (1, {"no-pair": 1})
+
+
+def test_validation_that_is_set_aside_is_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = put_dfew(tmp_path, train=dict.fromkeys(range(1, 21), 1), test={30: 1})
+    args = ("--format", "dfew", "--root", str(root), "--set", "validation_share=0.4", "--check-media", "none")
+    _, found = inspected(capsys, *args)
+    counts = found["counts"]
+    assert set(counts) == {"total", "train", "validation", "test"}
+    assert counts["train"]["happy"] + counts["validation"]["happy"] == 20
+    assert found["overlap"] == 0
+
+
+def test_a_runs_configuration_is_inspected_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_tree(tmp_path / "DFEW")
+    put_mafw(tmp_path / "MAFW", train=["00001.mp4 anger"], test=["00002.mp4 fear"])
+    config = put_text(
+        tmp_path / "run.yaml",
+        f"""
+data:
+  source: {{type: dfew, root: {tmp_path}/DFEW, fold: 2}}
+  cold_start: {{type: dfew, root: {tmp_path}/DFEW, fold: 2}}
+  heldout: {{type: mafw, root: {tmp_path}/MAFW}}
+""",
+    )
+    code, found = inspected(capsys, "--config", str(config))
+    # the cold start may show what is trained on
+    assert (code, found["overlap"]) == (0, 0)
+    assert {split: sum(c.values()) for split, c in found["counts"].items() if split != "total"} == {
+        "train": 3,
+        "cold_start": 3,
+        "heldout": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        ((), "arguments are required: COMMAND"),
+        (("inspect",), "--format and --root must be given"),
+        (("inspect", "--format", "faces", "--root", "x"), "invalid choice: 'faces'"),
+        (("inspect", "--format", "dfew", "--root", "/none"), "root must be a folder, got '/none'"),
+        (("inspect", "--format", "dfew", "--root", "/none", "--fold", "9"), "fold must be valid"),
+        (("inspect", "--format", "dfew", "--root", "/none", "--set", "colour=1"), "colour must be valid"),
+        (("inspect", "--format", "dfew", "--root", "/none", "--set", "colour"), "--set must be KEY=VALUE"),
+        (("inspect", "--format", "r1_omni", "--root", "/none", "--fold", "1"), "fold must be valid"),
+        (("inspect", "--config", "/none.yaml"), "--config must be a readable file"),
+        (("inspect", "--config", "CONFIG"), "must name a corpus of files in data, got none"),
+    ],
+)
+def test_bad_usage_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], part: str
+) -> None:
+    empty = put_text(tmp_path / "a.yaml", "")
+    assert main([str(empty) if a == "CONFIG" else a for a in argv]) == 2
+    said = capsys.readouterr()
+    assert part in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_processes_find_what_one_finds(tmp_path: Path) -> None:
+    limits = Limits(level="header", max_video_s=60, max_audio_s=30)
+    paths = [put_mp4(tmp_path / f"{n}.mp4", has_audio=n % 5 > 0) for n in range(20)]
+    clips = [Clip(clip_id=p.stem, video_path=str(p), audio_path=str(p)) for p in paths]
+    seen: list[None] = []
+    several = list(check_clips(clips, limits, num_workers=2, on_clip=lambda: seen.append(None)))
+    assert several == [check_clip(clip, limits) for clip in clips]
+    assert len(seen) == 20
+    assert [f.reason for f in several].count("no-audio-track") == 4
+    assert len({f.content for f in several if f.reason is None}) == 16
