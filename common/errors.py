@@ -13,6 +13,7 @@ OmniError
 ├── LearnerError             a learner rank
 ├── CheckpointError          a checkpoint that could not be written
 ├── RewardError              the reward service
+├── ScoringError             one completion that a reward could not score; fails its group as data
 ├── StopRequestedError       a run that was asked to stop
 ├── PublishError             a publish that failed one of its proofs
 └── NonFiniteError           a loss or gradient that is not a number
@@ -91,6 +92,10 @@ class CheckpointError(OmniError):
 
 class RewardError(OmniError):
     """The reward service died; without it no group can be trained."""
+
+
+class ScoringError(OmniError):
+    """A reward could not score one completion, for a reason outside the configuration; its group fails as data."""
 
 
 class StopRequestedError(OmniError):

@@ -102,7 +102,8 @@ beside neutral (Livingstone and Russo, 2018); excitement, amusement and satisfac
 al., 1987). What lies between two classes, as frustration does, is none of them."""
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
-"""The paper's form of a whole answer."""
+"""The paper's form of a whole answer; `has_form` is the same in linear time."""
+_SEAM = re.compile(r"</think>\s*+<answer>")
 
 
 def has_form(completion: str) -> bool:
@@ -111,13 +112,16 @@ def has_form(completion: str) -> bool:
     Lenient where the published expression is: repeated, nested and empty tags pass (R1-Omni, `grpo.py`,
     `format_reward`).
     """
-    return FORMAT.fullmatch(completion) is not None
+    # neither end can overlap the seam
+    has_ends = completion.startswith("<think>") and completion.endswith("</answer>")
+    return has_ends and _SEAM.search(completion) is not None
 
 
 def answered(text: str) -> str:
-    """The first `<answer>`, or the whole text without one; stripped."""
-    match = ANSWER.search(text)
-    return (match[1] if match else text).strip()
+    """The first `<answer>`, or the whole text without one; stripped. That of `ANSWER`, in linear time."""
+    start = text.find("<answer>") + len("<answer>")
+    end = text.find("</answer>", start) if start >= len("<answer>") else -1
+    return (text if end < 0 else text[start:end]).strip()
 
 
 def answer_of(completion: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from common.types import (
+    ClipCondition,
     Completion,
     EngineStatus,
     Failure,
@@ -35,6 +36,22 @@ class ScoreFn(Protocol):
     """Scores every completion of a prompt, or fails as a whole: never some of them."""
 
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure: ...
+
+
+class ScoreLogprobsFn(Protocol):
+    """How likely the policy finds an answer to a record's question, under a condition of its clip.
+
+    The answer is the log-probability of `text` in nats, summed over its tokens, temperature 1 and nothing cut off,
+    behind the record's prompt and `prefix`; `prefix` and `text` are each tokenised by themselves. The engines score
+    it as prompt log-probabilities. They may answer the same question from memory for as long as their
+    policy_version is the same.
+
+    Raises:
+        MediaError: the clip, or the one that lends its sound, cannot be used.
+        EngineError: no engine can score.
+    """
+
+    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float: ...
 
 
 class PrepareFn(Protocol):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Modality = Literal["video", "audio"]
+ClipCondition = Literal["as_given", "audio_muted", "audio_swapped", "video_blanked"]
+"""What of a clip is presented: all of it, silence for its sound, another clip's sound, or black frames."""
 FinishReason = Literal["stop", "length", "abort"]
 EngineState = Literal["starting", "ready", "paused"]
 MediaRef = NewType("MediaRef", object)

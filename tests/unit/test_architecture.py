@@ -12,6 +12,8 @@ PACKAGES = ("common", *PLANES, "deploy")
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 60
 MAY_PRINT = {"deploy/command_line.py", "deploy/repair.py", "learner/ledger.py"}
+TABLES = {"reward/builtin/__init__.py"}
+"""Packages that hold a table of their modules."""
 ROOTS = {"learner/main.py", "learner/sft.py", "learner/evaluate.py", "learner/predict.py"}
 
 
@@ -85,7 +87,7 @@ def test_no_import_is_relative() -> None:
 def test_a_package_is_only_its_docstring(path: Path) -> None:
     tree = tree_of(path)
     assert ast.get_docstring(tree)
-    assert len(tree.body) == 1
+    assert len(tree.body) == 1 or name_of(path) in TABLES
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

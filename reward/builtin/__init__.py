@@ -1,0 +1,46 @@
+"""Built-in rewards: one file each, and the table of them by the name that a configuration gives.
+
+The instance of a class holds the options and is called with a `RewardRequest`; the docstring of the class is the
+reward's documentation. None as a value says that the request lacks what the reward needs: it depends on the record
+and on what was presented, never on what a completion says, so it is the same for a whole group.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from reward.builtin.accuracy import AccuracyReward, ClassBalancedReward
+from reward.builtin.accuracy_r1omni import PublishedAccuracyReward
+from reward.builtin.consistency import ConsistencyReward
+from reward.builtin.evidence import EvidenceReward
+from reward.builtin.format import FormatReward, PublishedFormatReward
+from reward.builtin.judge import JudgeReward
+from reward.builtin.language import LanguageReward
+from reward.builtin.length import LengthPenalty
+from reward.builtin.modality_gain import ModalityGainReward
+from reward.builtin.multi_label import MultiLabelReward
+from reward.builtin.repetition import RepetitionPenalty
+from reward.builtin.soft_label import SoftLabelReward
+from reward.builtin.transcript import TranscriptReward
+from reward.builtin.wheel import WheelReward
+
+BUILTIN: Mapping[str, type] = MappingProxyType(
+    {
+        "format": FormatReward,
+        "format_r1omni": PublishedFormatReward,
+        "accuracy": AccuracyReward,
+        "accuracy_r1omni": PublishedAccuracyReward,
+        "class_balanced": ClassBalancedReward,
+        "soft_label": SoftLabelReward,
+        "multi_label_f1": MultiLabelReward,
+        "wheel_f1": WheelReward,
+        "think_answer_consistency": ConsistencyReward,
+        "evidence": EvidenceReward,
+        "transcript_wer": TranscriptReward,
+        "length": LengthPenalty,
+        "repetition": RepetitionPenalty,
+        "language": LanguageReward,
+        "modality_gain": ModalityGainReward,
+        "judge": JudgeReward,
+    }
+)
+"""Class by name; made with its options by keyword. One whose `needs_engines` is true is bound to them first."""

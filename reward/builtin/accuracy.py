@@ -1,0 +1,94 @@
+"""The reward for the right answer, and the same weighted by how rare a class is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, cast
+
+from common.errors import ConfigError, DatasetError
+from common.labels import normalised
+from reward.builtin.class_weights import class_weights
+from reward.builtin.options import check_number
+from reward.builtin.record_classes import class_answered, class_of_label
+from reward.request import RewardRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyReward:
+    """1.0 when the answer names the class of the label, else 0.0.
+
+    Formula: 1[class(answer) = class(label)], by the label table and the record's taxonomy: "anger", "Angry." and
+    "he is furious" are one class; an answer that names none, or several, is wrong. The answer is the first
+    `<answer>`, or the whole completion without one.
+    Range: 0 or 1.
+    Source: the accuracy reward of R1-Omni, read through the table that the evaluation uses; ERV normalises too.
+    Caution: WAR follows it, UAR may not: `class_balanced` weighs rare classes up.
+    """
+
+    def __call__(self, request: RewardRequest) -> float:
+        expected = class_of_label(request.record)
+        return 1.0 if class_answered(request.completion, request.record.taxonomy) == expected else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassBalancedReward:
+    """The accuracy reward times the weight of the label's class, so that rare classes count.
+
+    Formula: w(label) * accuracy; w(c) = min(`cap`, s f(c)^-`power`), where f is the share of class c among the
+    training records and s makes the mean of w over them 1. With `power: 1` and no class at the cap, every class is
+    as heavy as any other: the sum over an epoch is proportional to UAR, where that of `accuracy` is to WAR.
+    Range: 0 to `cap`.
+    Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), moved into the reward.
+    Needs: `frequencies`, counts or shares of the training records by class; a label that they lack is an error.
+    Caution: within a group the weight is a constant: it is lost where advantages are divided by the group's
+    deviation, unless another reward stands beside it. Use it with unscaled advantages.
+    """
+
+    frequencies: Mapping[str, float]
+    """Training records by class; counts or shares."""
+    power: float = 1.0
+    """0 weighs all alike, 1 by the inverse share."""
+    cap: float = 10.0
+    """The largest weight, at least 1."""
+    _weights: Mapping[str, float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number("class_balanced.power", self.power, low=0)
+        check_number("class_balanced.cap", self.cap, low=1)
+        counts = _counts(self.frequencies)
+        object.__setattr__(
+            self, "_weights", MappingProxyType(class_weights(counts, power=self.power, cap=self.cap))
+        )
+
+    def __call__(self, request: RewardRequest) -> float:
+        name = class_of_label(request.record)
+        weight = self._weights.get(name)
+        if weight is None:
+            raise DatasetError(
+                f"record {request.record.prompt_id}: class_balanced.frequencies must hold its class, got none for "
+                f"{name!r}; it has {', '.join(self._weights)}"
+            )
+        return weight * AccuracyReward()(request)
+
+
+def _counts(frequencies: object) -> dict[str, float]:
+    """By canonical class.
+
+    Raises:
+        ConfigError: they are no counts.
+    """
+    if not isinstance(frequencies, Mapping) or not frequencies:
+        raise ConfigError(
+            f"class_balanced.frequencies must map classes to counts, got {frequencies!r}; count the training "
+            "records"
+        )
+    counts: dict[str, float] = {}
+    for key, count in cast(Mapping[str, Any], frequencies).items():
+        check_number(f"class_balanced.frequencies.{key}", count, above=0)
+        name = normalised(str(key), "open") or str(key).lower()
+        if name in counts:
+            raise ConfigError(
+                f"class_balanced.frequencies must name each class once, got {key!r} for {name!r} again; add them up"
+            )
+        counts[name] = float(count)
+    return counts

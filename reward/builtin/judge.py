@@ -1,0 +1,220 @@
+"""A reward by a language model that reads a rubric."""
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import httpx
+
+from common.durable import write_whole
+from common.errors import ConfigError, ScoringError
+from reward.builtin.options import check_count, check_number
+from reward.request import RewardRequest, RewardResult
+
+PLACES = ("completion", "question", "label", "transcript")
+_SCORE = re.compile(r"\bscore\b[\"'*\s]*[:=][\"'*\s]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+MAX_KEPT = 65536
+"""Scores that are kept in memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeReward:
+    """The score that a language model gives by a rubric, as a share of the highest.
+
+    Formula: score / `max_score`, of the last `Score: <number>` in the reply, sampled at temperature 0.
+    Range: 0 to 1.
+    Source: the judged context and logic rewards of HumanOmniV2 (0 to 5).
+    Needs: an OpenAI-compatible endpoint, and a rubric: a text file in which `$completion` must stand, `$question`,
+    `$label` and `$transcript` may, and `$$` is a dollar. It should ask for `Score: <number>`.
+    Caution: in HumanOmniV2 the judge's share of the gain was "not significant"; a judge can be talked into a score
+    by what it reads. No answer in time fails the group as data, unless `fallback` names a value. Keep
+    `attempts` * `timeout_s` below the deadline of the reward.
+    """
+
+    endpoint: str
+    """Base address, such as `http://localhost:8000/v1`."""
+    model: str
+    """As the endpoint calls it."""
+    rubric: str
+    """Path of the text file."""
+    max_score: float = 5.0
+    """The highest score of the rubric."""
+    timeout_s: float = 5.0
+    """Seconds that one request may take."""
+    attempts: int = 2
+    """Times that is asked where the endpoint is busy, fails or does not answer in time."""
+    fallback: float | None = None
+    """Value, in [0, 1], where no score came; None fails the group as data."""
+    token_env: str | None = None
+    """Environment variable that holds the endpoint's token; None for no token."""
+    cache: str | None = None
+    """Folder that keeps scores; None keeps them in memory."""
+    max_tokens: int = 256
+    """Tokens of a reply."""
+    _template: Template = field(init=False, repr=False, compare=False)
+    _client: httpx.Client = field(init=False, repr=False, compare=False)
+    _scores: "ScoreCache" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not str(self.endpoint).startswith(("http://", "https://")):
+            raise ConfigError(
+                f"judge.endpoint must begin with http:// or https://, got {self.endpoint!r}; give the base address"
+            )
+        check_number("judge.max_score", self.max_score, above=0)
+        check_number("judge.timeout_s", self.timeout_s, above=0)
+        check_count("judge.attempts", self.attempts, low=1)
+        check_count("judge.max_tokens", self.max_tokens, low=1)
+        if self.fallback is not None:
+            check_number("judge.fallback", self.fallback, low=0, high=1)
+        headers = {} if self.token_env is None else {"Authorization": f"Bearer {_token(self.token_env)}"}
+        object.__setattr__(self, "_template", read_rubric(Path(self.rubric)))
+        object.__setattr__(self, "_client", httpx.Client(headers=headers, timeout=self.timeout_s))
+        object.__setattr__(self, "_scores", ScoreCache(None if self.cache is None else Path(self.cache)))
+
+    def __call__(self, request: RewardRequest) -> RewardResult:
+        """Asks the judge, or remembers.
+
+        Raises:
+            ScoringError: no score came, and there is no `fallback`.
+        """
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": self._ask_about(request)}],
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+        }
+        key = hashlib.sha256(json.dumps([self.endpoint, body], sort_keys=True).encode()).hexdigest()
+        score = self._scores.get(key)
+        try:
+            if score is None:
+                score = self._score_in(self._reply_to(body))
+                self._scores.put(key, score)
+        except ScoringError as error:
+            if self.fallback is None:
+                raise
+            return RewardResult(value=self.fallback, detail=f"fallback: {error}", facts={"fell_back": 1.0})
+        return RewardResult(value=score / self.max_score, facts={"fell_back": 0.0})
+
+    def _ask_about(self, request: RewardRequest) -> str:
+        record = request.record
+        text = self._template.substitute(
+            completion=request.completion,
+            question=record.question,
+            label=record.label,
+            transcript=record.transcript if record.transcript is not None else "(not known)",
+        )
+        # half a surrogate pair cannot be sent
+        return text.encode(errors="replace").decode()
+
+    def _reply_to(self, body: dict[str, Any]) -> str:
+        address = self.endpoint.rstrip("/") + "/chat/completions"
+        reason = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(min(0.25 * 2.0 ** (attempt - 1), self.timeout_s))
+            try:
+                response = self._client.post(address, json=body)
+            except httpx.HTTPError as error:
+                reason = f"{type(error).__name__} {error}".strip()
+                continue
+            if response.status_code == 200:
+                return _text_of(response)
+            reason = f"status {response.status_code}"
+            if response.status_code not in (408, 429) and response.status_code < 500:
+                break
+        raise ScoringError(
+            f"judge at {address} must answer, got {reason}; see that it serves {self.model!r}, or set fallback"
+        )
+
+    def _score_in(self, reply: str) -> float:
+        found = _SCORE.findall(reply)
+        score = float(found[-1]) if found else None
+        if score is None or not 0 <= score <= self.max_score:
+            raise ScoringError(
+                f"judge must end with `Score: <number>` in [0, {self.max_score:g}], got {reply[-200:]!r}; ask for "
+                f"it in {self.rubric}"
+            )
+        return score
+
+
+class ScoreCache:
+    """Scores by key, in memory or in a folder; may be used from several threads."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._kept: dict[str, float] = {}
+        self._lock = threading.Lock()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> float | None:
+        """None for what was never put, or forgotten."""
+        with self._lock:
+            if self._folder is None:
+                return self._kept.get(key)
+            path = self._folder / f"{key}.json"
+            return float(json.loads(path.read_text())) if path.exists() else None
+
+    def put(self, key: str, score: float) -> None:
+        """Keeps a score; memory forgets the oldest beyond `MAX_KEPT`."""
+        with self._lock:
+            if self._folder is not None:
+                write_whole(self._folder / f"{key}.json", json.dumps(score))
+                return
+            self._kept[key] = score
+            if len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+
+
+def read_rubric(path: Path) -> Template:
+    """A rubric that can be filled in.
+
+    Raises:
+        ConfigError: it cannot be read, names something that is not known, or has no place for the completion.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"judge.rubric must be a text file, got {str(path)!r}: {error}; mend the path") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        template = Template(line)
+        unknown = [name for name in template.get_identifiers() if name not in PLACES]
+        if unknown or not template.is_valid():
+            what = f"${unknown[0]}" if unknown else "a lone $"
+            raise ConfigError(
+                f"judge.rubric must name only {', '.join('$' + p for p in PLACES)}, got {what} at {path}:{number}; "
+                "write $$ for a dollar"
+            )
+    if "completion" not in Template(text).get_identifiers():
+        raise ConfigError(
+            f"judge.rubric must contain $completion, got none in {path}; add it where it is to be read"
+        )
+    return Template(text)
+
+
+def _token(variable: str) -> str:
+    token = os.environ.get(variable)
+    if not token:
+        raise ConfigError(
+            f"judge.token_env must name a variable that is set, got {variable!r}; export it where the run starts"
+        )
+    return token
+
+
+def _text_of(response: httpx.Response) -> str:
+    try:
+        text = response.json()["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise ScoringError(
+            f"judge must answer as OpenAI's chat completions, got {response.text[:200]!r}; see the endpoint"
+        )
+    return text

@@ -1,0 +1,49 @@
+"""A penalty for completions that are too short or too long."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reward.builtin.options import check_choice, check_count
+from reward.request import RewardRequest, RewardResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthPenalty:
+    """0.0 for a fitting length n, falling on a line to -1.0 outside.
+
+    Formula: 0 for `low` <= n <= `high`; (n - low) / low below; -min(1, (n - high) / width) above.
+    Range: -1 to 0.
+    Source: the upper side is DAPO's soft overlong punishment (Yu et al. 2025, equation 13), whose L_max is
+    `high` + `width` and whose L_cache is `width`.
+    Needs: the tokens, or `unit: characters`. None where only the text is known.
+    Caution: keep `high` + `width` at or under `rollout.max_tokens`; what is cut off there is penalised in full.
+    """
+
+    low: int = 0
+    """Length from which a completion is long enough; 0 for no lower bound."""
+    high: int = 384
+    """Length up to which a completion is short enough."""
+    width: int = 128
+    """Units beyond `high` after which the penalty is full."""
+    unit: Literal["tokens", "characters"] = "tokens"
+    """What is counted."""
+
+    def __post_init__(self) -> None:
+        check_count("length.low", self.low, low=0)
+        check_count("length.high", self.high, low=max(1, self.low))
+        check_count("length.width", self.width, low=1)
+        check_choice("length.unit", self.unit, ("tokens", "characters"))
+
+    def __call__(self, request: RewardRequest) -> RewardResult:
+        if self.unit == "characters":
+            num = len(request.completion)
+        elif request.completion and not request.token_ids:
+            return RewardResult(value=None, detail="tokens are not known; unit: characters counts without them")
+        else:
+            num = len(request.token_ids)
+        return RewardResult(value=self._value(num), facts={"length": float(num)})
+
+    def _value(self, num: int) -> float:
+        if num < self.low:
+            return (num - self.low) / self.low
+        return -min(1.0, (num - self.high) / self.width) if num > self.high else 0.0

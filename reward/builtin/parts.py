@@ -1,0 +1,35 @@
+"""The parts of a completion, found in one pass: what was thought, its sentences and words."""
+
+import re
+
+TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
+"""Any tag, such as `<think>` or `</b>`; `a < b` has none."""
+HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+"""Chinese characters, for a class of an expression."""
+_LETTERS = rf"[^\W_{HAN}]+"
+WORD = re.compile(rf"[{HAN}]|{_LETTERS}(?:'{_LETTERS})*")
+"""A word with its apostrophes, or one Chinese character."""
+_SENTENCE_END = re.compile(r"[.!?。！？；;\n]+")
+
+
+def think_part(completion: str) -> str:
+    """What stands behind the first `<think>`, up to `</think>`, `<answer>` or the end; empty without a `<think>`.
+
+    A completion that was cut off while it thought has thought all the same.
+    """
+    start = completion.find("<think>")
+    if start < 0:
+        return ""
+    start += len("<think>")
+    ends = [end for end in (completion.find("</think>", start), completion.find("<answer>", start)) if end >= 0]
+    return completion[start : min(ends)] if ends else completion[start:]
+
+
+def sentences_of(text: str) -> list[str]:
+    """Sentences, English or Chinese, without their full stops; no empty ones."""
+    return [s for s in (part.strip() for part in _SENTENCE_END.split(text)) if s]
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case, with their apostrophes made alike; every Chinese character is a word."""
+    return WORD.findall(text.lower().replace("’", "'"))

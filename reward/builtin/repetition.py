@@ -1,0 +1,33 @@
+"""A penalty for saying the same thing again."""
+
+from dataclasses import dataclass
+
+from reward.builtin.options import check_count
+from reward.builtin.parts import TAG, words_of
+from reward.request import RewardRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepetitionPenalty:
+    """-1.0 times the share of n-grams that were said before.
+
+    Formula: -(1 - distinct n-grams / n-grams), over words; a Chinese character is a word, tags are left out.
+    0 for fewer than n words.
+    Range: -1 to 0; -1 is approached, never reached.
+    Source: open-r1's repetition penalty, after Yeo et al. 2025 ("Demystifying Long Chain-of-Thought Reasoning").
+    Caution: a short n punishes ordinary speech: "the man" returns in any description.
+    """
+
+    n: int = 4
+    """Words of an n-gram."""
+
+    def __post_init__(self) -> None:
+        check_count("repetition.n", self.n, low=1)
+
+    def __call__(self, request: RewardRequest) -> float:
+        words = words_of(TAG.sub(" ", request.completion))
+        num = len(words) - self.n + 1
+        if num < 1:
+            return 0.0
+        distinct = len(set(zip(*(words[i : i + num] for i in range(self.n)), strict=True)))
+        return distinct / num - 1.0

@@ -1,0 +1,43 @@
+"""A reward for agreeing with annotators who did not agree among themselves."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from common.labels import normalised
+from reward.builtin.options import check_flag
+from reward.builtin.record_classes import class_answered
+from reward.request import RewardRequest, RewardResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftLabelReward:
+    """The share of annotators who chose what was answered.
+
+    Formula: p(class(answer)), divided by the largest share where `normalise` is set; 0 where the answer names no
+    class, or several. Labels of one class count together.
+    Range: 0 to 1.
+    Source: soft labels from annotators (Peterson et al. 2019), here as the share whom an answer satisfies.
+    Needs: `Record.label_distribution`; None without one, or where it holds no class of the taxonomy.
+    Caution: the best answer is still the majority's; what changes is how much is lost by a near miss.
+    """
+
+    normalise: bool = True
+    """Whether the majority's class is worth 1."""
+
+    def __post_init__(self) -> None:
+        check_flag("soft_label.normalise", self.normalise)
+
+    def __call__(self, request: RewardRequest) -> RewardResult:
+        record = request.record
+        if record.label_distribution is None:
+            return RewardResult(value=None, detail="the record has no distribution of labels")
+        shares: defaultdict[str, float] = defaultdict(float)
+        for label, share in record.label_distribution.items():
+            if (name := normalised(label, record.taxonomy)) is not None:
+                shares[name] += share
+        largest = max(shares.values(), default=0.0)
+        if largest <= 0:
+            return RewardResult(value=None, detail="the distribution holds no class of the taxonomy")
+        answered = class_answered(request.completion, record.taxonomy)
+        share = shares.get(answered, 0.0) if answered is not None else 0.0
+        return RewardResult(value=share / largest if self.normalise else share, facts={"share": share})

@@ -1,0 +1,73 @@
+"""A reward for open vocabularies: words count as alike where they lie at one place of an emotion wheel."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.emotion_wheel import Wheel
+from common.errors import ConfigError, DatasetError
+from common.labels import answered, mentions
+from reward.builtin.multi_label import set_f1
+from reward.builtin.options import check_count
+from reward.request import RewardRequest
+
+_TERM = re.compile(r"[^,;/&+\n，；、]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelReward:
+    """F1 of the places of an emotion wheel that the answer names against those of the labels.
+
+    Formula: 2 |A & L| / (|A| + |L|), over places of `level` 1 (joy, anger, ...) or 2 (rage, annoyance, ...). A term
+    between commas that lies nowhere is a place of its own, so that anything said costs; denied emotions do not
+    count.
+    Range: 0 to 1.
+    Source: the set F1 of AffectGPT's emotion wheels and of `affect_r1`, over one wheel: Plutchik's, or a file.
+    Needs: labels in any words; `wheel` may name a file in the form of `common/emotion_wheel.json`.
+    Caution: level 1 takes annoyance for rage; with a taxonomy of classes `accuracy` is sharper.
+    """
+
+    level: Literal[1, 2] = 1
+    """How fine places are."""
+    wheel: str | None = None
+    """Path of another wheel; None for Plutchik's."""
+    _wheel: Wheel = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_count("wheel_f1.level", self.level, low=1)
+        if self.level > 2:
+            raise ConfigError(f"wheel_f1.level must be 1 or 2, got {self.level}; a wheel has two levels")
+        object.__setattr__(self, "_wheel", Wheel.load(self.wheel))
+
+    def __call__(self, request: RewardRequest) -> float:
+        """Scores a completion.
+
+        Raises:
+            DatasetError: no label says anything.
+        """
+        record = request.record
+        expected = self._places(record.labels or (record.label,))
+        if not expected:
+            raise DatasetError(
+                f"record {record.prompt_id}: label must name an emotion, got {record.label!r}; mend the label"
+            )
+        return set_f1(self._places((answered(request.completion),)), expected)
+
+    def _places(self, texts: Iterable[str]) -> set[str]:
+        return {place for text in texts for place in self._places_in(text)}
+
+    def _places_in(self, text: str) -> set[str]:
+        found = mentions(text)
+        named = {self._place(m.surface) or self._place(m.emotion) or m.emotion for m in found if not m.is_negated}
+        ends = iter([*(m.end for m in found), len(text) + 1])
+        end = next(ends)
+        for term in _TERM.finditer(text):
+            while end <= term.start():
+                end = next(ends)
+            if end > term.end() and (word := term[0].strip(" \t.!?。！？\"'")):
+                named.add(self._place(word) or word.lower())
+        return named
+
+    def _place(self, word: str) -> str | None:
+        return self._wheel.level1(word) if self.level == 1 else self._wheel.level2(word)
