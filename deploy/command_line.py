@@ -23,7 +23,12 @@ FULL_OR_GONE = frozenset(
 
 
 def run_command(
-    argv: Sequence[str] | None, *, program: str, purpose: str, run: Callable[[OmniConfig], Awaitable[None]]
+    argv: Sequence[str] | None,
+    *,
+    program: str,
+    purpose: str,
+    run: Callable[[OmniConfig], Awaitable[None]],
+    is_resumable: bool = True,
 ) -> int:
     """Parses, checks, runs; a user's mistake is one line and exit code 2.
 
@@ -32,6 +37,7 @@ def run_command(
         program: as it is called.
         purpose: for `--help`.
         run: does the work of a configuration.
+        is_resumable: whether the same command again goes on where it stopped.
 
     Returns:
         The exit code.
@@ -55,18 +61,24 @@ def run_command(
             if known.cluster and not known.dry_run:
                 raise ConfigError("--cluster must come with --dry-run, got it alone; a run finds out what there is")
             config = load_config(known.config, overrides)
-            return _run(config, run, is_dry=known.dry_run, cluster=known.cluster)
+            return _run(config, run, is_dry=known.dry_run, cluster=known.cluster, is_resumable=is_resumable)
     except UserError as error:
         return _say(f"error: {error}", USER_MISTAKE)
     return 0
 
 
 def _run(
-    config: OmniConfig, run: Callable[[OmniConfig], Awaitable[None]], *, is_dry: bool, cluster: str | None
+    config: OmniConfig,
+    run: Callable[[OmniConfig], Awaitable[None]],
+    *,
+    is_dry: bool,
+    cluster: str | None,
+    is_resumable: bool,
 ) -> int:
     """Runs or only checks, and says how it ended; a user's mistake is left to the caller."""
     again = "again" if config.run.resume == "auto" else "without --run.resume never"
-    resumes = f"the same command {again} resumes"
+    resumes = f"the same command {again} resumes" if is_resumable else "the same command starts anew"
+    here, checkpoint = (" from here", " from the last checkpoint") if is_resumable else ("", "")
     try:
         if is_dry:
             dry_run(config, cluster=cluster)
@@ -75,9 +87,9 @@ def _run(
     except UserError:
         raise
     except StopRequestedError:
-        return _say(f"stopped; {resumes} from here", INTERRUPTED)
+        return _say(f"stopped; {resumes}{here}", INTERRUPTED)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return _say(f"interrupted; {resumes} from the last checkpoint", INTERRUPTED)
+        return _say(f"interrupted; {resumes}{checkpoint}", INTERRUPTED)
     except OmniError as error:
         return _say(_failed(f"{error}", resumes), FAILURE)
     except OSError as error:

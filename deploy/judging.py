@@ -4,12 +4,23 @@ import asyncio
 from collections.abc import Sequence
 
 from common.config.evaluation import Policy
+from common.evaluation.controls import Condition, asked_as
+from common.labels import TAXONOMIES
 from common.types import ProcessedPrompt, Record, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
 from learner import checkpoint
 from learner.checkpoint import Best, RunState
 from learner.curves import curves_of
-from learner.evaluation import Judgement, judge, judgement_metrics, judgement_of, read_judgement, write_judgement
+from learner.evaluation import (
+    JudgedClip,
+    Judgement,
+    judge,
+    judgement_metrics,
+    judgement_name,
+    judgement_of,
+    read_judgement,
+    write_judgement,
+)
 from learner.phases import Phases
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
@@ -25,17 +36,28 @@ async def judge_untrained(run: Run) -> None:
 
 
 def is_due(run: Run, policy: Policy) -> bool:
-    """Whether a policy is to be judged and has not been."""
-    return policy in run.config.evaluation.policies and read_judgement(run.folder / "eval", policy) is None
+    """Whether a policy is to be judged and has not been, in all the ways that its clips are to be asked."""
+    return policy in run.config.evaluation.policies and bool(_due(run, policy))
+
+
+def _due(run: Run, policy: Policy) -> list[Condition]:
+    """The conditions that the policy has not been judged in."""
+    controls = run.config.evaluation.controls if policy == "grpo" else ()
+    folder = run.folder / "eval"
+    return [c for c in ("av", *controls) if read_judgement(folder, judgement_name(policy, c)) is None]
 
 
 async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
-    """Asks the held-out clips, where that is due."""
+    """Asks the held-out clips, where that is due, in one condition after the other."""
     if not is_due(run, policy):
         return
-    judgement = await _judgement(run, engines, run.corpora.heldout, policy=policy, version=version)
-    for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
-        curve.write(version, judgement_metrics(judgement))
+    classes, seed = TAXONOMIES[run.config.data.taxonomy], run.config.run.seed
+    for condition in _due(run, policy):
+        clips = asked_as(run.corpora.heldout, condition, classes=classes, seed=seed)
+        name = judgement_name(policy, condition)
+        judgement = await _judgement(run, engines, clips, policy=name, version=version)
+        for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
+            curve.write(version, judgement_metrics(judgement))
 
 
 class CheckpointJudge:
@@ -77,21 +99,33 @@ class CheckpointJudge:
 async def _judgement(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], *, policy: str, version: int
 ) -> Judgement:
-    """Asks clips, greedily, and keeps what was said."""
+    """Asks clips, and keeps what was said."""
+    judged = await ask(run, engines, clips, name=policy)
+    judgement = judgement_of(judged, policy=policy, policy_version=version)
+    write_judgement(run.folder / "eval", judgement, judged)
+    return judgement
+
+
+async def ask(run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], *, name: str) -> list[JudgedClip]:
+    """Asks clips once each, greedily, on all engines; in the clips' order.
+
+    Args:
+        run: everything the stages share.
+        engines: warmed up.
+        clips: what is asked.
+        name: shown while it lasts.
+    """
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
-    with run.progress.bar(f"evaluation, {policy}") as update:
-        judged = await judge(
+    with run.progress.bar(f"evaluation, {name}") as update:
+        return await judge(
             clips,
             prepare=run.prepare,
             generate=pool,
             max_in_flight=run.config.evaluation.max_in_flight,
             on_clip=update,
         )
-    judgement = judgement_of(judged, policy=policy, policy_version=version)
-    write_judgement(run.folder / "eval", judgement, judged)
-    return judgement
 
 
 async def warm_up(run: Run, engines: Sequence[EngineClient], *, phase: str) -> list[ProcessedPrompt]:

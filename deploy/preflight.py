@@ -15,6 +15,8 @@ from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import ConfigError, DatasetError
+from common.evaluation.controls import asked_as
+from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.questions import QUESTIONS
 from common.types import Record
@@ -61,7 +63,8 @@ def check_inputs(
     Raises:
         ConfigError: a reward of the user's cannot be called, or W&B is asked for and not installed.
         ModelError: the folder is missing, without weights or of another architecture.
-        DatasetError: a corpus is missing or malformed, or not one of its media files is there.
+        DatasetError: a corpus is missing or malformed, not one of its media files is there, or held-out clips
+            cannot be asked as `evaluation.controls` says.
     """
     if config.model.path is not None:
         family_of(Path(config.model.path).expanduser().resolve())
@@ -78,6 +81,8 @@ def check_inputs(
                 f"{KEYS[split]} must have its media files, got none of {len(records)} clips, the first: "
                 f"{_media(records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
             )
+    if "heldout" in found:
+        _require_askable(found["heldout"], config)
     return found
 
 
@@ -95,6 +100,12 @@ def _left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
 
 def _media_of(record: Record) -> tuple[str, ...]:
     return tuple(_media(record))
+
+
+def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
+    """Makes the held-out clips of every control: a mistake is said now, and not at the end of the run."""
+    for control in config.evaluation.controls:
+        asked_as(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
 
 def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:
@@ -142,7 +153,8 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
     """The clips; a synthetic corpus is written first.
 
     Raises:
-        DatasetError: a corpus is missing, malformed or empty, or holds a label outside the taxonomy.
+        DatasetError: a corpus is missing, malformed or empty, holds a label outside the taxonomy, or has held-out
+            clips that cannot be asked as `evaluation.controls` says.
     """
     source, sources = config.data.source, _sources(config)
     digest: str | None = None
@@ -157,6 +169,7 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
         digest = corpus_sha256(corpus)
     found = {split: _read(chosen, config, split=split) for split, chosen in sources.items()}
     records = {split: list(corpus.records) for split, corpus in found.items()}
+    _require_askable(records.get("heldout", []), config)
     return Corpora(
         train=records["train"],
         cold_start=records.get("cold_start", []),

@@ -8,9 +8,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from common.config.evaluation import Policy
+from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate
 from common.metrics import MetricsFile
-from deploy.summary import Summary, canaries, judgements
+from deploy.summary import Summary, canaries, controls, judgements
 from learner.evaluation import JudgedClip, Judgement, read_judged_clips
 from learner.record import read_samples, sample_file
 
@@ -22,6 +23,8 @@ def print_report(console: Console, folder: Path, summary: Summary) -> None:
     judged = judgements(folder)
     if judged:
         console.print(_recognition(judged))
+    if "grpo" in judged and (controlled := controls(folder)):
+        console.print(_controls({"av": judged["grpo"], **controlled}))
     if summary.grpo_steps:
         console.print(_steps(folder, summary))
     best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in judged), None)
@@ -48,6 +51,15 @@ def _recognition(judged: Mapping[Policy, Judgement]) -> Table:
     table.add_row("answers in form", *(_percent(j.format_rate) for j in judged.values()))
     if any(j.num_failed for j in judged.values()):
         table.add_row("not asked, wrong", *(str(j.num_failed) for j in judged.values()))
+    return table
+
+
+def _controls(judged: Mapping[Condition, Judgement]) -> Table:
+    """The last policy in every condition, as given first."""
+    table = Table("asked", "WAR", "UAR", "in form", title="what the grpo policy's answers rest on")
+    for condition, judgement in judged.items():
+        shares = (_interval(judgement.recognition.war), _interval(judgement.recognition.uar))
+        table.add_row(condition, *shares, _percent(judgement.format_rate))
     return table
 
 

@@ -9,10 +9,11 @@ from typing import get_args
 
 from common.config.evaluation import Policy
 from common.durable import write_whole
+from common.evaluation.controls import CONTROLS, Control
 from common.metrics import MetricsFile
 from deploy.attempts import read_attempts, seconds_by_phase
 from learner.checkpoint import read_best
-from learner.evaluation import Judgement, read_judgement
+from learner.evaluation import Judgement, judgement_name, read_judgement
 from learner.ledger import live_entries
 from learner.record import publish_failures
 
@@ -29,6 +30,12 @@ class Summary:
     war_untrained: float | None
     war_cold_start: float | None
     war_grpo: float | None
+    war_grpo_video_only: float | None
+    """Of the same clips in other conditions: `evaluation.controls`."""
+    war_grpo_audio_only: float | None
+    war_grpo_swapped_audio: float | None
+    war_grpo_no_think: float | None
+    war_grpo_label_list: float | None
     uar_untrained: float | None
     uar_cold_start: float | None
     uar_grpo: float | None
@@ -70,9 +77,19 @@ def judgements(folder: Path) -> dict[Policy, Judgement]:
     return judged
 
 
+def controls(folder: Path) -> dict[Control, Judgement]:
+    """Of the last policy, in the conditions that it was judged in beside the clips as they are."""
+    found: dict[Control, Judgement] = {}
+    for control in CONTROLS:
+        judgement = read_judgement(folder / "eval", judgement_name("grpo", control))
+        if judgement is not None:
+            found[control] = judgement
+    return found
+
+
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
     """Reads judgements, metrics, the ledger, attempts and failed publishes."""
-    judged = judgements(folder)
+    judged, controlled = judgements(folder), controls(folder)
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
     attempts, best = read_attempts(folder), read_best(folder)
@@ -87,6 +104,9 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     def uar(policy: Policy) -> float | None:
         return judged[policy].recognition.uar.value if policy in judged else None
 
+    def controlled_war(control: Control) -> float | None:
+        return controlled[control].recognition.war.value if control in controlled else None
+
     parts = {
         phase: sum(line.get(f"seconds/{phase}", 0.0) for line in lines) for phase in ("rollout", "learn", "publish")
     }
@@ -97,6 +117,11 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         war_untrained=war("untrained"),
         war_cold_start=war("cold_start"),
         war_grpo=war("grpo"),
+        war_grpo_video_only=controlled_war("video_only"),
+        war_grpo_audio_only=controlled_war("audio_only"),
+        war_grpo_swapped_audio=controlled_war("swapped_audio"),
+        war_grpo_no_think=controlled_war("no_think"),
+        war_grpo_label_list=controlled_war("label_list"),
         uar_untrained=uar("untrained"),
         uar_cold_start=uar("cold_start"),
         uar_grpo=uar("grpo"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.durable import read_lines, write_whole
 from common.errors import DatasetError
+from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.labels import answer_of, has_form
 from common.protocols import GenerateFn, PrepareFn
@@ -126,6 +127,11 @@ def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: in
         format_rate=sum(c.has_form for c in clips) / len(clips),
         num_failed=sum(c.failure is not None for c in clips),
     )
+
+
+def judgement_name(policy: str, condition: Condition) -> str:
+    """What a policy's judgement in a condition is called."""
+    return policy if condition == "av" else f"{policy}_{condition}"
 
 
 def judgement_metrics(judgement: Judgement) -> dict[str, float]:

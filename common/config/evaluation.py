@@ -1,10 +1,11 @@
 """Configuration of the evaluation on held-out clips."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Config
+from common.evaluation.controls import Control
 
 Policy = Literal["untrained", "cold_start", "grpo"]
 
@@ -14,7 +15,19 @@ class EvaluationConfig(Config):
 
     policies: tuple[Policy, ...] = ()
     """Which policies are judged on the held-out clips: before anything, after the supervised stage, at the end."""
+    controls: tuple[Control, ...] = ()
+    """In which other ways the held-out clips are asked of the last policy: without sound, without thinking, ..."""
     every_checkpoints: int = Field(default=0, ge=0)
     """Number of checkpoints between two judgements on `data.validation`, of which the best is kept; 0 for none."""
     max_in_flight: int = Field(default=32, ge=1)
     """Number of clips asked at once."""
+
+    @model_validator(mode="after")
+    def controls_are_of_a_policy_that_is_judged(self) -> Self:
+        """They are held against its answers to the clips as they are."""
+        if self.controls and "grpo" not in self.policies:
+            raise ValueError(
+                "evaluation.policies must hold grpo with evaluation.controls, got "
+                f"{list(self.policies)}; add it, or leave the controls out"
+            )
+        return self

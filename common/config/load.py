@@ -37,6 +37,18 @@ def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
         raise ConfigError(_one_line(error)) from error
 
 
+def checked(config: OmniConfig) -> OmniConfig:
+    """The same tree, held against its rules again: a `model_copy` checks none.
+
+    Raises:
+        ConfigError: as `load_config` does.
+    """
+    try:
+        return OmniConfig.model_validate(config.model_dump())
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+
+
 def dump_config(config: OmniConfig) -> str:
     """The resolved tree as YAML that `load_config` reads again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -5,11 +5,10 @@ called after their split; or what `save_to_disk` wrote, Arrow files in folders b
 """
 
 import csv
-import importlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -149,23 +148,25 @@ def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    rows = _pyarrow("pyarrow.parquet", file).read_table(file).to_pylist()
-    yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(rows, start=1))
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    yield from _columnar(file, parquet.read_table)
 
 
 def _arrow(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    rows = _pyarrow("pyarrow.ipc", file).open_stream(str(file)).read_all().to_pylist()
-    yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(rows, start=1))
+    ipc: Any = importlib.import_module("pyarrow.ipc")
+    yield from _columnar(file, lambda path: ipc.open_stream(path).read_all())
 
 
-def _pyarrow(module: str, file: Path) -> Any:
+def _columnar(file: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
+        rows = read(str(file)).to_pylist()
+    # pyarrow's own are of these two
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())
         raise DatasetError(
-            f"{file}: pyarrow must be installed to read {file.suffix}, got {error}; pip install "
-            "'omni-rlvr[parquet]' or export the table as JSONL"
+            f"{file}: must be a readable {file.suffix} table, got {said}; write or download it again"
         ) from error
+    yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(rows, start=1))
 
 
 def _columns(config: TableDataConfig, first: _Line) -> TableDataConfig:

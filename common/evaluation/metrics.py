@@ -3,18 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-NUM_RESAMPLES = 2_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A fraction with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+from common.evaluation.bootstrap import Estimate
+from common.evaluation.confusion import confusion_of, scores_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,34 +35,8 @@ def recognition(labels: Sequence[str], answers: Sequence[str | None], *, seed: i
     Raises:
         ValueError: there is nothing to compare.
     """
-    if not labels:
-        raise ValueError("an evaluation must have clips, got none")
-    classes = sorted(set(labels))
-    index = np.array([classes.index(label) for label in labels])
-    correct = np.array([a == b for a, b in zip(labels, answers, strict=True)], dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(labels), (NUM_RESAMPLES, len(labels)))
-    resampled = correct[draws]
-    recalls = _recalls(correct, index, len(classes))
-    uars = np.array(
-        [np.nanmean(_recalls(c, index[d], len(classes))) for c, d in zip(resampled, draws, strict=True)]
-    )
+    confusion = confusion_of(labels, answers)
+    scores = scores_of([confusion], seed=seed)
     return Recognition(
-        num_clips=len(labels),
-        war=_estimate(float(correct.mean()), resampled.mean(axis=1)),
-        uar=_estimate(float(recalls.mean()), uars),
-        recall=dict(zip(classes, map(float, recalls), strict=True)),
-        support={name: int((index == i).sum()) for i, name in enumerate(classes)},
+        num_clips=len(labels), war=scores.war, uar=scores.uar, recall=confusion.recall, support=confusion.support
     )
-
-
-def _recalls(correct: np.ndarray, index: np.ndarray, num_classes: int) -> np.ndarray:
-    """float64 [classes]; NaN for a class that a resample has not drawn."""
-    right = np.bincount(index, weights=correct, minlength=num_classes)
-    count = np.bincount(index, minlength=num_classes)
-    return np.divide(right, count, out=np.full(num_classes, np.nan), where=count > 0)
-
-
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return Estimate(value=value, low=float(low), high=float(high))

@@ -1,6 +1,6 @@
 """The model families, behind one dict: what each brings to both planes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +22,11 @@ class Family:
     """What `architectures[0]` of a `config.json` may say; the first is that of the released checkpoints."""
     process_prompt: Callable[..., ProcessedPrompt]
     encode_completion: Callable[..., tuple[int, ...]]
+    decode_completion: Callable[..., str]
+    """Text of token ids, special tokens left out."""
     load_policy: "Callable[..., nn.Module]"
+    generate: Callable[..., tuple[int, ...]]
+    """Greedy token ids of a policy, without an engine: for a clip or two."""
     engine_layer: Callable[[str], str]
     """The engine's layer that a checkpoint tensor ends up in."""
     tower_prefixes: tuple[str, ...]
@@ -47,6 +51,18 @@ def _load_qwen2_5_omni(model_path: str, *, dtype: "torch.dtype") -> "nn.Module":
     return load_policy(model_path, dtype=dtype)
 
 
+def _decode_qwen2_5_omni(token_ids: Sequence[int], *, model_path: str) -> str:
+    from common.models.qwen2_5_omni.processor import decode_completion
+
+    return decode_completion(token_ids, model_path=model_path)
+
+
+def _generate_qwen2_5_omni(policy: Any, prompt: ProcessedPrompt, **pinned: Any) -> tuple[int, ...]:
+    from common.models.qwen2_5_omni.generation import generate
+
+    return generate(policy, prompt, **pinned)
+
+
 def _families() -> dict[str, Family]:
     from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 
@@ -55,7 +71,9 @@ def _families() -> dict[str, Family]:
         architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
         process_prompt=_process_qwen2_5_omni,
         encode_completion=_encode_qwen2_5_omni,
+        decode_completion=_decode_qwen2_5_omni,
         load_policy=_load_qwen2_5_omni,
+        generate=_generate_qwen2_5_omni,
         engine_layer=engine_layer,
         tower_prefixes=TOWER_PREFIXES,
     )

@@ -3,12 +3,11 @@
 import functools
 import struct
 import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
+import openpyxl
 import soundfile
 
 from tests.support.media_files import pictures, write_media
@@ -91,36 +90,12 @@ def put_ravdess(root: Path, names: Iterable[str]) -> Path:
 
 
 def put_workbook(path: Path, rows: Sequence[Mapping[int, str | float]]) -> Path:
-    """An xlsx file: texts in the table of shared ones, numbers as they are; columns from 0, rows from 1."""
-    shared: list[str] = []
-
-    def cell(column: int, row: int, value: str | float) -> str:
-        place = f"{chr(ord('A') + column)}{row}"
-        if not isinstance(value, str):
-            return f'<c r="{place}"><v>{value}</v></c>'
-        shared.append(value)
-        return f'<c r="{place}" t="s"><v>{len(shared) - 1}</v></c>'
-
-    body = "".join(
-        f'<row r="{n}">{"".join(cell(c, n, v) for c, v in row.items())}</row>'
-        for n, row in enumerate(rows, start=1)
-    )
-    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    relations = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    """An xlsx file; columns from 0, rows from 1."""
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for number, row in enumerate(rows, start=1):
+        for column, value in row.items():
+            sheet.cell(number, column + 1, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(
-            "xl/workbook.xml",
-            f'<workbook {main} xmlns:r="{relations}"><sheets>'
-            '<sheet name="a" sheetId="1" r:id="rId1"/></sheets></workbook>',
-        )
-        archive.writestr(
-            "xl/_rels/workbook.xml.rels",
-            '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-            f'<Relationship Id="rId1" Type="{relations}/worksheet" Target="worksheets/sheet1.xml"/>'
-            "</Relationships>",
-        )
-        archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet {main}><sheetData>{body}</sheetData></worksheet>")
-        items = "".join(f"<si><t>{escape(text)}</t></si>" for text in shared)
-        archive.writestr("xl/sharedStrings.xml", f"<sst {main}>{items}</sst>")
+    book.save(path)
     return path

@@ -268,6 +268,7 @@ def test_a_run_is_given_the_resolved_configuration(capsys: pytest.CaptureFixture
 
 def test_the_supervised_stage_alone_needs_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert sft_main([]) == USER_MISTAKE
-    assert capsys.readouterr().err == "error: sft.steps must be >= 1 for this command, got 0; say how many\n"
+    said = "error: sft.steps must be >= 1 for this command, got 0; say how many, or give sft.epochs\n"
+    assert capsys.readouterr().err == said
     assert sft_main(["--help"]) == 0
     assert "python -m learner.sft" in capsys.readouterr().out

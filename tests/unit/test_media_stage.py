@@ -1,6 +1,5 @@
 """What becomes of a clip: a prompt, or one failure with a name. The task's function alone; Ray is not started."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +9,10 @@ import soundfile
 
 from common.config.data import DataConfig
 from common.datasets.mp4 import write_mp4
-from common.media_ray import MediaSettings, key_of, prepare
+from common.evaluation.controls import CONDITIONS, asked_as
+from common.media_ray import memory_key
 from common.models.qwen2_5_omni.processor import load_processor
+from common.preparation import MediaSettings, prepare
 from common.types import Clip, Failure, ProcessedPrompt, Record
 
 FRAMES = np.full((5, 64, 64, 3), 90, dtype=np.uint8)
@@ -140,12 +141,17 @@ def test_frames_are_shaped_before_they_are_processed(tiny: str, tmp_path: Path) 
     assert grids == {"keep": [2, 4, 8], "pad": [2, 8, 8], "square": [2, 8, 8]}
 
 
-def test_a_clip_with_anothers_audio_is_another_clip_to_the_cache() -> None:
-    clip = Clip(clip_id="c", video_path="a.mp4", audio_path="a.mp4")
-    record = Record(prompt_id="c", clip=clip, question="How?", label="sad", dataset="d", split="train")
-    others = [dataclasses.replace(clip, audio_path=p) for p in ("b.mp4", None)] + [
-        dataclasses.replace(clip, video_path=None)
+def test_a_clip_is_remembered_by_all_that_it_is_asked_with() -> None:
+    records = [
+        Record(
+            prompt_id=label,
+            clip=Clip(clip_id=label, video_path=f"{label}.mp4", audio_path=f"{label}.wav"),
+            question="How?",
+            label=label,
+            dataset="d",
+            split="test",
+        )
+        for label in ("sad", "happy")
     ]
-    keys = {key_of(dataclasses.replace(record, clip=other)) for other in (clip, *others)}
-    assert len(keys) == 4
-    assert key_of(dataclasses.replace(record)) == key_of(record)
+    keys = {memory_key(asked_as(records, condition, classes=("sad",))[0]) for condition in CONDITIONS}
+    assert len(keys) == len(CONDITIONS)

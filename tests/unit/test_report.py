@@ -99,6 +99,18 @@ def test_the_tables_say_what_the_run_was(tmp_path: Path) -> None:
     assert f"--logdir {tmp_path}/run/tensorboard" in shown
 
 
+def test_conditions_of_the_last_policy_are_a_table_of_80_columns(tmp_path: Path) -> None:
+    clips = [make_judged(f"{i}.mp4", label="sad", answer="sad" if i % 2 else "fear") for i in range(1000)]
+    shown = report_of(tmp_path / "run", clips=clips, policies=("grpo", "grpo_swapped_audio", "grpo_no_think"))
+    assert "what the grpo policy's answers rest on" in shown
+    assert row(shown, "av").startswith("av 50.0 [")
+    assert row(shown, "swapped_audio").startswith("swapped_audio 50.0 [")
+    assert row(shown, "no_think").endswith("] 100")
+    assert "video_only" not in shown
+    assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80
+    assert "rest on" not in report_of(tmp_path / "other", clips=clips)
+
+
 def test_what_was_not_run_is_not_shown(tmp_path: Path) -> None:
     shown = report_of(tmp_path / "run", num_steps=0)
     assert shown.strip() == f"run folder  {tmp_path}/run"

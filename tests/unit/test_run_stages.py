@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,13 +17,14 @@ import learner.curves
 from common.config.load import load_config
 from common.errors import PublishError
 from common.metrics import MetricsFile
-from deploy.judging import judge_policy
+from common.types import Clip, Record
+from deploy.judging import is_due, judge_policy
 from deploy.progress import Progress
 from deploy.stages import run_stages
 from deploy.wiring import Run
 from learner.evaluation import JudgedClip
 from learner.record import publish_failures
-from tests.support.builders import make_judged, metrics_line
+from tests.support.builders import make_judged, make_record, metrics_line
 from tests.support.clock import run as run_loop
 
 Work = Callable[[Run], Awaitable[None]]
@@ -153,6 +155,40 @@ def test_every_judgement_is_drawn_and_hides_no_other(
         (step, {f"eval/{policy}/{name}": 0.5 for name in ("war", "uar", "format_rate")})
         for step, policy in ((0, "untrained"), (7, "grpo"))
     ]
+
+
+def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
+) -> None:
+    asked: list[list[tuple[str | None, str | None]]] = []
+
+    async def judge(records: list[Record], **_: Any) -> list[JudgedClip]:
+        asked.append([(r.clip.video_path, r.clip.audio_path) for r in records])
+        return [make_judged(r.prompt_id, label=r.label, answer="sad") for r in records]
+
+    monkeypatch.setattr(deploy.judging, "judge", judge)
+    run = run_in(tmp_path / "run")
+    heldout = [
+        replace(
+            make_record(label, label=label), clip=Clip(clip_id=label, video_path=f"{label}.mp4", audio_path="x")
+        )
+        for label in ("sad", "happy")
+    ]
+    object.__setattr__(run.corpora, "heldout", heldout)
+    controls = run.config.evaluation.model_copy(update={"controls": ("video_only", "audio_only")})
+    object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
+    run_loop(judge_policy(run, [], "untrained", version=0))
+    assert len(asked) == 1, "controls are the last policy's"
+    run_loop(judge_policy(run, [], "grpo", version=7))
+    given = [("sad.mp4", "x"), ("happy.mp4", "x")]
+    assert asked == [given, given, [("sad.mp4", None), ("happy.mp4", None)], [(None, "x"), (None, "x")]]
+    names = ["grpo", "grpo_audio_only", "grpo_video_only", "untrained"]
+    assert sorted(p.stem for p in (run.folder / "eval").glob("*.json")) == names
+    # one that was lost alone is asked again
+    (run.folder / "eval" / "grpo_audio_only.json").unlink()
+    assert is_due(run, "grpo")
+    run_loop(judge_policy(run, [], "grpo", version=7))
+    assert (len(asked), is_due(run, "grpo")) == (5, False)
 
 
 def test_a_stage_that_resumes_hides_only_its_own_points(tmp_path: Path, drawings: list[Drawing]) -> None:

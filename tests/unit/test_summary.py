@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from common.durable import append_line
 from common.errors import PublishError
+from common.evaluation.controls import CONTROLS
 from common.metrics import MetricsFile
 from common.types import Failure
 from deploy.summary import Summary, summarize, write_summary
@@ -166,6 +168,16 @@ def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
     assert (found.war_cold_start, found.uar_cold_start) == (None, None)
     assert (found.war_grpo, found.uar_grpo) == (0.5, pytest.approx((2 / 3 + 0) / 2))
     assert found.format_rate_grpo == 0.75
+    assert (found.war_grpo_video_only, found.war_grpo_no_think) == (None, None)
+
+
+def test_a_policy_in_other_conditions_is_read_by_condition(tmp_path: Path) -> None:
+    for count, control in enumerate(CONTROLS):
+        clips = [make_judged(str(i), label="sad", answer="sad" if i < count else "fear") for i in range(5)]
+        judged(tmp_path, f"grpo_{control}", clips)
+    values = asdict(summary_of(tmp_path))
+    assert [values[f"war_grpo_{control}"] for control in CONTROLS] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert values["war_grpo"] is None
 
 
 def test_what_is_written_is_json_with_every_field(tmp_path: Path) -> None:

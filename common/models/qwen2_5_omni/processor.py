@@ -5,6 +5,7 @@ the same arrays.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import blake3
@@ -94,6 +95,11 @@ def encode_completion(text: str, *, model_path: str) -> tuple[int, ...]:
     """Token ids of an answer with the token that ends it, as the policy is to produce them."""
     tokenizer = load_processor(model_path).tokenizer
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+
+
+def decode_completion(token_ids: Sequence[int], *, model_path: str) -> str:
+    """Text of token ids, special tokens left out."""
+    return str(load_processor(model_path).tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
 def hash_tensors(tensors: dict[str, np.ndarray]) -> str:

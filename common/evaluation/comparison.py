@@ -1,0 +1,130 @@
+"""Answers to the same clips held against each other: conditions of one run, or two runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.errors import DatasetError
+from common.evaluation.assessment import ReadPrediction
+from common.evaluation.predictions import AS_GIVEN
+from common.evaluation.significance import PairedDifference, paired_difference
+
+Group = tuple[str, str]
+"""Dataset and condition."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One dataset in one condition, minus something else on the same clips."""
+
+    dataset: str
+    condition: str
+    against: str
+    """The other condition, or the other run."""
+    difference: PairedDifference | None
+    """Normalised; None where the other has other clips."""
+
+
+def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]:
+    """By dataset and condition, in the order in which these first occur."""
+    groups: dict[Group, list[ReadPrediction]] = {}
+    for one in read:
+        groups.setdefault((one.prediction.dataset, one.prediction.condition), []).append(one)
+    return groups
+
+
+def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comparison]:
+    """Every condition minus the clips as they are, of each dataset that was asked both ways.
+
+    Args:
+        read: predictions of one run.
+        seed: of the resampling.
+    """
+    groups = grouped(read)
+    return [
+        Comparison(
+            dataset=dataset,
+            condition=condition,
+            against=AS_GIVEN,
+            difference=_difference(members, groups[dataset, AS_GIVEN], seed=seed),
+        )
+        for (dataset, condition), members in groups.items()
+        if condition != AS_GIVEN and (dataset, AS_GIVEN) in groups
+    ]
+
+
+def run_differences(
+    first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, against: str, seed: int = 0
+) -> list[Comparison]:
+    """The first run minus the second, for each dataset and condition that both have.
+
+    Args:
+        first: predictions of one run.
+        second: of the other.
+        against: names the other.
+        seed: of the resampling.
+
+    Raises:
+        DatasetError: they have no dataset and condition in common, or not the same clips or labels in it.
+    """
+    ours, theirs = grouped(first), grouped(second)
+    both = [group for group in ours if group in theirs]
+    if not both:
+        raise DatasetError(
+            f"--compare must have a dataset and condition of the predictions ({_names(ours)}), got "
+            f"{_names(theirs)}; give predictions of the same clips"
+        )
+    for group in both:
+        _require_same_clips(ours[group], theirs[group], against=against)
+    return [
+        Comparison(
+            dataset=group[0],
+            condition=group[1],
+            against=against,
+            difference=_difference(ours[group], theirs[group], seed=seed),
+        )
+        for group in both
+    ]
+
+
+def _difference(
+    first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, seed: int
+) -> PairedDifference | None:
+    other = _by_clip(second)
+    pairs = [(one, other.get(_clip(one))) for one in first]
+    if len(other) != len(pairs) or any(b is None or a.label != b.label for a, b in pairs):
+        return None
+    return paired_difference(
+        [a.label for a, _ in pairs],
+        [a.is_right for a, _ in pairs],
+        [b is not None and b.is_right for _, b in pairs],
+        seed=seed,
+    )
+
+
+def _require_same_clips(first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, against: str) -> None:
+    ours, theirs = _by_clip(first), _by_clip(second)
+    for here, there in ((ours, theirs), (theirs, ours)):
+        alone = next((one for clip, one in here.items() if clip not in there), None)
+        if alone is not None:
+            raise DatasetError(
+                f"{alone.prediction.place}: two runs must have the same clips to be compared, got "
+                f"{alone.prediction.id!r} in one alone; ask both, or take it out"
+            )
+    for clip, one in ours.items():
+        if theirs[clip].label != one.label:
+            raise DatasetError(
+                f"{theirs[clip].prediction.place}: two runs must have the same labels to be compared, got "
+                f"{theirs[clip].label!r} in {against} and {one.label!r} for {one.prediction.id!r}; mend one"
+            )
+
+
+def _clip(one: ReadPrediction) -> tuple[int | None, str]:
+    return one.prediction.fold, one.prediction.id
+
+
+def _by_clip(members: Sequence[ReadPrediction]) -> dict[tuple[int | None, str], ReadPrediction]:
+    return {_clip(one): one for one in members}
+
+
+def _names(groups: Mapping[Group, object]) -> str:
+    return ", ".join(f"{dataset} {condition}" for dataset, condition in groups)

@@ -1,0 +1,162 @@
+"""How often which label was answered how, and the shares that are made of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.evaluation.bootstrap import NUM_RESAMPLES, Estimate, interval, resampled
+
+OTHER = "other or none"
+"""The last column: an answer outside the classes, or no answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confusion:
+    """Labels against answers."""
+
+    classes: tuple[str, ...]
+    """K of them."""
+    counts: tuple[tuple[int, ...], ...]
+    """[K, K + 1]: clips by label and answer; the last column is `OTHER`."""
+
+    @property
+    def num_clips(self) -> int:
+        return sum(map(sum, self.counts))
+
+    @property
+    def support(self) -> dict[str, int]:
+        """Clips by class; only those that occur."""
+        return {c: sum(row) for c, row in zip(self.classes, self.counts, strict=True) if sum(row)}
+
+    @property
+    def recall(self) -> dict[str, float]:
+        """By class; only those that occur."""
+        return {
+            c: row[i] / sum(row)
+            for i, (c, row) in enumerate(zip(self.classes, self.counts, strict=True))
+            if sum(row)
+        }
+
+    @property
+    def num_other(self) -> int:
+        """Answers outside the classes, and missing ones."""
+        return sum(row[-1] for row in self.counts)
+
+
+def confusion_of(
+    labels: Sequence[str], answers: Sequence[str | None], *, classes: Sequence[str] | None = None
+) -> Confusion:
+    """Counts clips.
+
+    Args:
+        labels: of the clips.
+        answers: in the same order; None where there was none.
+        classes: in the order of the table; the labels that occur, sorted, where None.
+
+    Raises:
+        ValueError: there is nothing to count, a label is none of the classes, or there are not as many answers.
+    """
+    if not labels:
+        raise ValueError("an evaluation must have clips, got none")
+    names = tuple(sorted(set(labels)) if classes is None else classes)
+    index = {name: i for i, name in enumerate(names)}
+    strange = next((label for label in labels if label not in index), None)
+    if strange is not None:
+        raise ValueError(f"a label must be one of {', '.join(names)}, got {strange!r}")
+    counts = np.zeros((len(names), len(names) + 1), dtype=np.int64)
+    none = len(names)
+    pairs = Counter(zip(labels, answers, strict=True))
+    for (label, answer), count in pairs.items():
+        counts[index[label], none if answer is None else index.get(answer, none)] += count
+    return Confusion(classes=names, counts=tuple(tuple(int(n) for n in row) for row in counts))
+
+
+def total(confusions: Sequence[Confusion]) -> Confusion:
+    """The counts of several tables of the same classes, added."""
+    summed = np.sum([np.array(one.counts) for one in confusions], axis=0)
+    return Confusion(classes=confusions[0].classes, counts=tuple(tuple(int(n) for n in row) for row in summed))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """How well labels were recognised; all values are fractions."""
+
+    war: Estimate
+    """Weighted average recall: the share of clips answered right, which is accuracy."""
+    uar: Estimate
+    """Unweighted average recall: the mean of the recalls of the classes that occur among the labels."""
+    macro_f1: Estimate
+    """Mean over the same classes of 2 TP / (2 TP + FP + FN); FP are clips of the other classes."""
+
+
+def scores_of(confusions: Sequence[Confusion], *, seed: int = 0) -> Scores:
+    """WAR, UAR and macro F1 of a table; of several folds, the mean of their values.
+
+    The intervals are percentiles of a bootstrap over clips, within each fold.
+
+    Args:
+        confusions: one, or one for each fold.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    values = np.mean([shares_of(one) for one in confusions], axis=0)
+    resamples = np.mean([_resampled(one, rng) for one in confusions], axis=0)
+    war, uar, macro_f1 = (interval(v, r) for v, r in zip(values, resamples, strict=True))
+    return Scores(war=war, uar=uar, macro_f1=macro_f1)
+
+
+def shares_of(confusion: Confusion) -> tuple[float, float, float]:
+    """WAR, UAR and macro F1, without intervals."""
+    cells = _Cells(confusion)
+    war, uar, macro_f1 = cells.shares(cells.counts[None])[:, 0]
+    return float(war), float(uar), float(macro_f1)
+
+
+def _resampled(confusion: Confusion, rng: np.random.Generator) -> np.ndarray:
+    """float64 [3, resamples]."""
+    cells = _Cells(confusion)
+    chunks = resampled(cells.counts, rng=rng, num=NUM_RESAMPLES)
+    return np.concatenate([cells.shares(chunk) for chunk in chunks], axis=1)
+
+
+class _Cells:
+    """The cells of a table that are not empty: a resample never fills another."""
+
+    def __init__(self, confusion: Confusion) -> None:
+        table = np.array(confusion.counts)
+        rows, columns = np.nonzero(table)
+        self.counts = table[rows, columns]
+        """int64 [cells]"""
+        occurring, row_of = np.unique(rows, return_inverse=True)
+        num_classes = len(occurring)
+        position = np.full(table.shape[1], num_classes)
+        position[occurring] = np.arange(num_classes)
+        self._num_classes, self._row_of, self._column_of = num_classes, row_of, position[columns]
+        self._is_right = rows == columns
+
+    def shares(self, counts: np.ndarray) -> np.ndarray:
+        """WAR, UAR and macro F1 of each draw: float64 [3, draws] of int64 [draws, cells].
+
+        A class that a draw has no clip of takes no part in that draw's means.
+        """
+        support = self._summed(counts, self._row_of)
+        right = self._summed(counts * self._is_right, self._row_of)
+        answered = self._summed(counts, self._column_of)
+        is_there = support > 0
+        num_there = is_there.sum(axis=1)
+        recalls = np.divide(right, support, out=np.zeros(right.shape), where=is_there)
+        # 2 TP + FP + FN is what was labelled so and what was answered so
+        f1s = np.divide(2 * right, support + answered, out=np.zeros(right.shape), where=is_there)
+        return np.stack(
+            [right.sum(axis=1) / counts.sum(axis=1), recalls.sum(axis=1) / num_there, f1s.sum(axis=1) / num_there]
+        )
+
+    def _summed(self, counts: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """int64 [draws, classes]: the cells of each class, added; of a class past the last, left out."""
+        order = np.argsort(owner, kind="stable")
+        present, starts = np.unique(owner[order], return_index=True)
+        sums = np.zeros((len(counts), self._num_classes + 1), dtype=np.int64)
+        sums[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+        return sums[:, : self._num_classes]

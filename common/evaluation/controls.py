@@ -1,0 +1,170 @@
+"""The conditions that a clip is asked in, to see what a policy's answer rests on.
+
+A policy that hears is worse without sound, and worse still with another clip's; one whose reasoning helps is worse
+when it must answer at once. Every condition is made of the clip as it is given, and of nothing else.
+"""
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from common.errors import DatasetError
+from common.types import Record
+
+Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]
+Condition = Literal["av"] | Control
+CONTROLS: tuple[Control, ...] = get_args(Control)
+NUM_MIXINGS = 8
+"""Exchanges that are tried for each sound that is swapped."""
+CONDITIONS: tuple[Condition, ...] = ("av", *CONTROLS)
+MEANINGS: dict[Condition, str] = {
+    "av": "picture and sound, as given",
+    "video_only": "the picture without its sound",
+    "audio_only": "the sound without its picture",
+    "swapped_audio": "the picture with the sound of a clip of another label",
+    "no_think": "the answer at once, without thinking",
+    "label_list": "as given, with the labels to choose from in the question",
+}
+THINK = "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
+"""R1-Omni's instruction, behind its question and behind those made from it."""
+NO_THINK = "Output the final emotion in <answer> </answer> tags."
+
+
+def asked_as(
+    records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None = None, seed: int = 0
+) -> list[Record]:
+    """The records as they are asked in a condition; ids, labels and order stay.
+
+    Args:
+        records: as the corpus gives them.
+        condition: one of `CONDITIONS`.
+        classes: what `label_list` offers.
+        seed: of the sounds that are swapped.
+
+    Raises:
+        DatasetError: a record cannot be asked so: it lacks what the condition leaves, or asks for thinking in other
+            words; sounds cannot be swapped across labels; or there are no classes to list.
+    """
+    match condition:
+        case "av":
+            return list(records)
+        case "video_only":
+            return [video_only(record) for record in records]
+        case "audio_only":
+            return [audio_only(record) for record in records]
+        case "swapped_audio":
+            return swapped_audio(records, seed=seed)
+        case "no_think":
+            return [no_think(record) for record in records]
+        case "label_list":
+            if not classes:
+                raise DatasetError(
+                    "the condition label_list must have classes to list, got none; set data.taxonomy to one with "
+                    "classes, such as dfew"
+                )
+            return [label_list(record, classes) for record in records]
+
+
+def video_only(record: Record) -> Record:
+    """Without its sound.
+
+    Raises:
+        DatasetError: it has no picture.
+    """
+    if record.clip.video_path is None:
+        raise _lacks(record, "video_only", "a picture")
+    return dataclasses.replace(record, clip=dataclasses.replace(record.clip, audio_path=None))
+
+
+def audio_only(record: Record) -> Record:
+    """Without its picture.
+
+    Raises:
+        DatasetError: it has no sound.
+    """
+    if record.clip.audio_path is None:
+        raise _lacks(record, "audio_only", "a sound")
+    return dataclasses.replace(record, clip=dataclasses.replace(record.clip, video_path=None))
+
+
+def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
+    """Each with the sound of a record of another label; every sound is given away once.
+
+    Args:
+        records: any number.
+        seed: of which sound goes where.
+
+    Raises:
+        DatasetError: a record lacks picture or sound, or one label has more than half of the records: then some
+            would keep a sound of their own label.
+    """
+    for record in records:
+        if record.clip.video_path is None:
+            raise _lacks(record, "swapped_audio", "a picture")
+        if record.clip.audio_path is None:
+            raise _lacks(record, "swapped_audio", "a sound")
+    count = Counter(record.label for record in records)
+    largest, size = count.most_common(1)[0] if count else ("", 0)
+    if 2 * size > len(records):
+        raise DatasetError(
+            f"the condition swapped_audio must have no label on more than half of the clips, got {largest!r} on "
+            f"{size} of {len(records)}; leave the condition out, or balance the clips"
+        )
+    donors = _donors([record.label for record in records], shift=size, rng=random.Random(seed))
+    return [
+        dataclasses.replace(
+            record, clip=dataclasses.replace(record.clip, audio_path=records[donor].clip.audio_path)
+        )
+        for record, donor in zip(records, donors, strict=True)
+    ]
+
+
+def _donors(labels: Sequence[str], *, shift: int, rng: random.Random) -> list[int]:
+    """A permutation that leaves no position its label, mixed over all labels.
+
+    Args:
+        labels: none more often than `shift`, which is at most half of them.
+        shift: of the permutation that the mixing starts from.
+        rng: of the mixing.
+    """
+    # in runs of one label, none longer than the shift: what stands so far on is of another label
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    donors = list(range(len(labels)))
+    for position, index in enumerate(order):
+        donors[index] = order[(position + shift) % len(order)]
+    for _ in range(NUM_MIXINGS * len(labels)):
+        one, other = rng.randrange(len(labels)), rng.randrange(len(labels))
+        if labels[donors[one]] != labels[other] and labels[donors[other]] != labels[one]:
+            donors[one], donors[other] = donors[other], donors[one]
+    return donors
+
+
+def no_think(record: Record) -> Record:
+    """Asked for the answer at once.
+
+    Raises:
+        DatasetError: its question asks for thinking in other words than R1-Omni's.
+    """
+    question = record.question.replace(THINK, NO_THINK)
+    if "<think>" in question:
+        raise DatasetError(
+            f"the condition no_think must find {THINK!r} in a question that asks for thinking, got "
+            f"{record.question!r}; leave the condition out, or ask in these words"
+        )
+    return dataclasses.replace(record, question=question if "<answer>" in question else f"{question}\n{NO_THINK}")
+
+
+def label_list(record: Record, classes: Sequence[str]) -> Record:
+    """Asked with the labels to choose from, before what the question says of the answer's form."""
+    options = f"Choose one of: {', '.join(classes)}."
+    question, behind, form = record.question.partition(f"\n{THINK}")
+    return dataclasses.replace(record, question=f"{question}\n{options}{behind}{form}")
+
+
+def _lacks(record: Record, condition: Condition, what: str) -> DatasetError:
+    return DatasetError(
+        f"the condition {condition} must have clips with {what}, got {record.prompt_id!r} without; leave the "
+        "condition out, or such clips"
+    )

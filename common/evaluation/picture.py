@@ -1,0 +1,60 @@
+"""The picture of which label was answered how."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.durable import whole
+from common.evaluation.confusion import OTHER, Confusion
+
+INK, GROUND = "#1d1f23", "#ffffff"
+CELL_INCHES = 0.62
+MAX_NUMBERED = 20
+"""Rows from which on the cells are too small for numbers."""
+
+
+def write_confusions(path: Path, tables: Sequence[tuple[str, Confusion]]) -> None:
+    """Draws tables below each other: rows are labels that occur, shades shares of a row, numbers clips.
+
+    Args:
+        path: of the PNG file.
+        tables: with the name of each.
+    """
+    # not pyplot: it would keep figures, and choose a backend of the screen's
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [2.0 + CELL_INCHES * len(table.support) for _, table in tables]
+    width = 3.2 + CELL_INCHES * max(len(table.classes) + 1 for _, table in tables)
+    figure: Any = Figure(
+        figsize=(min(width, 40.0), min(sum(heights), 60.0)), facecolor=GROUND, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = np.atleast_1d(figure.subplots(len(tables), 1, height_ratios=heights))
+    for axis, (name, table) in zip(axes, tables, strict=True):
+        _draw(axis, name, table)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=144 if width < 15 else 96)
+
+
+def _draw(axis: Any, name: str, table: Confusion) -> None:
+    occurring = [i for i, row in enumerate(table.counts) if sum(row)]
+    counts = np.array([table.counts[i] for i in occurring])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    # a name with a dollar sign is no formula
+    axis.set_title(name.replace("$", r"\$"), loc="left", color=INK, fontsize=12, fontweight="bold", pad=12)
+    columns = [*table.classes, OTHER]
+    axis.set_xticks(range(len(columns)), [c.replace("$", r"\$") for c in columns], rotation=40, ha="right")
+    rows = [f"{table.classes[i]} ({sum(table.counts[i])})".replace("$", r"\$") for i in occurring]
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xlabel("answered", color=INK)
+    axis.set_ylabel("labelled", color=INK)
+    axis.tick_params(colors=INK, length=0, labelsize=9)
+    axis.spines[:].set_visible(False)
+    if len(occurring) <= MAX_NUMBERED:
+        for row, column in np.argwhere(counts > 0):
+            colour = GROUND if shares[row, column] > 0.55 else INK
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)

@@ -1,0 +1,249 @@
+"""What a policy said of clips, a JSON line each: `{"id", "dataset", "fold", "label", "text"}`, and more if wanted.
+
+Nothing is passed over: a line that lacks something, stands twice or was never asked is a mistake with its place.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from common.errors import DatasetError
+
+AS_GIVEN = "av"
+"""The condition of a clip that is asked as it is."""
+REMEDY = 'a line is {"id": "00001", "dataset": "dfew", "fold": 1, "label": "sad", "text": "<think>..."}'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One answer to one clip."""
+
+    id: str
+    """Unique within dataset, fold and condition."""
+    dataset: str
+    fold: int | None
+    """Of a cross-validation, counted from 1; None where there is none."""
+    label: str
+    text: str
+    """The whole completion; empty where the clip could not be asked."""
+    labels: tuple[str, ...] = ()
+    """Every label of a clip that has several."""
+    taxonomy: str | None = None
+    """Whose classes the label is of; None where the dataset's name says it."""
+    video: str | None = None
+    """Path of the clip."""
+    audio: str | None = None
+    """Path of its sound."""
+    policy_version: int | None = None
+    condition: str = AS_GIVEN
+    """How the clip was asked."""
+    failure: str | None = None
+    """Why the clip could not be asked; it counts as wrong."""
+    place: str = field(default="", compare=False)
+    """File and line."""
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """What the line holds beside these."""
+
+    @property
+    def key(self) -> tuple[str, int | None, str, str]:
+        """Under which it stands once."""
+        return self.dataset, self.fold, self.condition, self.id
+
+
+_TEXTS, _TEXTS_OR_NULL = ("id", "dataset", "label", "text"), ("taxonomy", "video", "audio", "failure")
+_INTEGERS_OR_NULL = ("fold", "policy_version")
+_REQUIRED = ("id", "dataset", "fold", "label", "text")
+_KNOWN = {*_TEXTS, *_TEXTS_OR_NULL, *_INTEGERS_OR_NULL, "labels", "condition"}
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Reads predictions.
+
+    Args:
+        path: the JSONL file, in UTF-8.
+
+    Raises:
+        DatasetError: the file cannot be read or is empty, a line is not as it must be, or one stands twice.
+    """
+    found: dict[tuple[str, int | None, str, str], Prediction] = {}
+    for place, values in json_lines(path):
+        prediction = _prediction(values, place)
+        before = found.setdefault(prediction.key, prediction)
+        if before is not prediction:
+            raise DatasetError(
+                f"{place}: an id must stand once within dataset, fold and condition, got {prediction.id!r} of "
+                f"{_group(prediction)} at {before.place} too; take one out"
+            )
+    if not found:
+        raise DatasetError(f"predictions must have lines, got none in {str(path)!r}; {REMEDY}")
+    return list(found.values())
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file with file and line; blank lines are none.
+
+    Raises:
+        DatasetError: the file cannot be read, or a line is no JSON object.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise DatasetError(f"{path} must be a readable JSONL file, got: {error.strerror}; give its path") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            values: Any = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{place}: a line must be JSON, got {_start(line)}: {error}; mend it") from error
+        if not isinstance(values, dict):
+            raise DatasetError(f"{place}: a line must be a JSON object, got {_start(line)}; mend it")
+        yield place, cast("dict[str, Any]", values)
+
+
+def require_clips(predictions: Sequence[Prediction], path: str | Path) -> None:
+    """Holds the ids against those that were to be asked, in each condition that occurs.
+
+    Args:
+        predictions: what was read.
+        path: a JSON list or JSONL of the clips, each with an `id`, or `video` as in R1-Omni's JSON, and with
+            `dataset` and `fold` where these are to be held against, too.
+
+    Raises:
+        DatasetError: a clip has no prediction, or a prediction no clip.
+    """
+    asked = _asked(path)
+    conditions = sorted({p.condition for p in predictions})
+    for condition in conditions:
+        there = [p for p in predictions if p.condition == condition]
+        unknown = next((p for p in there if not any(key in asked for key in _keys(p))), None)
+        if unknown is not None:
+            raise DatasetError(
+                f"{unknown.place}: a prediction must be of a clip in {path}, got {unknown.id!r} of "
+                f"{_group(unknown)}; take it out or give the clips that were asked"
+            )
+        answered = {key for p in there for key in _keys(p)}
+        missing = [(place, key) for key, place in asked.items() if key not in answered]
+        if missing:
+            place, key = missing[0]
+            raise DatasetError(
+                f"{place}: every clip must have a prediction, got none of {key[0]!r} in the condition {condition} "
+                f"and of {len(missing) - 1} more; ask them, or leave them out of the clips"
+            )
+
+
+def line_of(prediction: Prediction) -> dict[str, Any]:
+    """As `read_predictions` reads it again."""
+    values: dict[str, Any] = {
+        "id": prediction.id,
+        "dataset": prediction.dataset,
+        "fold": prediction.fold,
+        "label": prediction.label,
+        "text": prediction.text,
+    }
+    optional = {
+        "labels": list(prediction.labels) or None,
+        "taxonomy": prediction.taxonomy,
+        "video": prediction.video,
+        "audio": prediction.audio,
+        "policy_version": prediction.policy_version,
+        "failure": prediction.failure,
+    }
+    return {
+        **values,
+        "condition": prediction.condition,
+        **{name: value for name, value in optional.items() if value is not None},
+        **prediction.more,
+    }
+
+
+def _prediction(values: Mapping[str, Any], place: str) -> Prediction:
+    missing = [name for name in _REQUIRED if name not in values]
+    if missing:
+        raise DatasetError(f"{place}: a prediction must have {', '.join(missing)}, got {_start(values)}; {REMEDY}")
+    for name in (*_TEXTS, *_TEXTS_OR_NULL):
+        _require(name, values.get(name), str, place=place, may_be_null=name in _TEXTS_OR_NULL)
+    for name in _INTEGERS_OR_NULL:
+        _require(name, values.get(name), int, place=place, may_be_null=True)
+    for name in ("id", "dataset", "label"):
+        if not values[name]:
+            raise DatasetError(f"{place}: {name} must not be empty, got ''; fill it in")
+    labels: Any = values.get("labels") or []
+    if not isinstance(labels, list) or not all(isinstance(one, str) for one in cast("list[Any]", labels)):
+        raise DatasetError(f"{place}: labels must be a list of texts, got {labels!r}; mend it")
+    condition = values.get("condition", AS_GIVEN)
+    _require("condition", condition, str, place=place, may_be_null=False)
+    chosen = {name: values[name] for name in _KNOWN & values.keys() if name not in ("labels", "condition")}
+    return Prediction(
+        **chosen,
+        labels=tuple(cast("list[str]", labels)),
+        condition=condition,
+        place=place,
+        more={name: value for name, value in values.items() if name not in _KNOWN},
+    )
+
+
+def _require(name: str, value: Any, kind: type, *, place: str, may_be_null: bool) -> None:
+    if value is None and may_be_null:
+        return
+    # JSON's true is an int to Python
+    if not isinstance(value, kind) or isinstance(value, bool):
+        what = {str: "a text", int: "an integer"}[kind] + (" or null" if may_be_null else "")
+        raise DatasetError(f"{place}: {name} must be {what}, got {value!r}; mend it")
+
+
+def _asked(path: str | Path) -> dict[tuple[str, ...], str]:
+    """Places of the clips by their keys: id, or id, dataset and fold as far as these are given."""
+    asked: dict[tuple[str, ...], str] = {}
+    for place, values in _clips(Path(path)):
+        name = values.get("id", values.get("prompt_id", values.get("video")))
+        if not isinstance(name, str) or not name:
+            raise DatasetError(f"{place}: a clip must have an id or a video, got {_start(values)}; fill it in")
+        key = (name, *(f"{part}={values[part]}" for part in ("dataset", "fold") if part in values))
+        if key in asked:
+            raise DatasetError(
+                f"{place}: each clip must stand once, got {name!r} at {asked[key]} too; take one out"
+            )
+        asked[key] = place
+    if not asked:
+        raise DatasetError(f"--clips must hold clips, got none in {str(path)!r}; give the clips that were asked")
+    return asked
+
+
+def _clips(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix != ".json":
+        yield from json_lines(path)
+        return
+    try:
+        items: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"--clips must be a readable file, got {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"--clips must be JSON, got {str(path)!r}: {error}; mend it") from error
+    if not isinstance(items, list):
+        raise DatasetError(f"--clips must hold a list, got a {type(items).__name__} in {str(path)!r}; mend it")
+    for number, item in enumerate(cast("list[Any]", items)):
+        if not isinstance(item, dict):
+            raise DatasetError(f"{path}: clip {number} must be an object, got {item!r}; mend it")
+        yield f"{path}: clip {number}", cast("dict[str, Any]", item)
+
+
+def _keys(prediction: Prediction) -> Iterator[tuple[str, ...]]:
+    dataset, fold = f"dataset={prediction.dataset}", f"fold={prediction.fold}"
+    yield (prediction.id,)
+    yield prediction.id, dataset
+    yield prediction.id, fold
+    yield prediction.id, dataset, fold
+
+
+def _group(prediction: Prediction) -> str:
+    fold = "" if prediction.fold is None else f", fold {prediction.fold}"
+    return f"{prediction.dataset}{fold}, {prediction.condition}"
+
+
+def _start(of: Any) -> str:
+    text = of.decode(errors="replace") if isinstance(of, bytes) else json.dumps(of, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,193 @@
+"""An evaluation as files: `report.html` for people, `report.json` for programs, a picture, and every prediction.
+
+The page is one file: it names no other and reaches for no network. Whatever a model or a corpus wrote is escaped.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from common.durable import write_whole
+from common.evaluation.assessment import Assessment, ReadPrediction, assess, read_all
+from common.evaluation.bootstrap import NUM_RESAMPLES
+from common.evaluation.comparison import Comparison, contributions, run_differences
+from common.evaluation.confusion import OTHER
+from common.evaluation.controls import MEANINGS
+from common.evaluation.picture import write_confusions
+from common.evaluation.predictions import AS_GIVEN, Prediction, line_of
+from common.evaluation.published import caveats_on, published_on
+from common.evaluation.significance import PairedDifference
+
+TEMPLATE = "report.html.j2"
+MAX_CLASSES = 48
+"""Of a table on the page."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything that is written."""
+
+    name: str
+    sources: tuple[str, ...]
+    """Where the predictions come from, for people."""
+    assessments: tuple[Assessment, ...]
+    contributions: tuple[Comparison, ...]
+    """Conditions minus the clips as given."""
+    comparisons: tuple[Comparison, ...]
+    """This run minus another."""
+    read: tuple[ReadPrediction, ...]
+    seed: int
+    """Of the resampling."""
+
+
+def make_report(
+    predictions: Sequence[Prediction],
+    *,
+    name: str,
+    sources: Sequence[str],
+    taxonomy: str | None = None,
+    other: tuple[str, Sequence[Prediction]] | None = None,
+    seed: int = 0,
+) -> Report:
+    """Scores predictions, and holds their conditions and another run against them.
+
+    Args:
+        predictions: of one run.
+        name: of the evaluation.
+        sources: where they come from, for people.
+        taxonomy: of all labels; each dataset's own where None.
+        other: another run's name and predictions of the same clips.
+        seed: of the resampling.
+
+    Raises:
+        DatasetError: as `assess` and `run_differences` do.
+    """
+    assessments = assess(predictions, taxonomy=taxonomy, seed=seed)
+    read = read_all(predictions, taxonomy=taxonomy)
+    comparisons: list[Comparison] = []
+    if other is not None:
+        against, theirs = other
+        comparisons = run_differences(read, read_all(theirs, taxonomy=taxonomy), against=against, seed=seed)
+    return Report(
+        name=name,
+        sources=tuple(sources),
+        assessments=tuple(assessments),
+        contributions=tuple(contributions(read, seed=seed)),
+        comparisons=tuple(comparisons),
+        read=tuple(read),
+        seed=seed,
+    )
+
+
+def write_report(folder: Path, report: Report) -> Path:
+    """Writes all files into a folder, which is made where it is missing, readable by its owner alone.
+
+    Returns:
+        The page.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = (json.dumps(_line(one), ensure_ascii=False) + "\n" for one in report.read)
+    write_whole(folder / "predictions.jsonl", "".join(lines))
+    write_confusions(folder / "confusion.png", [(a.dataset, a.confusion) for a in _heads(report)])
+    write_whole(folder / "report.json", json.dumps(facts(report), ensure_ascii=False, indent=1) + "\n")
+    write_whole(folder / "report.html", page(report))
+    return folder / "report.html"
+
+
+def facts(report: Report) -> dict[str, Any]:
+    """Every figure; values are fractions, but for what was published, which is in percent."""
+    return {
+        "name": report.name,
+        "sources": list(report.sources),
+        "num_resamples": NUM_RESAMPLES,
+        "seed": report.seed,
+        "assessments": [
+            {**asdict(a), "recall": a.confusion.recall, "support": a.confusion.support} for a in report.assessments
+        ],
+        "contributions": [asdict(c) for c in report.contributions],
+        "comparisons": [asdict(c) for c in report.comparisons],
+        "published": [asdict(row) for a in _heads(report) for row in published_on(a.dataset)],
+        "caveats": {a.dataset: list(caveats_on(a.dataset)) for a in _heads(report)},
+    }
+
+
+def page(report: Report) -> str:
+    """The page, as HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    heads = _heads(report)
+    return environment.get_template(TEMPLATE).render(
+        name=report.name,
+        sources=report.sources,
+        assessments=report.assessments,
+        heads=heads,
+        comparisons=report.comparisons,
+        controls=_controls(report),
+        published=[
+            {"dataset": a.dataset, "ours": a, "rows": rows, "caveats": caveats_on(a.dataset)}
+            for a in heads
+            if (rows := published_on(a.dataset))
+        ],
+        examples=_examples(report.read, heads),
+        other=OTHER,
+        max_classes=MAX_CLASSES,
+        num_resamples=f"{NUM_RESAMPLES:,}",
+        seed=report.seed,
+    )
+
+
+def _heads(report: Report) -> list[Assessment]:
+    """Of each dataset the clips as given, or what was asked first."""
+    chosen: dict[str, Assessment] = {}
+    for a in report.assessments:
+        if a.dataset not in chosen or (a.condition == AS_GIVEN != chosen[a.dataset].condition):
+            chosen[a.dataset] = a
+    return list(chosen.values())
+
+
+def _controls(report: Report) -> list[dict[str, Any]]:
+    """A row for every condition of a dataset that was asked in several."""
+    found = {(c.dataset, c.condition): c.difference for c in report.contributions}
+    datasets = {dataset for dataset, _ in found}
+    meanings = cast("Mapping[str, str]", MEANINGS)
+    rows: list[dict[str, Any]] = []
+    for a in report.assessments:
+        if a.dataset in datasets:
+            difference: PairedDifference | None = found.get((a.dataset, a.condition))
+            rows.append(
+                {
+                    "assessment": a,
+                    "difference": difference,
+                    "meaning": meanings.get(a.condition, ""),
+                    "is_base": a.condition == AS_GIVEN,
+                }
+            )
+    return sorted(rows, key=lambda row: (row["assessment"].dataset, not row["is_base"]))
+
+
+def _examples(read: Sequence[ReadPrediction], heads: Sequence[Assessment]) -> list[ReadPrediction]:
+    """Of each dataset and label the first that was right and the first that was wrong."""
+    shown = {(a.dataset, a.condition) for a in heads}
+    chosen: dict[tuple[str, str, bool], ReadPrediction] = {}
+    for one in read:
+        if (one.prediction.dataset, one.prediction.condition) in shown:
+            chosen.setdefault((one.prediction.dataset, one.label, one.is_right), one)
+    return [chosen[key] for key in sorted(chosen, key=lambda key: (key[0], key[1], not key[2]))]
+
+
+def _line(one: ReadPrediction) -> dict[str, Any]:
+    return {
+        **line_of(one.prediction),
+        "normalised_label": one.label,
+        "normalised": one.answer,
+        "is_right": one.is_right,
+    }

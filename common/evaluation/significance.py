@@ -1,0 +1,102 @@
+"""Whether two policies differ on the same clips, or by chance."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.evaluation.bootstrap import NUM_RESAMPLES, Estimate, interval, resampled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """The first policy's value minus the second's, on the same clips."""
+
+    num_clips: int
+    only_first_right: int
+    """Clips that the first policy answers right and the second wrong."""
+    only_second_right: int
+    war: Estimate
+    """Difference of the WARs, with its paired bootstrap interval."""
+    war_p: float
+    """Exact McNemar test, two-sided: the chance of so uneven a split of the clips on which just one is right."""
+    uar: Estimate
+    """Difference of the UARs, with its paired bootstrap interval."""
+    uar_p: float
+    """Paired bootstrap, two-sided: twice the share of resamples on the lesser side of 0, at most 1."""
+
+
+def paired_difference(
+    labels: Sequence[str], first: Sequence[bool], second: Sequence[bool], *, seed: int = 0
+) -> PairedDifference:
+    """Compares two policies.
+
+    Args:
+        labels: of the clips.
+        first: whether the first policy answered each clip right.
+        second: whether the second did.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: there is nothing to compare, or not as much on both sides.
+    """
+    if not labels or not len(labels) == len(first) == len(second):
+        raise ValueError(
+            f"a comparison must have the same clips on both sides, got {len(labels)} labels, {len(first)} and "
+            f"{len(second)} answers"
+        )
+    classes, owner = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
+    counts = np.zeros((len(classes), 2, 2), dtype=np.int64)
+    np.add.at(counts, (owner, np.array(first, dtype=int), np.array(second, dtype=int)), 1)
+    values = _differences(counts[None])[:, 0]
+    rng = np.random.default_rng(seed)
+    chunks = resampled(counts.reshape(-1), rng=rng, num=NUM_RESAMPLES)
+    wars, uars = np.concatenate([_differences(c.reshape(-1, *counts.shape)) for c in chunks], axis=1)
+    only_first, only_second = int(counts[:, 1, 0].sum()), int(counts[:, 0, 1].sum())
+    return PairedDifference(
+        num_clips=len(labels),
+        only_first_right=only_first,
+        only_second_right=only_second,
+        war=interval(values[0], wars),
+        war_p=mcnemar_p(only_first, only_second),
+        uar=interval(values[1], uars),
+        uar_p=_two_sided(uars),
+    )
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Exact McNemar test, two-sided: a fair coin for each clip on which just one policy is right.
+
+    Args:
+        only_first: clips that the first alone answers right.
+        only_second: clips that the second alone answers right.
+
+    Returns:
+        min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2); 1 where the policies never differ.
+    """
+    total, lesser = only_first + only_second, min(only_first, only_second)
+    if not total:
+        return 1.0
+    log_factorial = math.lgamma(total + 1)
+    log_ways = np.array(
+        [log_factorial - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(lesser + 1)]
+    )
+    largest = float(log_ways.max())
+    log_tail = largest + math.log(np.exp(log_ways - largest).sum()) - total * math.log(2)
+    return min(1.0, 2 * math.exp(log_tail))
+
+
+def _differences(counts: np.ndarray) -> np.ndarray:
+    """WAR and UAR of the first minus those of the second: float64 [2, draws] of int64 [draws, classes, 2, 2]."""
+    support = counts.sum(axis=(2, 3))
+    ahead = counts[:, :, 1, 0] - counts[:, :, 0, 1]
+    is_there = support > 0
+    recalls = np.divide(ahead, support, out=np.zeros_like(support, dtype=np.float64), where=is_there)
+    return np.stack([ahead.sum(axis=1) / support.sum(axis=1), recalls.sum(axis=1) / is_there.sum(axis=1)])
+
+
+def _two_sided(differences: np.ndarray) -> float:
+    """Counts the observed sample among the resamples, so that no p-value is 0."""
+    lesser = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (lesser + 1) / (len(differences) + 1))

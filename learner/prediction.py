@@ -1,0 +1,143 @@
+"""Answers to single clips without Ray or an engine: the training's own pre-processing, transformers' generate."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from common.config.data import DataConfig
+from common.errors import ConfigError, last_line
+from common.labels import TAXONOMIES, answered, normalised
+from common.models.registry import family_of
+from common.preparation import MediaSettings, prepare
+from common.tokens import pack_tokens
+from common.types import Failure, Modality, ProcessedPrompt, Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a policy says of a clip."""
+
+    text: str
+    """The whole completion."""
+    think: str | None
+    """Between the first `<think>` and its end; None without."""
+    answer: str
+    """In the first `<answer>`; the whole text without one."""
+    normalised: str | None
+    """The class that the answer names; None for none or several."""
+    probabilities: Mapping[str, float] | None
+    """By class, summing to 1; None for a taxonomy without classes."""
+    modalities: tuple[Modality, ...]
+    """What of the clip the policy was given."""
+    num_tokens: int
+    """Of the completion."""
+    is_cut_off: bool
+    """Whether it ended at the limit and not of itself."""
+
+
+class Predictor:
+    """A policy that is asked one clip at a time."""
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        data: DataConfig,
+        taxonomy: str,
+        max_tokens: int,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        """Loads a checkpoint.
+
+        Args:
+            model_path: its folder.
+            data: the limits on a clip.
+            taxonomy: a key of `TAXONOMIES`: what answers are normalised to, and the classes that are scored.
+            max_tokens: of a completion.
+            dtype: `float32` or `bfloat16`.
+            device: as torch names it.
+
+        Raises:
+            ModelError: the folder is missing, incomplete or of no known architecture.
+            ConfigError: there is no such device.
+        """
+        self._family = family_of(model_path)
+        self._settings = MediaSettings(data=data, model_path=model_path)
+        self._taxonomy, self._max_tokens, self._device = taxonomy, max_tokens, device
+        self._end = self._family.encode_completion("", model_path=model_path)[-1]
+        policy = self._family.load_policy(model_path, dtype=getattr(torch, dtype))
+        self._policy: Any = policy.to(_require_device(device)).eval()
+
+    def __call__(self, record: Record) -> Answer | Failure:
+        """Asks about a clip; one that cannot be decoded or processed is a failure with its reason."""
+        size, prompt = prepare(record, self._settings)
+        if isinstance(size, Failure) or prompt is None:
+            assert isinstance(size, Failure)
+            return size
+        path = self._settings.model_path
+        tokens = self._family.generate(self._policy, prompt, model_path=path, max_tokens=self._max_tokens)
+        text = self._family.decode_completion(tokens, model_path=path)
+        said = answered(text)
+        classes = TAXONOMIES[self._taxonomy]
+        return Answer(
+            text=text,
+            think=_between(text, "<think>", "</think>"),
+            answer=said,
+            normalised=normalised(said, self._taxonomy) if said else None,
+            probabilities=None if classes is None else self.probabilities(prompt, text, classes),
+            modalities=tuple(sorted(prompt.placeholders, key=("video", "audio").index)),
+            num_tokens=len(tokens),
+            is_cut_off=tokens[-1] != self._end,
+        )
+
+    def probabilities(self, prompt: ProcessedPrompt, text: str, classes: Sequence[str]) -> dict[str, float]:
+        """How likely each class is as the answer, behind what was thought.
+
+        The policy scores `<answer>CLASS</answer>` and the end behind the prompt and its own text up to its answer:
+        the sum of the tokens' log-probabilities, normalised over the classes. Where it gave no answer, the classes
+        stand behind its closed thinking, or, without that, at once behind the prompt.
+
+        Args:
+            prompt: processed.
+            text: what the policy said.
+            classes: that are scored.
+        """
+        path = self._settings.model_path
+        encode = self._family.encode_completion
+        before = encode(thought_of(text), model_path=path)[:-1]
+        behind = dataclasses.replace(prompt, prompt_token_ids=(*prompt.prompt_token_ids, *before))
+        answers = [encode(f"<answer>{name}</answer>", model_path=path) for name in classes]
+        batch = pack_tokens([behind], [answers], pad_token_id=0, device=self._device)
+        with torch.inference_mode():
+            logprobs, _ = self._policy(batch)
+        sums = (logprobs * batch.mask).double().sum(dim=1)
+        shares = cast(list[float], torch.softmax(sums, dim=0).tolist())
+        return dict(zip(classes, shares, strict=True))
+
+
+def thought_of(text: str) -> str:
+    """What stands before the answer: up to the first `<answer>`, else to the end of the thinking, else nothing."""
+    before, found, _ = text.partition("<answer>")
+    if found:
+        return before
+    before, found, _ = text.partition("</think>")
+    return f"{before}{found}\n" if found else ""
+
+
+def _require_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device must be there, got {name!r}: {last_line(error)}; take cpu") from error
+    return device
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    _, found, rest = text.partition(start)
+    inside, closed, _ = rest.partition(end)
+    return inside.strip() if found and closed else None
