@@ -5,6 +5,7 @@ called after their split; or what `save_to_disk` wrote, Arrow files in folders b
 """
 
 import csv
+import importlib
 import io
 import json
 import re
