@@ -30,11 +30,12 @@ test: lint  ## what CI runs; under 15 minutes
 test-all: lint  ## everything that runs without a GPU; more than an hour on two cores
 	$(VENV)/pytest -m "not gpu"
 
-bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch; JSON, a plot in runs/
+bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch, rewards; JSON, a plot in runs/
 	@mkdir -p runs; failed=0; \
 	$(VENV)/python -m tests.benchmarks.step --check || failed=1; \
 	$(VENV)/python -m tests.benchmarks.learner --check --plot runs/learner.png || failed=1; \
 	$(VENV)/python -m tests.benchmarks.resume --check || failed=1; \
+	$(VENV)/python -m tests.benchmarks.reward --check || failed=1; \
 	exit $$failed
 
 clean:  ## remove .venv and runs

@@ -179,6 +179,11 @@ class Score:
 
     total: float
     breakdown: Mapping[str, float]
+    """By reward, as it was given, unweighted; who was left out for the whole group is not in it."""
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What rewards said beside their values, by reward."""
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Figures of rewards beside their values, by `reward/figure`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.config.reward import ActorRewardConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
 
@@ -43,6 +44,17 @@ def placement_plan(config: OmniConfig) -> list[PlanLine]:
             num_threads=learner.num_threads,
         ),
         PlanLine(actor="reward service", count=1, num_cpus=config.reward.num_cpus, num_gpus=0, num_threads=1),
+        *(
+            PlanLine(
+                actor=f"reward {reward.name}",
+                count=reward.replicas,
+                num_cpus=reward.num_cpus,
+                num_gpus=reward.num_gpus,
+                num_threads=1,
+            )
+            for reward in config.reward.rewards
+            if isinstance(reward, ActorRewardConfig)
+        ),
         # at least one decoding task must find room beside the actors
         PlanLine(actor="media task", count=1, num_cpus=config.data.num_cpus, num_gpus=0, num_threads=1),
     ]

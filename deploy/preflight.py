@@ -20,7 +20,7 @@ from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.questions import QUESTIONS
 from common.types import Record
-from reward.rubric import build_rubric
+from reward.service import check_rewards
 
 KEYS = {
     "train": "data.source",
@@ -68,7 +68,7 @@ def check_inputs(
     """
     if config.model.path is not None:
         family_of(Path(config.model.path).expanduser().resolve())
-    build_rubric(config.reward)
+    check_rewards(config.reward)
     _require_wandb(config.run.wandb_project)
     corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
     found = {split: list(corpus.records) for split, corpus in corpora.items()}

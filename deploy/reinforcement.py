@@ -243,6 +243,7 @@ def _loop_parts(
         judge=CheckpointJudge(run, stage.engines, producer.phases, after_step=state.step),
         prefetch=run.prepare.prefetch,
         phases=producer.phases,
+        reward_metrics=stage.reward.take_metrics,
         groups_per_step=config.learner.groups_per_step,
         steps_per_checkpoint=config.learner.checkpoint.every_steps,
         max_non_finite_steps=config.learner.max_non_finite_steps,

@@ -29,7 +29,7 @@ from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model,
 from deploy.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
-from reward.actor import RewardActor, RewardClient
+from reward.actor import GRACE_S, RewardActor, RewardClient
 from rollout.actor import EngineActor, EngineClient
 
 logger = logging.getLogger(__name__)
@@ -238,11 +238,13 @@ async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
     try:
         client = RewardClient(
             handle,
-            deadline_s=config.deadline_s,
+            deadline_s=config.deadline_s + GRACE_S,
             max_concurrency=config.max_concurrency,
             max_retries=config.max_retries,
         )
         await require_same_sources(client)
+        for decision in await client.decisions():
+            run.progress.say(decision)
         yield client
     finally:
         ray.kill(handle)

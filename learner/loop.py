@@ -11,6 +11,7 @@ trains.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Protocol
 
 from common.metrics import distribution
@@ -65,6 +66,8 @@ class LoopParts:
     prefetch: Callable[[Sequence[Record]], None]
     """Begins the processing of clips that will be asked next."""
     phases: Phases
+    reward_metrics: Callable[[], dict[str, float]] = dict[str, float]
+    """How each reward did since this was last asked."""
     groups_per_step: int
     steps_per_checkpoint: int
     max_non_finite_steps: int
@@ -131,7 +134,10 @@ class GrpoLoop:
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
         parts.producer.draw_seconds.clear()
         report = StepReport(
-            metrics=learned | group_metrics(groups, learner_version=learner_version) | draw_seconds,
+            metrics=learned
+            | group_metrics(groups, learner_version=learner_version)
+            | parts.reward_metrics()
+            | draw_seconds,
             seconds=dict(phases.seconds),
         )
         batch = self._close_step(step, groups, report, published)
@@ -167,12 +173,15 @@ class GrpoLoop:
 def group_metrics(groups: Sequence[Group], *, learner_version: int) -> dict[str, float]:
     """What a batch of groups looks like: rewards, lengths, staleness."""
     samples = [s for g in groups for s in g.samples]
-    names = samples[0].score.breakdown
+    names = dict.fromkeys(name for s in samples for name in s.score.breakdown)
     equal = sum(len({s.score.total for s in g.samples}) == 1 for g in groups)
     truncated = sum(s.completion.finish_reason == "length" for s in samples)
     metrics = distribution("reward/total", [s.score.total for s in samples])
     for name in names:
-        metrics[f"reward/{name}/mean"] = sum(s.score.breakdown[name] for s in samples) / len(samples)
+        # a reward that was left out of a group has no value there
+        values = [s.score.breakdown[name] for s in samples if name in s.score.breakdown]
+        metrics[f"reward/{name}/mean"] = fmean(values)
+        metrics[f"reward/{name}/std"] = pstdev(values)
     metrics |= distribution("rollout/length", [float(len(s.completion.token_ids)) for s in samples])
     metrics |= distribution("rollout/staleness", [float(learner_version - g.min_policy_version) for g in groups])
     metrics["rollout/truncated_fraction"] = truncated / len(samples)

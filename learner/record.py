@@ -127,6 +127,8 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "text": sample.completion.text,
                     "reward": sample.score.total,
                     "breakdown": dict(sample.score.breakdown),
+                    "details": dict(sample.score.details),
+                    "facts": dict(sample.score.facts),
                     "finish_reason": sample.completion.finish_reason,
                     "token_ids": sample.completion.token_ids,
                     "rollout_logprobs": sample.completion.rollout_logprobs,

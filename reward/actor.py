@@ -1,15 +1,15 @@
 """The reward service as a Ray actor, and its handle in the driver.
 
-A user's reward may be slow, hang, or end its process. Groups are therefore scored in threads, beside each other;
-one that is over its deadline ends the process, which Ray restarts, and the others are scored again. Who ended it
-cannot always be told: all that were in it are then scored alone, and what ends it again fails as data.
+Code of the user's runs in processes and actors beside it, with deadlines of their own (`reward/pool.py`), so what
+ends the service is rare: it is restarted, and the groups that were in it are scored again. Who ended it cannot
+always be told: all that were in it are then scored alone, and what ends it again fails as data.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,34 +19,55 @@ from common import provenance
 from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
 from common.types import Completion, Failure, Record, Score
+from reward.host_actor import hosted
+from reward.observations import Observations
+from reward.request import requests_of
+from reward.service import GroupReport, RewardService, stop_reason
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
 """Seconds within which a process answers in which nothing holds the interpreter."""
 START_S = 600.0
 """Seconds that a restarted process may take until it is there, models that its rewards load included."""
+GRACE_S = 30.0
+"""Seconds after `reward.deadline_s` in which a service that is alive has said so itself."""
 
 
 class RewardActor:
-    """Scores groups with the configured rubric, `reward.max_concurrency` of them at a time."""
+    """Scores groups with the configured rewards, all that it is given at a time."""
 
     def __init__(self, *, config: RewardConfig) -> None:
-        from reward.rubric import build_rubric
+        self._deadline_s = config.deadline_s
+        self._service = RewardService(config, host=hosted)
 
-        self._rubric = build_rubric(config)
-        self._threads = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="reward")
-
-    def sources(self) -> dict[str, str]:
-        """What this process runs."""
+    async def sources(self) -> dict[str, str]:
+        """What this process runs, once its rewards are up."""
+        await self._service.start()
         return provenance.sources()
 
-    async def ready(self) -> None:
-        """Answers, so that one knows that it can."""
+    async def decisions(self) -> tuple[str, ...]:
+        """How the user's rewards are called."""
+        await self._service.start()
+        return self._service.decisions
 
-    async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+    async def ready(self) -> None:
+        """Answers when it can score."""
+        await self._service.start()
+
+    async def score(self, record: Record, completions: Sequence[Completion]) -> GroupReport:
         """One score per completion, or one failure for all."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._rubric.score, record, completions)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._service.score_requests(requests_of(record, completions))
+        except TimeoutError:
+            detail = f"reward.deadline_s={self._deadline_s:g} s passed, waits of its rewards included"
+            return GroupReport(scores=Failure(stage="reward", reason="deadline", detail=detail))
+
+    async def score_many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[GroupReport]:
+        """The same of several groups."""
+        if self._service.is_quick:
+            return [self._service.score_now(requests_of(*group)) for group in groups]
+        return await asyncio.gather(*(self.score(*group) for group in groups))
 
 
 class RewardClient:
@@ -55,18 +76,56 @@ class RewardClient:
     What cannot be scored is a failure as data; that the service is gone for good is raised.
     """
 
-    def __init__(self, handle: Any, *, deadline_s: float, max_concurrency: int = 4, max_retries: int = 2) -> None:
+    def __init__(self, handle: Any, *, deadline_s: float, max_concurrency: int = 64, max_retries: int = 2) -> None:
         self.handle = handle
         self._deadline_s = deadline_s
         self._width = max_concurrency
         self._max_retries = max_retries
         self._door = asyncio.Lock()
         self._slots = asyncio.Semaphore(max_concurrency)
+        self._observed = Observations()
         self._life = 0
         """How many processes have ended."""
         self._is_up = False
         self._explained: set[int] = set()
         """Lives that were ended for one group's sake: nobody else is to blame."""
+
+    def take_metrics(self) -> dict[str, float]:
+        """Latency and error rate of each reward, since this was last asked."""
+        return self._observed.take()
+
+    async def decisions(self) -> tuple[str, ...]:
+        """How the user's rewards are called, for people."""
+        return await self.handle.decisions.remote()
+
+    async def many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[list[Score] | Failure]:
+        """Scores several groups in one call, each as if alone.
+
+        Raises:
+            RewardError: the service cannot be restarted, or a reward stops the run.
+        """
+        async with self._room(alone=False):
+            await self._come_up()
+            life = self._life
+            asked = [(record, _lean(completions)) for record, completions in groups]
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    reports = await self.handle.score_many.options(max_task_retries=0).remote(asked)
+            except TimeoutError:
+                reports = None
+            except RayActorError as error:
+                reports = None
+                if self._ended(life):
+                    logger.warning("the reward service died: %s", last_line(error))
+        if reports is None:
+            return await asyncio.gather(*(self(*group) for group in groups))
+        return [self._taken(report, len(group[1])) for report, group in zip(reports, groups, strict=True)]
+
+    def _taken(self, report: GroupReport, num_completions: int) -> list[Score] | Failure:
+        self._observed.add(report, num_completions)
+        if report.stops_run:
+            raise stop_reason(report)
+        return report.scores
 
     async def sources(self) -> dict[str, dict[str, str]]:
         """What its process runs.
@@ -83,7 +142,7 @@ class RewardClient:
         """Scores a group, within the deadline from when its turn has come.
 
         Raises:
-            RewardError: the service cannot be restarted.
+            RewardError: the service cannot be restarted, or a reward stops the run.
         """
         num_deaths = 0
         while num_deaths <= self._max_retries:
@@ -105,7 +164,7 @@ class RewardClient:
         try:
             async with asyncio.timeout(self._deadline_s):
                 # whether to ask again is decided here: Ray would ask again what hangs, too
-                return await self.handle.score.options(max_task_retries=0).remote(record, list(completions))
+                report = await self.handle.score.options(max_task_retries=0).remote(record, _lean(completions))
         except TimeoutError:
             # code that holds the interpreter stops the groups beside it, too: then any may be the one
             is_culprit = is_alone or await self._answers()
@@ -119,6 +178,7 @@ class RewardClient:
             return None
         except RayError as error:
             return Failure(stage="reward", reason="service-error", detail=last_line(error))
+        return self._taken(report, len(completions))
 
     async def _answers(self) -> bool:
         try:
@@ -169,3 +229,8 @@ class RewardClient:
         finally:
             for _ in range(num_taken):
                 self._slots.release()
+
+
+def _lean(completions: Sequence[Completion]) -> list[Completion]:
+    """Without what no reward sees."""
+    return [replace(completion, rollout_logprobs=(), version_spans=()) for completion in completions]

@@ -1,9 +1,16 @@
 """What a reward sees of one completion, and what it may answer."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from __future__ import annotations
 
-from common.types import Modality, Record
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from common.types import Clip, Completion, DecodedClip, Modality, Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +28,49 @@ class RewardRequest:
     duration_s: float | None = None
     """Of the clip; None where it is not known."""
 
+    @property
+    def label(self) -> str:
+        """The clip's, or the first of several."""
+        return self.record.label
+
+    def frames(self, *, max_fps: float = 4.0, max_frames: int = 32) -> tuple[np.ndarray, float]:
+        """The clip's pictures, decoded when asked for; the completions of a group share them.
+
+        Returns:
+            uint8 [T, H, W, 3], and their true rate per second.
+
+        Raises:
+            MediaError: the clip has no video, or it cannot be decoded.
+        """
+        from common.errors import MediaError
+
+        clip = self.record.clip
+        if clip.video_path is None:
+            raise MediaError(f"{self.record.prompt_id} has no video", reason="no-video-track")
+        seen = Clip(clip_id=clip.clip_id, video_path=clip.video_path, audio_path=None)
+        decoded = _decoded(seen, max_fps, max_frames)
+        assert decoded.frames is not None
+        return decoded.frames, decoded.fps
+
+    def waveform(self) -> np.ndarray:
+        """The clip's sound, decoded when asked for; the completions of a group share it.
+
+        Returns:
+            float32 [S] at 16 kHz, channels averaged.
+
+        Raises:
+            MediaError: the clip has no sound, or it cannot be decoded.
+        """
+        from common.errors import MediaError
+
+        clip = self.record.clip
+        if clip.audio_path is None:
+            raise MediaError(f"{self.record.prompt_id} has no audio", reason="no-audio-track")
+        heard = Clip(clip_id=clip.clip_id, video_path=None, audio_path=clip.audio_path)
+        decoded = _decoded(heard, 1.0, 1)
+        assert decoded.waveform is not None
+        return decoded.waveform
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardResult:
@@ -32,3 +82,26 @@ class RewardResult:
     """For the reader of the breakdown."""
     facts: Mapping[str, float] | None = None
     """Figures beside the value, logged with it."""
+
+
+def requests_of(record: Record, completions: Sequence[Completion]) -> list[RewardRequest]:
+    """A group's, in its order."""
+    modalities = modalities_of(record.clip)
+    return [
+        RewardRequest(completion=c.text, token_ids=c.token_ids, record=record, modalities=modalities)
+        for c in completions
+    ]
+
+
+def modalities_of(clip: Clip) -> tuple[Modality, ...]:
+    """What a clip has files of."""
+    video: tuple[Modality, ...] = ("video",) if clip.video_path is not None else ()
+    audio: tuple[Modality, ...] = ("audio",) if clip.audio_path is not None else ()
+    return video + audio
+
+
+@lru_cache(maxsize=4)
+def _decoded(clip: Clip, max_fps: float, max_frames: int) -> DecodedClip:
+    from common.media import decode_clip
+
+    return decode_clip(clip, max_fps=max_fps, max_frames=max_frames, max_audio_s=float("inf"))

@@ -1,135 +1,132 @@
-"""Rewards weighted and summed. A sum over fewer rewards is never made."""
+"""Rewards weighted and summed. A sum over fewer rewards is never compared with one over more.
 
-import importlib
-import inspect
+Who did not apply to one completion of a group is left out for the whole group, and so is whoever depends on it:
+advantages are differences within a group, which stay fair.
+"""
+
 import math
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from common.config.reward import PythonRewardConfig, RewardConfig, reward_name
-from common.errors import ConfigError
-from common.types import Completion, Failure, Record, Score
-from reward.accuracy import accuracy_reward
-from reward.format import format_reward
+from common.config.reward import RewardEntry
+from common.types import Failure, Score
+from reward.request import RewardResult
 
-RewardFn = Callable[[str, str], float]
-"""(completion's text, label) -> reward."""
-BUILT_IN: Mapping[str, RewardFn] = {"accuracy": accuracy_reward, "format": format_reward}
+Column = Sequence[RewardResult]
+"""What one reward is worth to each completion of a group."""
+STD_FLOOR = 1e-6
+"""Of a group whose values are all alike: each is worth 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summed:
+    """A group's scores, and who has no part in them."""
+
+    scores: list[Score] | Failure
+    left_out: tuple[str, ...] = ()
 
 
 class Rubric:
-    """Named rewards with weights."""
+    """Named rewards with weights, gates and bounds."""
 
-    def __init__(self, rewards: Mapping[str, tuple[RewardFn, float]]) -> None:
-        self._rewards = dict(rewards)
+    def __init__(self, entries: Sequence[RewardEntry]) -> None:
+        self._entries = in_order_of_gates(entries)
+        self._names = [entry.name for entry in entries]
+        self._is_plain = all(not e.gates and e.clip is None and e.normalise == "none" for e in entries)
 
-    def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
-        """Scores every completion, or fails as a whole: one reward that fails on one completion fails all.
+    def sum(self, columns: Mapping[str, Column]) -> Summed:
+        """The weighted sums of a group.
 
-        Returns:
-            One score per completion, its breakdown unweighted; or a failure naming the reward.
+        Args:
+            columns: by reward, each of the group's length; who is not in it failed and is left out.
         """
+        used: dict[str, list[float]] = {}
+        for entry in self._entries:
+            column = columns.get(entry.name)
+            if column is None or not entry.gates <= used.keys():
+                continue
+            values = [result.value for result in column if result.value is not None]
+            if len(values) == len(column):
+                used[entry.name] = values
+        left_out = tuple(name for name in self._names if name not in used)
+        if not used:
+            why = f"none of {', '.join(self._names)} applies to the whole group"
+            return Summed(scores=Failure(stage="reward", reason="nothing-applies", detail=why), left_out=left_out)
+        return Summed(scores=self._scores(used, columns), left_out=left_out)
+
+    def _scores(self, used: Mapping[str, list[float]], columns: Mapping[str, Column]) -> list[Score] | Failure:
+        worth = used if self._is_plain else self._shaped(used)
+        weighted = [(entry.weight, worth[entry.name]) for entry in self._entries if entry.name in used]
+        names = [name for name in self._names if name in used]
         scores: list[Score] = []
-        for completion in completions:
-            breakdown: dict[str, float] = {}
-            for name, (reward, _) in self._rewards.items():
-                try:
-                    value = float(reward(completion.text, record.label))
-                except Exception as error:  # noqa: BLE001 - a user's code: its failure is data
-                    return Failure(
-                        stage="reward", reason=f"{name}-error", detail=f"{type(error).__name__}: {error}"
-                    )
-                if value != value or value in (float("inf"), float("-inf")):
-                    return Failure(
-                        stage="reward", reason=f"{name}-not-finite", detail=f"reward {name} returned {value}"
-                    )
-                breakdown[name] = value
-            total = sum(weight * breakdown[name] for name, (_, weight) in self._rewards.items())
+        for index in range(len(worth[names[0]])):
+            total = 0.0
+            for weight, values in weighted:
+                total += weight * values[index]
             if not math.isfinite(total):
                 return Failure(stage="reward", reason="sum-not-finite", detail=f"the weighted sum is {total}")
-            scores.append(Score(total=total, breakdown=breakdown))
+            results = {name: columns[name][index] for name in names}
+            scores.append(
+                Score(
+                    total=total,
+                    breakdown={name: used[name][index] for name in names},
+                    details={name: r.detail for name, r in results.items() if r.detail},
+                    facts={
+                        f"{name}/{fact}": v for name, r in results.items() if r.facts for fact, v in r.facts.items()
+                    },
+                )
+            )
         return scores
 
-
-def build_rubric(config: RewardConfig) -> Rubric:
-    """The configured rewards.
-
-    Raises:
-        ConfigError: a reward of the user's cannot be imported.
-    """
-    rewards: dict[str, tuple[RewardFn, float]] = {}
-    for reward in config.rewards:
-        function = (
-            load_function(reward.entrypoint) if isinstance(reward, PythonRewardConfig) else BUILT_IN[reward.type]
-        )
-        rewards[reward_name(reward)] = (function, reward.weight)
-    return Rubric(rewards)
-
-
-def load_function(entrypoint: str) -> RewardFn:
-    """The function that `module:name` names, to be called with `completion` and `label` by name.
-
-    Raises:
-        ConfigError: the module cannot be imported, or what it names cannot be called like this.
-    """
-    module, _, name = entrypoint.partition(":")
-    function = getattr(_import(module, entrypoint), name, None)
-    if not callable(function):
-        what = "nothing of this name" if function is None else f"of type {type(function).__name__}"
-        raise ConfigError(
-            f"reward.rewards entrypoint must name a function, got {entrypoint!r}, {what}; mend the name, or define "
-            f"`def {name}(completion, label)` in the module"
-        )
-    reason = _why_not_callable(function)
-    if reason is not None:
-        raise ConfigError(
-            f"reward.rewards entrypoint must take completion= and label=, got {entrypoint!r}: {reason}; "
-            f"define it as `def {name}(completion, label)`"
-        )
-
-    reward = cast(Callable[..., float], function)
-
-    def called(completion: str, label: str) -> float:
-        return reward(completion=completion, label=label)
-
-    return called
+    def _shaped(self, used: Mapping[str, list[float]]) -> dict[str, list[float]]:
+        """What is weighted. A gate is open where the value that was given is not 0 and its own gate is open."""
+        worth: dict[str, list[float]] = {}
+        is_open: dict[str, list[bool]] = {}
+        for entry in self._entries:
+            if entry.name not in used:
+                continue
+            given = used[entry.name]
+            values = _normalised(entry, _clipped(entry, given))
+            worth[entry.name] = [_gated(entry, value, is_open, index) for index, value in enumerate(values)]
+            needed = is_open[entry.requires] if entry.requires else [True] * len(given)
+            is_open[entry.name] = [value != 0 and need for value, need in zip(given, needed, strict=True)]
+        return worth
 
 
-def _import(module: str, entrypoint: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            remedy = "the module must lie in the directory that the run was started from, or be installed"
-        else:
-            remedy = "mend the module"
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"reward.rewards entrypoint must be importable, got {entrypoint!r}: {said}{_place_of(error)}; {remedy}"
-        ) from error
+def in_order_of_gates(entries: Sequence[RewardEntry]) -> list[RewardEntry]:
+    """Every reward after those that it depends on; the configuration has made sure that there is such an order."""
+    ordered: list[RewardEntry] = []
+    waiting = list(entries)
+    while waiting:
+        known = {entry.name for entry in ordered}
+        ready = [entry for entry in waiting if entry.gates <= known]
+        assert ready, "gates go in a circle"
+        ordered += ready
+        waiting = [entry for entry in waiting if entry not in ready]
+    return ordered
 
 
-def _place_of(error: BaseException) -> str:
-    """Where in the user's module an import failed; empty where it never came to the module."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" at {error.filename}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    # what imports a module stands before its own top level
-    files = [frame.filename for frame in frames if frame.name == "<module>"]
-    own = [frame for frame in frames if frame.filename in files[:1]]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+def _clipped(entry: RewardEntry, values: list[float]) -> list[float]:
+    if entry.clip is None:
+        return values
+    low, high = entry.clip
+    return [min(max(value, low), high) for value in values]
 
 
-def _why_not_callable(function: Callable[..., object]) -> str | None:
-    """What stands against calling a reward with two texts by name; None where nothing does."""
-    if inspect.iscoroutinefunction(function):
-        return "it is async"
-    try:
-        inspect.signature(function).bind(completion="", label="")
-    except TypeError as error:
-        return str(error)
-    except ValueError:
-        return None  # a built-in that does not tell its signature
-    return None
+def _normalised(entry: RewardEntry, values: list[float]) -> list[float]:
+    if entry.normalise == "unit":
+        assert entry.clip is not None
+        low, high = entry.clip
+        return [(value - low) / (high - low) for value in values]
+    if entry.normalise == "group":
+        mean = sum(values) / len(values)
+        std = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        return [(value - mean) / std if std > STD_FLOOR else 0.0 for value in values]
+    return values
+
+
+def _gated(entry: RewardEntry, value: float, is_open: Mapping[str, list[bool]], index: int) -> float:
+    """Nothing behind a closed gate, and no more than the cap of a closed one."""
+    if entry.requires is not None and not is_open[entry.requires][index]:
+        return 0.0
+    return min([value, *(cap for name, cap in entry.caps.items() if not is_open[name][index])])

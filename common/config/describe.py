@@ -127,17 +127,29 @@ def format_options(sections: Iterable[Section]) -> str:
     for section in sections:
         lines += ["", f"{section.name}: {section.text}"]
         for option in section.options:
-            lines += [_head(option), *_wrapped(option.text, indent=10 if option.is_item else 6)]
+            lines += [*_headed(option), *_wrapped(option.text, indent=10 if option.is_item else 6)]
     return "\n".join(lines)
 
 
+def _headed(option: Option) -> Iterator[str]:
+    """A key with its default, or what may stand in a list, in as many lines as it takes."""
+    indent = 6 if option.is_item else 2
+    head = option.default if option.is_item else _head(option)
+    yield from textwrap.wrap(
+        head,
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 4),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _head(option: Option) -> str:
-    if option.is_item:
-        return f"      {option.default}"
     notes = [f"type {option.member}"] if option.member else []
     notes += [] if option.default else ["must be given"]
     note = f" ({', '.join(notes)})" if notes else ""
-    return f"  --{option.key} {option.default}".rstrip() + note
+    return f"--{option.key} {option.default}".rstrip() + note
 
 
 def _wrapped(text: str, *, indent: int) -> Iterator[str]:

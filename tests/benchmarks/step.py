@@ -33,7 +33,8 @@ from common.questions import QUESTION
 from common.types import Draw, Generation, Group, ProcessedPrompt, Prompt, Record, Sample, SamplingSpec
 from deploy.wiring import start_ray
 from learner.publisher import Publisher
-from reward.rubric import build_rubric
+from reward.request import requests_of
+from reward.service import RewardService
 from rollout.actor import EngineClient
 from tests.support.engines import ENGINE, start_engine, start_ranks, stop_ranks
 from tests.support.habit import teach_habit
@@ -139,10 +140,10 @@ async def measure(folder: Path) -> dict[str, Any]:
         dtype="float32",
     )
     await publisher.start()
-    rubric = build_rubric(RewardConfig())
+    service = RewardService(RewardConfig())
     rounds: dict[str, list[float]] = {}
     for number in range(ROUNDS):
-        for name, value in (await one_step(engine, ranks, publisher, rubric, records, prompts, number)).items():
+        for name, value in (await one_step(engine, ranks, publisher, service, records, prompts, number)).items():
             rounds.setdefault(name, []).append(value)
     direct = EngineInside(engine)
     pairs = [
@@ -164,7 +165,13 @@ async def measure(folder: Path) -> dict[str, Any]:
 
 
 async def one_step(
-    engine: EngineClient, ranks: Any, publisher: Publisher, rubric: Any, records: Any, prompts: Any, number: int
+    engine: EngineClient,
+    ranks: Any,
+    publisher: Publisher,
+    service: RewardService,
+    records: Any,
+    prompts: Any,
+    number: int,
 ) -> dict[str, float]:
     """Seconds of each phase after the media stage."""
     start = time.perf_counter()
@@ -177,7 +184,9 @@ async def one_step(
         )
     )
     generated = time.perf_counter()
-    scores = [rubric.score(r, a.completions) for r, a in zip(records, answers, strict=True)]
+    scores = [
+        service.score_now(requests_of(r, a.completions)).scores for r, a in zip(records, answers, strict=True)
+    ]
     rewarded = time.perf_counter()
     groups = [as_group(*parts) for parts in zip(records, prompts, answers, scores, strict=True)]
     metrics = await ranks.train(groups)

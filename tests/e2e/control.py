@@ -24,7 +24,7 @@ class ShuffledRewards:
     """A `ScoreFn` that waits for a whole step's groups and gives each another's scores."""
 
     def __init__(self, inner: Any, *, groups_per_step: int, seed: int) -> None:
-        self.sources = inner.sources
+        self.sources, self.take_metrics = inner.sources, inner.take_metrics
         self._inner, self._count, self._rng = inner, groups_per_step, random.Random(seed)
         self._waiting: list[tuple[list[Score], asyncio.Future[list[Score]]]] = []
 

@@ -33,7 +33,7 @@ AFTER_S = 0.1
 """Seconds after a checkpoint's copy in which it is being written still."""
 MORE = "\nevaluation: {policies: []}\n"
 PATIENT = "{type: python, name: patient, entrypoint: 'tests.e2e.slow:patient', weight: 1}"
-REWARDS = f"[{{type: accuracy}}, {{type: format}}, {PATIENT}]"
+REWARDS = f"[{{type: builtin, name: accuracy_r1omni}}, {{type: builtin, name: format_r1omni}}, {PATIENT}]"
 ONE_ENGINE = ("--rollout.num_engines", "1")
 # dropout makes what each rank's random numbers are visible
 TWO_ENGINES = (
@@ -103,7 +103,7 @@ def findings(run: Case) -> dict[str, Any]:
         {
             k: v
             for k, v in line.items()
-            if "seconds" not in k and not k.startswith(("publish/canary", "run/lineage"))
+            if "seconds" not in k and "latency" not in k and not k.startswith(("publish/canary", "run/lineage"))
         }
         for line in lines_of(run.folder / "metrics.jsonl")
     ]

@@ -187,7 +187,8 @@ def test_from_an_empty_directory_with_the_wheel_and_a_reward_of_ones_own(
     (tmp_path / "my_rewards.py").write_text(
         "def brevity(completion, label):\n    return 0.5 if len(completion) < 40 else 0.25\n"
     )
-    rewards = "[{type: accuracy}, {type: format}, {type: python, name: brevity, entrypoint: 'my_rewards:brevity'}]"
+    paper = "{type: builtin, name: accuracy_r1omni}, {type: builtin, name: format_r1omni}"
+    rewards = f"[{paper}, {{type: python, name: brevity, entrypoint: 'my_rewards:brevity'}}]"
     recipe(tmp_path, corpus, more=f"reward: {{rewards: {rewards}}}\n")
     cluster = Cluster(installed, tmp_path_factory.mktemp("wheel-cluster"))
     try:

@@ -1,39 +1,54 @@
-"""The reward service under rewards that are slow, stuck or deadly: every group comes out, scored or failed."""
+"""The reward service as a Ray actor, with rewards that are actors too: every group comes out, scored or failed."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
-from common.config.reward import PythonRewardConfig, RewardConfig
-from common.errors import RewardError
+from common.config.reward import (
+    ActorRewardConfig,
+    BuiltinRewardConfig,
+    NamedActorRewardConfig,
+    PythonRewardConfig,
+    RewardConfig,
+    RewardKind,
+)
+from common.errors import ConfigError, RewardError
 from common.types import Failure, Score
 from reward.actor import RewardActor, RewardClient
+from reward.examples import team_actor
 from tests.support.builders import make_completion, make_record
 
 LABELS = ("happy", "fear", "sad", "angry", "neutral", "surprise")
+MODULE = "tests.support.rewards"
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-@contextmanager
-def service(
-    name: str, *, deadline_s: float = 3.0, max_concurrency: int = 4, max_retries: int = 2, max_restarts: int = -1
-) -> Iterator[RewardClient]:
-    """A service with one reward of `tests/support/rewards.py`."""
-    config = RewardConfig(
-        rewards=(PythonRewardConfig(type="python", name=name, entrypoint=f"tests.support.rewards:{name}"),),
-        max_concurrency=max_concurrency,
+def python(name: str, **settings: Any) -> PythonRewardConfig:
+    """A reward in processes."""
+    return PythonRewardConfig(**{"type": "python", "name": name, "entrypoint": f"{MODULE}:{name}", **settings})
+
+
+def hosted(name: str, **settings: Any) -> ActorRewardConfig:
+    """A reward as a Ray actor."""
+    entrypoint = f"{MODULE}:{name}"
+    return ActorRewardConfig(
+        **{"type": "actor", "name": name.lower(), "entrypoint": entrypoint, "num_cpus": 0, **settings}
     )
+
+
+@contextmanager
+def service(*rewards: RewardKind, max_restarts: int = -1, max_retries: int = 2) -> Iterator[RewardClient]:
+    """A service of these rewards."""
     actor: Any = ray.remote(RewardActor).options(num_cpus=0, max_restarts=max_restarts, max_task_retries=2)
-    handle = actor.remote(config=config)
+    handle = actor.remote(config=RewardConfig(rewards=rewards))
     try:
-        yield RewardClient(handle, deadline_s=deadline_s, max_concurrency=max_concurrency, max_retries=max_retries)
+        yield RewardClient(handle, deadline_s=600.0, max_retries=max_retries)
     finally:
         ray.kill(handle)
 
@@ -56,45 +71,142 @@ def require_only_fear_failed(answers: dict[str, list[Score] | Failure], reason: 
         assert [s.total for s in answer] == [1.0]
 
 
-@pytest.mark.parametrize(("name", "max_concurrency"), [("sleeping", 1), ("sleeping", 4), ("stuck", 4)])
-def test_a_group_that_hangs_fails_alone(name: str, max_concurrency: int) -> None:
-    with service(name, max_concurrency=max_concurrency) as client:
-        require_only_fear_failed(asyncio.run(score_all(client)), "deadline")
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (python("sleeping", deadline_s=3.0), "sleeping-deadline"),
+        (python("stuck", deadline_s=3.0), "stuck-deadline"),
+        (python("deadly", max_retries=1), "deadly-died"),
+        (python("failing"), "failing-error"),
+        (hosted("sleeping", deadline_s=3.0), "sleeping-deadline"),
+        (hosted("stuck", deadline_s=3.0), "stuck-deadline"),
+        (hosted("deadly", max_retries=1), "deadly-died"),
+        (hosted("failing"), "failing-error"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.type,
+)
+def test_a_reward_ends_nothing_but_its_own_group(entry: RewardKind, reason: str) -> None:
+    # the service itself may not die once
+    with service(entry, max_restarts=0) as client:
+        require_only_fear_failed(asyncio.run(score_all(client)), reason)
+        metrics = client.take_metrics()
+        assert metrics[f"reward/{entry.name}/error_rate"] == pytest.approx(1 / 6)
+        assert metrics[f"reward/{entry.name}/latency_s"] > 0
+        assert client.take_metrics() == {}
 
 
-def test_a_group_that_ends_the_process_fails_alone() -> None:
-    with service("deadly", deadline_s=30.0, max_retries=1) as client:
-        require_only_fear_failed(asyncio.run(score_all(client)), "service-died")
-
-
-def test_a_reward_that_raises_fails_its_group_and_ends_nothing() -> None:
-    with service("failing", max_restarts=0) as client:
-        require_only_fear_failed(asyncio.run(score_all(client)), "failing-error")
-
-
-def test_a_process_that_is_killed_is_replaced_and_its_groups_are_scored_again(tmp_path: Path) -> None:
+def test_a_service_that_is_killed_is_replaced_and_its_groups_are_scored_again(tmp_path: Path) -> None:
     async def kill_and_score(client: RewardClient) -> dict[str, list[Score] | Failure]:
         told = tmp_path / "pid"
         scoring = asyncio.create_task(score_all(client, text=str(told)))
         while not (told.exists() and told.read_text()):  # noqa: ASYNC110 - told from another process
             await asyncio.sleep(0.01)
-        os.kill(int(told.read_text()), signal.SIGKILL)
+        # the process of the reward is a child of the service's
+        psutil.Process(int(told.read_text())).parent().kill()
         return await scoring
 
-    with service("telling", deadline_s=300.0) as client:
+    with service(python("telling", deadline_s=300.0)) as client:
         answers = asyncio.run(kill_and_score(client))
     assert all(isinstance(answer, list) and answer[0].total == 1.0 for answer in answers.values())
 
 
-@pytest.mark.parametrize("max_concurrency", [1, 3])
-def test_no_more_groups_are_scored_at_a_time_than_configured(tmp_path: Path, max_concurrency: int) -> None:
-    with service("counting", max_concurrency=max_concurrency, deadline_s=30.0) as client:
-        answers = asyncio.run(score_all(client, text=str(tmp_path)))
-    at_a_time = [answer[0].total for answer in answers.values() if isinstance(answer, list)]
-    assert len(at_a_time) == len(LABELS)
-    assert max(at_a_time) <= max_concurrency
+def test_a_service_that_cannot_be_restarted_is_an_error(tmp_path: Path) -> None:
+    async def kill_and_score(client: RewardClient) -> None:
+        await client(make_record(), [make_completion([1], text="x")])
+        ray.kill(client.handle)
+        await score_all(client)
+
+    with service(python("good"), max_restarts=0) as client, pytest.raises(RewardError, match="service died"):
+        asyncio.run(kill_and_score(client))
 
 
-def test_a_service_that_cannot_be_restarted_is_an_error() -> None:
-    with service("deadly", max_restarts=0) as client, pytest.raises(RewardError, match="the reward service died"):
+def test_several_groups_in_one_call_are_scored_each_for_itself() -> None:
+    async def ask(client: RewardClient) -> list[list[Score] | Failure]:
+        groups = [
+            (make_record(label=label), [make_completion([1], text=text) for text in texts])
+            for label, texts in (("happy", ["happy", "sad"]), ("sad", ["sad"]))
+        ]
+        return await client.many(groups)
+
+    for rewards in ((BuiltinRewardConfig(type="builtin", name="accuracy_r1omni"),), (python("good"),)):
+        with service(*rewards) as client:
+            first, second = asyncio.run(ask(client))
+        assert isinstance(first, list)
+        assert isinstance(second, list)
+        expected = ([1.0, 0.0], [1.0]) if rewards[0].type == "builtin" else ([5.0, 3.0], [3.0])
+        assert ([s.total for s in first], [s.total for s in second]) == expected
+
+
+def test_a_class_is_made_once_in_each_replica_with_its_options() -> None:
+    entry = hosted("Weighing", options={"factor": 2.0}, replicas=2, runtime_env={"env_vars": {"A": "b"}})
+
+    async def ask(client: RewardClient) -> list[float]:
+        assert any("as Ray actor" in decision for decision in await client.decisions())
+        answer = await client(make_record(), [make_completion([1], text="x")] * 8)
+        assert isinstance(answer, list)
+        return [score.total for score in answer]
+
+    with service(entry) as client:
+        totals = asyncio.run(ask(client))
+    # each counts for itself: 1 to k in one, 1 to 8 - k in the other
+    assert sorted(totals)[0] == 2.0
+    assert sum(total == 2.0 for total in totals) <= 2
+    assert len(totals) == 8
+
+
+def test_a_class_that_cannot_be_made_is_a_mistake_of_the_users() -> None:
+    with service(hosted("Unwilling")) as client, pytest.raises(ConfigError, match="FileNotFoundError: no weights"):
+        asyncio.run(client.sources())
+
+
+class TeamReward:
+    """What a team runs for all its runs: no class of ours in its arguments."""
+
+    def score(self, samples: list[dict[str, Any]]) -> list[dict[str, Any] | float | None]:
+        """A number, a mapping, or nothing."""
+        if samples[0]["label"] == "fear":
+            raise ValueError("no fear")
+        return [{"score": len(s["completion"]), "words": 1} if s["label"] == "happy" else None for s in samples]
+
+
+def test_an_actor_that_others_run_is_found_by_its_name_and_outlives_the_service() -> None:
+    entry = NamedActorRewardConfig(
+        type="named_actor", name="shared", actor="team-reward", namespace="rewards", max_retries=0
+    )
+    with service(entry) as client, pytest.raises(ConfigError, match="which is not there"):
+        asyncio.run(client.sources())
+    options: Any = {"name": "team-reward", "namespace": "rewards", "num_cpus": 0}
+    team: Any = ray.remote(TeamReward).options(**options).remote()
+
+    async def ask(client: RewardClient) -> list[list[Score] | Failure]:
+        completions = [make_completion([1], text=text) for text in ("a", "bbb")]
+        return [await client(make_record(label=label), completions) for label in ("happy", "sad", "fear")]
+
+    with service(entry, BuiltinRewardConfig(type="builtin", name="format_r1omni")) as client:
+        happy, sad, fear = asyncio.run(ask(client))
+    assert isinstance(happy, list)
+    assert [(s.total, s.facts) for s in happy] == [(1.0, {"shared/words": 1.0}), (3.0, {"shared/words": 1.0})]
+    assert isinstance(sad, list)
+    assert [dict(s.breakdown) for s in sad] == [{"format_r1omni": 0.0}] * 2
+    assert isinstance(fear, Failure)
+    assert "ValueError: no fear" in fear.detail
+    assert ray.get(team.score.remote([{"label": "sad"}])) == [None]
+    ray.kill(team)
+
+
+def test_a_reward_may_stop_the_run() -> None:
+    entry = python("failing", on_error="stop_run", max_retries=0)
+    with service(entry) as client, pytest.raises(RewardError, match=r"on_error=stop_run failed: failing-error"):
         asyncio.run(score_all(client))
+
+
+def test_the_example_of_a_teams_actor_runs() -> None:
+    team = team_actor.start()
+    entry = NamedActorRewardConfig(type="named_actor", name="team", actor="team-reward", namespace="rewards")
+    try:
+        with service(entry) as client:
+            answer = asyncio.run(client(make_record(), [make_completion([1], text=t) for t in ("Happy", "sad")]))
+    finally:
+        ray.kill(team)
+    assert isinstance(answer, list)
+    assert [score.total for score in answer] == [1.0, 0.0]

@@ -21,12 +21,19 @@ from common.types import (
     VersionSpan,
 )
 from learner.evaluation import JudgedClip
+from reward.request import RewardRequest
 
 
 def make_record(prompt_id: str = "clip-0", *, label: str = "happy") -> Record:
     """A labelled clip that no file holds."""
     clip = Clip(clip_id=prompt_id, video_path=f"/data/{prompt_id}.mp4", audio_path=None)
     return Record(prompt_id=prompt_id, clip=clip, question="How?", label=label, dataset="d", split="train")
+
+
+def make_request(text: str, *, label: str = "happy", record: Record | None = None) -> RewardRequest:
+    """What a reward sees of a completion with this text."""
+    record = record or make_record(label=label)
+    return RewardRequest(completion=text, token_ids=(1, 2), record=record, modalities=("video",))
 
 
 def make_draw(prompt_id: str = "clip-0", *, epoch: int = 0, draw: int = 0, position: int = 0) -> Draw:

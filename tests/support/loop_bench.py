@@ -107,6 +107,7 @@ class Bench:
             seed=9,
             max_redraws=self.plan.max_redraws,
         )
+        self.reward_metrics: dict[str, float] = {}
         self.loop = GrpoLoop(parts=self._parts(), state=state, last_step=0)
 
     def _parts(self) -> LoopParts:
@@ -120,6 +121,7 @@ class Bench:
             judge=self.judge,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
             phases=self.phases,
+            reward_metrics=lambda: dict(self.reward_metrics),
             groups_per_step=self.plan.groups_per_step,
             steps_per_checkpoint=self.plan.steps_per_checkpoint,
             max_non_finite_steps=self.plan.max_non_finite_steps,

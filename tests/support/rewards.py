@@ -1,15 +1,33 @@
 """Rewards as a user might write them: slow, stuck, deadly. What they do, they do for the label `fear` alone."""
 
+import asyncio
+import ctypes
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+from reward.request import RewardRequest
+
+
+def good(completion: str, label: str) -> float:
+    """The length."""
+    return float(len(completion))
 
 
 def sleeping(completion: str, label: str) -> float:
     """Never comes back."""
     if label == "fear":
         time.sleep(600)
+    return 1.0
+
+
+def hanging(completion: str, label: str) -> float:
+    """Never comes back, whatever the label."""
+    time.sleep(600)
     return 1.0
 
 
@@ -21,10 +39,30 @@ def stuck(completion: str, label: str) -> float:
 
 
 def deadly(completion: str, label: str) -> float:
-    """Ends its process, while others are being scored."""
-    time.sleep(0.5)
+    """Ends its process."""
     if label == "fear":
         os._exit(3)
+    return 1.0
+
+
+def crashing(completion: str, label: str) -> float:
+    """Reads from address 0."""
+    if label == "fear":
+        ctypes.string_at(0)
+    return 1.0
+
+
+def leaving(completion: str, label: str) -> float:
+    """Asks to end its process."""
+    if label == "fear":
+        sys.exit(3)
+    return 1.0
+
+
+def hungry(completion: str, label: str) -> float:
+    """Takes three GiB, and touches none of it."""
+    if label == "fear":
+        return float(len(bytearray(3 * 2**30)))
     return 1.0
 
 
@@ -32,6 +70,18 @@ def failing(completion: str, label: str) -> float:
     """Raises."""
     if label == "fear":
         raise ValueError("no fear")
+    return 1.0
+
+
+def inapplicable(completion: str, label: str) -> float | None:
+    """Has no opinion."""
+    return None if label == "fear" else 1.0
+
+
+def printing(completion: str, label: str) -> float:
+    """Prints, its children too."""
+    print("a line on the screen", flush=True)
+    subprocess.run([sys.executable, "-c", "print('a line of a child')"], check=True)
     return 1.0
 
 
@@ -44,11 +94,78 @@ def telling(completion: str, label: str) -> float:
     return 1.0
 
 
-def counting(completion: str, label: str) -> float:
-    """How many of it run at a time, read from files that it makes in the folder that the completion names."""
-    own = Path(completion) / f"{time.monotonic_ns()}"
-    own.touch()
-    time.sleep(0.3)
-    found = len(list(Path(completion).iterdir()))
-    own.unlink()
-    return float(found)
+def flaky(completion: str, label: str) -> float:
+    """Raises until the file that the completion names holds two lines."""
+    path = Path(completion)
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.write_text("".join(f"{line}\n" for line in [*lines, f"{time.monotonic()}"]))
+    if len(lines) < 2:
+        raise ConnectionError("not yet")
+    return 1.0
+
+
+def process_id(completion: str, label: str) -> float:
+    """Of the process that it runs in."""
+    return float(os.getpid())
+
+
+def suicidal(completion: str, label: str) -> float:
+    """Is killed where the file that the completion names is not there; makes it before."""
+    path = Path(completion)
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
+async def patient(request: RewardRequest) -> float:
+    """Async: never comes back."""
+    await asyncio.sleep(600 if request.label == "fear" else 0.05)
+    return float(os.getpid())
+
+
+async def mourning(request: RewardRequest) -> float:
+    """Async: never comes back; makes the file that the completion names when it is given up."""
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        Path(request.completion).touch()  # noqa: ASYNC240
+        raise
+    return 1.0
+
+
+async def blocking(request: RewardRequest) -> float:
+    """Async by name alone: holds its event loop."""
+    if request.label == "fear":
+        time.sleep(600)  # noqa: ASYNC251
+    return 1.0
+
+
+def averaged(requests: list[RewardRequest]) -> list[float]:
+    """Of a group: each length over the mean; too few values for `fear`."""
+    lengths = [len(request.completion) for request in requests]
+    mean = sum(lengths) / len(lengths)
+    return [length / mean for length in lengths][requests[0].label == "fear" :]
+
+
+class Weighing:
+    """A class with state: counts how often it was asked."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor, self.num_asked = factor, 0
+
+    def __call__(self, completion: str, label: str) -> float:
+        """The factor times the count."""
+        self.num_asked += 1
+        return self.factor * self.num_asked
+
+
+class Unwilling:
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise FileNotFoundError("no weights")
+
+    def __call__(self, completion: str, label: str) -> float:
+        """Never called."""
+        return 0.0

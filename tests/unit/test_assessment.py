@@ -12,7 +12,9 @@ from common.evaluation.assessment import Assessment, assess, read_all, verbatim_
 from common.evaluation.comparison import contributions, run_differences
 from common.evaluation.predictions import Prediction
 from common.evaluation.wheel import sectors_in, wheel_scores
-from reward.accuracy import accuracy_reward
+from reward.builtin.accuracy_r1omni import PublishedAccuracyReward
+from reward.request import RewardRequest
+from tests.support.builders import make_record
 
 
 def said(text: str, *, label: str = "sad", name: str = "", **more: Any) -> Prediction:
@@ -51,7 +53,8 @@ def test_a_label_in_another_form_is_the_same_class_but_not_the_same_text() -> No
 @example("<answer>x\n</answer><answer>sad</answer>", "sad")
 @given(st.text(alphabet="<answer>/ \nsad", max_size=60), st.sampled_from(["sad", "<answer> sad </answer>"]))
 def test_the_letter_is_that_of_the_papers_reward(text: str, label: str) -> None:
-    assert (verbatim_answer(text) == verbatim_answer(label)) is (accuracy_reward(text, label) == 1.0)
+    request = RewardRequest(completion=text, token_ids=(), record=make_record(label=label), modalities=())
+    assert (verbatim_answer(text) == verbatim_answer(label)) is (PublishedAccuracyReward()(request) == 1.0)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_help_lists_keys_and_returns_zero(capsys: pytest.CaptureFixture[str]) ->
     assert "\n\nlearner: Ranks, loss and optimizer.\n" in shown.out
     assert "--data.source.num_train 560 (type synthetic)" in shown.out
     assert "--data.source.path (type r1_omni, must be given)" in shown.out
-    assert "      {type: python, name: NAME, entrypoint: ENTRYPOINT, weight: 1.0}\n" in shown.out
+    assert "      {type: python, name: NAME, weight: 1.0, " in shown.out
     assert max(map(len, shown.out.splitlines())) <= 120
     assert shown.err == ""
 

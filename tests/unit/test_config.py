@@ -14,7 +14,7 @@ from common.config.corpora import SourceConfig
 from common.config.data import R1OmniDataConfig, SyntheticDataConfig
 from common.config.describe import Option, describe_options
 from common.config.load import dump_config, load_config
-from common.config.reward import AccuracyRewardConfig
+from common.config.reward import BuiltinRewardConfig
 from common.config.run import OmniConfig, RunConfig
 from common.config.tree import changeable_keys
 from common.config.values import format_value, parse_value
@@ -67,7 +67,7 @@ def test_values_are_yaml() -> None:
             "--rollout.enforce_eager=false",
             "--rollout.sampling={temperature: 0.5, max_tokens: 7}",
             "--learner.steps=1e2",
-            "--reward.rewards=[{type: accuracy, weight: 2}]",
+            "--reward.rewards=[{type: builtin, name: accuracy_r1omni, weight: 2}]",
         ],
     )
     assert config.learner.freeze == ("thinker.visual.*", "*.bias")
@@ -75,7 +75,7 @@ def test_values_are_yaml() -> None:
     assert config.rollout.enforce_eager is False
     assert (config.rollout.sampling.temperature, config.rollout.sampling.max_tokens) == (0.5, 7)
     assert config.learner.steps == 100
-    assert config.reward.rewards == (AccuracyRewardConfig(type="accuracy", weight=2.0),)
+    assert config.reward.rewards == (BuiltinRewardConfig(type="builtin", name="accuracy_r1omni", weight=2.0),)
 
 
 def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_list_that_is_torn_is_no_text() -> None:
         (("--data.heldout.type=synthetic", "--data.heldout.path=a"), ("data.heldout.type", "'synthetic'")),
         (("--reward.rewards", "[{weight: 2}]"), ("reward.rewards.0.type must be given", "--help")),
         (("--reward.rewards", "[{type: python}]"), ("reward.rewards.0.name must be given", "--help")),
-        (("--reward.rewards", "[{type: best}]"), ("reward.rewards.0.type must be one of 'accuracy'", "got 'best'")),
+        (("--reward.rewards", "[{type: best}]"), ("reward.rewards.0.type must be one of 'builtin'", "got 'best'")),
         (
             ("--evaluation.policies", "best"),
             ("evaluation.policies.0", "'untrained', 'cold_start' or 'grpo'", "'best'"),
@@ -244,18 +244,49 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
             "or offload the optimizer alone",
         ),
         (
-            ("--reward.rewards=[{type: format}, {type: format}]",),
-            "reward.rewards must name each reward once, got 'format' twice; remove one, or give a python reward "
-            "another name",
+            ("--reward.rewards=[{type: builtin, name: a}, {type: python, name: a, entrypoint: 'a:b'}]",),
+            "reward.rewards must name each reward once, got 'a' twice; give one another name",
         ),
         (
-            ("--reward.rewards=[{type: accuracy}, {type: python, name: accuracy, entrypoint: 'a:b'}]",),
-            "reward.rewards must name each reward once, got 'accuracy' twice; remove one, or give a python reward "
-            "another name",
+            ("--reward.rewards=[{type: builtin, name: a, requires: b}]",),
+            "reward.rewards a.requires and .caps must name other rewards of the list, got 'b'; it has a",
+        ),
+        (
+            (
+                "--reward.rewards=[{type: builtin, name: a, requires: b}, {type: builtin, name: b, caps: {a: 0}}, "
+                "{type: builtin, name: c}]",
+            ),
+            "reward.rewards must not require each other in a circle, got a, b; take one of them out",
+        ),
+        (
+            ("--reward.rewards=[{type: builtin, name: a, clip: [1, 1]}]",),
+            "reward.rewards a.clip must be [lowest, highest], got [1.0, 1.0]; swap them",
+        ),
+        (
+            ("--reward.rewards=[{type: builtin, name: a, normalise: unit}]",),
+            "reward.rewards a.clip must be given with normalise=unit, got null; say what 0 and 1 are",
+        ),
+        (
+            ("--reward.deadline_s=60",),
+            "reward.deadline_s must be > the deadline_s of each reward, got 60 <= 60 of accuracy_r1omni; raise the "
+            "one or lower the other",
+        ),
+        (
+            ("--reward.rewards=[{type: http, name: a, url: 'http://far.example:80'}]",),
+            "reward.rewards a.url must be https to another machine, got 'http://far.example:80'; set "
+            "allow_plain_http where the network is trusted",
+        ),
+        (
+            ("--reward.rewards=[{type: http, name: a, url: 'https://me:secret@far.example'}]",),
+            "reward.rewards url must hold no password, got one for 'far.example'; give token_env",
+        ),
+        (
+            ("--reward.rewards=[{type: http, name: a, url: 'ftp://far.example'}]",),
+            "reward.rewards url must be like https://host:port, got 'ftp://far.example'; mend it",
         ),
         (
             ("--reward.rewards=[]",),
-            "reward.rewards must hold at least one reward, got []; leave the key out for accuracy and format",
+            "reward.rewards must hold at least one reward, got []; leave the key out for the paper's two",
         ),
         (
             ("--data.source={type: r1_omni, path: a.json}", "--sft.steps=1"),
@@ -311,7 +342,7 @@ def test_a_number_is_finite(key: str, value: str) -> None:
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
 def test_a_weight_is_a_finite_number(value: str) -> None:
-    assert "weight" in complaint(f"--reward.rewards=[{{type: accuracy, weight: {value}}}]")
+    assert "weight" in complaint(f"--reward.rewards=[{{type: builtin, name: a, weight: {value}}}]")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +390,7 @@ def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
             "--learner.freeze=['*.visual.*']",
             "--learner.optimizer.lr=3e-7",
             "--learner.deadline_s=1e300",
-            "--reward.rewards=[{type: format, weight: 0.5}]",
+            "--reward.rewards=[{type: builtin, name: format_r1omni, weight: 0.5, options: {a: [1]}}]",
         ],
     )
     assert load_config(written(tmp_path, dump_config(config)), []) == config
@@ -439,8 +470,8 @@ def test_help_lists_what_each_variant_may_be() -> None:
 
 def test_help_lists_the_rewards_and_the_values_of_closed_sets() -> None:
     items = {option.member: option for option in options() if option.is_item}
-    assert items["accuracy"].default == "{type: accuracy, weight: 1.0}"
-    assert items["python"].default == "{type: python, name: NAME, entrypoint: ENTRYPOINT, weight: 1.0}"
+    assert items["builtin"].default.startswith("{type: builtin, name: NAME, weight: 1.0, deadline_s: 60.0, ")
+    assert "entrypoint: ENTRYPOINT, style: auto, conversational: true, options: {}" in items["python"].default
     assert "entrypoint: Module and function" in items["python"].text
     texts = {option.key: option.text for option in options() if not option.is_item}
     assert texts["sft.optimizer.schedule"].endswith("One of: constant | linear | cosine.")

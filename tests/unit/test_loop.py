@@ -1,11 +1,12 @@
 """The loop over fakes: what fails is replaced and recorded, what is there is trained once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.errors import NonFiniteError, PublishError, StopRequestedError
-from common.types import Failure, Generation, MediaRef, Record
+from common.types import Failure, Generation, MediaRef, Record, Score
 from learner.ledger import live_entries
 from learner.loop import group_metrics
 from learner.stream import PromptStream, group_seed
@@ -203,10 +204,27 @@ def test_metrics_of_a_batch_by_hand() -> None:
     assert got["reward/total/mean"] == 0.5
     assert (got["reward/total/min"], got["reward/total/max"]) == (0.0, 1.0)
     assert got["reward/accuracy/mean"] == 0.5
+    # 1, 0, 0.5, 0.5
+    assert got["reward/accuracy/std"] == pytest.approx(0.125**0.5)
     assert got["reward/equal_groups_fraction"] == 0.5
     assert (got["rollout/length/mean"], got["rollout/length/max"]) == (2.0, 4.0)
     assert got["rollout/staleness/mean"] == 3.0
     assert got["rollout/truncated_fraction"] == 0.0
+
+
+def test_a_reward_that_was_left_out_of_a_group_has_its_mean_over_the_others() -> None:
+    first, second = make_group([1.0, 0.0]), make_group([0.5, 0.5], draw=make_draw("b"))
+    bare = tuple(replace(s, score=Score(total=0.0, breakdown={"form": 1.0})) for s in second.samples)
+    got = group_metrics([replace(second, samples=bare), first], learner_version=0)
+    assert (got["reward/accuracy/mean"], got["reward/form/mean"]) == (0.5, 1.0)
+
+
+def test_how_each_reward_did_stands_with_the_step(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Plan(num_records=5, groups_per_step=2, max_staleness=0, steps_per_checkpoint=2))
+    bench.reward_metrics = {"reward/mine/latency_s": 0.5}
+    bench.run(1)
+    _, report, _ = bench.seen.recorded[0]
+    assert report.metrics["reward/mine/latency_s"] == 0.5
 
 
 def test_the_oldest_token_sets_a_generations_version() -> None:

@@ -24,6 +24,15 @@ def test_a_plan_lists_everything_that_takes_room() -> None:
     ]
 
 
+def test_rewards_that_are_actors_take_room() -> None:
+    judge = "{type: actor, name: judge, entrypoint: 'a:B', num_cpus: 2, num_gpus: 0.5, replicas: 3}"
+    got = plan(f"--reward.rewards=[{{type: builtin, name: format_r1omni}}, {judge}]")
+    assert [(p.actor, p.count, p.num_cpus, p.num_gpus) for p in got][2:4] == [
+        ("reward service", 1, 0.1, 0),
+        ("reward judge", 3, 2.0, 0.5),
+    ]
+
+
 def test_a_plan_that_fits_to_the_last_fraction_passes() -> None:
     # 0.5 + 0.5 + 0.1 + 0.2, which binary fractions do not add up to exactly
     require_room(plan(), {"CPU": 1.3})

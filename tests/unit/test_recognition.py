@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.evaluation.metrics import recognition
 from common.labels import DFEW, R1_OMNI, TAXONOMIES, answer_of, has_form
-from reward.format import format_reward
+from reward.builtin.format import PublishedFormatReward
+from tests.support.builders import make_request
 
 CLASSES = ("sad", "happy", "fear")
 
@@ -115,7 +116,7 @@ def test_an_answer_is_what_stands_in_its_tag_or_all_there_is(completion: str, an
 )
 def test_reward_and_evaluation_mean_the_same_form(completion: str, form: bool) -> None:
     assert has_form(completion) is form
-    assert format_reward(completion, "any") == float(form)
+    assert PublishedFormatReward()(make_request(completion)) == float(form)
 
 
 def test_no_other_module_spells_the_form_of_an_answer() -> None:
@@ -127,8 +128,7 @@ def test_no_other_module_spells_the_form_of_an_answer() -> None:
         if "<answer>(" in path.read_text() or "<answer>." in path.read_text()
     }
     # the published rewards quote theirs
-    own = {"reward/accuracy.py", "reward/builtin/accuracy_r1omni.py", "reward/builtin/format.py"}
-    assert spelled == {"common/labels.py", *own}
+    assert spelled == {"common/labels.py", "reward/builtin/accuracy_r1omni.py", "reward/builtin/format.py"}
 
 
 def test_the_taxonomies_are_those_of_the_papers() -> None:

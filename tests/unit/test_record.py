@@ -46,6 +46,8 @@ def test_every_sample_is_a_line_with_all_that_it_takes_to_judge_it(tmp_path: Pat
         "text": "answer 1",
         "reward": 1.0,
         "breakdown": {"accuracy": 1.0},
+        "details": {},
+        "facts": {},
         "finish_reason": "stop",
         "token_ids": [1, 2],
         "rollout_logprobs": list(first.rollout_logprobs),

@@ -12,6 +12,7 @@ import reward.actor
 from common.errors import RewardError
 from common.types import Completion, Failure, Record, Score
 from reward.actor import RewardClient
+from reward.service import GroupReport
 from tests.support.builders import make_completion, make_record
 from tests.support.clock import run
 
@@ -73,7 +74,7 @@ class Service:
 
     async def _score(
         self, record: Record, completions: Sequence[Completion], *, max_task_retries: int
-    ) -> list[Score]:
+    ) -> GroupReport:
         assert max_task_retries == 0
         loop = asyncio.get_running_loop()
         if loop.time() < self._back_at:
@@ -94,7 +95,7 @@ class Service:
         finally:
             timer.cancel()
             del self._inside[future], self._timers[future]
-        return [Score(total=1.0, breakdown={})] * len(completions)
+        return GroupReport(scores=[Score(total=1.0, breakdown={})] * len(completions))
 
     async def _ready(self, *, max_task_retries: int) -> None:
         if self.num_deaths > self.num_restarts:

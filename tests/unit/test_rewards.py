@@ -1,18 +1,18 @@
-"""The paper's two rewards as published, and the rubric that sums them."""
+"""The paper's two rewards as published, and the sum of rewards: weights, gates, bounds, who is left out."""
 
 import math
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from common.config.reward import AccuracyRewardConfig, FormatRewardConfig, PythonRewardConfig, RewardConfig
-from common.errors import ConfigError
+from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.types import Failure, Score
-from reward.accuracy import accuracy_reward
-from reward.format import format_reward
-from reward.rubric import RewardFn, Rubric, build_rubric, load_function
-from tests.support.builders import make_completion, make_record
+from reward.builtin.accuracy_r1omni import PublishedAccuracyReward
+from reward.builtin.format import PublishedFormatReward
+from reward.request import RewardResult
+from reward.rubric import Rubric, Summed
+from tests.support.builders import make_request
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from tests.support.builders import make_completion, make_record
     ],
 )
 def test_accuracy_is_the_published_match(completion: str, label: str, reward: float) -> None:
-    assert accuracy_reward(completion, label) == reward
+    assert PublishedAccuracyReward()(make_request(completion, label=label)) == reward
 
 
 @pytest.mark.parametrize(
@@ -71,157 +71,95 @@ def test_accuracy_is_the_published_match(completion: str, label: str, reward: fl
     ],
 )
 def test_format_is_the_published_expression(completion: str, reward: float) -> None:
-    assert format_reward(completion, "anything") == reward
+    assert PublishedFormatReward()(make_request(completion)) == reward
 
 
-def score(rewards: dict[str, tuple[RewardFn, float]], *texts: str) -> list[Score] | Failure:
-    """Of completions with these texts; the label is `happy`."""
-    return Rubric(rewards).score(make_record(label="happy"), [make_completion([1], text=t) for t in texts])
+def entry(name: str, **settings: Any) -> BuiltinRewardConfig:
+    """A reward of a name."""
+    return BuiltinRewardConfig(type="builtin", name=name, **settings)
+
+
+def summed(entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | None]) -> Summed:
+    """Of these values, by reward."""
+    RewardConfig(rewards=tuple(entries))
+    columns = {name: [RewardResult(value=value) for value in column] for name, column in values.items()}
+    return Rubric(entries).sum(columns)
+
+
+def totals(entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | None]) -> list[float]:
+    """The sums alone."""
+    scores = summed(entries, **values).scores
+    assert isinstance(scores, list)
+    return [score.total for score in scores]
 
 
 def test_a_rubric_sums_weighted_rewards_and_keeps_them_apart() -> None:
-    rubric = build_rubric(
-        RewardConfig(
-            rewards=(
-                AccuracyRewardConfig(type="accuracy", weight=2.0),
-                FormatRewardConfig(type="format", weight=0.5),
-            )
-        )
-    )
-    texts = ["<think>x</think><answer>happy</answer>", "<think>x</think><answer>sad</answer>", "happy", "sad"]
-    got = rubric.score(make_record(label="happy"), [make_completion([1], text=t) for t in texts])
-    assert isinstance(got, list)
-    assert [s.total for s in got] == [2.5, 0.5, 2.0, 0.0]
-    assert [dict(s.breakdown) for s in got] == [
-        {"accuracy": 1.0, "format": 1.0},
-        {"accuracy": 0.0, "format": 1.0},
-        {"accuracy": 1.0, "format": 0.0},
-        {"accuracy": 0.0, "format": 0.0},
+    got = summed([entry("a", weight=2.0), entry("b", weight=0.5)], a=[1.0, 0.0, 1.0], b=[1.0, 1.0, -3.0]).scores
+    assert got == [
+        Score(total=2.5, breakdown={"a": 1.0, "b": 1.0}),
+        Score(total=0.5, breakdown={"a": 0.0, "b": 1.0}),
+        Score(total=0.5, breakdown={"a": 1.0, "b": -3.0}),
     ]
 
 
-def test_the_default_rubric_is_the_papers() -> None:
-    got = build_rubric(RewardConfig()).score(
-        make_record(label="sad"), [make_completion([1], text="<think></think><answer>sad</answer>")]
-    )
-    assert isinstance(got, list)
-    assert got[0].total == 2.0
-
-
-def failing(text: str, _label: str) -> float:
-    """Fails on one text."""
-    if text == "bad":
-        raise KeyError("no such\nemotion")
-    return 1.0
-
-
-def test_one_reward_that_fails_on_one_completion_fails_the_group() -> None:
-    got = score({"accuracy": (accuracy_reward, 1.0), "mine": (failing, 1.0)}, "happy", "bad", "happy")
-    assert isinstance(got, Failure)
-    assert (got.stage, got.reason) == ("reward", "mine-error")
-    assert "KeyError" in got.detail
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_reward_that_is_not_finite_fails_the_group(value: float) -> None:
-    got = score({"mine": (lambda text, _: value if text == "bad" else 0.0, 1.0)}, "good", "bad")
-    assert isinstance(got, Failure)
-    assert got.reason == "mine-not-finite"
-
-
-def test_a_reward_that_is_no_number_fails_the_group() -> None:
-    got = score({"mine": (lambda *_: "much", 1.0)}, "good")  # pyright: ignore[reportArgumentType]
-    assert isinstance(got, Failure)
-    assert got.reason == "mine-error"
-
-
 def test_a_sum_that_is_not_finite_fails_the_group() -> None:
-    got = score({"mine": (lambda *_: 1e308, 10.0)}, "good")
+    got = summed([entry("a", weight=10.0)], a=[0.0, 1e308]).scores
     assert isinstance(got, Failure)
+    assert got.reason == "sum-not-finite"
 
 
-def test_rewards_may_be_any_real_number() -> None:
-    got = score({"up": (lambda *_: 3, 0.5), "down": (lambda *_: -1.25, 2.0)}, "x")
+def test_what_does_not_apply_to_one_completion_is_left_out_for_the_group() -> None:
+    got = summed([entry("a"), entry("b")], a=[1.0, 2.0], b=[None, 8.0])
+    assert got.left_out == ("b",)
+    assert got.scores == [Score(total=1.0, breakdown={"a": 1.0}), Score(total=2.0, breakdown={"a": 2.0})]
+
+
+def test_where_nothing_applies_the_group_fails() -> None:
+    got = summed([entry("a"), entry("b")], a=[None, 1.0]).scores
+    assert isinstance(got, Failure)
+    assert (got.reason, got.detail) == ("nothing-applies", "none of a, b applies to the whole group")
+
+
+def test_a_reward_behind_a_gate_is_worth_nothing_where_the_gate_is_0() -> None:
+    entries = [entry("a", requires="form"), entry("form", weight=0.5)]
+    assert totals(entries, a=[3.0, 3.0, -3.0], form=[1.0, 0.0, 0.0]) == [3.5, 0.0, 0.0]
+
+
+def test_a_gate_behind_a_closed_gate_is_closed() -> None:
+    entries = [entry("c", requires="b"), entry("b", requires="a", weight=0.0), entry("a", weight=0.0)]
+    assert totals(entries, a=[1.0, 0.0], b=[1.0, 1.0], c=[1.0, 1.0]) == [1.0, 0.0]
+
+
+def test_a_cap_holds_where_the_other_reward_is_0() -> None:
+    entries = [entry("a", caps={"b": 0.25}), entry("b", weight=0.0)]
+    assert totals(entries, a=[1.0, 1.0, 0.1, -2.0], b=[1.0, 0.0, 0.0, 0.0]) == [1.0, 0.25, 0.1, -2.0]
+
+
+def test_who_depends_on_what_is_left_out_is_left_out() -> None:
+    entries = [entry("a", requires="b"), entry("b"), entry("c")]
+    got = summed(entries, a=[1.0, 1.0], b=[None, None], c=[2.0, 3.0])
+    assert got.left_out == ("a", "b")
+    assert isinstance(got.scores, list)
+    assert [dict(s.breakdown) for s in got.scores] == [{"c": 2.0}, {"c": 3.0}]
+
+
+def test_a_breakdown_holds_what_was_given_and_the_sum_what_counts() -> None:
+    entries = [entry("a", clip=(-1.0, 3.0), normalise="unit", weight=2.0)]
+    got = summed(entries, a=[9.0, 1.0, -5.0]).scores
     assert isinstance(got, list)
-    assert got[0].total == 0.5 * 3 - 2.0 * 1.25
+    assert [(s.total, s.breakdown["a"]) for s in got] == [(2.0, 9.0), (1.0, 1.0), (0.0, -5.0)]
+    assert totals([entry("a", clip=(-1.0, 3.0))], a=[9.0, 1.0, -5.0]) == [3.0, 1.0, -1.0]
 
 
-# -- rewards of the user's -------------------------------------------------------------------------
+def test_normalised_by_the_group_a_reward_is_a_distance_in_standard_deviations() -> None:
+    # mean 3, deviations -2 0 2, variance 8/3
+    std = math.sqrt(8 / 3)
+    got = totals([entry("a", normalise="group", weight=3.0)], a=[1.0, 3.0, 5.0])
+    assert got == pytest.approx([-6 / std, 0.0, 6 / std])
+    assert totals([entry("a", normalise="group")], a=[0.1, 0.1, 0.1]) == [0.0, 0.0, 0.0]
 
 
-def complaint(folder: Path, text: str, name: str = "mine", *, module: str = "my_rewards_of_a_test") -> str:
-    """The one line about a module of this text."""
-    (folder / "my_rewards_of_a_test.py").write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        load_function(f"{module}:{name}")
-    said = str(caught.value)
-    assert "\n" not in said
-    assert f"'{module}:{name}'" in said
-    assert "; " in said
-    return said
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that modules are imported from, once each."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "my_rewards_of_a_test", raising=False)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "line"),
-    [
-        ("x = 1\ndef mine(:\n", "SyntaxError: invalid syntax", 2),
-        ("def value():\n    return nothing\n\nx = value()\n", "NameError: name 'nothing' is not defined", 2),
-        ("\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'", 2),
-        ("raise ValueError('two\\nlines')\n", "ValueError: two lines", 1),
-        ("import sys\nsys.exit(3)\n", "SystemExit: 3", 2),
-        ("import json\nx = json.loads('{')\n", "JSONDecodeError", 2),
-    ],
-)
-def test_a_module_that_fails_is_named_with_its_line(folder: Path, text: str, error: str, line: int) -> None:
-    said = complaint(folder, text)
-    assert error in said
-    assert f"at {folder}/my_rewards_of_a_test.py:{line}; mend the module" in said
-
-
-def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
-    said = complaint(folder, "", module="no_such_module.inner")
-    assert said.endswith("the module must lie in the directory that the run was started from, or be installed")
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("mine = 3\n", "of type int"),
-        ("other = 3\n", "nothing of this name"),
-        ("def mine(completion): ...\n", "unexpected keyword argument 'label'"),
-        ("def mine(text, label): ...\n", "missing a required argument: 'text'"),
-        ("def mine(completion, label, weight): ...\n", "missing a required argument: 'weight'"),
-        ("def mine(completion, label, /): ...\n", "positional only"),
-        ("async def mine(completion, label): ...\n", "it is async"),
-    ],
-)
-def test_what_cannot_be_called_as_a_reward_is_refused(folder: Path, text: str, part: str) -> None:
-    said = complaint(folder, text)
-    assert part in said
-    assert "`def mine(completion, label)`" in said
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "def mine(completion, label): return 0.5\n",
-        "def mine(label, completion, weight=1.0): return 0.5\n",
-        "def mine(**texts): return 0.5\n",
-        "mine = lambda *, completion, label: 0.5\n",
-    ],
-)
-def test_what_can_be_called_by_name_is_a_reward(folder: Path, text: str) -> None:
-    (folder / "my_rewards_of_a_test.py").write_text(text)
-    reward = PythonRewardConfig(type="python", name="mine", entrypoint="my_rewards_of_a_test:mine", weight=2.0)
-    got = build_rubric(RewardConfig(rewards=(reward,))).score(make_record(), [make_completion([1], text="x")])
-    assert isinstance(got, list)
-    assert (got[0].total, dict(got[0].breakdown)) == (1.0, {"mine": 0.5})
+def test_details_and_facts_stand_beside_the_values() -> None:
+    columns = {"a": [RewardResult(value=1.0, detail="why", facts={"words": 3.0})], "b": [RewardResult(value=0.0)]}
+    got = Rubric([entry("a"), entry("b")]).sum(columns).scores
+    assert got == [Score(total=1.0, breakdown={"a": 1.0, "b": 0.0}, details={"a": "why"}, facts={"a/words": 3.0})]

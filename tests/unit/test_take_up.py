@@ -131,7 +131,7 @@ def test_settings_that_changed_are_refused_with_both_values(
         ["--run.wandb_project=p"],
         ["--learner.checkpoint.every_steps=3", "--learner.checkpoint.keep=9"],
         ["--evaluation.policies=[grpo]", "--evaluation.max_in_flight=2"],
-        ["--learner.deadline_s=9", "--rollout.deadline_s=9", "--data.deadline_s=9", "--reward.deadline_s=9"],
+        ["--learner.deadline_s=9", "--rollout.deadline_s=9", "--data.deadline_s=9", "--reward.deadline_s=90"],
         ["--learner.publish.deadline_s=9", "--learner.num_cpus=0.1", "--rollout.num_gpus=1"],
         ["--rollout.kv_cache_gib=1", "--rollout.gpu_memory_utilization=0.5", "--data.cache_gib=0"],
         ["--rollout.num_engines=2", "--rollout.max_num_seqs=8", "--learner.max_rows_per_micro_batch=1"],

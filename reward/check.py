@@ -1,0 +1,269 @@
+"""Scores recorded samples without training: how a reward is tried out and mended.
+
+    python -m reward.check --config my.yaml --samples samples.jsonl [--json] [--reward.KEY VALUE ...]
+    python -m reward.check --list
+
+A line of the samples is `{"completion": ..., "label": ..., "prompt_id": ...}`, with whatever else
+`POST /v1/score` takes, or a line that a run has recorded under `samples/`. Those of one `prompt_id`, or of one
+recorded draw, are one group. Exit code 0: every reward gave its values; 1: one failed; 2: the command, the
+configuration or a line is wrong.
+"""
+
+import argparse
+import asyncio
+import gzip
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.config.load import load_config
+from common.config.reward import RewardConfig
+from common.errors import DatasetError, RewardError, UserError
+from common.types import Failure
+from reward.builtin import BUILTIN
+from reward.outcome import RewardFault
+from reward.request import RewardResult
+from reward.service import GroupReport, RewardService, check_rewards
+from reward.wire import WireSample, request_of
+
+FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+RECORDED = frozenset(
+    {
+        "index",
+        "reward",
+        "breakdown",
+        "details",
+        "facts",
+        "finish_reason",
+        "rollout_logprobs",
+        "version_spans",
+        "engine",
+    }
+)
+"""Keys of a run's samples that no reward sees."""
+WIDTH = 160
+"""Characters of a line where there is no terminal."""
+MAX_SHOWN = 48
+"""Characters of a completion in the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A recorded sample."""
+
+    number: int
+    group: str
+    sample: WireSample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """A group and what became of it."""
+
+    lines: tuple[Line, ...]
+    report: GroupReport
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The samples of a file, gzipped or not.
+
+    Raises:
+        DatasetError: it cannot be read, or a line is no sample.
+    """
+    lines: list[Line] = []
+    try:
+        # lines end with a newline and with nothing else, which some completions hold
+        with gzip.open(path, "rt", newline="\n") if path.suffix == ".gz" else path.open(newline="\n") as file:
+            for number, text in enumerate(file, start=1):
+                if text.strip():
+                    lines.append(_line(text, number, path))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"--samples must be a readable file of lines, got {str(path)!r}: {error}; mend it"
+        ) from error
+    if not lines:
+        raise DatasetError(f"--samples must hold at least one line, got none in {str(path)!r}; record some")
+    return lines
+
+
+def _line(text: str, number: int, path: Path) -> Line:
+    where = f"{path}:{number}"
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{where} must be JSON, got {error}; mend the line") from error
+    if not isinstance(found, dict):
+        raise DatasetError(f"{where} must be a mapping, got {type(found).__name__}; mend the line")
+    given = {key: value for key, value in cast(dict[str, Any], found).items() if key not in RECORDED}
+    group = str(given.pop("draw", given.get("prompt_id") or f"line {number}"))
+    if "text" in given and "completion" not in given:
+        given["completion"] = given.pop("text")
+    clip = given.pop("clip", None)
+    if clip is not None:
+        given.setdefault("video_path", clip)
+    given.setdefault("prompt_id", group)
+    try:
+        sample = WireSample.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise DatasetError(
+            f"{where}: {key} must be right, got {str(first['input'])[:80]!r}: {first['msg'].lower()}; mend the line"
+        ) from error
+    return Line(number=number, group=group, sample=sample)
+
+
+async def score_lines(config: RewardConfig, lines: Sequence[Line]) -> tuple[list[Checked], tuple[str, ...]]:
+    """Every group's report, in the order of their first lines; and how the user's rewards are called.
+
+    Raises:
+        ConfigError: a reward cannot be loaded.
+        RewardError: one does not come up.
+    """
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.group, []).append(line)
+    service = RewardService(config, asks_all=True)
+    slots = asyncio.Semaphore(config.max_concurrency)
+
+    async def checked(members: Sequence[Line]) -> Checked:
+        async with slots:
+            report = await service.score_requests([request_of(line.sample) for line in members])
+        return Checked(lines=tuple(members), report=report)
+
+    try:
+        await service.start()
+        return list(await asyncio.gather(*map(checked, groups.values()))), service.decisions
+    finally:
+        service.close()
+
+
+def as_json(results: Sequence[Checked]) -> dict[str, Any]:
+    """For programs."""
+    samples = [
+        {"line": line.number, "group": line.group, "prompt_id": line.sample.prompt_id} | told
+        for result in results
+        for line, told in zip(result.lines, _told(result), strict=True)
+    ]
+    return {"samples": samples, "num_groups": len(results), "num_failed": sum(map(has_failed, results))}
+
+
+def has_failed(result: Checked) -> bool:
+    """Whether a reward failed on a group, whatever that did to its score."""
+    return bool(result.report.faults) or isinstance(result.report.scores, Failure)
+
+
+def _told(result: Checked) -> Iterator[dict[str, Any]]:
+    report = result.report
+    given = report.given or {}
+    for index in range(len(result.lines)):
+        outcomes = {name: column[index] for name, column in given.items()}
+        results = {name: o for name, o in outcomes.items() if isinstance(o, RewardResult)}
+        told: dict[str, Any] = {
+            "total": None,
+            "values": {name: result.value for name, result in results.items()},
+            "details": {name: result.detail for name, result in results.items() if result.detail},
+            "facts": {f"{name}/{key}": v for name, r in results.items() for key, v in (r.facts or {}).items()},
+            "faults": {name: asdict(o) for name, o in outcomes.items() if isinstance(o, RewardFault)},
+            "left_out": list(report.left_out),
+            "error": None,
+        }
+        if isinstance(report.scores, Failure):
+            told["error"] = report.scores.reason
+        else:
+            told["total"] = report.scores[index].total
+        yield told
+
+
+def print_table(results: Sequence[Checked], names: Sequence[str], console: Console) -> None:
+    """For people: a row per sample, a dash for what does not apply; then what failed, with tracebacks."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("line", "prompt", "label", "completion"):
+        table.add_column(title, overflow="fold")
+    for title in (*names, "total"):
+        table.add_column(title, justify="right")
+    remarks: dict[str, list[int]] = {}
+    for result in results:
+        for line, told in zip(result.lines, _told(result), strict=True):
+            text = " ".join(line.sample.completion.split())
+            shown = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+            cells = ["failed" if name in told["faults"] else _cell(told["values"].get(name)) for name in names]
+            total = "failed" if told["error"] else _cell(told["total"])
+            row = (str(line.number), line.sample.prompt_id, line.sample.label, shown, *cells, total)
+            # texts of a policy are no markup
+            table.add_row(*map(escape, row))
+            for name, fault in told["faults"].items():
+                remarks.setdefault(f"{name} failed ({fault['kind']}): {fault['detail']}", []).append(line.number)
+            if told["error"] and not told["faults"]:
+                remarks.setdefault(f"no sum ({told['error']})", []).append(line.number)
+            for name in told["left_out"]:
+                remarks.setdefault(f"{name} has no part in the sums", []).append(line.number)
+    console.print(table)
+    for remark, numbers in remarks.items():
+        where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        console.print(f"\n{where}: {remark}", markup=False, highlight=False)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def print_builtin() -> None:
+    """The built-in rewards with their documentation."""
+    for name, found in sorted(BUILTIN.items()):
+        print(f"{name}{inspect.signature(found)}".split(" ->")[0])
+        print("\n".join(f"    {line}".rstrip() for line in (inspect.getdoc(found) or "").splitlines()) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reward.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="a YAML file with a section `reward`, such as a run's; else the defaults")
+    parser.add_argument("--samples", type=Path, help="a file of lines, .jsonl or .jsonl.gz")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--list", action="store_true", help="print the built-in rewards")
+    known, overrides = parser.parse_known_args(argv)
+    if known.list:
+        print_builtin()
+        return 0
+    try:
+        if known.samples is None:
+            raise DatasetError("--samples must be given, got nothing; name a file of lines, or see --help")
+        config = load_config(known.config, overrides).reward
+        lines = read_lines(known.samples)
+        check_rewards(config)
+        results, decisions = asyncio.run(score_lines(config, lines))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except RewardError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if known.json:
+        print(json.dumps(as_json(results), ensure_ascii=False))
+    else:
+        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+        for decision in decisions:
+            console.print(decision, markup=False, highlight=False)
+        print_table(results, [entry.name for entry in config.rewards], console)
+    return FAILED if any(map(has_failed, results)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

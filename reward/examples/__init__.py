@@ -1,0 +1,1 @@
+"""Rewards to start one's own from: one of each kind and style."""

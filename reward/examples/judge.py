@@ -1,0 +1,21 @@
+"""A class that holds something dear, as a model on a GPU: made once in each Ray actor that hosts it.
+
+- {type: actor, name: judge, entrypoint: "reward.examples.judge:Judge", num_cpus: 1, replicas: 2,
+   options: {words: [tears, sob, frown]}}
+"""
+
+from collections.abc import Sequence
+
+from reward.request import RewardRequest
+
+
+class Judge:
+    """Looks for words that a model would know better."""
+
+    def __init__(self, *, words: Sequence[str]) -> None:
+        # here a model would be loaded, on the GPU that `num_gpus: 1` gives the actor
+        self._words = tuple(words)
+
+    def score(self, requests: Sequence[RewardRequest]) -> list[float]:
+        """Share of the words that each completion uses: a whole group in one forward pass."""
+        return [sum(word in r.completion.lower() for word in self._words) / len(self._words) for r in requests]

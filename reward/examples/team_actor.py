@@ -1,0 +1,30 @@
+"""An actor that runs apart from any training, for all of a team's runs; it needs no omni-rlvr.
+
+python -m reward.examples.team_actor        starts it on the cluster of $RAY_ADDRESS, or joins the one that runs
+
+- {type: named_actor, name: team, actor: team-reward, namespace: rewards}
+"""
+
+from typing import Any
+
+import ray
+
+
+class TeamReward:
+    """Scores mappings, as `POST /v1/score` does."""
+
+    def score(self, samples: list[dict[str, Any]]) -> list[float | None]:
+        """1.0 where the label is said; None where there is no label."""
+        return [float(s["label"].lower() in s["completion"].lower()) if s["label"] else None for s in samples]
+
+
+def start() -> Any:
+    """The actor, which outlives who started it."""
+    options: dict[str, Any] = {"name": "team-reward", "namespace": "rewards", "lifetime": "detached", "num_cpus": 0}
+    actor: Any = ray.remote(TeamReward)
+    return actor.options(**options).remote()
+
+
+if __name__ == "__main__":
+    ray.init(address="auto")
+    ray.get(start().score.remote([]))

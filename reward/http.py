@@ -1,0 +1,148 @@
+"""The reward service over HTTP.
+
+    python -m reward.http --config my.yaml [--host 127.0.0.1] [--port 8500] [--reward.KEY VALUE ...]
+
+`POST /v1/score` takes a batch and gives results in its order; `GET /v1/rewards`, `/healthz`, `/readyz`, `/metrics`
+and `/docs` say the rest. Beyond this machine it serves only with a bearer token, read from the environment.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from common.config.load import load_config
+from common.errors import ConfigError, RewardError, UserError
+from reward.app import Limits, create_app
+from reward.service import RewardService, check_rewards
+
+TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
+MIN_TOKEN = 16
+FAILED, USER_MISTAKE = 1, 2
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def token_for(host: str, *, variable: str) -> str | None:
+    """The token that callers must show; None where none is set and none is needed.
+
+    Raises:
+        ConfigError: the address is public and there is none, or it is no good.
+    """
+    token = os.environ.get(variable, "")
+    if not token:
+        if not is_loopback(host):
+            raise ConfigError(
+                f"${variable} must hold a token to serve on {host}, got nothing; set it, or bind to 127.0.0.1"
+            )
+        return None
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"${variable} must hold >= {MIN_TOKEN} printable ASCII characters and no space, got others; set another"
+        )
+    return token
+
+
+async def serve(
+    service: RewardService, *, host: str, port: int, token: str | None, media_root: Path | None
+) -> None:
+    """Serves until it is interrupted; ready once every reward is up.
+
+    Raises:
+        ConfigError: a reward cannot be loaded.
+        RewardError: one does not come up, or the address cannot be bound.
+    """
+    app = create_app(service, token=token, media_root=media_root, limits=Limits())
+    server = AnnouncedServer(
+        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    )
+    serving = asyncio.create_task(_serve(server))
+    starting = asyncio.create_task(service.start())
+    try:
+        await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        await serving
+        if not server.started:
+            raise RewardError(f"the reward service must be able to bind {host}:{port}, and was not")
+    finally:
+        server.should_exit = True
+        starting.cancel()
+        await asyncio.gather(serving, starting, return_exceptions=True)
+        service.close()
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Says where it serves, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Binds the address."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"reward service on http://{shown}:{port}", flush=True)
+
+
+async def _serve(server: uvicorn.Server) -> None:
+    # an address that cannot be bound
+    with contextlib.suppress(SystemExit):
+        await server.serve()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reward.http",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="a YAML file with a section `reward`, such as a run's; else the defaults")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on")
+    parser.add_argument("--port", type=int, default=8500, help="port to serve on; 0 for any that is free")
+    parser.add_argument("--token-env", default=TOKEN_VARIABLE, help="environment variable that holds the token")
+    parser.add_argument("--media-root", type=Path, help="folder that samples may name files of; else none")
+    known, overrides = parser.parse_known_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for talkative in ("httpx", "httpcore"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    try:
+        token = token_for(known.host, variable=known.token_env)
+        config = load_config(known.config, overrides).reward
+        check_rewards(config)
+        asyncio.run(
+            serve(
+                RewardService(config),
+                host=known.host,
+                port=known.port,
+                token=token,
+                media_root=known.media_root,
+            )
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except RewardError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

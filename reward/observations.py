@@ -1,0 +1,40 @@
+"""How each reward did over the groups of a step: its latency, its errors, and groups that it had no part in."""
+
+from collections import Counter
+
+from reward.service import GroupReport
+
+
+class Observations:
+    """Sums over groups since they were last taken."""
+
+    def __init__(self) -> None:
+        self._num_groups: Counter[str] = Counter()
+        self._num_completions: Counter[str] = Counter()
+        self._num_faults: Counter[str] = Counter()
+        self._num_left_out: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+
+    def add(self, report: GroupReport, num_completions: int) -> None:
+        """Takes note of a group, scored or failed."""
+        for name, seconds in report.seconds.items():
+            self._num_groups[name] += 1
+            self._num_completions[name] += num_completions
+            self._seconds[name] += seconds  # pyright: ignore[reportArgumentType] - a counter counts seconds, too
+        self._num_faults.update(report.num_faults)
+        self._num_left_out.update(report.left_out)
+
+    def take(self) -> dict[str, float]:
+        """By metric, and starts anew.
+
+        Returns:
+            `reward/<name>/latency_s`, mean seconds of a group; `/error_rate`, the share of completions that it
+            failed on; `/left_out_rate`, the share of groups that it had no part in.
+        """
+        metrics: dict[str, float] = {}
+        for name, num_groups in self._num_groups.items():
+            metrics[f"reward/{name}/latency_s"] = self._seconds[name] / num_groups
+            metrics[f"reward/{name}/error_rate"] = self._num_faults[name] / max(1, self._num_completions[name])
+            metrics[f"reward/{name}/left_out_rate"] = self._num_left_out[name] / num_groups
+        self.__init__()
+        return metrics

@@ -1,0 +1,158 @@
+"""A reward behind `POST /v1/score` of another service."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from common.config.reward import HttpRewardConfig
+from common.errors import ConfigError
+from reward.outcome import Outcome, RewardFault, checked
+from reward.pool import ChannelLostError, PooledReward
+from reward.request import RewardRequest, RewardResult
+from reward.wire import ScoreReply, sample_of
+
+MAX_REPLY_BYTES = 16 * 2**20
+
+
+class HttpChannel:
+    """A `Channel` to a service: its configured address and nowhere else, whatever it answers."""
+
+    def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.takes_groups, self.concurrency = True, config.max_concurrency
+        self.decision = f"reward {config.name}: {config.url}/v1/score is asked, a group at a time"
+        self._config, self._transport = config, transport
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Every call connects anew where need be."""
+        return False
+
+    async def open(self) -> None:
+        """Reads the token.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        headers: dict[str, str] = {}
+        if self._config.token_env is not None:
+            headers["Authorization"] = f"Bearer {_token(self._config)}"
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            # the pool's deadline counts
+            timeout=None,
+            follow_redirects=False,
+            # neither proxies nor passwords of the environment
+            trust_env=False,
+            limits=httpx.Limits(max_connections=self.concurrency),
+            transport=self._transport,
+        )
+
+    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        """One call.
+
+        Raises:
+            ChannelLostError: it cannot be reached.
+        """
+        body = {"samples": [sample_of(r, with_paths=self._config.send_paths) for r in requests]}
+        assert self._client is not None
+        try:
+            async with self._client.stream("POST", f"{self._config.url}/v1/score", json=body) as reply:
+                content = await _read(reply)
+        except httpx.HTTPError as error:
+            raise ChannelLostError(f"{self._config.url}: {type(error).__name__}: {error}") from error
+        if content is None:
+            return self._failed(f"answered with more than {MAX_REPLY_BYTES} bytes", requests)
+        if not reply.is_success:
+            return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests)
+        return self._outcomes(content, requests)
+
+    async def where(self) -> str:
+        """Nothing is known of it."""
+        return ""
+
+    async def abandon(self) -> bool:
+        """Its connection was closed with the call."""
+        return False
+
+    def end(self) -> None:
+        """Connections close with the client."""
+        self._client = None
+
+    def _outcomes(self, content: bytes, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        try:
+            results = ScoreReply.model_validate_json(content).results
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            return self._failed(f"must answer with results: {where} {first['msg']}", requests)
+        if len(results) != len(requests):
+            fault = RewardFault(
+                kind="length",
+                detail=f"{self._config.url} must give a result per sample, got {len(results)} for {len(requests)}",
+            )
+            return [fault] * len(requests)
+        outcomes: list[Outcome] = []
+        for result in results:
+            if result.error is not None:
+                told = f"{self._config.url}: {result.error.reason}: {result.error.detail}"
+                outcomes.append(RewardFault(kind="error", detail=told))
+            else:
+                detail = "; ".join(f"{name}: {text}" for name, text in result.details.items())
+                facts = result.breakdown | result.facts
+                outcomes.append(checked(RewardResult(value=result.total, detail=detail, facts=facts)))
+        return outcomes
+
+    def _failed(self, what: str, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        return [RewardFault(kind="error", detail=f"{self._config.url} {what}")] * len(requests)
+
+
+def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledReward:
+    """A reward of another service."""
+    return PooledReward(config, make_channel=lambda: HttpChannel(config), size=1, asks_all=asks_all)
+
+
+def check_http(config: HttpRewardConfig) -> None:
+    """Checks what can be known before the service is asked.
+
+    Raises:
+        ConfigError: the token is not there.
+    """
+    if config.token_env is not None:
+        _token(config)
+
+
+def _token(config: HttpRewardConfig) -> str:
+    name = config.token_env or ""
+    token = os.environ.get(name, "")
+    if not token or not token.isascii() or not token.isprintable():
+        what = "nothing" if not token else "other characters"
+        raise ConfigError(
+            f"reward.rewards {config.name}.token_env must name a variable that holds printable ASCII, got "
+            f"{what} in ${name}; set it where the run is started"
+        )
+    return token
+
+
+async def _read(reply: httpx.Response) -> bytes | None:
+    """Its body; None where that is too long."""
+    content = bytearray()
+    async for part in reply.aiter_bytes():
+        content += part
+        if len(content) > MAX_REPLY_BYTES:
+            return None
+    return bytes(content)
+
+
+def _shown(content: bytes) -> str:
+    """What a service says of its refusal, in one line."""
+    text = content[:2000].decode(errors="replace")
+    try:
+        told: Any = json.loads(text)
+    except ValueError:
+        told = text
+    return " ".join(f"{told}".split())[:300] or "nothing"

@@ -1,0 +1,355 @@
+"""The reward service: every configured reward asked about a group, its faults settled, the rest summed.
+
+Built-in rewards run here; code of the user's never does: it runs in processes or actors of its own, or behind HTTP,
+and is asked through pools. This is an object of one event loop and knows neither Ray nor HTTP servers.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Protocol, cast
+
+from common.config.reward import (
+    ActorRewardConfig,
+    BuiltinRewardConfig,
+    HttpRewardConfig,
+    NamedActorRewardConfig,
+    PythonRewardConfig,
+    RewardConfig,
+    RewardEntry,
+    UserCodeConfig,
+)
+from common.errors import ConfigError, RewardError
+from common.types import Completion, Failure, Record, Score
+from reward.builtin import BUILTIN
+from reward.outcome import Outcome, RewardFault, checked, fault_of
+from reward.pool import Channel, PooledReward
+from reward.remote import check_http, over_http
+from reward.request import RewardRequest, RewardResult, requests_of
+from reward.rubric import Rubric
+from reward.workers import check_in_process, in_processes, plugin_spec
+
+logger = logging.getLogger(__name__)
+WAITING = frozenset({"judge"})
+"""Built-in rewards that wait for others: they are asked in threads, under their deadline."""
+NUM_THREADS = 32
+
+
+class Asked(Protocol):
+    """A reward that is not asked here."""
+
+    entry: RewardEntry
+    decision: str
+
+    async def start(self) -> None: ...
+
+    async def __call__(self, requests: Sequence[RewardRequest]) -> list[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], Asked]
+"""Hosts, or finds, a reward among Ray's actors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupReport:
+    """What became of a group, and how each reward did."""
+
+    scores: list[Score] | Failure
+    left_out: tuple[str, ...] = ()
+    """Rewards without a part in the sums."""
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    """By reward, from when it was asked; waits for a turn included."""
+    faults: Mapping[str, RewardFault] = field(default_factory=dict[str, RewardFault])
+    """The first of each reward that has some."""
+    num_faults: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Completions that it failed on."""
+    stops_run: bool = False
+    """Whether a reward failed whose `on_error` says so."""
+    given: Mapping[str, Sequence[Outcome]] | None = None
+    """What each reward gave each completion; only of a service that asks all."""
+
+
+class BuiltinReward:
+    """One built-in reward with its options, asked where the service runs."""
+
+    def __init__(self, entry: BuiltinRewardConfig) -> None:
+        """Makes it.
+
+        Raises:
+            ConfigError: there is none of this name, or it does not take the options.
+        """
+        self.entry = entry
+        self._call = make_builtin(entry)
+
+    def answer(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        """One outcome per request."""
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: RewardRequest) -> Outcome:
+        try:
+            value = self._call(request)
+        except Exception as error:  # noqa: BLE001 - its failure is data
+            return fault_of(error)
+        if type(value) is float and -1e300 < value < 1e300:
+            return RewardResult(value=value)
+        return checked(value)
+
+
+class ThreadChannel:
+    """A `Channel` to a built-in reward that waits for others; its own time-outs end what was given up."""
+
+    def __init__(self, reward: BuiltinReward) -> None:
+        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_THREADS, "", False
+        self._reward = reward
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix=reward.entry.name)
+
+    async def open(self) -> None:
+        """Nothing is to be opened."""
+
+    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        """One call."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reward.answer, requests)
+
+    async def where(self) -> str:
+        """It is known to wait."""
+        return ""
+
+    async def abandon(self) -> bool:
+        """A thread cannot be stopped."""
+        return False
+
+    def end(self) -> None:
+        """Takes nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class RewardService:
+    """Scores groups with the configured rewards.
+
+    Attributes:
+        is_quick: whether no reward is asked elsewhere: then `score_now` needs no event loop.
+    """
+
+    def __init__(self, config: RewardConfig, *, host: HostFn | None = None, asks_all: bool = False) -> None:
+        """Nothing is started yet.
+
+        Args:
+            config: the rewards.
+            host: for rewards that are Ray actors; without it those of the user's run in processes.
+            asks_all: whether a reward is asked about the rest of a group that it has failed already.
+
+        Raises:
+            ConfigError: a built-in reward is not there or does not take its options, or a named actor has no host.
+        """
+        self.config = config
+        self._asks_all = asks_all
+        self._rubric = Rubric(config.rewards)
+        self._own: list[BuiltinReward] = []
+        self._asked: list[Asked] = []
+        for entry in config.rewards:
+            made = _made(entry, host, asks_all=asks_all)
+            if isinstance(made, BuiltinReward):
+                self._own.append(made)
+            else:
+                self._asked.append(made)
+        self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether no reward is asked elsewhere."""
+        return not self._asked
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every reward can be asked."""
+        return self.is_quick or (
+            self._starting is not None
+            and self._starting.done()
+            and not self._starting.cancelled()
+            and self._starting.exception() is None
+        )
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """How the user's rewards are called, for people; known once started."""
+        return tuple(asked.decision for asked in self._asked if asked.decision)
+
+    async def start(self) -> None:
+        """Until every reward can be asked; harmless when repeated.
+
+        Raises:
+            ConfigError: one cannot be loaded.
+            RewardError: one does not come up.
+        """
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        await asyncio.gather(*(asked.start() for asked in self._asked))
+        for decision in self.decisions:
+            logger.info("%s", decision)
+
+    def close(self) -> None:
+        """Ends what was started."""
+        for asked in self._asked:
+            asked.close()
+
+    async def score(self, record: Record, completions: Sequence[Completion]) -> GroupReport:
+        """Scores a group that a policy has made."""
+        return await self.score_requests(requests_of(record, completions))
+
+    async def score_requests(self, requests: Sequence[RewardRequest]) -> GroupReport:
+        """Scores a group, or fails as a whole."""
+        if self.is_quick:
+            return self.score_now(requests)
+        await self.start()
+        started = time.perf_counter()
+
+        async def timed(asked: Asked) -> tuple[list[Outcome], float]:
+            outcomes = await asked(requests)
+            return outcomes, time.perf_counter() - started
+
+        waiting = asyncio.gather(*(timed(asked) for asked in self._asked))
+        outcomes, seconds = self._own_outcomes(requests)
+        for asked, (answered, took_s) in zip(self._asked, await waiting, strict=True):
+            outcomes[asked.entry.name], seconds[asked.entry.name] = answered, took_s
+        return self._settled(outcomes, seconds)
+
+    def score_now(self, requests: Sequence[RewardRequest]) -> GroupReport:
+        """The same where `is_quick`."""
+        assert self.is_quick, "some rewards are asked elsewhere"
+        return self._settled(*self._own_outcomes(requests))
+
+    def _own_outcomes(self, requests: Sequence[RewardRequest]) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
+        outcomes: dict[str, list[Outcome]] = {}
+        seconds: dict[str, float] = {}
+        for own in self._own:
+            started = time.perf_counter()
+            outcomes[own.entry.name] = own.answer(requests)
+            seconds[own.entry.name] = time.perf_counter() - started
+        return outcomes, seconds
+
+    def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
+        """What each reward's `on_error` makes of its faults, and the sum of the others."""
+        given = outcomes if self._asks_all else None
+        faults: dict[str, RewardFault] = {}
+        num_faults: dict[str, int] = {}
+        columns: dict[str, list[RewardResult]] = {}
+        fatal: list[RewardEntry] = []
+        for entry in self.config.rewards:
+            found = [o for o in outcomes[entry.name] if isinstance(o, RewardFault)]
+            if not found:
+                columns[entry.name] = cast(list[RewardResult], outcomes[entry.name])
+                continue
+            faults[entry.name], num_faults[entry.name] = _telling(found), len(found)
+            if entry.on_error != "skip_reward_for_group":
+                fatal.append(entry)
+        if fatal:
+            # who stops the run is named before who only fails the group
+            first = next((entry for entry in fatal if entry.on_error == "stop_run"), fatal[0])
+            fault = faults[first.name]
+            failure = Failure(stage="reward", reason=f"{first.name}-{fault.kind}", detail=fault.detail)
+            return GroupReport(
+                scores=failure,
+                seconds=seconds,
+                faults=faults,
+                num_faults=num_faults,
+                stops_run=first.on_error == "stop_run",
+                given=given,
+            )
+        summed = self._rubric.sum(columns)
+        return GroupReport(
+            scores=summed.scores,
+            left_out=summed.left_out,
+            seconds=seconds,
+            faults=faults,
+            num_faults=num_faults,
+            given=given,
+        )
+
+
+def make_builtin(entry: BuiltinRewardConfig) -> Callable[[RewardRequest], object]:
+    """A built-in reward with its options.
+
+    Raises:
+        ConfigError: there is none of this name, it does not take the options, or it needs what is not here.
+    """
+    name = entry.builtin_name
+    found = BUILTIN.get(name)
+    if found is None:
+        close = get_close_matches(name, BUILTIN, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
+        raise ConfigError(
+            f"reward.rewards {entry.name} must be a built-in reward, one of {', '.join(sorted(BUILTIN))}, got "
+            f"{name!r}; {remedy}"
+        )
+    if getattr(found, "needs_engines", False):
+        raise ConfigError(
+            f"reward.rewards {entry.name} must have rollout engines that score answers, got none: nothing binds "
+            f"{name} to them; leave it out"
+        )
+    try:
+        return cast(Callable[[RewardRequest], object], cast(Any, found)(**entry.options))
+    except (TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"reward.rewards {entry.name}.options must be those of {name}, got {said}; see "
+            "`python -m reward.check --list`"
+        ) from error
+
+
+def check_rewards(config: RewardConfig) -> None:
+    """What can be known of rewards before any is started: names, options, imports, parameters, tokens.
+
+    Raises:
+        ConfigError: one of them cannot be.
+    """
+    for entry in config.rewards:
+        if isinstance(entry, BuiltinRewardConfig):
+            make_builtin(entry)
+        elif isinstance(entry, HttpRewardConfig):
+            check_http(entry)
+    check_in_process([plugin_spec(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
+
+
+def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | Asked:
+    match entry:
+        case BuiltinRewardConfig() if entry.builtin_name in WAITING:
+            reward = BuiltinReward(entry)
+
+            def channel() -> Channel:
+                return ThreadChannel(reward)
+
+            return PooledReward(entry, make_channel=channel, size=1, asks_all=asks_all)
+        case BuiltinRewardConfig():
+            return BuiltinReward(entry)
+        case HttpRewardConfig():
+            return over_http(entry, asks_all=asks_all)
+        case PythonRewardConfig():
+            return in_processes(entry, asks_all=asks_all)
+        case ActorRewardConfig() if host is None:
+            return in_processes(entry, asks_all=asks_all)
+        case ActorRewardConfig() | NamedActorRewardConfig() if host is not None:
+            return host(entry)
+        case _:
+            raise ConfigError(
+                f"reward.rewards {entry.name} must have Ray, which finds a named actor, got none here; leave it out"
+            )
+
+
+def _telling(faults: Sequence[RewardFault]) -> RewardFault:
+    """The first that says what happened, rather than that it was not asked any more."""
+    return next((fault for fault in faults if not fault.detail.startswith("not asked:")), faults[0])
+
+
+def stop_reason(report: GroupReport) -> RewardError:
+    """What stops a run where a report says so."""
+    assert isinstance(report.scores, Failure)
+    return RewardError(f"a reward with on_error=stop_run failed: {report.scores.reason}: {report.scores.detail}")

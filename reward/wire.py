@@ -1,0 +1,169 @@
+"""What rewards in other places are sent and answer: the body of `POST /v1/score`, and what named actors get.
+
+Limits stand in the models: what is too much is refused with the field's name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.types import Clip, Record
+from reward.request import RewardRequest, modalities_of
+
+MAX_SAMPLES, MAX_TEXT, MAX_TOKENS, MAX_LABELS = 1024, 100_000, 32_768, 256
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(max_length=1024)]
+
+
+class WireModel(BaseModel):
+    """What every part is."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class WireSample(WireModel):
+    """A completion and what is known of its clip."""
+
+    completion: Text
+    """Text, special tokens left out."""
+    label: Name = ""
+    """The clip's label."""
+    labels: tuple[Name, ...] = Field(default=(), max_length=MAX_LABELS)
+    """All labels of a clip that has several."""
+    label_distribution: dict[Name, float] | None = Field(default=None, max_length=MAX_LABELS)
+    """Share of the annotators by label, in [0, 1]."""
+    taxonomy: Name = "open"
+    """Whose classes the labels are."""
+    question: Text = ""
+    """What the policy was asked."""
+    transcript: Text | None = None
+    """What is said in the clip."""
+    prompt_id: Name = ""
+    """Of the clip within its corpus."""
+    dataset: Name = ""
+    """The corpus."""
+    split: Name = ""
+    """Of the corpus."""
+    token_ids: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(), max_length=MAX_TOKENS)
+    """Of the completion; empty where only the text is known."""
+    video_path: Name | None = None
+    """File of the clip, as the service sees it."""
+    audio_path: Name | None = None
+    """File of its sound; the video's where the sound is in it."""
+    duration_s: float | None = Field(default=None, ge=0)
+    """Of the clip."""
+    group: Name = ""
+    """Samples of one group are compared with each other: all are scored by the same rewards, or none."""
+
+
+class ScoreBatch(WireModel):
+    """Body of `POST /v1/score`."""
+
+    samples: tuple[WireSample, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
+    """In any order; the results come in the same."""
+
+
+class WireError(BaseModel):
+    """Why a group has no score."""
+
+    reason: str
+    """Short and countable: the reward and the kind of its fault."""
+    detail: str
+    """One line."""
+
+
+class WireResult(BaseModel):
+    """Of one sample."""
+
+    total: float | None
+    """The weighted sum; null with an error, or where no reward applies."""
+    breakdown: dict[str, float] = {}
+    """By reward, unweighted."""
+    details: dict[str, str] = {}
+    """What rewards said beside their values."""
+    facts: dict[str, float] = {}
+    """Figures beside the values, by `reward/figure`."""
+    left_out: tuple[str, ...] = ()
+    """Rewards that had no part in the whole group's sums."""
+    error: WireError | None = None
+    """Why there is no score."""
+
+
+class ScoreReply(BaseModel):
+    """Answer of `POST /v1/score`."""
+
+    results: tuple[WireResult, ...]
+    """One per sample, in their order."""
+
+
+def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
+    """A request as a mapping of plain values.
+
+    Args:
+        request: what is known.
+        with_paths: whether the clip's files are named: they lie on this side.
+    """
+    record = request.record
+    sample: dict[str, Any] = {
+        "completion": request.completion,
+        "label": record.label,
+        "labels": list(record.labels),
+        "label_distribution": None if record.label_distribution is None else dict(record.label_distribution),
+        "taxonomy": record.taxonomy,
+        "question": record.question,
+        "transcript": record.transcript,
+        "prompt_id": record.prompt_id,
+        "dataset": record.dataset,
+        "split": record.split,
+        "token_ids": list(request.token_ids),
+        "duration_s": request.duration_s,
+    }
+    if with_paths:
+        sample |= {"video_path": record.clip.video_path, "audio_path": record.clip.audio_path}
+    return sample
+
+
+def request_of(sample: WireSample) -> RewardRequest:
+    """A sample as rewards see it."""
+    clip = Clip(clip_id=sample.prompt_id, video_path=sample.video_path, audio_path=sample.audio_path)
+    record = Record(
+        prompt_id=sample.prompt_id,
+        clip=clip,
+        question=sample.question,
+        label=sample.label,
+        dataset=sample.dataset,
+        split=sample.split,
+        labels=sample.labels,
+        label_distribution=sample.label_distribution,
+        taxonomy=sample.taxonomy,
+        transcript=sample.transcript,
+    )
+    return RewardRequest(
+        completion=sample.completion,
+        token_ids=sample.token_ids,
+        record=record,
+        modalities=modalities_of(clip),
+        duration_s=sample.duration_s,
+    )
+
+
+def stray_path(sample: WireSample, *, media_root: Path | None) -> str | None:
+    """The first of a sample's paths that does not lie within a folder; None where all do."""
+    paths: Mapping[str, str | None] = {"video_path": sample.video_path, "audio_path": sample.audio_path}
+    for name, path in paths.items():
+        if path is not None:
+            is_within = media_root is not None and "\0" not in path and _lies_in(path, media_root)
+            if not is_within:
+                return name
+    return None
+
+
+def _lies_in(path: str, folder: Path) -> bool:
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False

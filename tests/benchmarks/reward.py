@@ -1,0 +1,278 @@
+"""What scoring costs: in the library, through the Ray actor, over HTTP, and with a reward that hangs.
+
+    python -m tests.benchmarks.reward [--check]
+
+Prints JSON: each figure beside its target. Pairs are alternated in one run and their medians compared. The load is
+made in this process, on the same cores. `--check` exits 1 where a figure misses its target.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+import ray
+
+from common.config.reward import PythonRewardConfig, RewardConfig
+from common.types import Completion, Failure, Record
+from deploy.wiring import start_ray
+from reward.actor import RewardActor, RewardClient
+from reward.request import requests_of
+from reward.service import RewardService
+from tests.support.builders import make_completion, make_record
+
+GROUP_SIZE, ROUNDS, NUM_TOKENS = 8, 5, 96
+THOUGHT = "The corners of her mouth rise and her voice is bright, so she seems glad. " * 3
+IN_FLIGHT = 32
+"""Groups that a run may have asked about at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What a figure must reach."""
+
+    figure: str
+    bound: float
+    is_most: bool = False
+    """Whether the bound is the highest that is allowed."""
+
+    def is_met(self, figures: dict[str, float]) -> bool:
+        """By the figure as it was measured."""
+        value = figures[self.figure]
+        return value <= self.bound if self.is_most else value >= self.bound
+
+
+TARGETS = (
+    Target(figure="library_samples_per_s", bound=50_000),
+    Target(figure="actor_samples_per_s", bound=4_000),
+    Target(figure="actor_batched_samples_per_s", bound=10_000),
+    Target(figure="actor_cpu_ms_per_group", bound=1.0, is_most=True),
+    Target(figure="actor_p50_ms", bound=4.0, is_most=True),
+    Target(figure="hanging_over_healthy", bound=0.95),
+    Target(figure="http_open_p99_ms", bound=100.0, is_most=True),
+    Target(figure="http_closed_requests_per_s", bound=450),
+)
+
+
+def group(index: int) -> tuple[Record, list[Completion]]:
+    """Eight completions of the length of a run's."""
+    answers = ("happy", "sad", "angry", "fear")
+    texts = [f"<think>{THOUGHT}{index}</think>\n<answer>{answers[i % 4]}</answer>" for i in range(GROUP_SIZE)]
+    return make_record(f"clip-{index}"), [make_completion(range(NUM_TOKENS), text=text) for text in texts]
+
+
+def library_rate() -> float:
+    """Samples per second of accuracy and format, called in this process."""
+    service = RewardService(RewardConfig())
+    groups = [group(index) for index in range(500)]
+    start = time.perf_counter()
+    for record, completions in groups:
+        assert not isinstance(service.score_now(requests_of(record, completions)).scores, Failure)
+    return len(groups) * GROUP_SIZE / (time.perf_counter() - start)
+
+
+async def concurrently(work: Callable[[int], Awaitable[Any]], *, count: int, width: int) -> float:
+    """Seconds of so many calls, so many at a time."""
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await work(number)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(width)))
+    return time.perf_counter() - start
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """Processor seconds of processes so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(t.user + t.system for t in times)
+
+
+class PidActor(RewardActor):
+    """Says where it runs."""
+
+    async def pid(self) -> int:
+        """Of its process."""
+        return psutil.Process().pid
+
+
+async def actor_figures() -> dict[str, float]:
+    """Through Ray: one group a call, sixteen, and one group alone."""
+    actor: Any = ray.remote(PidActor).options(num_cpus=0)
+    client = RewardClient(actor.remote(config=RewardConfig()), deadline_s=600.0)
+    pids = [psutil.Process().pid, await client.handle.pid.remote()]
+    groups = [group(index) for index in range(1_024)]
+    single, batched, cpu_ms = [], [], []
+    for number in range(ROUNDS + 1):
+        before = cpu_s(pids)
+        took_s = await concurrently(lambda i: client(*groups[i]), count=len(groups), width=IN_FLIGHT)
+        own_s = library_seconds(groups)
+        if number:
+            cpu_ms.append(1000 * (cpu_s(pids) - before - 2 * own_s) / len(groups))
+            single.append(len(groups) * GROUP_SIZE / took_s)
+        took_s = await concurrently(
+            lambda i: client.many(groups[16 * i : 16 * i + 16]), count=len(groups) // 16, width=2
+        )
+        if number:
+            batched.append(len(groups) * GROUP_SIZE / took_s)
+    alone: list[float] = []
+    for record, completions in groups[:300]:
+        start = time.perf_counter()
+        await client(record, completions)
+        alone.append(1000 * (time.perf_counter() - start))
+        await asyncio.sleep(0.002)
+    ray.kill(client.handle)
+    return {
+        "actor_samples_per_s": statistics.median(single),
+        "actor_batched_samples_per_s": statistics.median(batched),
+        "actor_cpu_ms_per_group": statistics.median(cpu_ms),
+        "actor_p50_ms": statistics.median(alone),
+    }
+
+
+def library_seconds(groups: Sequence[tuple[Record, list[Completion]]]) -> float:
+    """What the scoring itself takes: the rest is the actor's. Called once here, once in the actor."""
+    service = RewardService(RewardConfig())
+    start = time.perf_counter()
+    for record, completions in groups:
+        service.score_now(requests_of(record, completions))
+    return time.perf_counter() - start
+
+
+async def hanging_figures() -> dict[str, float]:
+    """Four rewards, one of which hangs on every completion: what the other three get done meanwhile."""
+    pairs = [(await others_rate("good"), await others_rate("hanging")) for _ in range(ROUNDS)]
+    healthy = [well for well, _ in pairs]
+    ratios = [hanging / well for well, hanging in pairs]
+    return {
+        "three_of_four_groups_per_s": statistics.median(healthy),
+        "hanging_over_healthy": statistics.median(ratios),
+    }
+
+
+async def others_rate(fourth: str, *, count: int = 300) -> float:
+    """Groups per second that three rewards are through with, beside a fourth."""
+    names = ("first", "second", "third")
+    entries = [
+        PythonRewardConfig(type="python", name=name, entrypoint="tests.support.rewards:good") for name in names
+    ]
+    last = PythonRewardConfig(
+        type="python", name="fourth", entrypoint=f"tests.support.rewards:{fourth}", deadline_s=300
+    )
+    service = RewardService(RewardConfig(rewards=(*entries, last)))
+    await service.start()
+    left, done = dict.fromkeys(names, count), asyncio.Event()
+    for index, name in enumerate(names):
+        service._asked[index] = Counted(service._asked[index], left, name, done)  # pyright: ignore[reportArgumentType]
+    requests = [requests_of(*group(index)) for index in range(count)]
+    start = time.perf_counter()
+    scoring = [asyncio.create_task(service.score_requests(r)) for r in requests]
+    await done.wait()
+    took_s = time.perf_counter() - start
+    for task in scoring:
+        task.cancel()
+    await asyncio.gather(*scoring, return_exceptions=True)
+    service.close()
+    return count / took_s
+
+
+class Counted:
+    """A reward that tells when it is through with every group."""
+
+    def __init__(self, asked: Any, left: dict[str, int], name: str, done: asyncio.Event) -> None:
+        self.entry, self.decision, self._asked, self._left, self._name, self._done = (
+            asked.entry,
+            asked.decision,
+            asked,
+            left,
+            name,
+            done,
+        )
+        self.start, self.close = asked.start, asked.close
+
+    async def __call__(self, requests: Sequence[Any]) -> Any:
+        outcomes = await self._asked(requests)
+        self._left[self._name] -= 1
+        if not any(self._left.values()):
+            self._done.set()
+        return outcomes
+
+
+def started_server() -> subprocess.Popen[str]:
+    """`python -m reward.http`, begun."""
+    command = [sys.executable, "-m", "reward.http", "--port", "0"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def http_figures() -> dict[str, float]:
+    """A server of its own: 300 requests per second whatever it answers, then 32 connections one after the other."""
+    server = started_server()
+    assert server.stdout is not None
+    try:
+        address = server.stdout.readline().split()[-1]
+        samples = [{"completion": c.text, "label": "happy"} for c in group(0)[1]]
+        body = json.dumps({"samples": samples}).encode()
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        headers = {"Content-Type": "application/json"}
+        async with httpx.AsyncClient(base_url=address, limits=limits, headers=headers, timeout=30) as client:
+
+            async def ask(_: int) -> None:
+                (await client.post("/v1/score", content=body)).raise_for_status()
+
+            await concurrently(ask, count=500, width=32)
+            p99_ms = await open_loop(ask, rate=300.0, seconds=10.0)
+            took_s = await concurrently(ask, count=4_500, width=32)
+    finally:
+        server.terminate()
+        server.wait()
+    return {"http_open_p99_ms": p99_ms, "http_closed_requests_per_s": 4_500 / took_s}
+
+
+async def open_loop(ask: Callable[[int], Awaitable[None]], *, rate: float, seconds: float) -> float:
+    """99th percentile in milliseconds, from when each request was due."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    async def due(index: int) -> float:
+        at = start + index / rate
+        await asyncio.sleep(at - loop.time())
+        await ask(index)
+        return loop.time() - at
+
+    took = await asyncio.gather(*(due(index) for index in range(int(rate * seconds))))
+    return 1000 * statistics.quantiles(took, n=100)[98]
+
+
+async def measure() -> dict[str, float]:
+    """Every figure."""
+    figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
+    figures |= await hanging_figures()
+    figures |= await http_figures()
+    start_ray()
+    return figures | await actor_figures()
+
+
+def main() -> int:
+    """Measures, prints, and checks when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    figures = asyncio.run(measure())
+    missed = [target.figure for target in TARGETS if not target.is_met(figures)]
+    targets = {t.figure: f"{'<=' if t.is_most else '>='} {t.bound:g}" for t in TARGETS}
+    print(json.dumps({"figures": figures, "targets": targets, "missed": missed}, indent=1))
+    return 1 if check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

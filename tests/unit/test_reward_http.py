@@ -1,0 +1,487 @@
+"""The reward service over HTTP: order, limits, tokens; no input fails it, and it repeats none."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
+from common.errors import ConfigError
+from common.types import Failure
+from reward import remote
+from reward.app import Limits, create_app
+from reward.http import is_loopback, token_for
+from reward.pool import PooledReward
+from reward.remote import HttpChannel
+from reward.service import GroupReport, RewardService
+from tests.support.builders import make_request
+
+TOKEN = "a-token-of-enough-letters"
+RIGHT = "<think>x</think><answer>happy</answer>"
+PAPER = RewardConfig().rewards
+FAILING = PythonRewardConfig(
+    type="python", name="failing", entrypoint="tests.support.rewards:failing", max_retries=0
+)
+
+
+def with_client(
+    act: Callable[[httpx.AsyncClient], Awaitable[Any]],
+    *,
+    rewards: tuple[RewardKind, ...] = PAPER,
+    token: str | None = None,
+    media_root: Path | None = None,
+    limits: Limits | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Any:
+    """Runs something with a client of a service; an exception of the service's is one here."""
+
+    async def run() -> Any:
+        service = RewardService(RewardConfig(rewards=rewards))
+        app = create_app(service, token=token, media_root=media_root, limits=limits or Limits())
+        transport = httpx.ASGITransport(app=app)
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://rewards", headers=headers) as client:
+                return await act(client)
+        finally:
+            service.close()
+
+    return asyncio.run(run())
+
+
+def scored(*samples: Mapping[str, Any], **settings: Any) -> httpx.Response:
+    """The answer about these samples."""
+    return with_client(lambda client: client.post("/v1/score", json={"samples": list(samples)}), **settings)
+
+
+def refused(response: httpx.Response) -> tuple[int, str]:
+    """Status and field."""
+    told = response.json()
+    assert told.keys() == {"field", "message"}
+    assert told["message"]
+    return response.status_code, told["field"]
+
+
+def test_a_batch_comes_back_in_its_order_with_its_breakdown() -> None:
+    texts = ["happy", RIGHT, "sad", "<think>x</think><answer>sad</answer>"]
+    response = scored(*({"completion": text, "label": "happy"} for text in texts))
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert [r["total"] for r in results] == [1.0, 2.0, 0.0, 1.0]
+    assert results[1]["breakdown"] == {"accuracy_r1omni": 1.0, "format_r1omni": 1.0}
+    assert results[3]["breakdown"] == {"accuracy_r1omni": 0.0, "format_r1omni": 1.0}
+    assert all(r["error"] is None for r in results)
+
+
+def test_a_reward_that_fails_is_an_error_of_its_group_without_a_traceback() -> None:
+    samples = [
+        {"completion": "a", "label": label, "group": group}
+        for label, group in (("fear", "one"), ("happy", "two"), ("fear", "one"), ("happy", "two"))
+    ]
+    response = scored(*samples, rewards=(FAILING,))
+    assert response.status_code == 200
+    assert [r["total"] for r in response.json()["results"]] == [None, 1.0, None, 1.0]
+    error = response.json()["results"][0]["error"]
+    assert error == {"reason": "failing-error", "detail": "ValueError: no fear"}
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"{", "body"),
+        (b'{"samples": [}', "body"),
+        (b"\xff\xfe", "body"),
+        (b'{"samples": [{"completion": "\\ud800"}]}', "body"),
+        (b'{"samples": [{"completion": NaN}]}', "samples.0.completion"),
+        (b"[" * 100_000, "body"),
+        (b"[]", "body"),
+        (b"null", "body"),
+        (b"{}", "samples"),
+        (b'{"samples": []}', "samples"),
+        (b'{"samples": [{}]}', "samples.0.completion"),
+        (b'{"samples": [{"completion": 3}]}', "samples.0.completion"),
+        (b'{"samples": [{"completion": "a", "lable": "happy"}]}', "samples.0.lable"),
+        (b'{"samples": [{"completion": "a"}, {"completion": "a", "token_ids": [-1]}]}', "samples.1.token_ids.0"),
+        (b'{"samples": [{"completion": "a", "duration_s": 1e999}]}', "samples.0.duration_s"),
+        (b'{"samples": [{"completion": "a", "label_distribution": {"a": NaN}}]}', "samples.0.label_distribution.a"),
+        (b'{"samples": [{"completion": "a", "video_path": "/etc/passwd"}]}', "samples.0.video_path"),
+        (json.dumps({"samples": [{"completion": "a" * 100_001}]}).encode(), "samples.0.completion"),
+        (json.dumps({"samples": [{"completion": "a"}] * 1025}).encode(), "samples"),
+        (json.dumps({"samples": [{"completion": "a"}], "more": 1}).encode(), "more"),
+    ],
+)
+def test_bad_input_is_refused_with_the_fields_name(body: bytes, field: str) -> None:
+    response = with_client(
+        lambda client: client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+    )
+    assert refused(response) == (422, field)
+
+
+def test_a_refusal_repeats_nothing_of_what_was_sent() -> None:
+    response = scored({"completion": "a", "label": ["a secret"]})
+    assert refused(response) == (422, "samples.0.label")
+    assert "secret" not in response.text
+
+
+def test_a_body_that_is_too_long_or_no_json_is_refused() -> None:
+    limits = Limits(max_body_bytes=1000)
+    assert refused(scored({"completion": "a" * 1000}, limits=limits)) == (413, "body")
+    response = with_client(lambda client: client.post("/v1/score", content=b"a=1"))
+    assert refused(response) == (415, "content-type")
+
+
+def test_who_sends_a_body_too_slowly_is_refused() -> None:
+    async def slowly() -> Any:
+        yield b'{"samples": '
+        await asyncio.sleep(30)
+        yield b"[]}"
+
+    response = with_client(lambda client: client.post("/v1/score", content=slowly()), limits=Limits(body_s=0.05))
+    assert refused(response) == (408, "body")
+
+
+def test_files_are_taken_from_the_media_root_alone(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "media", tmp_path / "other"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "way_out").symlink_to(outside)
+    good = {"completion": "a", "video_path": str(inside / "a.mp4")}
+    assert scored(good, media_root=inside).status_code == 200
+    for path in (outside / "a.mp4", inside / ".." / "other" / "a.mp4", inside / "way_out" / "a.mp4", "a\0b"):
+        response = scored({"completion": "a", "audio_path": str(path)}, media_root=inside)
+        assert refused(response) == (422, "samples.0.audio_path")
+
+
+def test_beyond_its_limits_the_service_asks_to_come_again() -> None:
+    sleeping = PythonRewardConfig(
+        type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
+    )
+
+    async def crowd(client: httpx.AsyncClient) -> list[httpx.Response]:
+        async def ask() -> httpx.Response:
+            return await client.post("/v1/score", json={"samples": [{"completion": "a", "label": "fear"}] * 8})
+
+        first = await asyncio.gather(*(ask() for _ in range(4)))
+        return [*first, await client.get("/healthz")]
+
+    *answers, health = with_client(crowd, rewards=(sleeping,), limits=Limits(max_samples=16))
+    assert sorted(a.status_code for a in answers) == [200, 200, 429, 429]
+    assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)
+    assert health.status_code == 200
+    *answers, _ = with_client(crowd, rewards=(sleeping,), limits=Limits(max_requests=1))
+    assert sorted(a.status_code for a in answers) == [200, 429, 429, 429]
+
+
+def test_only_who_shows_the_token_is_answered() -> None:
+    async def visit(client: httpx.AsyncClient) -> list[int]:
+        body = {"samples": [{"completion": "a"}]}
+        scores = [await client.post("/v1/score", json=body)]
+        others = [await client.get(path) for path in ("/v1/rewards", "/metrics", "/openapi.json", "/docs")]
+        health = [await client.get(path) for path in ("/healthz", "/readyz")]
+        return [response.status_code for response in scores + others + health]
+
+    assert with_client(visit, token=TOKEN) == [401] * 5 + [200] * 2
+    for wrong in (f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN, "Bearer", ""):
+        assert with_client(visit, token=TOKEN, headers={"Authorization": wrong}) == [401] * 5 + [200] * 2
+    assert with_client(visit, token=TOKEN, headers={"Authorization": f"Bearer {TOKEN}"}) == [200] * 7
+
+
+def test_it_tells_its_rewards_and_what_they_did() -> None:
+    async def visit(client: httpx.AsyncClient) -> tuple[Any, str]:
+        body = {"samples": [{"completion": "a", "label": "fear"}] * 3}
+        await client.post("/v1/score", json=body)
+        await client.post("/v1/score", json={})
+        return (await client.get("/v1/rewards")).json(), (await client.get("/metrics")).text
+
+    rewards = (BuiltinRewardConfig(type="builtin", name="format_r1omni", weight=0.5), FAILING)
+    listed, metrics = with_client(visit, rewards=rewards)
+    assert [(r["name"], r["type"], r["weight"]) for r in listed["rewards"]] == [
+        ("format_r1omni", "builtin", 0.5),
+        ("failing", "python", 1.0),
+    ]
+    assert "R1-Omni" in listed["rewards"][0]["documentation"]
+    lines = metrics.splitlines()
+    assert 'omni_reward_samples_total{reward="format_r1omni"} 3.0' in lines
+    assert 'omni_reward_errors_total{reward="failing"} 3.0' in lines
+    assert 'omni_reward_requests_total{status="200"} 1.0' in lines
+    assert 'omni_reward_requests_total{status="422"} 1.0' in lines
+    assert 'omni_reward_seconds_count{reward="failing"} 1.0' in lines
+    assert "omni_reward_samples_in_flight 0.0" in lines
+
+
+def test_it_is_ready_once_its_rewards_are() -> None:
+    async def run() -> list[int]:
+        service = RewardService(RewardConfig(rewards=(FAILING,)))
+        app = create_app(service, token=None, media_root=None, limits=Limits())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://r") as client:
+            before = (await client.get("/readyz")).status_code
+            await service.start()
+            after = (await client.get("/readyz")).status_code
+        service.close()
+        return [before, after]
+
+    assert asyncio.run(run()) == [503, 200]
+
+
+def test_the_documentation_names_every_field() -> None:
+    schema = with_client(lambda client: client.get("/openapi.json")).json()
+    body = schema["paths"]["/v1/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ScoreBatch"}
+    parts = schema["components"]["schemas"]
+    assert parts["ScoreBatch"]["properties"]["samples"]["items"] == {"$ref": "#/components/schemas/WireSample"}
+    assert all(part.get("description") for part in parts["WireSample"]["properties"].values())
+    refs = [text.split('"')[0] for text in json.dumps(schema).split("#/components/schemas/")[1:]]
+    assert set(refs) <= parts.keys()
+
+
+# what a hostile or broken client may send: any JSON, and samples with anything in their fields
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = (
+    "completion",
+    "label",
+    "labels",
+    "label_distribution",
+    "taxonomy",
+    "token_ids",
+    "duration_s",
+    "group",
+    "no",
+)
+BATCHES = st.fixed_dictionaries(
+    {"samples": st.lists(st.dictionaries(st.sampled_from(FIELDS), ANY_JSON | st.text()), max_size=3) | ANY_JSON}
+)
+
+
+@given(st.binary() | ANY_JSON.map(lambda v: json.dumps(v).encode()) | BATCHES.map(lambda v: json.dumps(v).encode()))
+def test_no_input_fails_the_service(body: bytes) -> None:
+    response = with_client(
+        lambda client: client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+    )
+    assert response.status_code in (200, 422)
+    assert "Traceback" not in response.text
+    if response.status_code == 422:
+        refused(response)
+
+
+@given(st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE"]), st.text(max_size=20))
+def test_no_path_or_method_fails_the_service(method: str, path: str) -> None:
+    url = f"http://rewards/{quote(path)}"
+    response = with_client(lambda client: client.request(method, url))
+    assert response.status_code < 500
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_beyond_this_machine_it_serves_only_with_a_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_loopback(host)
+    monkeypatch.delenv("A_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=r"^\$A_TOKEN must hold a token to serve on"):
+        token_for(host, variable="A_TOKEN")
+    monkeypatch.setenv("A_TOKEN", "short")
+    with pytest.raises(ConfigError, match="must hold >= 16") as caught:
+        token_for(host, variable="A_TOKEN")
+    assert "short" not in str(caught.value)
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    assert token_for(host, variable="A_TOKEN") == TOKEN
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
+def test_on_this_machine_a_token_is_asked_for_where_one_is_set(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_TOKEN", raising=False)
+    assert token_for(host, variable="A_TOKEN") is None
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    assert token_for(host, variable="A_TOKEN") == TOKEN
+
+
+def command(*arguments: str, **env: str) -> subprocess.Popen[str]:
+    """`python -m reward.http`, begun."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "reward.http", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def test_the_command_serves_and_another_run_can_be_rewarded_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNI_RLVR_REWARD_TOKEN", TOKEN)
+    config = tmp_path / "my.yaml"
+    config.write_text("reward: {rewards: [{type: builtin, name: accuracy_r1omni, weight: 2}]}\n")
+    server = command("--config", str(config), "--port", "0")
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline()
+        assert line.startswith("reward service on http://127.0.0.1:")
+        entry = HttpRewardConfig(
+            type="http", name="far", url=line.split()[-1], token_env="OMNI_RLVR_REWARD_TOKEN", weight=10.0
+        )
+        report = ask_far(entry)
+        assert not isinstance(report.scores, Failure)
+        assert [(s.total, s.breakdown["far"], s.facts) for s in report.scores] == [
+            (20.0, 2.0, {"far/accuracy_r1omni": 1.0}),
+            (0.0, 0.0, {"far/accuracy_r1omni": 0.0}),
+        ]
+        monkeypatch.setenv("OMNI_RLVR_REWARD_TOKEN", "another-token-of-letters")
+        failed = ask_far(entry).scores
+        assert isinstance(failed, Failure)
+        assert "answered 401" in failed.detail
+        assert "another-token" not in failed.detail
+    finally:
+        server.terminate()
+        _, said = server.communicate(timeout=60)
+    assert TOKEN not in said
+    assert "Traceback" not in said
+
+
+def ask_far(entry: HttpRewardConfig) -> GroupReport:
+    """About a right completion and a wrong one."""
+
+    async def run() -> GroupReport:
+        service = RewardService(RewardConfig(rewards=(entry,)))
+        return await service.score_requests([make_request("happy"), make_request("sad")])
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--host", "0.0.0.0"), "must hold a token"),
+        (("--reward.rewards=[{type: builtin, name: mine}]",), "must be a built-in reward"),
+        (("--reward.rewards=[{type: named_actor, name: mine, actor: a}]",), "must have Ray"),
+        (("--config", "/no/such.yaml"), "readable file"),
+        (
+            (
+                "--reward.rewards=[{type: python, name: mine, entrypoint: 'tests.support.rewards:Unwilling'}]",
+                "--port=0",
+            ),
+            "FileNotFoundError: no weights",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], part: str) -> None:
+    done = command(*arguments)
+    _, said = done.communicate(timeout=120)
+    assert done.returncode == 2, said
+    assert part in said
+    assert "Traceback" not in said
+
+
+# -- asking another service -----------------------------------------------------------------------
+
+
+def answered(handle: Callable[[httpx.Request], httpx.Response], **settings: Any) -> GroupReport:
+    """What becomes of a group whose service answers so."""
+    entry = HttpRewardConfig(
+        **{"type": "http", "name": "far", "url": "https://far.example/base/", "max_retries": 0, **settings}
+    )
+
+    async def run() -> GroupReport:
+        service = RewardService(RewardConfig(rewards=(entry,)))
+        transport = httpx.MockTransport(handle)
+        service._asked[0] = PooledReward(
+            entry, make_channel=lambda: HttpChannel(entry, transport=transport), size=1
+        )
+        return await service.score_requests([make_request("happy"), make_request("sad")])
+
+    return asyncio.run(run())
+
+
+def reply(*totals: object) -> httpx.Response:
+    """With these totals."""
+    return httpx.Response(200, json={"results": [{"total": total} for total in totals]})
+
+
+def test_only_the_configured_address_is_asked_with_the_token_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:1")
+    seen: list[httpx.Request] = []
+
+    def redirecting(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(307, headers={"Location": "https://thief.example/v1/score"})
+
+    report = answered(redirecting, token_env="A_TOKEN")
+    assert isinstance(report.scores, Failure)
+    assert "answered 307" in report.scores.detail
+    assert TOKEN not in report.scores.detail
+    assert [str(r.url) for r in seen] == ["https://far.example/base/v1/score"]
+    assert seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+    sample = json.loads(seen[0].content)["samples"][0]
+    assert sample["completion"] == "happy"
+    # where files lie is nobody's matter
+    assert "video_path" not in sample
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "part"),
+    [
+        (lambda: reply(1.0), "far-length", "got 1 for 2"),
+        (lambda: reply(1.0, "x"), "far-error", "results.1.total"),
+        (lambda: httpx.Response(200, text="[1, 2]"), "far-error", "must answer with results"),
+        (lambda: httpx.Response(200, text='{"results": [{"total": NaN}, {"total": 1}]}'), "far-not-finite", "nan"),
+        (lambda: httpx.Response(500, text="oh\nno"), "far-error", "answered 500: oh no"),
+        (lambda: httpx.Response(429, json={"message": "busy"}), "far-error", "answered 429"),
+        (
+            lambda: httpx.Response(200, content=b" " * (remote.MAX_REPLY_BYTES + 1)),
+            "far-error",
+            "answered with more",
+        ),
+    ],
+)
+def test_an_answer_that_is_none_fails_the_group(
+    response: Callable[[], httpx.Response], reason: str, part: str
+) -> None:
+    report = answered(lambda _: response())
+    assert isinstance(report.scores, Failure)
+    assert report.scores.reason == reason
+    assert part in report.scores.detail
+
+
+def test_a_service_that_does_not_apply_is_left_out_and_one_that_cannot_be_reached_is_asked_again() -> None:
+    report = answered(lambda _: reply(None, 1.0))
+    assert report.left_out == ("far",)
+    asked: list[httpx.Request] = []
+
+    def flaky(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) < 3:
+            raise httpx.ConnectError("refused")
+        return reply(1.0, 0.0)
+
+    report = answered(flaky, max_retries=2)
+    assert not isinstance(report.scores, Failure)
+    assert [s.total for s in report.scores] == [1.0, 0.0]
+    assert len(asked) == 3
+
+
+def test_a_service_that_hangs_fails_at_its_deadline() -> None:
+    async def hanging(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(600)
+        return reply()
+
+    report = answered(hanging, deadline_s=0.2)  # pyright: ignore[reportArgumentType]
+    assert isinstance(report.scores, Failure)
+    assert report.scores.reason == "far-deadline"
