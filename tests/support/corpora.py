@@ -89,6 +89,21 @@ def put_ravdess(root: Path, names: Iterable[str]) -> Path:
     return root
 
 
+def put_ovmerd(root: Path, count: int) -> Path:
+    """OV-MERD with as many reasons and one clip more without."""
+    names = [f"sample_{n:08}" for n in range(count + 1)]
+    put_text(
+        root / "track2_train_ovmerd.csv", "name,openset\n" + "".join(f"{n},\"['worried', 'x']\"\n" for n in names)
+    )
+    put_text(
+        root / "track3_train_ovmerd.csv", "name,reason\n" + "".join(f"{n},He frowns.\n" for n in names[:count])
+    )
+    for name in names:
+        put_mp4(root / "video" / f"{name}.mp4")
+    put_wav(root / "audio" / f"{names[0]}.wav")
+    return root
+
+
 def put_workbook(path: Path, rows: Sequence[Mapping[int, str | float]]) -> Path:
     """An xlsx file; columns from 0, rows from 1."""
     book = openpyxl.Workbook()

@@ -20,7 +20,7 @@ from common.datasets.r1_omni import load_r1_omni
 from common.datasets.rationale import fault_of
 from common.errors import ConfigError
 from common.types import DecodedClip
-from tests.support.corpora import put_dfew, put_mp4, put_text, put_wav
+from tests.support.corpora import put_dfew, put_ovmerd
 
 GOOD = "<think>His mouth turns up and his voice is bright: he is happy.</think>\n<answer>happy</answer>"
 
@@ -55,21 +55,6 @@ def test_any_label_of_a_clip_is_right() -> None:
 
 
 # -- from reasons ---------------------------------------------------------------------------------
-
-
-def put_ovmerd(root: Path, count: int) -> Path:
-    """OV-MERD with as many reasons and one clip more without."""
-    names = [f"sample_{n:08}" for n in range(count + 1)]
-    put_text(
-        root / "track2_train_ovmerd.csv", "name,openset\n" + "".join(f"{n},\"['worried', 'x']\"\n" for n in names)
-    )
-    put_text(
-        root / "track3_train_ovmerd.csv", "name,reason\n" + "".join(f"{n},He frowns.\n" for n in names[:count])
-    )
-    for name in names:
-        put_mp4(root / "video" / f"{name}.mp4")
-    put_wav(root / "audio" / f"{names[0]}.wav")
-    return root
 
 
 def test_reasons_become_r1_omnis_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
