@@ -27,7 +27,7 @@ SMALL = (
         "0",
     ),
     *("--learner.reference", "resident", "--rollout.num_engines", "1", "--rollout.num_cpus", "0.5"),
-    *("--rollout.num_gpus", "0", "--rollout.max_model_len", "512", "--rollout.max_num_seqs", "16"),
+    *("--rollout.num_gpus", "0", "--rollout.max_model_len", "1024", "--rollout.max_num_seqs", "16"),
     *("--rollout.kv_cache_gib", "0.25", "--rollout.sampling.max_tokens", "24", "--rollout.group_size", "4"),
 )
 MAFW = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt", "anxiety")
