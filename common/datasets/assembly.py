@@ -40,7 +40,7 @@ class Source:
 def assembled(
     items: Sequence[Labelled], *, tree: MediaTree, config: TreeConfig, source: Source, files: tuple[str, ...]
 ) -> Corpus:
-    """Records of the clips that have media; the others with the reason `missing`.
+    """Records of the clips that have media; the others with the reason `missing`, and what could not be searched.
 
     Args:
         items: in the order of the records.
@@ -69,11 +69,19 @@ def assembled(
         if clip is None
     )
     if items and not records:
+        blocked = f" ({tree.unreadable[0].detail})" if tree.unreadable else ""
         raise DatasetError(
             f"{tree.root}: must hold the media of the corpus, got none of {len(items)} clips, the first "
-            f"{items[0].clip_id!r} of {items[0].place}; set media_root to their folder"
+            f"{items[0].clip_id!r} of {items[0].place}{blocked}; set media_root to their folder"
         )
-    return Corpus(records=records, dropped=missing, files=files, parts=source.parts)
+    return Corpus(
+        records=records,
+        dropped=(*missing, *tree.unreadable),
+        files=files,
+        parts=source.parts,
+        listed=frozenset(item.clip_id for item in items) if files else frozenset(),
+        on_disk=frozenset({*tree.videos, *tree.frames, *tree.sounds}) if files else frozenset(),
+    )
 
 
 def _record(item: Labelled, clip: Clip, source: Source) -> Record:

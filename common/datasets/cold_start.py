@@ -111,5 +111,5 @@ def _named(file: str, folder: Path) -> str:
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.rename(path)

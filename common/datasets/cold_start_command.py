@@ -54,7 +54,9 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
     out = resolved(chosen.out)
     if not out.parent.is_dir() or out.suffix != ".json":
         raise ConfigError(f"--out must be a .json file in a folder that is there, got {str(out)!r}; name another")
-    corpus = read_corpus(source, split="cold_start", taxonomy=chosen.taxonomy)
+    # a model gives reasons to clips that have none
+    split = "cold_start" if chosen.origin == "reasons" else "train"
+    corpus = read_corpus(source, split=split, taxonomy=chosen.taxonomy)
     verdicts: Counter[str] = Counter()
     if chosen.origin == "reasons":
         explained = from_reasons(corpus.records, count=count, seed=chosen.seed)

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -19,6 +19,9 @@ from common.config.values import parse_value
 from common.datasets.cold_start_command import add_options, make_cold_start
 from common.errors import ConfigError, OmniError, UserError
 from common.labels import TAXONOMIES
+
+if TYPE_CHECKING:
+    from common.datasets.media_check import Limits
 
 USER_MISTAKE, FAILURE = 2, 1
 MIN_PARALLEL = 64
@@ -50,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OmniError as error:
         sys.stderr.write(f"failed: {error}; the same command goes on from here\n")
         return FAILURE
+    except OSError as error:
+        where = error.filename or "a file"
+        sys.stderr.write(f"error: {where} must be usable, got {error.strerror or error}; mend it or its rights\n")
+        return USER_MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
@@ -63,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--json", action="store_true", help="print one object instead of tables")
     look.add_argument("--check-media", choices=("none", "header", "full"), default="header", dest="level")
     look.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that open files")
-    limits = DataConfig()
-    look.add_argument("--max-video-s", type=float, default=limits.max_video_s)
-    look.add_argument("--max-audio-s", type=float, default=limits.max_audio_s)
+    whose = "by default the configuration's"
+    look.add_argument("--max-video-s", type=float, help=whose)
+    look.add_argument("--max-audio-s", type=float, help=whose)
+    look.add_argument("--missing-audio", choices=("video_only", "skip"), help=whose)
     look.set_defaults(run=_inspect)
     make = commands.add_parser("make-cold-start", help="R1-Omni's JSON of explanations")
     add_source(make)
@@ -93,7 +101,8 @@ def source_of(chosen: argparse.Namespace) -> AnyCorpusConfig:
         ConfigError: they say none, or a key is wrong.
     """
     if not chosen.format or not chosen.root:
-        raise ConfigError("--format and --root must be given, or --config, got neither; see --help")
+        got = "--format alone" if chosen.format else "--root alone" if chosen.root else "neither"
+        raise ConfigError(f"--format and --root must be given, or --config, got {got}; see --help")
     model = CORPORA[chosen.format]
     keys: dict[str, Any] = {"type": chosen.format, "root" if issubclass(model, TreeConfig) else "path": chosen.root}
     if chosen.fold is not None:
@@ -136,33 +145,33 @@ def _make_cold_start(chosen: argparse.Namespace) -> int:
     return make_cold_start(chosen, source_of(chosen))
 
 
-def _inspect(chosen: argparse.Namespace) -> int:
-    from common.datasets.corpus import Corpus
-    from common.datasets.inspection import inspect, published_sizes, read_splits
-    from common.datasets.inspection_view import show
+def _limits(chosen: argparse.Namespace, data: DataConfig) -> "Limits":
+    """Those of the options, and the configuration's where they say none."""
     from common.datasets.media_check import Limits
-    from common.datasets.reader import read_corpus
 
-    published: dict[str, int] = {}
-    splits: dict[str, Corpus] = {}
+    given = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}
+    return Limits(
+        level=chosen.level,
+        **{key: getattr(data, key) if value is None else value for key, value in given.items()},
+    )
+
+
+def _inspect(chosen: argparse.Namespace) -> int:
+    from common.datasets.inspection import inspect, published_sizes, read_splits, read_stages, unlisted
+    from common.datasets.inspection_view import show
+
+    if chosen.workers < 1:
+        raise ConfigError(f"--workers must be >= 1, got {chosen.workers}; leave it out for one to a core")
     if chosen.config:
         data = load_config(chosen.config, []).data
-        for split, source in (
-            ("train", data.source),
-            ("cold_start", data.cold_start),
-            ("validation", data.validation),
-            ("heldout", data.heldout),
-        ):
-            if source is not None and source.type != "synthetic":
-                splits[split] = read_corpus(source, split=split, taxonomy=data.taxonomy)
+        splits, published, num_unlisted = read_stages(data), dict[str, int](), None
         if not splits:
             raise ConfigError(f"{chosen.config} must name a corpus of files in data, got none; nothing to look at")
     else:
-        source = source_of(chosen)
+        source, data = source_of(chosen), DataConfig()
         splits, published = read_splits(source, taxonomy=chosen.taxonomy), published_sizes(source)
-    if chosen.workers < 1:
-        raise ConfigError(f"--workers must be >= 1, got {chosen.workers}; leave it out for one to a core")
-    limits = Limits(level=chosen.level, max_video_s=chosen.max_video_s, max_audio_s=chosen.max_audio_s)
+        num_unlisted = unlisted(splits)
+    limits = _limits(chosen, data)
     with progress_bar() as bar:
         total = sum(len(corpus.records) for corpus in splits.values())
         task = bar.add_task("clips", total=total)
@@ -172,6 +181,7 @@ def _inspect(chosen: argparse.Namespace) -> int:
             num_workers=chosen.workers if total >= MIN_PARALLEL else 1,
             on_clip=lambda: bar.advance(task),
             published=published,
+            num_unlisted=num_unlisted,
         )
     if chosen.json:
         sys.stdout.write(f"{json.dumps(found.as_json(), ensure_ascii=False)}\n")

@@ -30,6 +30,12 @@ class Corpus:
     """Lists and tables that were read, in order."""
     parts: frozenset[Part] = frozenset()
     """That the corpus itself tells apart; none where all its clips are of one kind."""
+    listed: frozenset[str] = frozenset()
+    """Clips that the list of this part names, with media or without; none where no list is read."""
+    short_lists: tuple[str, ...] = ()
+    """Of each list that has fewer clips than the corpus' paper: which, and how many of how many."""
+    on_disk: frozenset[str] = frozenset()
+    """Clips that the tree of media holds, listed or not; none where no list is read."""
 
     def content(self) -> bytes:
         """What says which records there are: the files' bytes, then the ids where the files do not say it alone."""

@@ -6,17 +6,18 @@ Its own lists are `EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv` wi
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from common.config.corpora import DfewDataConfig
 from common.datasets.assembly import Labelled, Source, assembled
 from common.datasets.corpus import Corpus
 from common.datasets.media_tree import index_media
-from common.datasets.split_lists import Listed, find_list, read_list
+from common.datasets.split_lists import Listed, find_list, read_own_list, read_public_list, shortness
 from common.datasets.tables import require_folder
 from common.errors import DatasetError
 from common.labels import DFEW_ORDER
 
-LISTS = (
+OWN_LISTS = (
     "EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv",
     "{part}(single-labeled)/set_{fold}.csv",
     "dfew_annotation/{part}(single-labeled)/set_{fold}.csv",
@@ -24,12 +25,15 @@ LISTS = (
     "label/single_{part}_set_{fold}.csv",
     "label/single_{part}/set_{fold}.csv",
     "single_{part}set_{fold}.csv",
+)
+"""Where its own lists stand in the distributions that are known."""
+PUBLIC_LISTS = (
     "annotation/DFEW_set_{fold}_{part}.txt",
     "DFEW_set_{fold}_{part}.txt",
     "saved/data/dfew/org/split0{fold}/{part}.csv",
     "split0{fold}/{part}.csv",
 )
-"""Where its lists stand in the distributions that are known; the first that is there is read."""
+"""Of DFER-CLIP, MMA-DFER and MAE-DFER; read where there are none of its own."""
 FOLD_SIZES: Mapping[int, tuple[int, int]] = {
     1: (9356, 2341),
     2: (9356, 2341),
@@ -53,15 +57,20 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
     """
     root = require_folder(config.root, key="root")
     lists = require_folder(config.lists or config.root, key="lists")
-    path = find_list(
-        lists, LISTS, fold=config.fold, part=part, remedy="unpack EmoLabel_DataSplit there or set lists"
+    path, pattern = find_list(
+        lists,
+        (*OWN_LISTS, *PUBLIC_LISTS),
+        fold=config.fold,
+        part=part,
+        remedy="unpack EmoLabel_DataSplit there or set lists",
     )
     tree = index_media(require_folder(config.media_root or root, key="media_root"), key=dfew_id)
+    read_list = read_own_list if pattern in OWN_LISTS else read_public_list
     items = [
         Labelled(place=clip.place, clip_id=_id_of(clip), label=DFEW_ORDER[clip.class_index])
         for clip in read_list(path, num_classes=len(DFEW_ORDER))
     ]
-    return assembled(
+    corpus = assembled(
         items,
         tree=tree,
         config=config,
@@ -70,6 +79,8 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
         ),
         files=(str(path),),
     )
+    published = FOLD_SIZES[config.fold][part == "test"]
+    return replace(corpus, short_lists=shortness(path, len(items), published=published))
 
 
 def dfew_id(name: str) -> str | None:

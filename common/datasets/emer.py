@@ -6,7 +6,7 @@ media by name, as `video/NAME.mp4` and `audio/NAME.wav` or either alone.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.corpora import EmerDataConfig
@@ -89,7 +89,7 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
 
     Args:
         config: of the corpus.
-        split: recorded with each record.
+        split: recorded with each record; the cold start takes those alone that have a reason.
 
     Raises:
         DatasetError: root or table is missing, a column is missing, an id stands twice, or no clip has media.
@@ -109,6 +109,9 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
         found = open_labels(row.cells[layout.label_column]) if layout.is_open else _closed(row, layout)
         if not found:
             dropped.append(Dropped(clip_id=name, reason="no-label", detail=f"{row.place}: its label is empty"))
+            continue
+        if split == "cold_start" and name not in explained:
+            dropped.append(Dropped(clip_id=name, reason="no-reason", detail=f"{row.place}: {name!r} has no reason"))
             continue
         items.append(
             Labelled(
@@ -138,7 +141,7 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
         for name in explained
         if name not in known
     ]
-    return Corpus(records=corpus.records, dropped=(*corpus.dropped, *dropped), files=files)
+    return replace(corpus, dropped=(*corpus.dropped, *dropped))
 
 
 def open_labels(text: str) -> tuple[str, ...]:
@@ -169,7 +172,11 @@ def _table(
 
 
 def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) -> dict[str, str]:
-    """By name; empty texts are left out, as they say nothing."""
+    """By name; empty texts are left out, as they say nothing.
+
+    Raises:
+        DatasetError: a name stands twice.
+    """
     if path is None:
         return {}
     rows = read_csv(path, columns=(layout.name_column, column) if is_needed else (layout.name_column,))
@@ -178,4 +185,12 @@ def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) 
             f"{path}: a table of subtitles must have the column {column!r}, got {', '.join(rows[0].cells)}; set "
             "language or subtitles_file"
         )
+    places: dict[str, str] = {}
+    for row in rows:
+        name = row.cells[layout.name_column]
+        if name in places:
+            raise DatasetError(
+                f"{row.place}: each clip must stand once, got {name!r} at {places[name]} too; remove one"
+            )
+        places[name] = row.place
     return {row.cells[layout.name_column]: row.cells[column] for row in rows if row.cells[column]}

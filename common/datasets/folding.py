@@ -9,13 +9,14 @@ from common.types import Record
 def in_taxonomy(record: Record, taxonomy: str) -> Record | None:
     """A record with those of its labels that the taxonomy has; None where it has none of them.
 
-    A label that is a class stays as it is; another form of its name, such as `happiness`, becomes the class.
+    A label that is a class stays as it is; another form of its name, such as `happiness`, becomes the class. The
+    record's taxonomy is this one then, whatever the corpus' own.
     """
     classes = TAXONOMIES[taxonomy]
     if classes is None:
         return record
     if record.label in classes and not record.labels:
-        return record
+        return replace(record, taxonomy=taxonomy)
     given = record.labels or (record.label,)
     found = [normalised(label, taxonomy) for label in given]
     known = tuple(dict.fromkeys(label for label in found if label is not None))

@@ -1,31 +1,33 @@
 """What a corpus is like before a run reads it: counts, lengths, what is left out, what will fail, what overlaps."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.config.corpora import AnyCorpusConfig, DfewDataConfig, MafwDataConfig, MixDataConfig
+from common.config.data import DataConfig
 from common.datasets.corpus import Corpus, Dropped
 from common.datasets.dfew import FOLD_SIZES as DFEW_SIZES
-from common.datasets.mafw import FOLD_SIZES as MAFW_SIZES
+from common.datasets.mafw import fold_sizes
 from common.datasets.media_check import Facts, Limits, check_clips
 from common.datasets.reader import read_corpus
 from common.types import Record
 
 SPLITS = ("all", "train", "cold_start", "validation", "test", "heldout")
-WANTED = frozenset({"song", "calm", "not-sampled", "other-split"})
-"""Reasons of what is left out because the configuration asks for it."""
+WANTED = frozenset({"song", "calm", "not-sampled", "not-a-clip"})
+"""Reasons of what is left out because the configuration asks for it, or because it is no clip."""
 ALLOWED = frozenset({frozenset({"train", "cold_start"}), *(frozenset({s}) for s in SPLITS)})
 """Splits that may share clips: what is explained first may be trained on again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A clip that a run would stumble over."""
+    """What a run would stumble over."""
 
     split: str
     clip_id: str
+    """Empty where it is no clip's."""
     reason: str
     detail: str
 
@@ -50,8 +52,12 @@ class Inspection:
     """By split, of the clips that can be used; 0.0 where no file was opened."""
     problems: tuple[Problem, ...]
     overlaps: tuple[Overlap, ...]
+    without_sound: Mapping[str, int]
+    """Clips by split that have no sound track, and are asked without sound."""
     published: Mapping[str, int]
     """Clips by split as the corpus' paper has them; empty where it has none."""
+    num_unlisted: int | None
+    """Clips on disk that no list names; None where not all lists were read."""
     files: tuple[str, ...]
 
     @property
@@ -68,7 +74,9 @@ class Inspection:
                 **{split: dict(sorted(counts.items())) for split, counts in labels.items()},
             },
             "published": dict(self.published),
+            "unlisted": self.num_unlisted,
             "modalities": {split: dict(Counter(map(modality_of, r))) for split, r in self.splits.items()},
+            "asked_without_sound": dict(self.without_sound),
             "seconds": {split: round(seconds, 2) for split, seconds in self.seconds.items()},
             "dropped": dict(Counter(dropped.reason for dropped in self.dropped)),
             "media": dict(Counter(problem.reason for problem in self.problems)),
@@ -114,6 +122,35 @@ def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
     return splits
 
 
+def read_stages(data: DataConfig) -> dict[str, Corpus]:
+    """Every corpus of files that a run's configuration names, by what it is for.
+
+    Args:
+        data: of the run.
+
+    Raises:
+        DatasetError: one cannot be read.
+    """
+    stages = {
+        "train": data.source,
+        "cold_start": data.cold_start,
+        "validation": data.validation,
+        "heldout": data.heldout,
+    }
+    return {
+        split: read_corpus(source, split=split, taxonomy=data.taxonomy)
+        for split, source in stages.items()
+        if source is not None and source.type != "synthetic"
+    }
+
+
+def unlisted(splits: Mapping[str, Corpus]) -> int | None:
+    """How many clips lie on the disk that no list of any part names; None for a corpus without lists."""
+    listed = {clip_id for corpus in splits.values() for clip_id in corpus.listed}
+    on_disk = {clip_id for corpus in splits.values() for clip_id in corpus.on_disk}
+    return len(on_disk - listed) if listed else None
+
+
 def inspect(
     splits: Mapping[str, Corpus],
     *,
@@ -121,6 +158,7 @@ def inspect(
     num_workers: int,
     on_clip: Callable[[], None],
     published: Mapping[str, int],
+    num_unlisted: int | None,
 ) -> Inspection:
     """Looks at every clip.
 
@@ -130,6 +168,7 @@ def inspect(
         num_workers: processes that open files.
         on_clip: called after each clip.
         published: sizes of the splits as the corpus' paper has them.
+        num_unlisted: clips on disk that no list names; None where that is not known.
     """
     problems: list[Problem] = []
     seconds: dict[str, float] = {}
@@ -146,20 +185,20 @@ def inspect(
         ]
         seconds[split] = sum(f.seconds for f in facts if f.reason is None)
         contents[split] = facts
-        problems += [
-            Problem(split=split, clip_id=d.clip_id, reason=d.reason, detail=d.detail)
-            for d in corpus.dropped
-            if d.reason not in WANTED
-        ]
-    records = {split: corpus.records for split, corpus in splits.items()}
+    problems += _left_out(splits)
     everything = dict.fromkeys(d for corpus in splits.values() for d in corpus.dropped)
+    records = {split: corpus.records for split, corpus in splits.items()}
     return Inspection(
         splits=records,
         dropped=tuple(everything),
         seconds=seconds,
+        without_sound={
+            split: sum(f.lacks_track and f.reason is None for f in facts) for split, facts in contents.items()
+        },
         problems=tuple(problems),
         overlaps=tuple(_overlaps(records, contents)),
         published=published,
+        num_unlisted=num_unlisted,
         files=tuple(dict.fromkeys(file for corpus in splits.values() for file in corpus.files)),
     )
 
@@ -169,8 +208,8 @@ def published_sizes(source: AnyCorpusConfig) -> dict[str, int]:
     sizes: tuple[int, int] | None = None
     if isinstance(source, DfewDataConfig):
         sizes = DFEW_SIZES[source.fold]
-    elif isinstance(source, MafwDataConfig) and source.fold is not None and source.labels == "single":
-        sizes = MAFW_SIZES[source.fold]
+    elif isinstance(source, MafwDataConfig):
+        sizes = fold_sizes(source)
     return {} if sizes is None else {"train": sizes[0], "test": sizes[1]}
 
 
@@ -182,20 +221,38 @@ def _whole(source: AnyCorpusConfig) -> AnyCorpusConfig:
     return source.model_copy(update={"part": None})
 
 
+def _left_out(splits: Mapping[str, Corpus]) -> Iterator[Problem]:
+    """What reading found; what a corpus says of each of its parts alike is told once."""
+    told: set[Dropped | str] = set()
+    for split, corpus in splits.items():
+        for dropped in corpus.dropped:
+            if dropped.reason not in WANTED and dropped not in told:
+                yield Problem(split=split, clip_id=dropped.clip_id, reason=dropped.reason, detail=dropped.detail)
+        for line in corpus.short_lists:
+            if line not in told:
+                yield Problem(split=split, clip_id="", reason="list-shorter-than-published", detail=line)
+        told.update(corpus.dropped, corpus.short_lists)
+
+
 def _overlaps(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Sequence[Facts]]) -> list[Overlap]:
     """Pairs of clips in two splits, by id and, where files were opened, by content."""
-    seen: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    seen: dict[tuple[str, str], list[tuple[str, Record]]] = defaultdict(list)
     for split, found in records.items():
         for record, fact in zip(found, facts[split], strict=True):
-            seen["id", f"{record.dataset}/{record.prompt_id}"].append((split, record.prompt_id))
+            seen["id", _key(record)].append((split, record))
             if fact.content:
-                seen["content", fact.content].append((split, record.prompt_id))
+                seen["content", fact.content].append((split, record))
     overlaps: list[Overlap] = []
     for (by, _), places in seen.items():
-        first, *others = places
+        (split, first), *others = places
         overlaps += [
-            Overlap(by=by, splits=(first[0], other[0]), clip_ids=(first[1], other[1]))
-            for other in others
-            if frozenset({first[0], other[0]}) not in ALLOWED and (by == "id" or other[1] != first[1])
+            Overlap(by=by, splits=(split, other_split), clip_ids=(first.prompt_id, other.prompt_id))
+            for other_split, other in others
+            # of one id is reported by that alone
+            if frozenset({split, other_split}) not in ALLOWED and (by == "id" or _key(other) != _key(first))
         ]
     return overlaps
+
+
+def _key(record: Record) -> str:
+    return f"{record.dataset}/{record.prompt_id}"

@@ -26,7 +26,7 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
         reasons = Counter(dropped.reason for dropped in inspection.dropped)
         console.print(_listed("left out", "clips", [(r, str(n)) for r, n in reasons.most_common()]))
     if inspection.problems:
-        console.print(_listed("would fail", "clips", _tallied([p.reason for p in inspection.problems])))
+        console.print(_listed("would fail", "times", _tallied([p.reason for p in inspection.problems])))
         for problem in islice(inspection.problems, MAX_LISTED):
             console.print(f"{problem.split} {problem.reason}: {problem.detail}", markup=False, soft_wrap=True)
         _more(console, len(inspection.problems))
@@ -34,6 +34,8 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
         splits, clips = " and ".join(overlap.splits), " and ".join(dict.fromkeys(overlap.clip_ids))
         console.print(f"overlap by {overlap.by}: {clips} in {splits}", markup=False, soft_wrap=True)
     _more(console, len(inspection.overlaps))
+    if inspection.num_unlisted:
+        console.print(f"{inspection.num_unlisted} clips on the disk are in no list", markup=False)
     looked = {"none": "no file was opened", "header": "headers alone: --check-media full finds silence"}
     told = f" ({looked[level]})" if level in looked else ""
     console.print(("nothing would fail" if inspection.is_clean else "some of it would fail") + told, markup=False)
@@ -55,6 +57,9 @@ def _counts(inspection: Inspection) -> Table:
         numbers = [sum(modality_of(r) == modality for r in records) for records in inspection.splits.values()]
         if any(numbers):
             table.add_row(f"{modality} alone", *map(str, numbers), str(sum(numbers)))
+    if any(inspection.without_sound.values()):
+        numbers = [inspection.without_sound[split] for split in inspection.splits]
+        table.add_row("asked without sound", *map(str, numbers), str(sum(numbers)))
     hours = [inspection.seconds[split] / 3600 for split in inspection.splits]
     if any(hours):
         table.add_row("hours", *(f"{h:.2f}" for h in hours), f"{sum(hours):.2f}")

@@ -7,13 +7,14 @@ from 0, are read, too. Media are `data/clips/00025.mp4`, folders of frames, or w
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from common.config.corpora import MafwDataConfig
 from common.datasets.assembly import Labelled, Source, assembled
-from common.datasets.corpus import Corpus
+from common.datasets.corpus import Corpus, Dropped
 from common.datasets.media_tree import index_media
-from common.datasets.split_lists import class_at, find_list, read_list, stem_of
+from common.datasets.split_lists import class_at, find_list, read_public_list, shortness, stem_of
 from common.datasets.tables import read_lines, require_folder
 from common.datasets.workbook import read_sheet
 from common.errors import DatasetError
@@ -70,9 +71,11 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
     root = require_folder(config.root, key="root")
     lists = require_folder(config.lists or config.root, key="lists")
     tree = index_media(require_folder(config.media_root or root, key="media_root"), key=mafw_id)
-    path = _find(lists, config, part)
-    return assembled(
-        list(_items(path, config)),
+    path, is_public = _find(lists, config, part)
+    found = list(_items(path, config, is_public=is_public))
+    items = [item for item in found if isinstance(item, Labelled)]
+    corpus = assembled(
+        items,
         tree=tree,
         config=config,
         source=Source(
@@ -84,6 +87,19 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
         ),
         files=(str(path),),
     )
+    sizes = fold_sizes(config)
+    return replace(
+        corpus,
+        dropped=(*corpus.dropped, *(item for item in found if isinstance(item, Dropped))),
+        short_lists=shortness(path, len(items), published=sizes[part == "test"]) if sizes else (),
+    )
+
+
+def fold_sizes(config: MafwDataConfig) -> tuple[int, int] | None:
+    """Training and test clips of a fold as published; None for lists of which the paper says no sizes."""
+    if config.fold is None or config.labels != "single" or config.captions:
+        return None
+    return FOLD_SIZES[config.fold]
 
 
 def mafw_id(name: str) -> str | None:
@@ -113,12 +129,13 @@ def compound(text: str, *, place: str) -> tuple[str, ...]:
     return tuple(sorted(set(found), key=MAFW_ORDER.index))
 
 
-def _find(lists: Path, config: MafwDataConfig, part: str) -> Path:
+def _find(lists: Path, config: MafwDataConfig, part: str) -> tuple[Path, bool]:
+    """The list or workbook, and whether it is a public list."""
     kind = "single" if config.labels == "single" else "multi"
     if config.fold is None:
         for path in (lists / "Labels" / f"{kind}-set.xlsx", lists / f"{kind}-set.xlsx"):
             if path.is_file():
-                return path
+                return path, False
         raise DatasetError(
             f"{lists}: must hold Labels/{kind}-set.xlsx for all clips, got none; unpack Labels there, set lists, "
             "or choose a fold"
@@ -126,36 +143,44 @@ def _find(lists: Path, config: MafwDataConfig, part: str) -> Path:
     told = "with_caption" if config.captions else "no_caption"
     own = [f"{folder}{kind}/{told}/set_{{fold}}/{{part}}.txt" for folder in ("Train & Test Set/", "")]
     has_public = config.labels == "single" and not config.captions
-    return find_list(
+    path, pattern = find_list(
         lists,
         (*own, *(PUBLIC_LISTS if has_public else ())),
         fold=config.fold,
         part=part,
         remedy="unpack 'Train & Test Set' there or set lists",
     )
+    return path, pattern in PUBLIC_LISTS
 
 
-def _items(path: Path, config: MafwDataConfig) -> Iterator[Labelled]:
+def _items(path: Path, config: MafwDataConfig, *, is_public: bool) -> Iterator[Labelled | Dropped]:
     if path.suffix == ".xlsx":
         yield from _workbook(path, config)
-    elif re.fullmatch(r"set_\d", path.parent.name):
-        for line, text in read_lines(path):
-            name, label, caption = ([*text.split(maxsplit=2), "", ""])[:3]
-            yield _item(f"{path}:{line}", name, label, config, caption=caption or None)
-    else:
-        for clip in read_list(path, num_classes=len(MAFW_ORDER)):
+    elif is_public:
+        for clip in read_public_list(path, num_classes=len(MAFW_ORDER)):
             yield Labelled(
                 place=clip.place, clip_id=_id_of(clip.name, clip.place), label=MAFW_ORDER[clip.class_index]
             )
+    else:
+        for line, text in read_lines(path):
+            name, label, caption = ([*text.split(maxsplit=2), "", ""])[:3]
+            yield _item(f"{path}:{line}", name, label, config, caption=caption or None)
 
 
-def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled]:
-    """Titles and headers stand above the first clip; below it every row is one."""
+def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped]:
+    """Titles and headers stand above the first clip; below it every row of more than one cell is one."""
     has_begun = False
     for row, cells in read_sheet(path):
         name = re.sub(r"\.0+$", "", cells.get(0, ""))
-        place = f"{path}:{row}"
-        if not has_begun and mafw_id(stem_of(name)) is None:
+        place, stem = f"{path}:{row}", stem_of(name)
+        is_id, is_title = mafw_id(stem) is not None, len(cells) == 1
+        if not has_begun and (not is_id or (is_title and stem == name)):
+            continue
+        if is_title:
+            # a title may be a number, the name of a file is a clip's
+            reason = "no-label" if is_id else "not-a-clip"
+            said = name or next(iter(cells.values()))
+            yield Dropped(clip_id=said, reason=reason, detail=f"{place}: holds nothing but {said!r}")
             continue
         has_begun = True
         if LABEL_COLUMN not in cells:

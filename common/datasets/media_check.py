@@ -28,6 +28,8 @@ class Limits:
     level: Level
     max_video_s: float
     max_audio_s: float
+    missing_audio: Literal["video_only", "skip"] = "video_only"
+    """As `data.missing_audio`: whether a clip without a sound track can be used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class Facts:
     reason: str | None = None
     """Why it cannot be used, as the ledger of a run would say; None where it can."""
     detail: str = ""
+    lacks_track: bool = False
+    """Whether it has no sound track and is asked without sound."""
     content: str = ""
     """Hash of the files: the same for the same bytes."""
 
@@ -67,7 +71,14 @@ def check_clips(
 
 
 def check_clip(clip: Clip, limits: Limits) -> Facts:
-    """Looks at the files of one clip."""
+    """Looks at the files of one clip; without its sound where that has no track and need not."""
+    facts = _facts(clip, limits)
+    if facts.reason != "no-audio-track" or clip.video_path is None or limits.missing_audio == "skip":
+        return facts
+    return replace(_facts(replace(clip, audio_path=None), limits), lacks_track=True)
+
+
+def _facts(clip: Clip, limits: Limits) -> Facts:
     facts = Facts(clip_id=clip.clip_id)
     try:
         if limits.level == "none":
@@ -94,7 +105,7 @@ def _declared_s(clip: Clip, limits: Limits) -> float:
     seconds = {"video": 0.0, "audio": 0.0}
     for path in _paths(clip):
         asked = [m for m, p in (("video", clip.video_path), ("audio", clip.audio_path)) if p == path]
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             seconds["video"] = len(list_frames(path)) / (clip.frames_fps or 1.0)
             continue
         require_whole(path)

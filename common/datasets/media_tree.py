@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.datasets.corpus import Dropped
 from common.errors import DatasetError
 from common.types import Clip
 
@@ -23,6 +24,8 @@ class MediaTree:
     frames: Mapping[str, tuple[str, ...]]
     """Folders of frames."""
     sounds: Mapping[str, tuple[str, ...]]
+    unreadable: tuple[Dropped, ...] = ()
+    """Folders and links that could not be looked into."""
 
     def clip(self, clip_id: str, *, prefer_frames: bool, frames_fps: float) -> Clip | None:
         """A clip with its sound: a file of its own where there is one, the video's own track otherwise.
@@ -36,18 +39,22 @@ class MediaTree:
             None where its pictures are missing, or its sound in a tree without pictures.
 
         Raises:
-            DatasetError: the id stands in several places.
+            DatasetError: what is taken stands in several places.
         """
-        video, frames = self._one(self.videos, clip_id), self._one(self.frames, clip_id)
         sound = self._one(self.sounds, clip_id)
-        pictures = (frames or video) if prefer_frames else (video or frames)
+        # what is not taken may stand in several places
+        frames = self._one(self.frames, clip_id) if prefer_frames else None
+        video = self._one(self.videos, clip_id) if frames is None or sound is None else None
+        if video is None and frames is None:
+            frames = self._one(self.frames, clip_id)
+        pictures = frames or video
         if pictures is None and (self.videos or self.frames or sound is None):
             return None
         return Clip(
             clip_id=clip_id,
             video_path=pictures,
             audio_path=sound or video,
-            frames_fps=frames_fps if pictures is not None and pictures == frames else None,
+            frames_fps=frames_fps if frames is not None else None,
         )
 
     def _one(self, paths: Mapping[str, tuple[str, ...]], clip_id: str) -> str | None:
@@ -65,6 +72,8 @@ def index_media(
 ) -> MediaTree:
     """Walks a tree. Hidden files are no media; a folder that is itself a clip is not looked into.
 
+    What cannot be read is kept by name and reason, as clips may lie behind it.
+
     Args:
         root: of the tree.
         key: tells ids from other names.
@@ -74,8 +83,17 @@ def index_media(
     videos: dict[str, tuple[str, ...]] = {}
     sounds: dict[str, tuple[str, ...]] = {}
     frames: dict[str, tuple[str, ...]] = {}
+    unreadable: list[Dropped] = []
+
+    def on_error(path: str, error: OSError) -> None:
+        name, detail = os.path.relpath(path, root), f"{path}: {error.strerror}"
+        unreadable.append(Dropped(clip_id=name, reason="unreadable", detail=detail))
+
     for folder, entry in _walk(
-        root, ignored=ignored, is_clip=lambda e: has_frame_folders and _is_clip_folder(e, key)
+        root,
+        ignored=ignored,
+        is_clip=lambda e: has_frame_folders and _is_clip_folder(e, key),
+        on_error=on_error,
     ):
         stem, suffix = os.path.splitext(entry)
         known = videos if suffix.lower() in VIDEO_SUFFIXES else sounds if suffix.lower() in SOUND_SUFFIXES else None
@@ -85,22 +103,36 @@ def index_media(
         clip_id = key(stem) if known is not None else None
         if known is not None and clip_id is not None:
             known[clip_id] = (*known.get(clip_id, ()), path)
-    return MediaTree(root=root, videos=videos, frames=frames, sounds=sounds)
+    return MediaTree(root=root, videos=videos, frames=frames, sounds=sounds, unreadable=tuple(unreadable))
 
 
 def _walk(
-    root: Path, *, ignored: frozenset[str], is_clip: Callable[["os.DirEntry[str]"], bool]
+    root: Path,
+    *,
+    ignored: frozenset[str],
+    is_clip: Callable[["os.DirEntry[str]"], bool],
+    on_error: Callable[[str, OSError], None],
 ) -> Iterator[tuple[str, str]]:
     """(folder, name) of every file and of every folder that is a clip, in the order of their names."""
     waiting, seen = [str(root)], {os.path.realpath(root)}
     while waiting:
         folder = waiting.pop()
-        with os.scandir(folder) as entries:
-            found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            on_error(folder, error)
+            continue
         for entry in found:
-            if entry.name in ignored and entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+                if is_folder and entry.name in ignored:
+                    continue
+                is_one = not is_folder or is_clip(entry)
+            except OSError as error:
+                on_error(entry.path, error)
                 continue
-            if not entry.is_dir() or is_clip(entry):
+            if is_one:
                 yield folder, entry.name
                 continue
             # a link may lead back

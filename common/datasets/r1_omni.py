@@ -6,10 +6,11 @@ A record may name a file of its own for the sound, as `audio`.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from common.datasets.corpus import require_unique
+from common.datasets.tables import read_text, resolved
 from common.errors import DatasetError
 from common.labels import answered
 from common.questions import QUESTION
@@ -22,7 +23,6 @@ def load_r1_omni(
     media_root: str | Path | None,
     question: str | None,
     split: str,
-    labels: Sequence[str] | None = None,
 ) -> list[Record]:
     """Reads a corpus.
 
@@ -32,41 +32,26 @@ def load_r1_omni(
         media_root: folder that paths start from; the file's own where None.
         question: asked of every clip; the paper's where None.
         split: recorded with each record.
-        labels: the taxonomy; any label where None.
 
     Raises:
-        DatasetError: the file is missing, malformed or empty, an id stands twice, or a label is unknown.
+        DatasetError: the file is missing, malformed or empty, or an id stands twice.
     """
-    given = Path(path).expanduser()
     # not what a link points to: a hub's cache keeps files apart from the folder that shows them
-    source = given.parent.resolve() / given.name
+    source = resolved(path)
     root = Path(media_root).expanduser().resolve() if media_root else source.parent
     items = _read(source)
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
         for index, item in enumerate(items)
     ]
-    seen: set[str] = set()
-    for record in records:
-        if labels is not None and record.label not in labels:
-            raise DatasetError(
-                f"{source}: a label must be in data.taxonomy ({', '.join(labels)}), got {record.label!r} of "
-                f"{record.prompt_id!r}; mend it or choose another taxonomy"
-            )
-        if record.prompt_id in seen:
-            raise DatasetError(f"{source}: each clip must stand once, got {record.prompt_id!r} twice; remove one")
-        seen.add(record.prompt_id)
+    require_unique(records, subject=str(source))
     return records
 
 
 def _read(source: Path) -> list[Any]:
+    text = read_text(source)
     try:
-        text = source.read_text()
         items: Any = json.loads(text) if text.strip() else None
-    except OSError as error:
-        raise DatasetError(
-            f"a corpus must be a readable file, got {str(source)!r}: {error.strerror}; give its JSON file"
-        ) from error
     except ValueError as error:
         raise DatasetError(f"a corpus must be JSON, got {str(source)!r}: {error}; mend the file") from error
     if isinstance(items, list) and items:

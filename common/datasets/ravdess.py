@@ -112,11 +112,19 @@ def _paired(
     """One place for each clip and modality: 01, or the silent 02 with its 03; alone what is asked for alone."""
     silent = {k: v for k, v in video.videos.items() if k not in both.videos}
     voices = {k: v for k, v in audio.sounds.items() if k not in both.videos}
+    # each of the three walks found the same that cannot be read
     if config.modality == "video":
-        return MediaTree(root=root, videos={**both.videos, **silent}, frames={}, sounds={}), []
+        return replace(both, videos={**both.videos, **silent}, sounds={}), []
     if config.modality == "audio":
         tracks = {k: v for k, v in both.videos.items() if k not in audio.sounds}
-        return MediaTree(root=root, videos={}, frames={}, sounds={**tracks, **audio.sounds}), []
+        return replace(both, videos={}, sounds={**tracks, **audio.sounds}), []
+    pairs = {*silent} & {*voices}
+    if not both.videos and not pairs and (silent or voices):
+        told, other = ("pictures", "video") if silent else ("sound", "audio")
+        raise DatasetError(
+            f"{root}: a clip must have pictures and sound, got {len(silent or voices)} with {told} alone; set "
+            f"modality to {other} or unpack the other archive, too"
+        )
     alone = sorted({*silent} ^ {*voices})
     dropped = [
         Dropped(
@@ -126,12 +134,8 @@ def _paired(
         )
         for clip_id in alone
     ]
-    pairs = {*silent} & {*voices}
-    return MediaTree(
-        root=root,
-        videos={**both.videos, **{k: silent[k] for k in pairs}},
-        frames={},
-        sounds={k: voices[k] for k in pairs},
+    return replace(
+        both, videos={**both.videos, **{k: silent[k] for k in pairs}}, sounds={k: voices[k] for k in pairs}
     ), dropped
 
 

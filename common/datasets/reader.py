@@ -39,6 +39,18 @@ from common.types import Record
 
 PARTS: dict[str, Part] = {"validation": "validation", "heldout": "test"}
 """That a stage takes where its source does not say; training clips otherwise."""
+REMEDIES = {
+    "outside-taxonomy": "choose another taxonomy",
+    "no-video": "choose another modality",
+    "no-audio": "choose another modality",
+    "no-label": "name where the labels stand",
+    "no-reason": "name where the reasons stand, or have a model write them by make-cold-start",
+    "no-split": "write the split into its column, or leave split_column out",
+    "other-split": "call splits train, validation or test",
+    "song": "set song to true",
+    "calm": "set calm to true",
+}
+"""Of a corpus whose clips are all left out, by the reason of most."""
 
 
 def read_corpus(
@@ -68,7 +80,7 @@ def read_corpus(
         )
     part = source.part or PARTS.get(split, "train")
     try:
-        found = _load(source, part=part, split=split, taxonomy=taxonomy)
+        found = _load(source, part=part, split=split)
         taken = carved(
             found.records,
             part=part,
@@ -85,22 +97,24 @@ def read_corpus(
         if isinstance(source, R1OmniDataConfig):
             raise
         raise DatasetError(f"{source.type}: {error}") from error
+    except OSError as error:
+        raise DatasetError(
+            f"{source.type}: {error.filename or _place(source)} must be readable, got {error.strerror}; mend it or "
+            "its rights"
+        ) from error
     everything = (*found.dropped, *dropped, *silent)
     if not kept:
         raise DatasetError(_emptiness(source, part, everything))
     asked = tuple(_asked(record, source, question, shows_transcripts) for record in kept)
-    return Corpus(records=asked, dropped=everything, files=(*found.files, *said.files), parts=found.parts)
+    return replace(found, records=asked, dropped=everything, files=(*found.files, *said.files))
 
 
-def _load(source: SingleSourceConfig, *, part: Part, split: str, taxonomy: str) -> Corpus:
+def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
     """The records of a part as the corpus tells it; the training records for validation where it tells none."""
     listed = "test" if part == "test" else "train"
     match source:
         case R1OmniDataConfig():
-            labels = TAXONOMIES[taxonomy] if source.outside_taxonomy == "refuse" else None
-            records = load_r1_omni(
-                source.path, media_root=source.media_root, question=None, split=split, labels=labels
-            )
+            records = load_r1_omni(source.path, media_root=source.media_root, question=None, split=split)
             named = tuple(replace(r, dataset=source.name) for r in records) if source.name else tuple(records)
             return Corpus(records=named, files=(str(resolved(source.path)),))
         case R1OmniListDataConfig():
@@ -126,6 +140,7 @@ def _read_mix(source: MixDataConfig, **settings: Any) -> Corpus:
         records=records,
         dropped=tuple(d for corpus in found for d in corpus.dropped),
         files=tuple(file for corpus in found for file in corpus.files),
+        short_lists=tuple(line for corpus in found for line in corpus.short_lists),
         parts=frozenset(part for corpus in found for part in corpus.parts),
     )
 
@@ -145,7 +160,7 @@ def _folded(
         if source.outside_taxonomy == "refuse":
             raise DatasetError(
                 f"{_place(source)}: a label must be in data.taxonomy ({classes}), got {record.label!r} of "
-                f"{record.prompt_id!r}; choose another taxonomy, or set outside_taxonomy to drop"
+                f"{record.prompt_id!r}; mend it, choose another taxonomy, or set outside_taxonomy to drop"
             )
         detail = f"{record.label!r} is none of {classes}"
         dropped.append(Dropped(clip_id=record.prompt_id, reason="outside-taxonomy", detail=detail))
@@ -203,9 +218,8 @@ def _place(source: SingleSourceConfig) -> str:
 
 
 def _emptiness(source: SingleSourceConfig, part: Part, dropped: Sequence[Dropped]) -> str:
-    reasons = Counter(d.reason for d in dropped)
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "nothing at all"
-    return (
-        f"{source.type}: {_place(source)} must have clips of the part {part}, got {told}; see `python -m "
-        "common.datasets inspect`"
-    )
+    reasons = Counter(d.reason for d in dropped).most_common()
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons) or "nothing at all"
+    first = f", the first: {dropped[0].detail}" if dropped else ""
+    remedy = REMEDIES.get(reasons[0][0], "mend what is named") if reasons else "choose another part or fold"
+    return f"{source.type}: {_place(source)} must have clips of the part {part}, got {told}{first}; {remedy}"

@@ -89,7 +89,7 @@ async def sample_rationales(
     outcome, tried = _resumed(records, sampling, log)
     on_accepted(len(outcome.explained))
     waiting = iter([r for r in records if r.prompt_id not in outcome.explained])
-    with log.open("a") as written:
+    with log.open("a", encoding="utf-8") as written:
 
         def note(record: Record, attempt: int, verdict: str, text: str) -> None:
             line = {
@@ -164,12 +164,12 @@ def _resumed(records: Sequence[Record], sampling: Sampling, log: Path) -> tuple[
     outcome, tried = Outcome(), dict[str, int]()
     if not log.exists():
         return outcome, tried
-    text = log.read_text()
+    text = log.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        log.write_text(whole)
+        log.write_text(whole, encoding="utf-8")
     known = {record.prompt_id: record for record in records}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split("\n")[:-1], start=1):
         try:
             entry = cast(dict[str, Any], json.loads(line))
             clip, model = str(entry["clip"]), str(entry["model"])

@@ -1,8 +1,8 @@
 """Lists of a split: the corpora's own, and the public ones of DFER-CLIP, MMA-DFER, MAE-DFER and HiCMAE.
 
-The kind is told by the form of a line, never by the numbers in it. With commas: `name,label`, labels from 1 (the
-corpora's own). With blanks: `<folder>/00001 144 1` (path, number of frames, label), `<folder>/00001 1` or
-`<folder>/00001 <sound> 1`, labels from 0 (the public ones).
+The kind is told by where a list stands, never by what is in it. The corpora's own: `video_name,label`, labels from
+1. The public ones: `<folder>/00001 144 1` (path, number of frames, label), `<folder>/00001 1` or
+`<folder>/00001 <sound> 1`, labels from 0.
 """
 
 import re
@@ -14,8 +14,6 @@ from common.datasets.media_tree import SOUND_SUFFIXES
 from common.datasets.tables import read_lines
 from common.errors import DatasetError
 
-BLANK_KIND = re.compile(r"[^,\s]\s+-?\d+$")
-"""The end of a line with blanks; a path in it may have commas."""
 FOLDS = range(1, 7)
 """That are looked for when one is missing."""
 
@@ -32,8 +30,8 @@ class Listed:
     """From 0."""
 
 
-def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, remedy: str) -> Path:
-    """The first list that is there.
+def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, remedy: str) -> tuple[Path, str]:
+    """The first list that is there, and its pattern.
 
     Args:
         folder: that the patterns start from.
@@ -48,7 +46,7 @@ def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, re
     for pattern in patterns:
         path = folder / pattern.format(fold=fold, part=part)
         if path.is_file():
-            return path
+            return path, pattern
     there = [n for n in FOLDS if any((folder / p.format(fold=n, part=part)).is_file() for p in patterns)]
     if there:
         raise DatasetError(
@@ -61,21 +59,58 @@ def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, re
     )
 
 
-def read_list(path: Path, *, num_classes: int) -> list[Listed]:
-    """Every clip of a list of class numbers.
+def read_own_list(path: Path, *, num_classes: int) -> list[Listed]:
+    """Every clip of a corpus' own list: `video_name,label`, numbered from 1, with or without a header.
 
     Args:
         path: of the list.
         num_classes: a label must be one of as many.
 
     Raises:
-        DatasetError: the list cannot be read, or a line is of no known form, or a label is out of range.
+        DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.
     """
     lines = read_lines(path)
-    first = lines[0][1]
-    if "," in first and not BLANK_KIND.search(first):
-        return _comma_list(path, lines, num_classes=num_classes)
-    return [_blank_line(f"{path}:{line}", text, num_classes=num_classes) for line, text in lines]
+    for line, text in lines:
+        if "," not in text:
+            raise DatasetError(f"{path}:{line}: a line must be video_name,label, got {text!r}; mend the line")
+    rows = [(line, [cell.strip().strip('"') for cell in text.split(",")]) for line, text in lines]
+    name_at, label_at = 0, 1
+    first = rows[0][1]
+    if not any(re.fullmatch(r"\d+(\.0+)?", cell) for cell in first):
+        for column in ("video_name", "label"):
+            if column not in first:
+                raise DatasetError(
+                    f"{path}:{rows[0][0]}: a header must have the columns video_name and label, got no {column!r} "
+                    f"in {', '.join(first)!r}; mend the header or name another list"
+                )
+        name_at, label_at = first.index("video_name"), first.index("label")
+        rows = rows[1:]
+    listed: list[Listed] = []
+    for line, cells in rows:
+        place = f"{path}:{line}"
+        if len(cells) <= max(name_at, label_at) or not cells[name_at]:
+            raise DatasetError(f"{place}: a line must be video_name,label, got {','.join(cells)!r}; mend the line")
+        index = class_at(cells[label_at], first=1, num_classes=num_classes, place=place)
+        listed.append(Listed(place=place, name=stem_of(cells[name_at]), class_index=index))
+    return listed
+
+
+def read_public_list(path: Path, *, num_classes: int) -> list[Listed]:
+    """Every clip of a public list: `path frames label`, `path sound label` or `path label`, numbered from 0.
+
+    Args:
+        path: of the list.
+        num_classes: a label must be one of as many.
+
+    Raises:
+        DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.
+    """
+    return [_public_line(f"{path}:{line}", text, num_classes=num_classes) for line, text in read_lines(path)]
+
+
+def shortness(path: Path, count: int, *, published: int) -> tuple[str, ...]:
+    """A line where a list has fewer clips than the corpus' paper; nothing where it has as many."""
+    return (f"{path}: {count} clips of the {published} that are published",) if count < published else ()
 
 
 def stem_of(name: str) -> str:
@@ -99,32 +134,8 @@ def class_at(text: str, *, first: int, num_classes: int, place: str) -> int:
     return int(number) - first
 
 
-def _comma_list(path: Path, lines: Sequence[tuple[int, str]], *, num_classes: int) -> list[Listed]:
-    """`name,label`, numbered from 1, with or without a header."""
-    rows = [(line, [cell.strip().strip('"') for cell in text.split(",")]) for line, text in lines]
-    name_at, label_at = 0, 1
-    first = rows[0][1]
-    if not any(re.fullmatch(r"\d+(\.0+)?", cell) for cell in first):
-        for column in ("video_name", "label"):
-            if column not in first:
-                raise DatasetError(
-                    f"{path}:{rows[0][0]}: a header must have the columns video_name and label, got no {column!r} "
-                    f"in {', '.join(first)!r}; mend the header or name another list"
-                )
-        name_at, label_at = first.index("video_name"), first.index("label")
-        rows = rows[1:]
-    listed: list[Listed] = []
-    for line, cells in rows:
-        place = f"{path}:{line}"
-        if len(cells) <= max(name_at, label_at) or not cells[name_at]:
-            raise DatasetError(f"{place}: a line must be video_name,label, got {','.join(cells)!r}; mend the line")
-        index = class_at(cells[label_at], first=1, num_classes=num_classes, place=place)
-        listed.append(Listed(place=place, name=stem_of(cells[name_at]), class_index=index))
-    return listed
-
-
-def _blank_line(place: str, text: str, *, num_classes: int) -> Listed:
-    """`path frames label`, `path sound label` or `path label`, numbered from 0; a path may hold blanks."""
+def _public_line(place: str, text: str, *, num_classes: int) -> Listed:
+    """A path may hold blanks."""
     path, _, label = text.rpartition(" ") if "\t" not in text else text.rpartition("\t")
     path = path.strip()
     rest, middle = path.rsplit(maxsplit=1) if len(path.split()) > 1 else (path, "")

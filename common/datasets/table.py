@@ -8,9 +8,11 @@ import csv
 import importlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +80,8 @@ def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
             dropped.append(
                 Dropped(clip_id=_name(found), reason="other-split", detail=f"{line.place}: of no known split")
             )
+        elif own is None and (told or config.split_column is not None):
+            dropped.append(Dropped(clip_id=_name(found), reason="no-split", detail=f"{line.place}: says no split"))
         elif told and own != wanted:
             continue
         elif isinstance(found, Dropped):
@@ -98,8 +102,14 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DatasetError(f"path must be a table or a folder of them, got {str(path)!r}: no such file; mend it")
+    # unlike rglob, it does not pass over what it cannot read
+    names = [(folder, name) for folder, _, files in os.walk(path, onerror=_refuse) for name in files]
     for pattern in ("metadata.jsonl", "metadata.csv", "*.parquet", "*.arrow", "*.jsonl"):
-        found = sorted(f for f in path.rglob(pattern) if not f.name.startswith((".", "cache-")))
+        found = sorted(
+            Path(folder, name)
+            for folder, name in names
+            if fnmatchcase(name, pattern) and not name.startswith((".", "cache-"))
+        )
         if found:
             return found
     raise DatasetError(
@@ -108,11 +118,16 @@ def _files(path: Path) -> list[Path]:
     )
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _lines(file: Path, root: Path) -> Iterator[_Line]:
     named = re.match(r"[A-Za-z]+", file.stem)
     is_metadata = file.stem == "metadata"
-    # `train-00000-of-00002.parquet`, or a folder called after the split
-    candidates = [named[0] if named and not is_metadata else "", *(p.name for p in file.parents if p != root)][:2]
+    # `train-00000-of-00002.parquet`, or a folder below the root that is called after the split
+    folders = reversed(file.relative_to(root).parts[:-1])
+    candidates = [named[0] if named and not is_metadata else "", *folders]
     part = next((c for c in candidates if c.lower() in PARTS), None) if root.is_dir() else None
     folder = file.parent if is_metadata or root.is_file() else root
     rows = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}.get(
@@ -138,11 +153,17 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), restkey="")
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if "" in header:
+        raise DatasetError(
+            f"{file}:1: a header must name each column, got none for column {header.index('') + 1}; name it, or "
+            "write the table without its index (pandas: index=False)"
+        )
     for cells in reader:
-        if "" in cells or None in cells.values():
+        if None in cells or None in cells.values():
             raise DatasetError(
-                f"{file}:{reader.line_num}: a row must have {len(reader.fieldnames or ())} cells as its header, "
+                f"{file}:{reader.line_num}: a row must have {len(header)} cells as its header, "
                 "got others; put text with commas in quotes"
             )
         yield f"{file}:{reader.line_num}", {k.strip(): v for k, v in cells.items()}
@@ -200,8 +221,8 @@ def _columns(config: TableDataConfig, first: _Line) -> TableDataConfig:
 
 
 def _part(line: _Line, config: TableDataConfig) -> str | None:
-    told = line.cells.get(config.split_column) if config.split_column is not None else line.part
-    return None if told is None else PARTS.get(str(told).strip().lower(), "other")
+    told = _text(line, config.split_column) if config.split_column is not None else line.part
+    return None if told is None else PARTS.get(told.lower(), "other")
 
 
 def _record(

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,9 @@ class Row:
 def resolved(path: str | Path) -> Path:
     """Absolute, with `~` put in; links stay what they are."""
     given = Path(path).expanduser()
-    return given.parent.resolve() / given.name if given.name else given.resolve()
+    # Path.resolve raises at a loop of links
+    folder = Path(os.path.realpath(given.parent if given.name else given))
+    return folder / given.name
 
 
 def require_folder(path: str | Path, *, key: str) -> Path:
@@ -66,7 +70,9 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
         DatasetError: the file cannot be read, or has no line.
     """
-    lines = [(n, text.strip()) for n, text in enumerate(read_text(path).splitlines(), start=1) if text.strip()]
+    # splitlines would break a text at U+2028, too
+    texts = re.split(r"\r\n|\r|\n", read_text(path))
+    lines = [(n, text.strip()) for n, text in enumerate(texts, start=1) if text.strip()]
     if not lines:
         raise DatasetError(f"{path}: a list must have a line for each clip, got an empty file; unpack it again")
     return lines

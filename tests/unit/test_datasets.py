@@ -1,12 +1,17 @@
 """Corpora in R1-Omni's JSON."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.config.corpora import R1OmniDataConfig
 from common.datasets.r1_omni import load_r1_omni
+from common.datasets.reader import read_corpus
 from common.errors import DatasetError
 from common.questions import QUESTION
 from common.types import Record
@@ -151,8 +156,37 @@ def test_what_the_corpus_answers_is_kept_whole(tmp_path: Path) -> None:
 
 
 def test_a_label_outside_the_taxonomy_is_named_with_its_clip(tmp_path: Path) -> None:
-    (tmp_path / "mafw.json").write_text(json.dumps([item("a.mp4", gpt="sad"), item("b.mp4", gpt="Sad")]))
-    with pytest.raises(DatasetError, match=r"\(happy, sad\), got 'Sad' of 'b\.mp4'") as caught:
-        load_r1_omni(tmp_path / "mafw.json", media_root=None, question=None, split="train", labels=("happy", "sad"))
+    (tmp_path / "mafw.json").write_text(json.dumps([item("a.mp4", gpt="sad"), item("b.mp4", gpt="bored")]))
+    source = R1OmniDataConfig(type="r1_omni", path=str(tmp_path / "mafw.json"))
+    with pytest.raises(DatasetError, match=r"\(happy, sad, .*\), got 'bored' of 'b\.mp4'; mend it") as caught:
+        read_corpus(source, split="train", taxonomy="dfew")
     assert "mafw.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_fold_into_the_taxonomy(tmp_path: Path) -> None:
+    items = [item("a.mp4", gpt="happiness"), item("b.mp4", gpt="<think>x</think><answer>Anger</answer>")]
+    (tmp_path / "mafw.json").write_text(json.dumps(items))
+    source = R1OmniDataConfig(type="r1_omni", path=str(tmp_path / "mafw.json"))
+    records = read_corpus(source, split="train", taxonomy="dfew").records
+    assert [(r.label, r.taxonomy) for r in records] == [("happy", "dfew"), ("angry", "dfew")]
+
+
+def test_a_corpus_is_utf8_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
+    text = json.dumps([item("größe 視頻.mp4")], ensure_ascii=False)
+    for name, mark in (("a", "\ufeff"), ("b", "")):
+        (tmp_path / f"{name}.json").write_bytes((mark + text).encode())
+    command = (
+        "import sys; from common.datasets.r1_omni import load_r1_omni as load\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(ascii(load(path, media_root=None, question=None, split='train')[0].prompt_id))"
+    )
+    # where the locale's encoding is another
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", command, str(tmp_path / "a.json"), str(tmp_path / "b.json")],
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [ascii("größe 視頻.mp4")] * 2, done.stderr

@@ -124,7 +124,7 @@ def test_bad_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     source = ("--format", "emer", "--root", str(root))
     out = ("--out", str(tmp_path / "cold.json"))
     # the paper's number where none is given
-    assert "--count must be <= the 2 of 3 clips that have reasons, got 232" in mistake(capsys, *source, *out)
+    assert "--count must be <= the 2 of 2 clips that have reasons, got 232" in mistake(capsys, *source, *out)
     assert "--out must be a .json file" in mistake(capsys, *source, "--out", str(tmp_path / "a" / "b.json"))
     assert "--out" in mistake(capsys, *source)
     assert "must be >= 1" in mistake(capsys, *source, *out, "--attempts", "0")
@@ -252,6 +252,20 @@ def test_a_clip_is_shown_as_the_api_documents(
     assert question["type"] == "text"
     assert "<think> </think>" in question["text"]
     assert "happy, sad, neutral" in question["text"]
+
+
+def test_a_model_gives_reasons_to_clips_that_have_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    root = put_ovmerd(tmp_path / "mer", 1)
+    model = serve(lambda n: (200, "<think>He is anxious.</think><answer>anxious</answer>"))
+    args = ("--format", "emer", "--root", str(root), "--taxonomy", "r1_omni", "--out", str(tmp_path / "cold.json"))
+    assert (
+        main(["make-cold-start", *args, "--count", "2", "--from", "model", "--endpoint", model.url, "--model", "m"])
+        == 0
+    )
+    found = told(capsys)
+    assert (found["written"], found["dropped"]) == (2, {})
 
 
 def test_what_is_not_there_is_not_shown() -> None:

@@ -1,6 +1,8 @@
 """DFEW in each of its layouts, and every way in which it can be wrong."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,14 +189,29 @@ def test_validation_is_set_aside_from_training(tmp_path: Path) -> None:
         ("video_name,label\n1,1\n00001,2\n", "set_1.csv:3: each clip must stand once, got '1' at"),
         ("video_name,label\nfirst,1\n", "set_1.csv:2: a clip must be called by its number, got 'first'"),
         ("video_name,label\n1\n", "set_1.csv:2: a line must be video_name,label, got '1'"),
-        ("x/00001 3 7\n", "set_1.csv:1: a label must be a number from 0 to 6, got '7'"),
-        ("x/00001 3 -1\n", "set_1.csv:1: a label must be a number from 0 to 6, got '-1'"),
+        ("x/00001 3 1\n", "set_1.csv:1: a line must be video_name,label, got 'x/00001 3 1'"),
+        ("1\t1\n2\t7\n", "set_1.csv:1: a line must be video_name,label, got '1\\t1'"),
+        ("1,1\n2 2\n", "set_1.csv:2: a line must be video_name,label, got '2 2'"),
         ("\r\n", "set_1.csv: a list must have a line for each clip, got an empty file"),
         ("video_name,label\n9,1\n", "must hold the media of the corpus, got none of 1 clips"),
     ],
 )
 def test_a_list_that_is_wrong_says_where(tmp_path: Path, text: str, part: str) -> None:
     put_text(tmp_path / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_1.csv", text)
+    put_mp4(tmp_path / "part_1" / "1.mp4")
+    assert part in complaint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("x/00001 3 7\n", "train.txt:1: a label must be a number from 0 to 6, got '7'"),
+        ("x/00001 3 -1\n", "train.txt:1: a label must be a number from 0 to 6, got '-1'"),
+        ("1,1\n2,7\n", "train.txt:1: a line must be path, frames and label, got '1,1'"),
+    ],
+)
+def test_a_public_list_that_is_wrong_says_where(tmp_path: Path, text: str, part: str) -> None:
+    put_text(tmp_path / "DFEW_set_1_train.txt", text)
     put_mp4(tmp_path / "part_1" / "1.mp4")
     assert part in complaint(tmp_path)
 
@@ -221,6 +238,50 @@ def test_a_clip_in_two_places_is_named(tmp_path: Path) -> None:
     assert "a clip must stand in one place, got '1' at" in said
     assert "set media_root" in said
     assert len(read(root, media_root=str(root / "part_2")).records) == 1
+
+
+def test_what_is_not_taken_may_stand_in_several_places(tmp_path: Path) -> None:
+    root = put_dfew(tmp_path, train={1: 1}, test={})
+    put_frames(root / "Clip" / "jpg_256" / "00001", 2)
+    put_frames(root / "Clip" / "clip_224x224" / "00001", 2)
+    (video,) = read(root).records
+    assert video.clip.video_path == str(root / "part_2" / "1.mp4")
+    assert "a clip must stand in one place, got '1' at" in complaint(root, prefer_frames=True)
+    put_mp4(root / "other" / "1.mp4")
+    put_wav(root / "wav" / "1.wav")
+    one = put_frames(tmp_path / "frames" / "00001", 2)
+    (root / "Clip").rename(tmp_path.parent / f"{tmp_path.name}-away")
+    # with a sound of its own the videos are not looked at
+    (frames,) = read(root, prefer_frames=True).records
+    assert frames.clip.video_path == str(one)
+
+
+def test_what_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put_dfew(tmp_path, train={1: 1, 2: 2}, test={})
+    (root / "part_3" / "loop").symlink_to(root / "part_3" / "loop")
+    locked = root / "part_2"
+    scandir = os.scandir
+
+    def guarded(path: str) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    corpus = read(root)
+    assert [r.prompt_id for r in corpus.records] == ["2"]
+    assert {d.clip_id: d.reason for d in corpus.dropped} == {
+        "1": "missing",
+        "part_2": "unreadable",
+        "part_3/loop": "unreadable",
+    }
+    locked = root
+    assert f"({root}: Permission denied)" in complaint(root)
+
+
+def test_a_root_in_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "root must be a folder" in complaint(tmp_path / "loop" / "DFEW")
 
 
 def test_hidden_files_and_loops_of_links_are_no_clips(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from common.errors import DatasetError
 from tests.support.corpora import put_mp4, put_text, put_wav
 
 
-def read(root: Path, variant: str, *, taxonomy: str = "open", **settings: object) -> Corpus:
-    """The clips of the cold start."""
+def read(root: Path, variant: str, *, split: str = "train", taxonomy: str = "open", **settings: object) -> Corpus:
+    """One stage's clips."""
     config = EmerDataConfig.model_validate({"type": "emer", "root": str(root), "variant": variant, **settings})
-    return read_corpus(config, split="cold_start", taxonomy=taxonomy)
+    return read_corpus(config, split=split, taxonomy=taxonomy)
 
 
 def complaint(root: Path, variant: str, **settings: object) -> str:
@@ -96,6 +96,16 @@ def test_a_reason_without_a_label_is_reported(tmp_path: Path) -> None:
     assert ("z", "no-label") in [(d.clip_id, d.reason) for d in read(root, "ovmerd").dropped]
 
 
+def test_the_cold_start_takes_clips_with_reasons_alone(tmp_path: Path) -> None:
+    corpus = read(put_ovmerd(tmp_path), "ovmerd", split="cold_start")
+    assert [r.prompt_id for r in corpus.records] == ["a"]
+    assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("b", "no-reason"), ("c", "no-label")]
+    put_text(tmp_path / "track3_train_ovmerd.csv", "name,reason\na,\n")
+    said = complaint(tmp_path, "ovmerd", split="cold_start")
+    assert "got 2 no-reason, 1 no-label" in said
+    assert "track2_train_ovmerd.csv:2: 'a' has no reason; name where the reasons stand" in said
+
+
 def test_emer_v1_is_one_table(tmp_path: Path) -> None:
     put_text(
         tmp_path / "gt-eng.csv",
@@ -145,6 +155,12 @@ def test_the_challenges_have_six_classes(tmp_path: Path) -> None:
         ("track2_train_ovmerd.csv", "name,openset\na,x,y\n", "ovmerd.csv:2: a row must have 2 cells as its header"),
         ("track2_train_ovmerd.csv", "", "ovmerd.csv: a table must have a header and rows"),
         ("track3_train_ovmerd.csv", "name,why\na,x\n", "ovmerd.csv:1: a header must have the columns name, reason"),
+        (
+            "track3_train_ovmerd.csv",
+            "name,reason\na,x\na,y\n",
+            "track3_train_ovmerd.csv:3: each clip must stand once",
+        ),
+        ("subtitle_chieng.csv", "name,english\na,x\nb,\na,x\n", "subtitle_chieng.csv:4: each clip must stand once"),
         ("subtitle_chieng.csv", "name,sentence\na,x\n", "must have the column 'english', got name, sentence"),
     ],
 )

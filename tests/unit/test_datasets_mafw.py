@@ -97,6 +97,20 @@ def test_the_workbook_of_single_labels(tmp_path: Path, above: tuple[dict[int, st
     assert [r.prompt_id for r in read(tmp_path, "heldout", fold=None).records] == ["00025", "00026", "00027"]
 
 
+def test_titles_and_footers_of_the_workbook_are_no_clips(tmp_path: Path) -> None:
+    rows: list[dict[int, str | float]] = [{0: 2022}, {0: "00025.mp4", 12: 1}, {0: "00026.mp4"}, {0: "Total: 1"}]
+    put_workbook(tmp_path / "single-set.xlsx", rows)
+    put_mp4(tmp_path / "00025.mp4")
+    corpus = read(tmp_path, fold=None)
+    assert [r.prompt_id for r in corpus.records] == ["00025"]
+    assert [(d.clip_id, d.reason) for d in corpus.dropped] == [
+        ("00026.mp4", "no-label"),
+        ("Total: 1", "not-a-clip"),
+    ]
+    put_workbook(tmp_path / "single-set.xlsx", [{0: "00024.mp4"}, *rows])
+    assert [d.clip_id for d in read(tmp_path, fold=None).dropped] == ["00024.mp4", "00026.mp4", "Total: 1"]
+
+
 def test_the_workbook_of_compound_labels(tmp_path: Path) -> None:
     put_workbook(tmp_path / "Labels" / "multi-set.xlsx", [TITLE, {0: "09932.mp4", 12: "7,6"}])
     put_mp4(tmp_path / "data" / "clips" / "09932.mp4")
@@ -111,6 +125,10 @@ def test_the_workbook_of_compound_labels(tmp_path: Path) -> None:
         (
             [TITLE, {0: "00025.mp4", 12: 1}, {0: "x", 12: 1}],
             "single-set.xlsx:3: a clip must be called by its number",
+        ),
+        (
+            [{0: "00024.mp4", 1: 1}, {0: "00025.mp4", 12: 1}],
+            "single-set.xlsx:1: a row must have its label in column",
         ),
         ([TITLE, {0: "00025.mp4", 11: 1}], "single-set.xlsx:2: a row must have its label in column 13"),
         ([TITLE, HEADER], "single-set.xlsx: a workbook must have a row for each clip, got none"),
@@ -144,6 +162,12 @@ def test_public_lists_count_from_zero(tmp_path: Path, name: str, text: str) -> N
     first, second = read(tmp_path).records
     assert (first.label, second.label) == ("happy", "angry")
     assert first.clip.audio_path == str(wav)
+
+
+def test_a_public_list_is_one_wherever_it_stands(tmp_path: Path) -> None:
+    put_text(tmp_path / "set_1" / "MAFW_set_1_train.txt", "/data/MAFW/00025 47 3")
+    put_mp4(tmp_path / "00025.mp4")
+    assert [r.label for r in read(tmp_path, lists=str(tmp_path / "set_1")).records] == ["happy"]
 
 
 @pytest.mark.parametrize(

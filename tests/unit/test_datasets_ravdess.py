@@ -80,6 +80,25 @@ def test_each_modality_alone(tmp_path: Path) -> None:
     assert all("has no picture" in r.question for r in audio)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("03", "got 1 with sound alone; set modality to audio"),
+        ("02", "got 1 with pictures alone; set modality to video"),
+    ],
+)
+def test_one_archive_alone_needs_its_modality(tmp_path: Path, name: str, part: str) -> None:
+    put_ravdess(tmp_path, [f"{name}-01-03-01-01-01-01"])
+    with pytest.raises(DatasetError, match=part):
+        read(tmp_path)
+
+
+def test_all_clips_of_a_run_are_of_its_taxonomy(tmp_path: Path) -> None:
+    put_ravdess(tmp_path, ["01-01-02-01-01-01-01", "01-01-03-01-01-01-01"])
+    records = read(tmp_path, taxonomy="r1_omni").records
+    assert [(r.label, r.taxonomy) for r in records] == [("neutral", "r1_omni"), ("happy", "r1_omni")]
+
+
 def test_calm_is_a_class_or_left_out(tmp_path: Path) -> None:
     put_ravdess(tmp_path, ["01-01-02-01-01-01-01", "01-01-03-01-01-01-01"])
     eight, seven = read(tmp_path), read(tmp_path, calm=False, taxonomy="ravdess7")

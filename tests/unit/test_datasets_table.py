@@ -1,6 +1,7 @@
 """Tables of a user's own: columns as the configuration names them."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "wav": "x/a.wav",
         "emotion": "sad",
         "why": "<think>t</think><answer>sad</answer>",
-        "text": "I am fine.",
+        "text": "I am\u2028fine.",
         "caption": "A man.",
         "ask": "How is he?",
     }
@@ -69,7 +70,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     assert record.clip.audio_path == str(tmp_path / "media" / "x" / "a.wav")
     assert (record.response, record.transcript, record.caption, record.question, record.taxonomy) == (
         row["why"],
-        "I am fine.",
+        "I am\u2028fine.",
         "A man.",
         "How is he?",
         "dfew",
@@ -126,6 +127,51 @@ def test_a_column_may_tell_the_split(tmp_path: Path) -> None:
     assert [(d.clip_id, d.reason) for d in by_stage["train"].dropped] == [("4.mp4", "other-split")]
     # a table that tells nothing is one part, whatever it is read for
     assert len(read(path, "heldout").records) == 5
+
+
+@pytest.mark.parametrize("blank", [None, " "])
+def test_a_row_that_says_no_split_is_reported(tmp_path: Path, blank: str | None) -> None:
+    rows: list[dict[str, Any]] = [{"video": "1.mp4", "label": "sad", "split": "train"}]
+    rows += [{"video": "2.mp4", "label": "sad", "split": blank}, {"video": "3.mp4", "label": "sad"}]
+    corpus = read(jsonl(tmp_path / "a.jsonl", rows), split_column="split")
+    assert [r.prompt_id for r in corpus.records] == ["1.mp4"]
+    assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("2.mp4", "no-split"), ("3.mp4", "no-split")]
+    told = complaint(jsonl(tmp_path / "b.jsonl", [{**rows[0], "split": blank}]), split_column="split")
+    assert "got 1 no-split, the first: " in told
+    assert "b.jsonl:1: says no split; write the split into its column" in told
+
+
+def test_a_file_that_says_no_split_beside_one_that_does_is_reported(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", [{"video": "1.mp4", "label": "sad"}])
+    jsonl(tmp_path / "extra.jsonl", [{"video": "2.mp4", "label": "sad"}])
+    corpus = read(tmp_path)
+    assert [r.prompt_id for r in corpus.records] == ["1.mp4"]
+    assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("2.mp4", "no-split")]
+
+
+def test_folders_below_the_corpus_alone_tell_the_split(tmp_path: Path) -> None:
+    root = tmp_path / "dev" / "own"
+    jsonl(root / "metadata.jsonl", [{"video": "1.mp4", "label": "sad"}])
+    assert len(read(root).records) == 1
+    assert read(root).parts == frozenset()
+    (root / "metadata.jsonl").rename(root / "x.jsonl")
+    assert read(root).parts == frozenset()
+    jsonl(root / "test" / "a" / "b" / "metadata.jsonl", [{"video": "1.mp4", "label": "sad"}])
+    assert read(root, "heldout").parts == frozenset({"test"})
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl(tmp_path / "train.jsonl", [{"video": "1.mp4", "label": "sad"}])
+    jsonl(tmp_path / "locked" / "more.jsonl", [{"video": "2.mp4", "label": "sad"}])
+    scandir = os.scandir
+
+    def guarded(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert f"{tmp_path}/locked must be readable, got Permission denied" in complaint(tmp_path)
 
 
 def test_a_folder_of_videos_with_metadata(tmp_path: Path) -> None:
@@ -188,6 +234,8 @@ def test_a_table_that_is_wrong_says_where(
 def test_a_csv_that_is_wrong_says_where(tmp_path: Path) -> None:
     path = put_text(tmp_path / "a.csv", "video,label\na.mp4,sad\nb.mp4,sad,very\n")
     assert "a.csv:3: a row must have 2 cells as its header, got others" in complaint(path)
+    path = put_text(tmp_path / "pandas.csv", ",video,label\n0,a.mp4,sad\n")
+    assert "pandas.csv:1: a header must name each column, got none for column 1" in complaint(path)
     assert "must be .jsonl, .csv, .parquet or .arrow, got '.txt'" in complaint(put_text(tmp_path / "a.txt", "x"))
     assert "no such file" in complaint(tmp_path / "none.csv")
     (tmp_path / "empty").mkdir()
