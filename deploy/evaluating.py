@@ -11,13 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.config.corpora import AnyCorpusConfig, MixDataConfig
 from common.config.data import DataConfig, R1OmniDataConfig, SyntheticDataConfig
 from common.config.load import checked
 from common.config.run import OmniConfig
 from common.datasets.synthetic import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
-from common.evaluation.controls import Condition, asked_as
-from common.evaluation.predictions import Prediction
+from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.predictions import Prediction, write_predictions
 from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
 from common.types import Record
@@ -26,7 +27,7 @@ from deploy.preflight import load_corpora
 from deploy.progress import Progress
 from deploy.wiring import Run, open_engines, open_run
 from learner import checkpoint
-from learner.evaluation import JudgedClip, judgement_of
+from learner.evaluation import Asking, require_some_asked
 
 SUFFIX = "-evaluation"
 """Of the folder beside a run's."""
@@ -48,6 +49,8 @@ class EvaluationRequest:
     every_fold: bool
     name: str | None
     """Of the report; None for that of the policy."""
+    out: Path | None
+    """Folder of the report's own; None for the policy's."""
     seed: int
     """Of the resampling and of swapped sounds."""
 
@@ -70,14 +73,17 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
         request: what is asked of which policy.
 
     Returns:
-        The report, and the folder that its own belongs into.
+        The report, and the folder that its own belongs into; the predictions stand there already.
 
     Raises:
-        UserError: before any engine starts.
+        UserError: before any engine starts; or the answers cannot be scored, which are kept then.
     """
     policy = await asyncio.to_thread(policy_of, config, request)
     chosen = evaluation_config(config, policy, name=f"{request.run or config.run.name}{SUFFIX}")
     folds = folds_of(chosen) if request.every_fold else ()
+    name = request.name or policy.name
+    folder = request.out or Path(chosen.run.root) / (request.run or chosen.run.name) / "eval"
+    answers = folder / name / "predictions.jsonl"
     async with open_run(chosen, Progress(Console(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
         classes = TAXONOMIES[chosen.data.taxonomy]
@@ -86,13 +92,18 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
             condition: asked_in_groups(records, condition, classes=classes, seed=request.seed)
             for condition in request.conditions
         }
-        predictions = await _answers(run, asked, version=policy.version)
-    report = make_report(predictions, name=request.name or policy.name, sources=[run.model_path], seed=request.seed)
-    return report, Path(chosen.run.root) / (request.run or chosen.run.name) / "eval"
+        predictions = await _answers(run, asked, version=policy.version, kept_in=answers)
+    try:
+        report = make_report(predictions, name=name, sources=[run.model_path], seed=request.seed)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; what was said stands in {answers}") from error
+    return report, folder
 
 
-async def _answers(run: Run, asked: Mapping[Condition, list[Record]], *, version: int) -> list[Prediction]:
-    """What the policy says in each condition, all on the same engines.
+async def _answers(
+    run: Run, asked: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
+) -> list[Prediction]:
+    """What the policy says in each condition, all on the same engines; written after each, before it is scored.
 
     Raises:
         DatasetError: not one clip could be asked as it is given.
@@ -101,19 +112,19 @@ async def _answers(run: Run, asked: Mapping[Condition, list[Record]], *, version
     async with open_engines(run, run.model_path, version=version) as engines:
         await warm_up(run, engines, phase="engines")
         for condition, clips in asked.items():
-            judged = await ask(run, engines, clips, name=condition)
+            asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
+            said = await ask(run, engines, clips, asking, name=condition)
             run.interrupts.check()
             try:
-                judgement_of(judged, policy=condition, policy_version=version)
+                require_some_asked(said)
             except DatasetError as error:
                 if condition == "av":
                     raise
                 # what was said in the other conditions is worth keeping
                 run.progress.say(f"warning: {condition} is left out of the report: {error}")
                 continue
-            predictions += predictions_of(
-                clips, judged, condition=condition, version=version, taxonomy=run.config.data.taxonomy
-            )
+            predictions += said
+            write_predictions(kept_in, predictions)
     return predictions
 
 
@@ -127,7 +138,9 @@ def policy_of(config: OmniConfig, request: EvaluationRequest) -> Policy:
     if request.run is None:
         path = request.model or config.model.path
         resolved = None if path is None else str(Path(path).expanduser().resolve())
-        return Policy(path=resolved, version=0, name=Path(resolved).name if resolved else "tiny")
+        if resolved is None:
+            return Policy(path=None, version=0, name="tiny")
+        return Policy(path=resolved, version=checkpoint.version_of(Path(resolved)), name=Path(resolved).name)
     folder = Path(config.run.root) / request.run
     if not folder.is_dir():
         raise ConfigError(
@@ -201,59 +214,45 @@ def _with_written_corpus(data: DataConfig, run: Path) -> DataConfig:
 
 
 def folds_of(config: OmniConfig) -> tuple[int, ...]:
-    """The folds that the held-out corpus has.
+    """The folds that the held-out corpus has; those of a mix go together.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it, or a corpus of the mix, has none; or those of the mix do not have as many.
     """
     heldout = config.data.heldout
-    field = None if heldout is None else type(heldout).model_fields.get("fold")
-    last = next((rule.le for rule in field.metadata if hasattr(rule, "le")), None) if field else None
-    if not isinstance(last, int):
+    sources = heldout.sources if isinstance(heldout, MixDataConfig) else () if heldout is None else (heldout,)
+    without = next((source.type for source in sources if not _num_folds(source)), None)
+    if not sources or without is not None:
         raise ConfigError(
-            "--every-fold must come with data.heldout of a corpus with folds, such as dfew or mafw, got "
-            f"{heldout.type if heldout else None!r}; leave it out, or choose such a corpus"
+            "--every-fold must come with data.heldout of corpora with folds, such as dfew and mafw, got "
+            f"{without!r}; leave it out, or choose such corpora"
         )
-    return tuple(range(1, last + 1))
+    if len({_num_folds(source) for source in sources}) > 1:
+        told = ", ".join(f"{_num_folds(source)} of {source.type}" for source in sources)
+        raise ConfigError(
+            f"--every-fold must come with corpora of as many folds each, got {told}; evaluate them one by one"
+        )
+    return tuple(range(1, _num_folds(sources[0]) + 1))
+
+
+def _num_folds(source: AnyCorpusConfig) -> int:
+    """As many as its `fold` may be given; 0 without."""
+    field = type(source).model_fields.get("fold")
+    bounds = (getattr(rule, "le", None) for rule in field.metadata) if field else ()
+    return next((bound for bound in bounds if isinstance(bound, int)), 0)
 
 
 def at_fold(config: OmniConfig, fold: int) -> OmniConfig:
-    """The configuration with another fold of its held-out corpus."""
+    """The configuration with another fold of its held-out corpus, or of each corpus of its mix."""
     heldout = config.data.heldout
     assert heldout is not None
-    data = config.data.model_copy(update={"heldout": heldout.model_copy(update={"fold": fold})})
+    if isinstance(heldout, MixDataConfig):
+        sources = tuple(source.model_copy(update={"fold": fold}) for source in heldout.sources)
+        changed = heldout.model_copy(update={"sources": sources})
+    else:
+        changed = heldout.model_copy(update={"fold": fold})
+    data = config.data.model_copy(update={"heldout": changed})
     return checked(config.model_copy(update={"data": data}))
-
-
-def predictions_of(
-    clips: Sequence[Record], judged: Sequence[JudgedClip], *, condition: Condition, version: int, taxonomy: str
-) -> list[Prediction]:
-    """What was said, as it is kept.
-
-    Args:
-        clips: as they were asked.
-        judged: in the same order.
-        condition: that they were asked in.
-        version: of the policy.
-        taxonomy: of labels that do not say theirs.
-    """
-    return [
-        Prediction(
-            id=record.prompt_id,
-            dataset=record.dataset,
-            fold=record.fold,
-            label=record.label,
-            labels=record.labels,
-            taxonomy=taxonomy if record.taxonomy == "open" else record.taxonomy,
-            text=said.text,
-            video=record.clip.video_path,
-            audio=record.clip.audio_path,
-            policy_version=version,
-            condition=condition,
-            failure=said.failure,
-        )
-        for record, said in zip(clips, judged, strict=True)
-    ]
 
 
 def _heldout(run: Run, folds: Sequence[int]) -> list[Record]:
@@ -265,22 +264,3 @@ def _heldout(run: Run, folds: Sequence[int]) -> list[Record]:
         corpora = load_corpora(at_fold(run.config, fold), run.folder, on_clip=lambda done, total: None)
         found += [replace(record, fold=fold) for record in corpora.heldout]
     return found
-
-
-def asked_in_groups(
-    records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None, seed: int
-) -> list[Record]:
-    """Clips in a condition, in their order; sounds are swapped within a dataset and fold.
-
-    Raises:
-        DatasetError: as `asked_as` does.
-    """
-    groups: dict[tuple[str, int | None], list[int]] = {}
-    for index, record in enumerate(records):
-        groups.setdefault((record.dataset, record.fold), []).append(index)
-    asked = list(records)
-    for members in groups.values():
-        changed = asked_as([records[i] for i in members], condition, classes=classes, seed=seed)
-        for index, record in zip(members, changed, strict=True):
-            asked[index] = record
-    return asked

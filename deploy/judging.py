@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from common.config.evaluation import Policy
-from common.evaluation.controls import Condition, asked_as
+from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.predictions import Prediction, write_predictions
 from common.labels import TAXONOMIES
 from common.types import ProcessedPrompt, Record, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
@@ -12,13 +13,15 @@ from learner import checkpoint
 from learner.checkpoint import Best, RunState
 from learner.curves import curves_of
 from learner.evaluation import (
-    JudgedClip,
+    Asking,
     Judgement,
+    answers_file,
     judge,
     judgement_metrics,
     judgement_name,
     judgement_of,
     read_judgement,
+    validation_metrics,
     write_judgement,
 )
 from learner.phases import Phases
@@ -53,9 +56,9 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
         return
     classes, seed = TAXONOMIES[run.config.data.taxonomy], run.config.run.seed
     for condition in _due(run, policy):
-        clips = asked_as(run.corpora.heldout, condition, classes=classes, seed=seed)
-        name = judgement_name(policy, condition)
-        judgement = await _judgement(run, engines, clips, policy=name, version=version)
+        clips = asked_in_groups(run.corpora.heldout, condition, classes=classes, seed=seed)
+        asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
+        judgement = await _judgement(run, engines, clips, asking, policy=judgement_name(policy, condition))
         for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
             curve.write(version, judgement_metrics(judgement))
 
@@ -82,37 +85,38 @@ class CheckpointJudge:
         run = self._run
         if not self._every or (state.step % self._every and state.step != run.config.learner.steps):
             return
+        asking = Asking(policy_version=state.policy_version, taxonomy=run.config.data.taxonomy)
         with self._phases("evaluation"):
             judgement = await _judgement(
-                run,
-                self._engines,
-                run.corpora.validation,
-                policy=f"validation_{state.step:06d}",
-                version=state.policy_version,
+                run, self._engines, run.corpora.validation, asking, policy=f"validation_{state.step:06d}"
             )
         war, uar = judgement.recognition.war.value, judgement.recognition.uar.value
         checkpoint.note_best(run.folder, Best(step=state.step, war=war, uar=uar))
         for curve in self._curves:
-            curve.write(state.step, {"eval/validation/war": war, "eval/validation/uar": uar})
+            curve.write(state.step, validation_metrics(judgement))
 
 
 async def _judgement(
-    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], *, policy: str, version: int
+    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
 ) -> Judgement:
-    """Asks clips, and keeps what was said."""
-    judged = await ask(run, engines, clips, name=policy)
-    judgement = judgement_of(judged, policy=policy, policy_version=version)
-    write_judgement(run.folder / "eval", judgement, judged)
+    """Asks clips, keeps what was said, and scores it."""
+    said, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
+    write_predictions(answers_file(folder, policy), said)
+    judgement = judgement_of(said, policy=policy, policy_version=asking.policy_version)
+    write_judgement(folder, judgement)
     return judgement
 
 
-async def ask(run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], *, name: str) -> list[JudgedClip]:
+async def ask(
+    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, name: str
+) -> list[Prediction]:
     """Asks clips once each, greedily, on all engines; in the clips' order.
 
     Args:
         run: everything the stages share.
         engines: warmed up.
-        clips: what is asked.
+        clips: what is asked, as it is asked.
+        asking: what the predictions say of themselves.
         name: shown while it lasts.
     """
     config = run.config.rollout
@@ -121,6 +125,7 @@ async def ask(run: Run, engines: Sequence[EngineClient], clips: Sequence[Record]
     with run.progress.bar(f"evaluation, {name}") as update:
         return await judge(
             clips,
+            asking,
             prepare=run.prepare,
             generate=pool,
             max_in_flight=run.config.evaluation.max_in_flight,

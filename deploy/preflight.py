@@ -15,7 +15,7 @@ from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import ConfigError, DatasetError
-from common.evaluation.controls import asked_as
+from common.evaluation.controls import asked_in_groups
 from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.questions import QUESTIONS
@@ -105,7 +105,7 @@ def _media_of(record: Record) -> tuple[str, ...]:
 def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
     """Makes the held-out clips of every control: a mistake is said now, and not at the end of the run."""
     for control in config.evaluation.controls:
-        asked_as(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
+        asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
 
 def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:

@@ -10,9 +10,10 @@ from rich.text import Text
 from common.config.evaluation import Policy
 from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate
+from common.evaluation.predictions import Prediction, read_predictions
 from common.metrics import MetricsFile
 from deploy.summary import Summary, canaries, controls, judgements
-from learner.evaluation import JudgedClip, Judgement, read_judged_clips
+from learner.evaluation import Judgement, answers_file
 from learner.record import read_samples, sample_file
 
 NUM_EXAMPLES = 3
@@ -29,7 +30,7 @@ def print_report(console: Console, folder: Path, summary: Summary) -> None:
         console.print(_steps(folder, summary))
     best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in judged), None)
     if best is not None:
-        console.print(_examples(read_judged_clips(folder / "eval", best), best))
+        console.print(_examples(read_predictions(answers_file(folder / "eval", best)), best))
     elif (samples := sample_file(folder, summary.grpo_steps)).exists():
         console.print(_completion(samples))
     console.print(f"run folder  {folder}", markup=False, highlight=False, soft_wrap=True)
@@ -82,8 +83,8 @@ def _steps(folder: Path, summary: Summary) -> Table:
     for phase in ("rollout", "learn", "publish"):
         mean = sum(line.get(f"seconds/{phase}", 0.0) for line in lines) / len(lines)
         table.add_row(f"seconds per step: {phase}", f"{mean:.2f}")
-    if summary.best_war is not None:
-        table.add_row("best checkpoint", f"step {summary.best_step}, validation WAR {_percent(summary.best_war)} %")
+    if summary.best_uar is not None:
+        table.add_row("best checkpoint", f"step {summary.best_step}, validation UAR {_percent(summary.best_uar)} %")
     if summary.steps_left_out:
         table.add_row("left out: not finite", f"{summary.steps_left_out} steps, filtered in the ledger")
     table.add_row("publishes", f"{summary.publishes}, each with the receipt of every tensor")
@@ -103,15 +104,15 @@ def _steps(folder: Path, summary: Summary) -> Table:
     return table
 
 
-def _examples(clips: list[JudgedClip], policy: str) -> Table:
+def _examples(clips: list[Prediction], policy: str) -> Table:
     """The first held-out clips of different labels, right or wrong."""
-    chosen: dict[str, JudgedClip] = {}
+    chosen: dict[str, Prediction] = {}
     for clip in clips:
         if len(chosen) < NUM_EXAMPLES:
             chosen.setdefault(clip.label, clip)
     table = _answers(title=f"what the {policy} policy says")
     for clip in chosen.values():
-        table.add_row(Text(clip.prompt_id), Text(clip.label), _said(clip.text))
+        table.add_row(Text(clip.id), Text(clip.label), _said(clip.text))
     return table
 
 

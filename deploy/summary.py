@@ -22,7 +22,10 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """WAR, UAR and rates are fractions; None where that was not judged or not run."""
+    """WAR, UAR and rates are fractions; None where that was not judged or not run.
+
+    WAR and UAR are by the classes that labels and answers name; `war_exact_*` is to the letter.
+    """
 
     seed: int
     corpus_sha256: str
@@ -39,10 +42,14 @@ class Summary:
     uar_untrained: float | None
     uar_cold_start: float | None
     uar_grpo: float | None
+    war_exact_untrained: float | None
+    war_exact_cold_start: float | None
+    war_exact_grpo: float | None
     format_rate_grpo: float | None
     best_step: int | None
-    """Whose checkpoint answered most validation clips right; None where none was judged."""
+    """Whose checkpoint has the highest validation UAR; None where none was judged."""
     best_war: float | None
+    best_uar: float | None
     grpo_steps: int
     steps_left_out: int
     """Of these, whose loss or gradient was not finite: nothing was taken or published."""
@@ -89,7 +96,7 @@ def controls(folder: Path) -> dict[Control, Judgement]:
 
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
     """Reads judgements, metrics, the ledger, attempts and failed publishes."""
-    judged, controlled = judgements(folder), controls(folder)
+    judged: dict[Policy | Control, Judgement] = {**judgements(folder), **controls(folder)}
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
     attempts, best = read_attempts(folder), read_best(folder)
@@ -98,14 +105,14 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     def over_tokens(key: str) -> float | None:
         return sum(line[key] * line["learner/num_tokens"] for line in taken) / tokens if taken else None
 
-    def war(policy: Policy) -> float | None:
-        return judged[policy].recognition.war.value if policy in judged else None
+    def war(name: Policy | Control) -> float | None:
+        return judged[name].recognition.war.value if name in judged else None
 
     def uar(policy: Policy) -> float | None:
         return judged[policy].recognition.uar.value if policy in judged else None
 
-    def controlled_war(control: Control) -> float | None:
-        return controlled[control].recognition.war.value if control in controlled else None
+    def war_exact(policy: Policy) -> float | None:
+        return judged[policy].war_exact if policy in judged else None
 
     parts = {
         phase: sum(line.get(f"seconds/{phase}", 0.0) for line in lines) for phase in ("rollout", "learn", "publish")
@@ -117,17 +124,21 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         war_untrained=war("untrained"),
         war_cold_start=war("cold_start"),
         war_grpo=war("grpo"),
-        war_grpo_video_only=controlled_war("video_only"),
-        war_grpo_audio_only=controlled_war("audio_only"),
-        war_grpo_swapped_audio=controlled_war("swapped_audio"),
-        war_grpo_no_think=controlled_war("no_think"),
-        war_grpo_label_list=controlled_war("label_list"),
+        war_grpo_video_only=war("video_only"),
+        war_grpo_audio_only=war("audio_only"),
+        war_grpo_swapped_audio=war("swapped_audio"),
+        war_grpo_no_think=war("no_think"),
+        war_grpo_label_list=war("label_list"),
         uar_untrained=uar("untrained"),
         uar_cold_start=uar("cold_start"),
         uar_grpo=uar("grpo"),
+        war_exact_untrained=war_exact("untrained"),
+        war_exact_cold_start=war_exact("cold_start"),
+        war_exact_grpo=war_exact("grpo"),
         format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
         best_step=best.step if best else None,
         best_war=best.war if best else None,
+        best_uar=best.uar if best else None,
         grpo_steps=len(lines),
         steps_left_out=len(lines) - len(taken),
         publishes=int(taken[-1]["publish/version"]) if taken else 0,

@@ -5,7 +5,7 @@ checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM lo
                         state.json    where the run stood
                         manifest.json every file's size and digest
 
-checkpoints/best.json names the one that answered most validation clips right, which is kept.
+checkpoints/best.json names the one with the highest UAR on the validation clips, which is kept.
 `step_N.partial` is being written, or was when the run died; `step_N.torn` was passed over.
 """
 
@@ -140,6 +140,12 @@ def read_state(folder: Path) -> RunState:
     return RunState(outstanding=outstanding, **values)
 
 
+def version_of(model: Path) -> int:
+    """The policy version of a model's folder: its checkpoint's; 0 where no run has written it as one."""
+    is_checkpoint = model.name == "hf" and (model.parent / "state.json").is_file()
+    return read_state(model.parent).policy_version if is_checkpoint else 0
+
+
 def prune(run: Path, *, keep: int) -> None:
     """Removes all but the newest, and the best."""
     best = read_best(run)
@@ -154,8 +160,9 @@ class Best:
 
     step: int
     war: float
-    """By which it is the best."""
+    """Decides between equal UARs."""
     uar: float
+    """By which it is the best: the commonest classes alone cannot raise it."""
 
 
 def read_best(run: Path) -> Best | None:
@@ -167,7 +174,7 @@ def read_best(run: Path) -> Best | None:
 def note_best(run: Path, judged: Best) -> None:
     """Takes a judged checkpoint as the best, unless another one was better; of equals the later."""
     before = read_best(run)
-    if before is None or judged.war >= before.war:
+    if before is None or (judged.uar, judged.war) >= (before.uar, before.war):
         write_whole(run / "checkpoints" / BEST, json.dumps(asdict(judged)) + "\n")
 
 

@@ -141,10 +141,11 @@ async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
         conditions=("av", *(c for c in options.controls or () if c != "av")),
         every_fold=options.every_fold,
         name=options.name,
+        out=Path(options.out) if options.out else None,
         seed=options.seed,
     )
     report, folder = await evaluate(config, request)
-    finish(report, out=Path(options.out) if options.out else folder, is_json=options.json)
+    finish(report, out=folder, is_json=options.json)
 
 
 def _require_one_folder(name: str | None) -> None:

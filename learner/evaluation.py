@@ -1,6 +1,6 @@
-"""Asks a policy about held-out clips, one greedy answer each, and keeps what it said.
+"""Asks a policy about held-out clips, one greedy answer each, and scores what it said.
 
-`judge` consumes records and produces judged clips, in order. It waits for media tasks and engines, at most so many
+`judge` consumes records and produces predictions, in order. It waits for media tasks and engines, at most so many
 clips at once. All answers are of one policy version: nothing is published while it runs.
 """
 
@@ -8,15 +8,18 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from common.durable import read_lines, write_whole
+from common.durable import write_whole
 from common.errors import DatasetError
+from common.evaluation.assessment import ReadPrediction, read_all, verbatim_answer
 from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate, Recognition, recognition
-from common.labels import answer_of, has_form
+from common.evaluation.predictions import AS_GIVEN, Prediction
+from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.types import Draw, Failure, Prompt, Record
 from learner.producer import REMEDIES
@@ -26,18 +29,30 @@ _REMEDIES = {**REMEDIES, "media": "check data.heldout.media_root and the files"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgedClip:
-    """What a policy said of a clip."""
+class Asking:
+    """What all predictions of one round say of themselves."""
 
-    prompt_id: str
-    label: str
-    answer: str | None
-    """None where the clip could not be asked."""
-    text: str
-    has_form: bool
-    """Whether the whole completion is in the paper's form."""
-    failure: str | None = None
-    """Why the clip could not be asked; it counts as wrong."""
+    policy_version: int
+    taxonomy: str
+    """`data.taxonomy`; where it is `open`, each record's own counts."""
+    condition: Condition = "av"
+
+    def prediction(self, record: Record, *, text: str = "", failure: str | None = None) -> Prediction:
+        """What was said of a record, as it is kept and scored."""
+        return Prediction(
+            id=record.prompt_id,
+            dataset=record.dataset,
+            fold=record.fold,
+            label=record.label,
+            labels=record.labels,
+            taxonomy=record.taxonomy if self.taxonomy == "open" else self.taxonomy,
+            text=text,
+            video=record.clip.video_path,
+            audio=record.clip.audio_path,
+            policy_version=self.policy_version,
+            condition=self.condition,
+            failure=failure,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,24 +62,31 @@ class Judgement:
     policy: str
     policy_version: int
     recognition: Recognition
+    """Of all clips, by the classes that labels and answers name."""
+    war_exact: float
+    """Share of clips whose answer is the label to the letter."""
     format_rate: float
     """Share of completions in the paper's form."""
     num_failed: int
     """Clips that could not be asked."""
+    datasets: Mapping[str, Recognition] = field(default_factory=dict[str, Recognition])
+    """Each dataset's, where there are several."""
 
 
 async def judge(
     records: Sequence[Record],
+    asking: Asking,
     *,
     prepare: PrepareFn,
     generate: GenerateFn,
     max_in_flight: int,
     on_clip: Callable[[int, int], None],
-) -> list[JudgedClip]:
+) -> list[Prediction]:
     """Asks every clip once.
 
     Args:
-        records: the held-out clips.
+        records: the held-out clips, as they are asked.
+        asking: what the predictions say of themselves.
         prepare: the media stage.
         generate: greedy, one completion.
         max_in_flight: clips asked at once.
@@ -73,65 +95,73 @@ async def judge(
     room = asyncio.Semaphore(max_in_flight)
     num_done = 0
 
-    async def one(position: int, record: Record) -> JudgedClip:
+    async def one(position: int, record: Record) -> Prediction:
         nonlocal num_done
         async with room:
-            clip = await _ask(position, record, prepare=prepare, generate=generate)
+            said = await _ask(position, record, prepare=prepare, generate=generate)
         num_done += 1
         on_clip(num_done, len(records))
-        return clip
+        if not isinstance(said, Failure):
+            return asking.prediction(record, text=said)
+        reason = f"{said.stage}/{said.reason}: {said.detail}"
+        logger.warning("held-out clip %s failed: %s", record.prompt_id, reason)
+        return asking.prediction(record, failure=reason)
 
     return list(await asyncio.gather(*(one(i, r) for i, r in enumerate(records))))
 
 
-async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> JudgedClip:
-    def failed(failure: Failure) -> JudgedClip:
-        reason = f"{failure.stage}/{failure.reason}: {failure.detail}"
-        logger.warning("held-out clip %s failed: %s", record.prompt_id, reason)
-        return JudgedClip(
-            prompt_id=record.prompt_id, label=record.label, answer=None, text="", has_form=False, failure=reason
-        )
-
+async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> str | Failure:
     prepared = await prepare(record)
     if isinstance(prepared, Failure):
-        return failed(prepared)
+        return prepared
     draw = Draw(epoch=0, record=record, draw=0, position=position)
     generation = await generate(Prompt(draw=draw, media=prepared[0], num_prompt_tokens=prepared[1], seed=0))
-    if isinstance(generation, Failure):
-        return failed(generation)
-    text = generation.completions[0].text
-    return JudgedClip(
-        prompt_id=record.prompt_id,
-        label=record.label,
-        answer=answer_of(text),
-        text=text,
-        has_form=has_form(text),
-    )
+    return generation if isinstance(generation, Failure) else generation.completions[0].text
 
 
-def judgement_of(clips: Sequence[JudgedClip], *, policy: str, policy_version: int) -> Judgement:
-    """What the clips come to; one that could not be asked is wrong.
+def judgement_of(predictions: Sequence[Prediction], *, policy: str, policy_version: int) -> Judgement:
+    """What predictions come to, read as `learner.evaluate` reads them; a clip that could not be asked is wrong.
 
     Raises:
-        DatasetError: not one could be asked, which says nothing about the policy.
+        DatasetError: not one could be asked, which says nothing about the policy; or a label is no class of its
+            taxonomy.
     """
-    failures = Counter(clip.failure.split(":")[0] for clip in clips if clip.failure is not None)
-    if clips and failures.total() == len(clips):
-        reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
-        stage = failures.most_common(1)[0][0].split("/")[0]
-        raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
+    require_some_asked(predictions)
+    read, num = read_all(predictions), len(predictions)
+    by_dataset: dict[str, list[ReadPrediction]] = {}
+    for one in read:
+        by_dataset.setdefault(one.prediction.dataset, []).append(one)
     return Judgement(
         policy=policy,
         policy_version=policy_version,
-        recognition=recognition([c.label.lower() for c in clips], [c.answer for c in clips]),
-        format_rate=sum(c.has_form for c in clips) / len(clips),
-        num_failed=sum(c.failure is not None for c in clips),
+        recognition=_recognition(read),
+        war_exact=sum(verbatim_answer(p.text) == verbatim_answer(p.label) for p in predictions) / num,
+        format_rate=sum(has_form(p.text) for p in predictions) / num,
+        num_failed=sum(p.failure is not None for p in predictions),
+        datasets={name: _recognition(own) for name, own in by_dataset.items()} if len(by_dataset) > 1 else {},
     )
+
+
+def _recognition(read: Sequence[ReadPrediction]) -> Recognition:
+    return recognition([one.label for one in read], [one.answer for one in read])
+
+
+def require_some_asked(predictions: Sequence[Prediction]) -> None:
+    """Refuses an evaluation of failures alone.
+
+    Raises:
+        DatasetError: not one clip could be asked.
+    """
+    failures = Counter(p.failure.split(":")[0] for p in predictions if p.failure is not None)
+    if predictions and failures.total() == len(predictions):
+        reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
+        stage = failures.most_common(1)[0][0].split("/")[0]
+        raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
 
 
 def judgement_name(policy: str, condition: Condition) -> str:
     """What a policy's judgement in a condition is called."""
-    return policy if condition == "av" else f"{policy}_{condition}"
+    return policy if condition == AS_GIVEN else f"{policy}_{condition}"
 
 
 def judgement_metrics(judgement: Judgement) -> dict[str, float]:
@@ -139,16 +169,31 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     values = {
         "war": judgement.recognition.war.value,
         "uar": judgement.recognition.uar.value,
+        "war_exact": judgement.war_exact,
         "format_rate": judgement.format_rate,
     }
     return {f"eval/{judgement.policy}/{name}": value for name, value in values.items()}
 
 
-def write_judgement(folder: Path, judgement: Judgement, clips: Sequence[JudgedClip]) -> None:
-    """`<policy>.jsonl`, a line per clip, then `<policy>.json`, whose presence says that both are whole."""
+def validation_metrics(judgement: Judgement) -> dict[str, float]:
+    """WAR and UAR as points of curves, each dataset's too where there are several."""
+    found = {"eval/validation": judgement.recognition}
+    found |= {f"eval/validation/{name}": own for name, own in judgement.datasets.items()}
+    return {
+        f"{key}/{name}": estimate.value
+        for key, own in found.items()
+        for name, estimate in (("war", own.war), ("uar", own.uar))
+    }
+
+
+def answers_file(folder: Path, policy: str) -> Path:
+    """Where a policy's predictions stand, to be read by `read_predictions`."""
+    return folder / f"{policy}.jsonl"
+
+
+def write_judgement(folder: Path, judgement: Judgement) -> None:
+    """`<policy>.json`, whose presence says that the predictions beside it are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    write_whole(folder / f"{judgement.policy}.jsonl", lines)
     write_whole(folder / f"{judgement.policy}.json", json.dumps(asdict(judgement), indent=1) + "\n")
 
 
@@ -158,11 +203,10 @@ def read_judgement(folder: Path, policy: str) -> Judgement | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text())
-    found = values.pop("recognition")
+    datasets = {name: _read_recognition(found) for name, found in values.pop("datasets").items()}
+    return Judgement(recognition=_read_recognition(values.pop("recognition")), datasets=datasets, **values)
+
+
+def _read_recognition(found: dict[str, Any]) -> Recognition:
     war, uar = Estimate(**found.pop("war")), Estimate(**found.pop("uar"))
-    return Judgement(recognition=Recognition(war=war, uar=uar, **found), **values)
-
-
-def read_judged_clips(folder: Path, policy: str) -> list[JudgedClip]:
-    """The clips that a judgement was made of."""
-    return [JudgedClip(**line) for line in read_lines(folder / f"{policy}.jsonl")]
+    return Recognition(war=war, uar=uar, **found)

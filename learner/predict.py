@@ -25,7 +25,8 @@ Asks a checkpoint about clips, without Ray or vLLM, one after the other.
   --out FILE          JSONL of what was said: text, think, answer, normalised, probabilities by class, modalities; a
                       clip that cannot be used stands there with its failure
   --taxonomy NAME     classes of the answers: r1_omni (the default), dfew, mafw, ravdess, ...; open has none
-  --question TEXT     asked of every clip; the paper's otherwise
+  --question TEXT     asked of every clip; the paper's otherwise. What a clip lacks, picture or sound, is said as in
+                      training
   --config FILE       a run's configuration, whose limits on clips (data.max_frames, ...) are taken
   --max-tokens N      of an answer; 512 otherwise
   --dtype NAME        float32 (the default) or bfloat16
@@ -70,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def clips_of(inputs: Sequence[str], *, question: str) -> list[Asked]:
+def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
     """The clips that files, folders and lists name, in their order.
 
     Args:
         inputs: paths.
-        question: asked of clips that no list gives another.
+        question: asked of clips that no list gives another; the paper's where None.
 
     Raises:
         DatasetError: a folder has no clips, a list is not as it must be, or a clip stands twice.
@@ -92,7 +93,7 @@ def clips_of(inputs: Sequence[str], *, question: str) -> list[Asked]:
     return list(found.values())
 
 
-def _clips_in(path: Path, *, question: str) -> Iterator[Asked]:
+def _clips_in(path: Path, *, question: str | None) -> Iterator[Asked]:
     from common.errors import DatasetError
     from common.evaluation.predictions import json_lines
 
@@ -111,13 +112,13 @@ def _clips_in(path: Path, *, question: str) -> Iterator[Asked]:
         yield _file(path, question=question)
 
 
-def _file(path: Path, *, question: str) -> Asked:
+def _file(path: Path, *, question: str | None) -> Asked:
     name = str(path)
     video = None if path.suffix.lower() in SOUNDS else name
     return Asked(record=_record(name, video=video, audio=name, question=question, label="", dataset="clips"))
 
 
-def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str) -> Asked:
+def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> Asked:
     from common.errors import DatasetError
 
     for name in ("id", "video", "audio", "question", "label", "dataset"):
@@ -140,12 +141,14 @@ def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str) 
 
 
 def _record(
-    name: str, *, video: str | None, audio: str | None, question: str, label: str, dataset: str
+    name: str, *, video: str | None, audio: str | None, question: str | None, label: str, dataset: str
 ) -> "Record":
+    from common.datasets.phrasing import question_of
     from common.types import Clip, Record
 
     clip = Clip(clip_id=name, video_path=video, audio_path=audio)
-    return Record(prompt_id=name, clip=clip, question=question, label=label, dataset=dataset, split="predict")
+    asked = question_of(clip, question=question)
+    return Record(prompt_id=name, clip=clip, question=asked, label=label, dataset=dataset, split="predict")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -153,17 +156,18 @@ def _predict(options: argparse.Namespace) -> int:
     from common.config.load import load_config
     from common.labels import classes_of
     from common.models.registry import family_of
-    from common.questions import QUESTION
 
     classes_of(options.taxonomy)
     family_of(options.model)
     data = load_config(options.config, []).data if options.config else DataConfig()
-    clips = clips_of(options.clips, question=options.question or QUESTION)
+    clips = clips_of(options.clips, question=options.question)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # torch takes seconds: only now that nothing of the user's stands in the way
+    from learner.checkpoint import version_of
     from learner.prediction import Predictor
 
+    version = version_of(Path(options.model))
     predictor = Predictor(
         options.model,
         data=data,
@@ -175,7 +179,7 @@ def _predict(options: argparse.Namespace) -> int:
     failures: list[str] = []
     with out.open("w", encoding="utf-8") as file:
         for asked in _shown(clips):
-            line = predicted(asked, predictor)
+            line = predicted(asked, predictor, version=version)
             failures += [f"{line['id']}: {line['failure']}"] if "failure" in line else []
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
@@ -184,7 +188,7 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def predicted(asked: Asked, predictor: "Predictor") -> dict[str, Any]:
+def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str, Any]:
     """What was said of a clip, as it is written."""
     from common.types import Failure
 
@@ -196,6 +200,7 @@ def predicted(asked: Asked, predictor: "Predictor") -> dict[str, Any]:
         **asked.known,
         "video": record.clip.video_path,
         "audio": record.clip.audio_path,
+        "policy_version": version,
     }
     if isinstance(answer, Failure):
         return {**line, "text": "", "failure": f"{answer.stage}/{answer.reason}: {answer.detail}"}

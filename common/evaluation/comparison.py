@@ -20,8 +20,8 @@ class Comparison:
     condition: str
     against: str
     """The other condition, or the other run."""
-    difference: PairedDifference | None
-    """Normalised; None where the other has other clips."""
+    difference: PairedDifference
+    """Normalised."""
 
 
 def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]:
@@ -38,8 +38,15 @@ def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comp
     Args:
         read: predictions of one run.
         seed: of the resampling.
+
+    Raises:
+        DatasetError: the conditions of a dataset do not have the same clips and labels.
     """
     groups = grouped(read)
+    first: dict[str, Group] = {}
+    for group in sorted(groups, key=lambda group: group[1] != AS_GIVEN):
+        before = first.setdefault(group[0], group)
+        _require_same_clips(groups[before], groups[group], what="conditions", names=(before[1], group[1]))
     return [
         Comparison(
             dataset=dataset,
@@ -74,7 +81,7 @@ def run_differences(
             f"{_names(theirs)}; give predictions of the same clips"
         )
     for group in both:
-        _require_same_clips(ours[group], theirs[group], against=against)
+        _require_same_clips(ours[group], theirs[group], what="runs", names=("this one", against))
     return [
         Comparison(
             dataset=group[0],
@@ -88,33 +95,36 @@ def run_differences(
 
 def _difference(
     first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, seed: int
-) -> PairedDifference | None:
+) -> PairedDifference:
     other = _by_clip(second)
-    pairs = [(one, other.get(_clip(one))) for one in first]
-    if len(other) != len(pairs) or any(b is None or a.label != b.label for a, b in pairs):
-        return None
     return paired_difference(
-        [a.label for a, _ in pairs],
-        [a.is_right for a, _ in pairs],
-        [b is not None and b.is_right for _, b in pairs],
+        [one.label for one in first],
+        [one.is_right for one in first],
+        [other[_clip(one)].is_right for one in first],
+        folds=[one.prediction.fold for one in first],
         seed=seed,
     )
 
 
-def _require_same_clips(first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, against: str) -> None:
+def _require_same_clips(
+    first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, what: str, names: tuple[str, str]
+) -> None:
     ours, theirs = _by_clip(first), _by_clip(second)
-    for here, there in ((ours, theirs), (theirs, ours)):
+    for here, there, name in ((ours, theirs, names[0]), (theirs, ours, names[1])):
         alone = next((one for clip, one in here.items() if clip not in there), None)
         if alone is not None:
+            said = alone.prediction
+            fold = "" if said.fold is None else f", fold {said.fold},"
             raise DatasetError(
-                f"{alone.prediction.place}: two runs must have the same clips to be compared, got "
-                f"{alone.prediction.id!r} in one alone; ask both, or take it out"
+                f"{said.place}: two {what} must have the same clips to be compared, got {said.id!r} of "
+                f"{said.dataset}{fold} in {name} alone; ask both, or take it out"
             )
     for clip, one in ours.items():
         if theirs[clip].label != one.label:
             raise DatasetError(
-                f"{theirs[clip].prediction.place}: two runs must have the same labels to be compared, got "
-                f"{theirs[clip].label!r} in {against} and {one.label!r} for {one.prediction.id!r}; mend one"
+                f"{theirs[clip].prediction.place}: two {what} must have the same labels to be compared, got "
+                f"{theirs[clip].label!r} in {names[1]} and {one.label!r} in {names[0]} for {one.prediction.id!r}; "
+                "mend one"
             )
 
 

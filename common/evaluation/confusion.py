@@ -1,7 +1,7 @@
 """How often which label was answered how, and the shares that are made of it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from common.evaluation.bootstrap import NUM_RESAMPLES, Estimate, interval, resam
 
 OTHER = "other or none"
 """The last column: an answer outside the classes, or no answer."""
+MAX_CLASSES = 48
+"""Of a table that is drawn or written whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,31 +20,42 @@ class Confusion:
 
     classes: tuple[str, ...]
     """K of them."""
-    counts: tuple[tuple[int, ...], ...]
-    """[K, K + 1]: clips by label and answer; the last column is `OTHER`."""
+    cells: Mapping[tuple[int, int], int]
+    """Clips by label and answer, where there are any: positions in `classes`, K for an answer of `OTHER`."""
+
+    @property
+    def counts(self) -> tuple[tuple[int, ...], ...]:
+        """[K, K + 1]: every cell; of at most `MAX_CLASSES` classes."""
+        size = len(self.classes)
+        assert size <= MAX_CLASSES
+        return tuple(tuple(self.cells.get((i, j), 0) for j in range(size + 1)) for i in range(size))
 
     @property
     def num_clips(self) -> int:
-        return sum(map(sum, self.counts))
+        return sum(self.cells.values())
 
     @property
     def support(self) -> dict[str, int]:
         """Clips by class; only those that occur."""
-        return {c: sum(row) for c, row in zip(self.classes, self.counts, strict=True) if sum(row)}
+        sums = Counter[int]()
+        for (row, _), count in self.cells.items():
+            sums[row] += count
+        return {self.classes[row]: sums[row] for row in sorted(sums)}
 
     @property
     def recall(self) -> dict[str, float]:
         """By class; only those that occur."""
+        support = self.support
         return {
-            c: row[i] / sum(row)
-            for i, (c, row) in enumerate(zip(self.classes, self.counts, strict=True))
-            if sum(row)
+            name: self.cells.get((i, i), 0) / support[name]
+            for i, name in enumerate(self.classes)
+            if name in support
         }
 
     @property
     def num_other(self) -> int:
         """Answers outside the classes, and missing ones."""
-        return sum(row[-1] for row in self.counts)
+        return sum(count for (_, column), count in self.cells.items() if column == len(self.classes))
 
 
 def confusion_of(
@@ -65,18 +78,18 @@ def confusion_of(
     strange = next((label for label in labels if label not in index), None)
     if strange is not None:
         raise ValueError(f"a label must be one of {', '.join(names)}, got {strange!r}")
-    counts = np.zeros((len(names), len(names) + 1), dtype=np.int64)
-    none = len(names)
-    pairs = Counter(zip(labels, answers, strict=True))
-    for (label, answer), count in pairs.items():
-        counts[index[label], none if answer is None else index.get(answer, none)] += count
-    return Confusion(classes=names, counts=tuple(tuple(int(n) for n in row) for row in counts))
+    none, cells = len(names), Counter[tuple[int, int]]()
+    for label, answer in zip(labels, answers, strict=True):
+        cells[index[label], none if answer is None else index.get(answer, none)] += 1
+    return Confusion(classes=names, cells=dict(cells))
 
 
 def total(confusions: Sequence[Confusion]) -> Confusion:
     """The counts of several tables of the same classes, added."""
-    summed = np.sum([np.array(one.counts) for one in confusions], axis=0)
-    return Confusion(classes=confusions[0].classes, counts=tuple(tuple(int(n) for n in row) for row in summed))
+    summed = Counter[tuple[int, int]]()
+    for one in confusions:
+        summed.update(one.cells)
+    return Confusion(classes=confusions[0].classes, cells=dict(summed))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,13 +138,13 @@ class _Cells:
     """The cells of a table that are not empty: a resample never fills another."""
 
     def __init__(self, confusion: Confusion) -> None:
-        table = np.array(confusion.counts)
-        rows, columns = np.nonzero(table)
-        self.counts = table[rows, columns]
+        cells = sorted(confusion.cells)
+        rows, columns = np.array(cells, dtype=np.int64).T
+        self.counts = np.array([confusion.cells[cell] for cell in cells], dtype=np.int64)
         """int64 [cells]"""
         occurring, row_of = np.unique(rows, return_inverse=True)
         num_classes = len(occurring)
-        position = np.full(table.shape[1], num_classes)
+        position = np.full(len(confusion.classes) + 1, num_classes)
         position[occurring] = np.arange(num_classes)
         self._num_classes, self._row_of, self._column_of = num_classes, row_of, position[columns]
         self._is_right = rows == columns

@@ -1,7 +1,8 @@
 """The conditions that a clip is asked in, to see what a policy's answer rests on.
 
 A policy that hears is worse without sound, and worse still with another clip's; one whose reasoning helps is worse
-when it must answer at once. Every condition is made of the clip as it is given, and of nothing else.
+when it must answer at once. Every condition is made of the clip as it is given, and of nothing else; where picture
+or sound is left out, the question says so in the words of training.
 """
 
 import dataclasses
@@ -10,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from common.datasets.phrasing import base_question, question_of
 from common.errors import DatasetError
-from common.types import Record
+from common.types import Clip, Record
 
 Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]
 Condition = Literal["av"] | Control
@@ -67,6 +69,25 @@ def asked_as(
             return [label_list(record, classes) for record in records]
 
 
+def asked_in_groups(
+    records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None = None, seed: int = 0
+) -> list[Record]:
+    """The records as `asked_as` has them, dataset by dataset and fold by fold: sounds are swapped within these.
+
+    Raises:
+        DatasetError: as `asked_as` does.
+    """
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for index, record in enumerate(records):
+        groups.setdefault((record.dataset, record.fold), []).append(index)
+    asked = list(records)
+    for members in groups.values():
+        changed = asked_as([records[i] for i in members], condition, classes=classes, seed=seed)
+        for index, record in zip(members, changed, strict=True):
+            asked[index] = record
+    return asked
+
+
 def video_only(record: Record) -> Record:
     """Without its sound.
 
@@ -75,7 +96,7 @@ def video_only(record: Record) -> Record:
     """
     if record.clip.video_path is None:
         raise _lacks(record, "video_only", "a picture")
-    return dataclasses.replace(record, clip=dataclasses.replace(record.clip, audio_path=None))
+    return _without(record, dataclasses.replace(record.clip, audio_path=None))
 
 
 def audio_only(record: Record) -> Record:
@@ -86,7 +107,15 @@ def audio_only(record: Record) -> Record:
     """
     if record.clip.audio_path is None:
         raise _lacks(record, "audio_only", "a sound")
-    return dataclasses.replace(record, clip=dataclasses.replace(record.clip, video_path=None))
+    return _without(record, dataclasses.replace(record.clip, video_path=None, frames_fps=None))
+
+
+def _without(record: Record, clip: Clip) -> Record:
+    """With what is left of its clip, and asked about that; a transcript that was shown still is."""
+    base = base_question(record.question, clip=record.clip, transcript=record.transcript)
+    is_shown = record.question == question_of(record.clip, question=base, transcript=record.transcript)
+    asked = question_of(clip, question=base, transcript=record.transcript if is_shown else None)
+    return dataclasses.replace(record, clip=clip, question=asked)
 
 
 def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from common.durable import write_whole
 from common.errors import DatasetError
 
 AS_GIVEN = "av"
@@ -105,34 +106,51 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def require_clips(predictions: Sequence[Prediction], path: str | Path) -> None:
-    """Holds the ids against those that were to be asked, in each condition that occurs.
+    """Holds the ids against those that were to be asked, in each dataset, fold and condition that occurs.
 
     Args:
         predictions: what was read.
-        path: a JSON list or JSONL of the clips, each with an `id`, or `video` as in R1-Omni's JSON, and with
-            `dataset` and `fold` where these are to be held against, too.
+        path: a JSON list or JSONL of the clips, each with an `id`, or `video` as in R1-Omni's JSON. One that says
+            its `dataset` or `fold` is to be answered there alone, any other in every dataset and fold.
 
     Raises:
         DatasetError: a clip has no prediction, or a prediction no clip.
     """
-    asked = _asked(path)
-    conditions = sorted({p.condition for p in predictions})
-    for condition in conditions:
-        there = [p for p in predictions if p.condition == condition]
-        unknown = next((p for p in there if not any(key in asked for key in _keys(p))), None)
+    asked, used = _asked(path), set[tuple[str, ...]]()
+    groups: dict[tuple[str, int | None, str], dict[str, Prediction]] = {}
+    for p in predictions:
+        groups.setdefault((p.dataset, p.fold, p.condition), {})[p.id] = p
+    for (dataset, fold, condition), there in groups.items():
+        own = {*_parts(dataset, fold)}
+        expected = {key: place for key, place in asked.items() if own.issuperset(key[1:])}
+        used |= expected.keys()
+        names = {key[0] for key in expected}
+        unknown = next((p for name, p in there.items() if name not in names), None)
         if unknown is not None:
             raise DatasetError(
                 f"{unknown.place}: a prediction must be of a clip in {path}, got {unknown.id!r} of "
                 f"{_group(unknown)}; take it out or give the clips that were asked"
             )
-        answered = {key for p in there for key in _keys(p)}
-        missing = [(place, key) for key, place in asked.items() if key not in answered]
+        missing = [(place, key[0]) for key, place in expected.items() if key[0] not in there]
         if missing:
-            place, key = missing[0]
-            raise DatasetError(
-                f"{place}: every clip must have a prediction, got none of {key[0]!r} in the condition {condition} "
-                f"and of {len(missing) - 1} more; ask them, or leave them out of the clips"
-            )
+            raise _unanswered(missing, where=f"{_named(dataset, fold)} in the condition {condition}")
+    elsewhere = [(place, " ".join(key)) for key, place in asked.items() if key not in used]
+    if elsewhere:
+        raise _unanswered(elsewhere, where="any condition")
+
+
+def _unanswered(missing: Sequence[tuple[str, str]], *, where: str) -> DatasetError:
+    place, name = missing[0]
+    return DatasetError(
+        f"{place}: every clip must have a prediction, got none of {name!r} for {where} and of {len(missing) - 1} "
+        "more; ask them, leave them out of the clips, or say the clips' dataset and fold"
+    )
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Puts a file for `read_predictions` in place whole; its folder is made where it is missing, for its owner."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_whole(path, "".join(json.dumps(line_of(p), ensure_ascii=False) + "\n" for p in predictions))
 
 
 def line_of(prediction: Prediction) -> dict[str, Any]:
@@ -176,6 +194,10 @@ def _prediction(values: Mapping[str, Any], place: str) -> Prediction:
         raise DatasetError(f"{place}: labels must be a list of texts, got {labels!r}; mend it")
     condition = values.get("condition", AS_GIVEN)
     _require("condition", condition, str, place=place, may_be_null=False)
+    if not condition:
+        raise DatasetError(f"{place}: condition must not be empty, got ''; fill it in or leave it out")
+    if (fold := values["fold"]) is not None and fold < 1:
+        raise DatasetError(f"{place}: fold must be >= 1 or null, got {fold}; folds are counted from 1")
     chosen = {name: values[name] for name in _KNOWN & values.keys() if name not in ("labels", "condition")}
     return Prediction(
         **chosen,
@@ -231,17 +253,17 @@ def _clips(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: clip {number}", cast("dict[str, Any]", item)
 
 
-def _keys(prediction: Prediction) -> Iterator[tuple[str, ...]]:
-    dataset, fold = f"dataset={prediction.dataset}", f"fold={prediction.fold}"
-    yield (prediction.id,)
-    yield prediction.id, dataset
-    yield prediction.id, fold
-    yield prediction.id, dataset, fold
+def _parts(dataset: str, fold: int | None) -> tuple[str, str]:
+    """As the keys of clips say them."""
+    return f"dataset={dataset}", f"fold={fold}"
 
 
 def _group(prediction: Prediction) -> str:
-    fold = "" if prediction.fold is None else f", fold {prediction.fold}"
-    return f"{prediction.dataset}{fold}, {prediction.condition}"
+    return f"{_named(prediction.dataset, prediction.fold)}, {prediction.condition}"
+
+
+def _named(dataset: str, fold: int | None) -> str:
+    return dataset if fold is None else f"{dataset}, fold {fold}"
 
 
 def _start(of: Any) -> str:

@@ -13,7 +13,7 @@ from common.durable import write_whole
 from common.evaluation.assessment import Assessment, ReadPrediction, assess, read_all
 from common.evaluation.bootstrap import NUM_RESAMPLES
 from common.evaluation.comparison import Comparison, contributions, run_differences
-from common.evaluation.confusion import OTHER
+from common.evaluation.confusion import MAX_CLASSES, OTHER, Confusion
 from common.evaluation.controls import MEANINGS
 from common.evaluation.picture import write_confusions
 from common.evaluation.predictions import AS_GIVEN, Prediction, line_of
@@ -21,8 +21,6 @@ from common.evaluation.published import caveats_on, published_on
 from common.evaluation.significance import PairedDifference
 
 TEMPLATE = "report.html.j2"
-MAX_CLASSES = 48
-"""Of a table on the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +60,7 @@ def make_report(
         seed: of the resampling.
 
     Raises:
-        DatasetError: as `assess` and `run_differences` do.
+        DatasetError: as `assess`, `contributions` and `run_differences` do.
     """
     assessments = assess(predictions, taxonomy=taxonomy, seed=seed)
     read = read_all(predictions, taxonomy=taxonomy)
@@ -104,13 +102,25 @@ def facts(report: Report) -> dict[str, Any]:
         "num_resamples": NUM_RESAMPLES,
         "seed": report.seed,
         "assessments": [
-            {**asdict(a), "recall": a.confusion.recall, "support": a.confusion.support} for a in report.assessments
+            {
+                **asdict(a),
+                "confusion": _confusion(a.confusion),
+                "recall": a.confusion.recall,
+                "support": a.confusion.support,
+            }
+            for a in report.assessments
         ],
         "contributions": [asdict(c) for c in report.contributions],
         "comparisons": [asdict(c) for c in report.comparisons],
         "published": [asdict(row) for a in _heads(report) for row in published_on(a.dataset)],
         "caveats": {a.dataset: list(caveats_on(a.dataset)) for a in _heads(report)},
     }
+
+
+def _confusion(table: Confusion) -> dict[str, Any]:
+    """The whole table of at most `MAX_CLASSES` classes: it has as many cells as their square."""
+    counts = table.counts if len(table.classes) <= MAX_CLASSES else None
+    return {"classes": table.classes, "counts": counts}
 
 
 def page(report: Report) -> str:

@@ -18,24 +18,31 @@ class PairedDifference:
     """Clips that the first policy answers right and the second wrong."""
     only_second_right: int
     war: Estimate
-    """Difference of the WARs, with its paired bootstrap interval."""
-    war_p: float
-    """Exact McNemar test, two-sided: the chance of so uneven a split of the clips on which just one is right."""
+    """Difference of the WARs, the mean over folds; its interval is of a paired bootstrap within each fold."""
+    mcnemar_p: float
+    """Exact McNemar test, two-sided, of the clips of all folds together: the chance of so uneven a split of those
+    on which just one is right."""
     uar: Estimate
-    """Difference of the UARs, with its paired bootstrap interval."""
+    """Likewise of the UARs."""
     uar_p: float
     """Paired bootstrap, two-sided: twice the share of resamples on the lesser side of 0, at most 1."""
 
 
 def paired_difference(
-    labels: Sequence[str], first: Sequence[bool], second: Sequence[bool], *, seed: int = 0
+    labels: Sequence[str],
+    first: Sequence[bool],
+    second: Sequence[bool],
+    *,
+    folds: Sequence[int | None] | None = None,
+    seed: int = 0,
 ) -> PairedDifference:
-    """Compares two policies.
+    """Compares two policies, by the mean over folds, as a policy's own scores are.
 
     Args:
         labels: of the clips.
         first: whether the first policy answered each clip right.
         second: whether the second did.
+        folds: of the clips; one for all where None.
         seed: of the resampling.
 
     Raises:
@@ -46,20 +53,23 @@ def paired_difference(
             f"a comparison must have the same clips on both sides, got {len(labels)} labels, {len(first)} and "
             f"{len(second)} answers"
         )
-    classes, owner = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
-    counts = np.zeros((len(classes), 2, 2), dtype=np.int64)
-    np.add.at(counts, (owner, np.array(first, dtype=int), np.array(second, dtype=int)), 1)
-    values = _differences(counts[None])[:, 0]
+    members: dict[int | None, list[int]] = {}
+    for index, fold in enumerate(folds or [None] * len(labels)):
+        members.setdefault(fold, []).append(index)
+    tables = [
+        _counts([labels[i] for i in own], [first[i] for i in own], [second[i] for i in own])
+        for _, own in sorted(members.items(), key=lambda one: one[0] or 0)
+    ]
     rng = np.random.default_rng(seed)
-    chunks = resampled(counts.reshape(-1), rng=rng, num=NUM_RESAMPLES)
-    wars, uars = np.concatenate([_differences(c.reshape(-1, *counts.shape)) for c in chunks], axis=1)
-    only_first, only_second = int(counts[:, 1, 0].sum()), int(counts[:, 0, 1].sum())
+    values = np.mean([_differences(counts[None])[:, 0] for counts in tables], axis=0)
+    wars, uars = np.mean([_resampled(counts, rng) for counts in tables], axis=0)
+    only_first, only_second = (sum(int(c[:, i, 1 - i].sum()) for c in tables) for i in (1, 0))
     return PairedDifference(
         num_clips=len(labels),
         only_first_right=only_first,
         only_second_right=only_second,
         war=interval(values[0], wars),
-        war_p=mcnemar_p(only_first, only_second),
+        mcnemar_p=mcnemar_p(only_first, only_second),
         uar=interval(values[1], uars),
         uar_p=_two_sided(uars),
     )
@@ -85,6 +95,20 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     largest = float(log_ways.max())
     log_tail = largest + math.log(np.exp(log_ways - largest).sum()) - total * math.log(2)
     return min(1.0, 2 * math.exp(log_tail))
+
+
+def _counts(labels: Sequence[str], first: Sequence[bool], second: Sequence[bool]) -> np.ndarray:
+    """Clips by class and by who is right: int64 [classes, 2, 2]."""
+    classes, owner = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
+    counts = np.zeros((len(classes), 2, 2), dtype=np.int64)
+    np.add.at(counts, (owner, np.array(first, dtype=int), np.array(second, dtype=int)), 1)
+    return counts
+
+
+def _resampled(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Differences of WAR and UAR: float64 [2, resamples]."""
+    chunks = resampled(counts.reshape(-1), rng=rng, num=NUM_RESAMPLES)
+    return np.concatenate([_differences(c.reshape(-1, *counts.shape)) for c in chunks], axis=1)
 
 
 def _differences(counts: np.ndarray) -> np.ndarray:

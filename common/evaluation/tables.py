@@ -19,11 +19,8 @@ def print_tables(console: Console, report: Report) -> None:
     differences = Table("asked", "minus", "WAR", "p", "UAR", "p", title="differences on the same clips, in %")
     for c in (*report.contributions, *report.comparisons):
         names = (Text(f"{c.dataset} {c.condition}"), Text(c.against))
-        if c.difference is None:
-            differences.add_row(*names, "other clips")
-            continue
         found = c.difference
-        values = (_signed(found.war), f"{found.war_p:.2g}", _signed(found.uar), f"{found.uar_p:.2g}")
+        values = (_signed(found.war), f"{found.mcnemar_p:.2g}", _signed(found.uar), f"{found.uar_p:.2g}")
         differences.add_row(*names, *values)
     if differences.rows:
         console.print(differences)

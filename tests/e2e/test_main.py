@@ -76,9 +76,9 @@ def check_best(folder: Path, summary: dict[str, Any]) -> None:
         for path in (folder / "eval").glob("validation_*.json")
     }
     assert {step: j["policy_version"] for step, j in judged.items()} == {2: 2, 3: 3}
-    war = {step: j["recognition"]["war"]["value"] for step, j in judged.items()}
-    best = max(war, key=lambda step: (war[step], step))
-    assert (summary["best_step"], summary["best_war"]) == (best, war[best])
+    war, uar = ({step: j["recognition"][n]["value"] for step, j in judged.items()} for n in ("war", "uar"))
+    best = max(war, key=lambda step: (uar[step], war[step], step))
+    assert (summary["best_step"], summary["best_war"], summary["best_uar"]) == (best, war[best], uar[best])
     kept = {int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")}
     assert kept == {best, 3}
 

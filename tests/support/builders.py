@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.evaluation.predictions import Prediction
 from common.types import (
     Clip,
     Completion,
@@ -20,7 +21,6 @@ from common.types import (
     TensorReceipt,
     VersionSpan,
 )
-from learner.evaluation import JudgedClip
 from reward.request import RewardRequest
 
 
@@ -117,14 +117,17 @@ def metrics_line(**changed: float) -> dict[str, float]:
     return line | {name.replace("__", "/"): value for name, value in changed.items()}
 
 
-def make_judged(prompt_id: str, *, label: str, answer: str | None, text: str | None = None) -> JudgedClip:
-    """What a policy said of a clip; None where it could not be asked."""
-    return JudgedClip(
-        prompt_id=prompt_id,
+def make_judged(prompt_id: str, *, label: str, answer: str | None, text: str | None = None) -> Prediction:
+    """What a policy said of a clip, in the paper's form; None where it could not be asked."""
+    said = "" if answer is None else f"<think>Hm.</think><answer>{answer}</answer>"
+    return Prediction(
+        id=prompt_id,
+        dataset="d",
+        fold=None,
         label=label,
-        answer=answer,
-        text=(answer or "") if text is None else text,
-        has_form=answer is not None,
+        taxonomy="r1_omni",
+        policy_version=0,
+        text=said if text is None else text,
         failure="media/undecodable: broken" if answer is None else None,
     )
 

@@ -164,15 +164,39 @@ def test_sectors_are_those_of_what_is_named_and_not_denied() -> None:
 def test_a_condition_is_held_against_the_clips_as_given() -> None:
     given_ = [answer("sad", name=str(i)) for i in range(10)]
     mute = [answer("sad" if i < 4 else "fear", name=str(i), condition="video_only") for i in range(10)]
-    fewer = [answer("sad", name="0", condition="no_think")]
-    read = read_all([*mute, *given_, *fewer])
-    found = {c.condition: c.difference for c in contributions(read)}
-    assert set(found) == {"video_only", "no_think"}
-    assert found["no_think"] is None, "asked of other clips"
-    difference = found["video_only"]
-    assert difference is not None
-    assert difference.war.value == pytest.approx(-0.6)
-    assert difference.war_p == pytest.approx(2 / 2**6)
+    (found,) = contributions(read_all([*mute, *given_]))
+    assert (found.condition, found.against) == ("video_only", "av")
+    assert found.difference.war.value == pytest.approx(-0.6)
+    assert found.difference.mcnemar_p == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize("condition", ["av", "audio_only"])
+def test_conditions_of_other_clips_are_refused(condition: str) -> None:
+    clips = [answer("sad", name=name, fold=fold, condition=condition) for fold in (1, 2) for name in "ab"]
+    fewer = [answer("sad", name=p.id, fold=p.fold, condition="video_only") for p in clips]
+    assert len(contributions(read_all([*clips, *fewer]))) == (condition == "av")
+    with pytest.raises(
+        DatasetError, match=f"conditions must have the same clips .* 'b' of dfew, fold 2, in {condition} alone"
+    ):
+        contributions(read_all([*clips, *fewer[:-1]]))
+    with pytest.raises(DatasetError, match="in video_only alone"):
+        contributions(read_all([*clips[:-1], *fewer]))
+    other = [*fewer[:-1], answer("x", name="b", fold=2, condition="video_only", label="fear")]
+    with pytest.raises(DatasetError, match="conditions must have the same labels"):
+        contributions(read_all([*clips, *other]))
+
+
+def test_a_condition_of_several_folds_is_held_against_them_fold_by_fold() -> None:
+    def asked(num_right: int, num: int, **more: Any) -> list[Prediction]:
+        return [answer("sad" if i < num_right else "fear", name=str(i), **more) for i in range(num)]
+
+    given_ = [*asked(30, 40, fold=1), *asked(1, 4, fold=2)]
+    mute = [*asked(10, 40, fold=1, condition="video_only"), *asked(3, 4, fold=2, condition="video_only")]
+    predictions = [*given_, *mute]
+    (found,) = contributions(read_all(predictions))
+    as_given, without = assess(predictions)
+    assert found.difference.war.value == pytest.approx(without.normalised.war.value - as_given.normalised.war.value)
+    assert found.difference.war.value == pytest.approx((-20 / 40 + 2 / 4) / 2)
 
 
 def test_two_runs_are_compared_on_the_same_clips_alone() -> None:
@@ -181,11 +205,13 @@ def test_two_runs_are_compared_on_the_same_clips_alone() -> None:
     (found,) = run_differences(ours, theirs, against="other")
     assert found.difference is not None
     assert (found.against, found.difference.war.value, found.difference.only_first_right) == ("other", 0.5, 1)
-    with pytest.raises(DatasetError, match="the same clips to be compared, got 'b' in one alone"):
+    with pytest.raises(DatasetError, match="the same clips to be compared, got 'b' of dfew in this one alone"):
         run_differences(ours, theirs[1:], against="other")
-    with pytest.raises(DatasetError, match="the same clips to be compared, got 'b' in one alone"):
+    with pytest.raises(DatasetError, match="the same clips to be compared, got 'b' of dfew in other alone"):
         run_differences(ours[:1], theirs, against="other")
-    with pytest.raises(DatasetError, match="the same labels to be compared, got 'fear' in other and 'sad' for 'b'"):
+    with pytest.raises(
+        DatasetError, match="the same labels to be compared, got 'fear' in other and 'sad' in this one"
+    ):
         run_differences(
             ours, read_all([answer("x", name="a"), answer("x", name="b", label="fear")]), against="other"
         )

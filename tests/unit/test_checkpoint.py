@@ -172,9 +172,10 @@ def test_a_models_digest_is_of_its_bytes(tmp_path: Path) -> None:
 
 def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     assert checkpoint.read_best(tmp_path) is None
-    for step, war in ((2, 0.2), (4, 0.5), (6, 0.4), (8, 0.4)):
+    # WAR decides between the equal UARs of steps 2 and 4 alone
+    for step, war, uar in ((2, 0.2, 0.5), (4, 0.5, 0.5), (6, 0.9, 0.4), (8, 0.4, 0.5)):
         kept(tmp_path, step)
-        checkpoint.note_best(tmp_path, checkpoint.Best(step=step, war=war, uar=1.0 - war))
+        checkpoint.note_best(tmp_path, checkpoint.Best(step=step, war=war, uar=uar))
         checkpoint.prune(tmp_path, keep=1)
     assert checkpoint.read_best(tmp_path) == checkpoint.Best(step=4, war=0.5, uar=0.5)
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_000008", "step_000004"]

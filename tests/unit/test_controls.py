@@ -42,11 +42,39 @@ def test_as_given_is_as_given() -> None:
     assert asked_as(RECORDS, "av") == RECORDS
 
 
-def test_one_modality_leaves_the_other_and_the_question() -> None:
-    for condition, video, audio in (("video_only", "/data/a.mp4", None), ("audio_only", None, "/data/a.wav")):
-        (asked,) = asked_as(RECORDS[:1], condition)  # type: ignore[arg-type]
-        assert (asked.clip.video_path, asked.clip.audio_path) == (video, audio)
-        assert asked.question == QUESTION
+VIDEO_QUESTION = """\
+As an emotional recognition expert; throughout the video, which has no sound, which emotion conveyed by the \
+characters is the most obvious to you?
+Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."""
+AUDIO_QUESTION = """\
+As an emotional recognition expert; throughout the recording, which has no picture, which emotion conveyed by the \
+voices is the most obvious to you?
+Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."""
+
+
+def test_one_modality_leaves_the_other_and_is_asked_as_in_training() -> None:
+    framed = record("a")
+    framed = dataclasses.replace(framed, clip=dataclasses.replace(framed.clip, frames_fps=24.0))
+    (seen,), (heard,) = asked_as([framed], "video_only"), asked_as([framed], "audio_only")
+    assert (seen.clip.video_path, seen.clip.audio_path, seen.clip.frames_fps) == ("/data/a.mp4", None, 24.0)
+    assert (heard.clip.video_path, heard.clip.audio_path, heard.clip.frames_fps) == (None, "/data/a.wav", None)
+    assert (seen.question, heard.question) == (VIDEO_QUESTION, AUDIO_QUESTION)
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_ones_own_question_says_what_is_left_behind_what_is_said(is_shown: bool) -> None:
+    shown = "What is said: Go away!\n" if is_shown else ""
+    given = dataclasses.replace(record("a", question=f"{shown}How?"), transcript="Go away!")
+    (seen,), (heard,) = asked_as([given], "video_only"), asked_as([given], "audio_only")
+    assert seen.question == f"{shown}How?\nThe clip has no sound."
+    assert heard.question == f"{shown}How?\nThe clip has no picture."
+    (paper,) = asked_as([dataclasses.replace(given, question=shown + QUESTION)], "audio_only")
+    assert paper.question == shown + AUDIO_QUESTION
+
+
+def test_what_a_clip_has_alone_is_asked_as_it_was() -> None:
+    mute = dataclasses.replace(silent("a"), question=VIDEO_QUESTION)
+    assert asked_as([mute], "video_only") == [mute]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """An evaluation of a checkpoint, before any engine starts: which weights, which clips, which settings."""
 
+import asyncio
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -11,36 +12,38 @@ from pydantic import Field
 from rich.console import Console
 
 import deploy.evaluating
+from common.config.corpora import MixDataConfig
 from common.config.data import R1OmniDataConfig, SyntheticDataConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.datasets.synthetic import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
-from common.evaluation.controls import Condition
+from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.predictions import Prediction, read_predictions
 from common.types import Clip, Record
 from deploy.evaluating import (
     EvaluationRequest,
     Policy,
     _answers,
-    asked_in_groups,
+    at_fold,
+    evaluate,
     evaluation_config,
     folds_of,
     policy_of,
-    predictions_of,
 )
 from deploy.progress import Progress
 from deploy.wiring import Run
 from learner import checkpoint
 from learner.checkpoint import Best, RunState
-from learner.evaluation import JudgedClip
-from tests.support.builders import make_judged, make_record
+from learner.evaluation import Asking
+from tests.support.builders import make_record
 from tests.support.clock import run as run_loop
 
 
 def request(**more: Any) -> EvaluationRequest:
     """Of the last checkpoint of a run."""
     values: dict[str, Any] = {"model": None, "run": "demo", "checkpoint": "last", "conditions": ("av",)}
-    return EvaluationRequest(**{**values, "every_fold": False, "name": None, "seed": 0, **more})
+    return EvaluationRequest(**{**values, "every_fold": False, "name": None, "out": None, "seed": 0, **more})
 
 
 @pytest.fixture
@@ -92,6 +95,9 @@ def test_a_folder_or_the_configured_model_is_a_policy_too(config: OmniConfig, tm
     found = policy_of(config, request(run=None, model=str(tmp_path / "r1")))
     assert found == Policy(path=str(tmp_path / "r1"), version=0, name="r1")
     assert policy_of(config, request(run=None)) == Policy(path=None, version=0, name="tiny")
+    trained = save(tmp_path / "other", 4) / "hf"
+    found = policy_of(config, request(run=None, model=str(trained)))
+    assert found == Policy(path=str(trained), version=5, name="hf")
 
 
 def test_the_settings_of_a_run_ask_held_out_clips_and_nothing_else(config: OmniConfig) -> None:
@@ -129,7 +135,7 @@ class Folded(R1OmniDataConfig):
 
 
 def test_folds_are_those_that_the_corpus_may_be_given(config: OmniConfig) -> None:
-    with pytest.raises(ConfigError, match=r"--every-fold must come with data\.heldout of a corpus with folds"):
+    with pytest.raises(ConfigError, match=r"--every-fold must come with data\.heldout of corpora with folds"):
         folds_of(config)
     heldout: Literal["r1_omni"] = "r1_omni"
     for source, folds in (
@@ -142,6 +148,32 @@ def test_folds_are_those_that_the_corpus_may_be_given(config: OmniConfig) -> Non
         else:
             with pytest.raises(ConfigError, match="got 'r1_omni'"):
                 folds_of(changed)
+
+
+def mixed(config: OmniConfig, *sources: str) -> OmniConfig:
+    """With held-out clips of several corpora."""
+    heldout = f"{{type: mix, sources: [{', '.join(sources)}]}}"
+    return load_config(
+        None, ["--run.root", config.run.root, "--data.source", sources[0], "--data.heldout", heldout]
+    )
+
+
+def test_the_corpora_of_a_mix_go_from_fold_to_fold_together(config: OmniConfig) -> None:
+    dfew, mafw = "{type: dfew, root: /d, fold: 2}", "{type: mafw, root: /m, fold: 1}"
+    chosen = mixed(config, dfew, mafw)
+    assert folds_of(chosen) == (1, 2, 3, 4, 5)
+    for fold in folds_of(chosen):
+        heldout = at_fold(chosen, fold).data.heldout
+        assert isinstance(heldout, MixDataConfig)
+        assert [(s.type, getattr(s, "fold", None)) for s in heldout.sources] == [("dfew", fold), ("mafw", fold)]
+    with pytest.raises(ConfigError, match="as many folds each, got 5 of dfew, 6 of ravdess"):
+        folds_of(mixed(config, dfew, "{type: ravdess, root: /r}"))
+    with pytest.raises(ConfigError, match="corpora with folds, such as dfew and mafw, got 'table'"):
+        folds_of(mixed(config, dfew, "{type: table, path: /t.csv}"))
+
+
+def test_the_shipped_reinforcement_can_be_evaluated_on_every_fold() -> None:
+    assert folds_of(load_config("deploy/configs/r1_omni_grpo.yaml", [])) == (1, 2, 3, 4, 5)
 
 
 def heard(name: str, label: str, *, dataset: str = "d", fold: int | None = None) -> Record:
@@ -169,17 +201,15 @@ def test_predictions_say_how_what_and_where() -> None:
     silent = replace(
         heard("b", "happy"), taxonomy="mafw", clip=Clip(clip_id="b", video_path="b.mp4", audio_path=None)
     )
-    judged = [
-        make_judged("a", label="sad", answer="sad", text="<answer>sad</answer>"),
-        make_judged("b", label="happy", answer=None),
-    ]
-    first, second = predictions_of([record, silent], judged, condition="no_think", version=4, taxonomy="dfew")
+    asking = Asking(policy_version=4, taxonomy="open", condition="no_think")
+    first = asking.prediction(record, text="<answer>sad</answer>")
+    second = asking.prediction(silent, failure="media/undecodable: broken")
     assert (first.id, first.dataset, first.fold, first.labels, first.taxonomy) == (
         "a",
         "d",
         2,
         ("sad", "fear"),
-        "dfew",
+        "open",
     )
     assert (first.text, first.video, first.audio) == ("<answer>sad</answer>", "a.mp4", "a.wav")
     assert (first.policy_version, first.condition, first.failure) == (4, "no_think", None)
@@ -187,45 +217,100 @@ def test_predictions_say_how_what_and_where() -> None:
     assert second.failure == "media/undecodable: broken"
 
 
-def test_a_control_of_which_nothing_could_be_asked_is_left_out_and_said(
-    config: OmniConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Engines:
-        async def __aenter__(self) -> list[Any]:
-            return []
+class Engines:
+    """That need no start."""
 
-        async def __aexit__(self, *_: object) -> None:
-            """Nothing to end."""
+    async def __aenter__(self) -> list[Any]:
+        return []
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture
+def said(config: OmniConfig, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A run whose policy says `sad` of every clip, but in the conditions that are broken."""
+    found = SimpleNamespace(broken=set[str](), console=Console(file=io.StringIO(), width=200))
 
     async def warm_up(*_: Any, **__: Any) -> None:
         """They are."""
 
-    async def ask(run: Run, engines: Any, clips: list[Record], *, name: str) -> list[JudgedClip]:
-        failing = name in broken
-        return [make_judged(r.prompt_id, label=r.label, answer=None if failing else "sad") for r in clips]
+    async def ask(run: Run, engines: Any, clips: list[Record], asking: Asking, *, name: str) -> list[Prediction]:
+        if name in found.broken:
+            return [asking.prediction(r, failure="media/undecodable: broken") for r in clips]
+        return [asking.prediction(r, text="<answer>sad</answer>") for r in clips]
 
     monkeypatch.setattr(deploy.evaluating, "open_engines", lambda *_, **__: Engines())
     monkeypatch.setattr(deploy.evaluating, "warm_up", warm_up)
     monkeypatch.setattr(deploy.evaluating, "ask", ask)
-    console = Console(file=io.StringIO(), width=200)
     fields: dict[str, Any] = {
         "config": config,
         "model_path": "/weights",
-        "progress": Progress(console),
+        "progress": Progress(found.console),
         "interrupts": SimpleNamespace(check=lambda: None),
+        "corpora": SimpleNamespace(heldout=[]),
     }
-    run = cast(Run, SimpleNamespace(**fields))
+    found.run = cast(Run, SimpleNamespace(**fields))
+    return found
+
+
+def test_a_control_of_which_nothing_could_be_asked_is_left_out_and_said(
+    said: SimpleNamespace, tmp_path: Path
+) -> None:
     clips = [heard("a", "sad"), heard("b", "happy")]
     conditions: list[Condition] = ["av", "audio_only", "no_think"]
-    asked = dict.fromkeys(conditions, clips)
-    broken = {"audio_only"}
-    found = run_loop(_answers(run, asked, version=2))
+    asked, kept = dict.fromkeys(conditions, clips), tmp_path / "eval" / "predictions.jsonl"
+    said.broken = {"audio_only"}
+    found = run_loop(_answers(said.run, asked, version=2, kept_in=kept))
     assert [(p.condition, p.id) for p in found] == [("av", "a"), ("av", "b"), ("no_think", "a"), ("no_think", "b")]
-    assert isinstance(console.file, io.StringIO)
+    assert read_predictions(kept) == found
     assert (
         "warning: audio_only is left out of the report: some held-out clip must be usable"
-        in console.file.getvalue()
+        in said.console.file.getvalue()
     )
-    broken = {"av"}
+    said.broken = {"av"}
     with pytest.raises(DatasetError, match="some held-out clip must be usable"):
-        run_loop(_answers(run, asked, version=2))
+        run_loop(_answers(said.run, asked, version=2, kept_in=kept))
+
+
+def opened(said: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, records: list[Record]) -> None:
+    """An evaluation asks these in that run."""
+    said.run.corpora.heldout = records
+
+    class Opened:
+        async def __aenter__(self) -> Run:
+            return said.run
+
+        async def __aexit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+    monkeypatch.setattr(deploy.evaluating, "open_run", lambda *_: Opened())
+
+
+def ravdess(name: str, label: str, taxonomy: str) -> Record:
+    """As the reader leaves it in a run under r1_omni: a class of both keeps its own taxonomy."""
+    return replace(heard(name, label, dataset="ravdess"), taxonomy=taxonomy)
+
+
+def test_ravdess_is_scored_in_the_taxonomy_of_the_run(
+    said: SimpleNamespace, config: OmniConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # calm has become neutral there, and says so; the others have not
+    opened(said, monkeypatch, [ravdess("a", "neutral", "r1_omni"), ravdess("b", "sad", "ravdess")])
+    report, folder = asyncio.run(evaluate(config, request(run=None, name="x", out=tmp_path / "out")))
+    (found,) = report.assessments
+    assert (found.taxonomy, found.normalised.war.value) == ("r1_omni", 0.5)
+    assert folder == tmp_path / "out"
+
+
+def test_answers_that_cannot_be_scored_are_kept(
+    said: SimpleNamespace, config: OmniConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened(said, monkeypatch, [heard("a", "sad"), heard("b", "bored")])
+    kept = tmp_path / "out" / "x" / "predictions.jsonl"
+    with pytest.raises(DatasetError, match=rf"got 'bored'.*; what was said stands in {kept}"):
+        asyncio.run(evaluate(config, request(run=None, name="x", out=tmp_path / "out")))
+    assert [(p.id, p.text) for p in read_predictions(kept)] == [
+        ("a", "<answer>sad</answer>"),
+        ("b", "<answer>sad</answer>"),
+    ]

@@ -1,25 +1,31 @@
 """Held-out clips asked once each: in order, a few at a time, and what fails counts as wrong."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.errors import DatasetError
+from common.evaluation.predictions import Prediction, read_predictions, write_predictions
 from common.types import Failure, Generation, MediaRef, Prompt, Record
+from learner.evaluate import main
 from learner.evaluation import (
-    JudgedClip,
+    Asking,
+    answers_file,
     judge,
     judgement_metrics,
     judgement_of,
-    read_judged_clips,
     read_judgement,
+    validation_metrics,
     write_judgement,
 )
 from tests.support.builders import make_completion, make_judged, make_record
 from tests.support.clock import run
 
 BROKEN = Failure(stage="media", reason="undecodable", detail="no such file")
+ASKING = Asking(policy_version=7, taxonomy="dfew")
 LATE = Failure(stage="rollout", reason="deadline", detail="60 s passed")
 
 
@@ -55,11 +61,12 @@ class Policy:
             return answer
         return Generation(completions=(make_completion([1], text=answer),), submission_version=0, engine="engine-0")
 
-    def judge(self, *, max_in_flight: int = 4) -> list[JudgedClip]:
+    def judge(self, *, max_in_flight: int = 4) -> list[Prediction]:
         """All clips."""
         return run(
             judge(
                 self.records,
+                ASKING,
                 prepare=self.prepare,
                 generate=self.generate,
                 max_in_flight=max_in_flight,
@@ -71,8 +78,8 @@ class Policy:
 def test_clips_come_back_in_their_order_whichever_is_done_first() -> None:
     policy = Policy({f"clip-{i}": f"answer {i}" for i in range(9)})
     clips = policy.judge(max_in_flight=9)
-    assert [c.prompt_id for c in clips] == [f"clip-{i}" for i in range(9)]
-    assert [c.answer for c in clips] == [f"answer {i}" for i in range(9)]
+    assert [c.id for c in clips] == [f"clip-{i}" for i in range(9)]
+    assert [c.text for c in clips] == [f"answer {i}" for i in range(9)]
     assert policy.told == [(i, 9) for i in range(1, 10)]
     assert sorted(p.draw.position for p in policy.prompts) == list(range(9))
     assert {(p.media, p.num_prompt_tokens) for p in policy.prompts} == {(f"clip-{i}", 5) for i in range(9)}
@@ -94,16 +101,14 @@ def test_what_a_clip_is_judged_by() -> None:
         "broken": BROKEN,
         "late": LATE,
     }
-    clips = {c.prompt_id: c for c in Policy(answers).judge()}
-    assert {name: c.answer for name, c in clips.items()} == {
-        "form": "sad",
-        "tail": "sad",
-        "bare": "sad",
-        "none": "",
-        "broken": None,
-        "late": None,
+    clips = {c.id: c for c in Policy(answers).judge()}
+    assert {name: c.text for name, c in clips.items()} == {
+        name: said if isinstance(said, str) else "" for name, said in answers.items()
     }
-    assert [name for name, c in clips.items() if c.has_form] == ["form"]
+    judgement = judgement_of(list(clips.values()), policy="grpo", policy_version=7)
+    assert judgement.recognition.war.value == 3 / 6
+    assert judgement.war_exact == 2 / 6, "a tag within a longer text is read by line, and what is bare as it is"
+    assert judgement.format_rate == 1 / 6
     assert {name: c.failure for name, c in clips.items() if c.failure} == {
         "broken": "media/undecodable: no such file",
         "late": "rollout/deadline: 60 s passed",
@@ -145,6 +150,7 @@ def test_a_judgement_as_points_of_its_policy() -> None:
     assert judgement_metrics(judgement_of(clips, policy="cold_start", policy_version=0)) == {
         "eval/cold_start/war": 0.5,
         "eval/cold_start/uar": 0.5,
+        "eval/cold_start/war_exact": 0.5,
         "eval/cold_start/format_rate": 0.25,
     }
 
@@ -157,22 +163,72 @@ def test_a_judgement_comes_back_as_it_was_written(tmp_path: Path) -> None:
     judgement = judgement_of(clips, policy="cold_start", policy_version=0)
     folder = tmp_path / "eval"
     assert read_judgement(folder, "cold_start") is None
-    write_judgement(folder, judgement, clips)
+    write_judgement(folder, judgement)
     assert read_judgement(folder, "cold_start") == judgement
-    assert sorted(p.name for p in folder.iterdir()) == ["cold_start.json", "cold_start.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["cold_start.json"]
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
     assert read_judgement(folder, "grpo") is None
 
 
-def test_judged_clips_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_what_was_said_comes_back_as_it_was_written(tmp_path: Path) -> None:
     # U+2028 breaks lines for some readers
     clips = Policy({"ü": '<answer>sad\u2028</answer>\n"', "b": BROKEN}).judge()
-    write_judgement(tmp_path, judgement_of(clips, policy="grpo", policy_version=1), clips)
-    assert read_judged_clips(tmp_path, "grpo") == clips
+    path = answers_file(tmp_path / "eval", "grpo")
+    write_predictions(path, clips)
+    assert read_predictions(path) == clips
+    assert oct(path.parent.stat().st_mode & 0o777) == "0o700"
 
 
-def test_a_judgement_without_its_last_file_does_not_count(tmp_path: Path) -> None:
-    clips = [make_judged("a", label="sad", answer="sad")]
-    write_judgement(tmp_path, judgement_of(clips, policy="grpo", policy_version=1), clips)
-    (tmp_path / "grpo.json").rename(tmp_path / "grpo.partial")
-    assert read_judgement(tmp_path, "grpo") is None
+def test_a_judgement_is_what_its_own_answers_are_scored_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers: dict[str, str | Failure] = {
+        "a": "<think>x</think><answer>Sadness.</answer>",
+        "b": "<answer>sad</answer>",
+        "c": "<answer>happy and sad</answer>",
+        "d": "<answer>Joyful</answer>",
+        "e": LATE,
+        "f": "<answer>happy</answer>",
+    }
+    policy = Policy(answers)
+    labels = {"d": "happy", "e": "happy", "f": "happy"}
+    policy.records = [
+        replace(r, label=labels.get(r.prompt_id, "sad"), fold=2, dataset="dfew") for r in policy.records
+    ]
+    said = policy.judge()
+    judgement = judgement_of(said, policy="grpo", policy_version=7)
+    write_predictions(answers_file(tmp_path / "eval", "grpo"), said)
+    assert main(["--predictions", "eval/grpo.jsonl", "--out", "scored"]) == 0
+    (found,) = json.loads(Path("scored/grpo/report.json").read_text())["assessments"]
+    ours = judgement.recognition
+    assert (ours.war.value, ours.uar.value) == (4 / 6, 2 / 3)
+    for name, value in (("war", ours.war.value), ("uar", ours.uar.value)):
+        assert found["normalised"][name]["value"] == pytest.approx(value, abs=1e-12)
+    assert found["exact"]["war"]["value"] == pytest.approx(judgement.war_exact, abs=1e-12)
+    assert judgement.war_exact == 2 / 6
+    assert (found["recall"], found["support"]) == (dict(ours.recall), dict(ours.support))
+    assert (found["form_rate"], found["num_failed"]) == (judgement.format_rate, judgement.num_failed)
+    assert found["policy_versions"] == [7]
+    assert [(f["fold"], f["num_clips"]) for f in found["folds"]] == [(2, 6)]
+
+
+def test_a_taxonomy_of_the_run_goes_before_the_records_own() -> None:
+    calm = replace(make_record("a", label="calm"), taxonomy="ravdess")
+    assert Asking(policy_version=1, taxonomy="r1_omni").prediction(calm).taxonomy == "r1_omni"
+    assert Asking(policy_version=1, taxonomy="open").prediction(calm).taxonomy == "ravdess"
+
+
+def test_a_judgement_of_several_datasets_tells_them_apart(tmp_path: Path) -> None:
+    clips = [make_judged("a", label="sad", answer="sad"), make_judged("b", label="happy", answer="fear")]
+    assert judgement_of(clips, policy="grpo", policy_version=1).datasets == {}
+    clips += [replace(make_judged("c", label="sad", answer="sad"), dataset="mafw")]
+    judgement = judgement_of(clips, policy="grpo", policy_version=1)
+    assert validation_metrics(judgement) == {
+        "eval/validation/war": 2 / 3,
+        "eval/validation/uar": 0.5,
+        "eval/validation/d/war": 0.5,
+        "eval/validation/d/uar": 0.5,
+        "eval/validation/mafw/war": 1.0,
+        "eval/validation/mafw/uar": 1.0,
+    }
+    write_judgement(tmp_path / "eval", judgement)
+    assert read_judgement(tmp_path / "eval", "grpo") == judgement

@@ -3,9 +3,11 @@
 import math
 import time
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from common.evaluation.bootstrap import NUM_RESAMPLES, resampled
 from common.evaluation.confusion import OTHER, Confusion, confusion_of, scores_of, shares_of, total
@@ -29,11 +31,7 @@ def random_case(rng: np.random.Generator) -> tuple[list[str], list[str | None]]:
 
 
 def defined(labels: list[str], answers: list[str | None]) -> tuple[Fraction, Fraction, Fraction]:
-    """WAR, UAR and macro F1 from their definitions, exactly.
-
-    The first is scikit-learn's `accuracy_score`, the second `recall_score(average="macro", labels=unique(labels))`,
-    the third `f1_score` with the same arguments.
-    """
+    """WAR, UAR and macro F1 from their definitions, exactly."""
     pairs = list(zip(labels, answers, strict=True))
     recalls: list[Fraction] = []
     f1s: list[Fraction] = []
@@ -54,6 +52,21 @@ def test_war_uar_and_macro_f1_are_their_definitions_on_a_thousand_random_cases()
         found = shares_of(confusion_of(labels, answers))
         for value, exact in zip(found, defined(labels, answers), strict=True):
             assert abs(value - float(exact)) <= 1e-12
+
+
+def test_war_uar_and_macro_f1_are_scikit_learns_on_a_thousand_random_cases() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(CASES):
+        labels, answers = random_case(rng)
+        true, said = np.array(labels), np.array([answer or "none" for answer in answers])
+        classes = np.unique(true)
+        macro: dict[str, Any] = {"average": "macro", "labels": classes, "zero_division": 0.0}
+        theirs = (
+            accuracy_score(true, said),
+            recall_score(true, said, **macro),
+            f1_score(true, said, **macro),
+        )
+        np.testing.assert_allclose(shares_of(confusion_of(labels, answers)), theirs, rtol=0, atol=1e-12)
 
 
 def test_scores_by_hand() -> None:
@@ -178,7 +191,7 @@ def test_two_policies_by_hand() -> None:
     assert found.war.value == pytest.approx(1 / 6)
     # recalls: sad 3/4 against 1/4, happy 1/2 against 1
     assert found.uar.value == pytest.approx((0.5 - 0.5) / 2)
-    assert found.war_p == 1.0
+    assert found.mcnemar_p == 1.0
     assert found.war.low <= found.war.value <= found.war.high
 
 
@@ -186,11 +199,11 @@ def test_a_clear_difference_is_significant_and_none_is_not() -> None:
     labels = ["sad", "happy"] * 100
     better, worse = [True] * 180 + [False] * 20, [True] * 120 + [False] * 80
     found = paired_difference(labels, better, worse)
-    assert found.war_p < 1e-6
+    assert found.mcnemar_p < 1e-6
     assert found.uar_p == pytest.approx(2 / (NUM_RESAMPLES + 1))
     assert found.uar.low > 0
     same = paired_difference(labels, better, better)
-    assert (same.war_p, same.uar_p) == (1.0, 1.0)
+    assert (same.mcnemar_p, same.uar_p) == (1.0, 1.0)
     assert (same.war.low, same.war.high) == (0.0, 0.0)
 
 
@@ -205,12 +218,42 @@ def test_the_uar_difference_is_resampled_in_pairs() -> None:
     assert found.uar.high - found.uar.low == pytest.approx(2 * 1.96 * math.sqrt(0.02 / 1000), rel=0.15)
 
 
+def test_a_difference_over_folds_is_the_mean_of_theirs_as_scores_are() -> None:
+    # of unequal size: 40 clips on which the first is better, 4 on which the second is
+    labels = [*["sad", "happy"] * 20, *["sad", "happy"] * 2]
+    first = [*[True] * 40, *[False] * 4]
+    second = [*[True, False] * 20, *[True] * 4]
+    folds = [*[1] * 40, *[2] * 4]
+    found = paired_difference(labels, first, second, folds=folds)
+    assert found.war.value == pytest.approx((0.5 - 1.0) / 2), "not 16/44, which clips alone would give"
+    assert found.uar.value == pytest.approx((0.5 - 1.0) / 2)
+    assert (found.num_clips, found.only_first_right, found.only_second_right) == (44, 20, 4)
+    assert found.mcnemar_p == mcnemar_p(20, 4)
+    # the second fold never varies, so that the interval is half as wide as the first's
+    alone = paired_difference(labels[:40], first[:40], second[:40])
+    width = found.war.high - found.war.low
+    assert width == pytest.approx((alone.war.high - alone.war.low) / 2, rel=0.1)
+    assert found.war.high < 0
+    each = [
+        scores_of(
+            [
+                confusion_of(labels[i:j], [labels[k] if r[k] else None for k in range(i, j)])
+                for i, j in ((0, 40), (40, 44))
+            ]
+        )
+        for r in (first, second)
+    ]
+    assert found.war.value == pytest.approx(each[0].war.value - each[1].war.value)
+
+
 def test_two_policies_on_other_clips_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="same clips on both sides"):
         paired_difference(["sad"], [True], [True, False])
 
 
 def test_a_table_of_a_class_without_clips_is_the_same_table() -> None:
-    small = Confusion(classes=("a", "b"), counts=((3, 1, 0), (0, 2, 1)))
-    large = Confusion(classes=("a", "never", "b"), counts=((3, 0, 1, 0), (0, 0, 0, 0), (0, 0, 2, 1)))
+    small = Confusion(classes=("a", "b"), cells={(0, 0): 3, (0, 1): 1, (1, 1): 2, (1, 2): 1})
+    large = Confusion(classes=("a", "never", "b"), cells={(0, 0): 3, (0, 2): 1, (2, 2): 2, (2, 3): 1})
+    assert small.counts == ((3, 1, 0), (0, 2, 1))
+    assert large.counts == ((3, 0, 1, 0), (0, 0, 0, 0), (0, 0, 2, 1))
     assert scores_of([small]) == scores_of([large])

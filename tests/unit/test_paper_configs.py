@@ -1,12 +1,17 @@
 """The paper's three stages: their settings, their lengths, and that they fit a node of eight GPUs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from common.config.corpora import MixDataConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
+from common.datasets.cold_start import NUM_ANNOTATED, NUM_EXPLAINED
+from common.datasets.dfew import FOLD_SIZES as DFEW_SIZES
+from common.datasets.mafw import FOLD_SIZES as MAFW_SIZES
 from deploy.preflight import Corpora, with_steps
 from learner.main import main
 from tests.support.builders import make_record
@@ -54,6 +59,33 @@ def test_the_reinforcement_has_the_papers_settings() -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (1.0, 1.0, 0, 512)
     # the paper's count of clips, twice over, sixteen at a time
     assert with_steps(config, corpora_of(train=15_306)).learner.steps == 1_914
+
+
+def test_the_reinforcement_as_it_ships_takes_the_steps_that_the_documents_say() -> None:
+    config = config_of("r1_omni_grpo")
+    assert isinstance(config.data.source, MixDataConfig)
+    folds = {s.type: getattr(s, "fold", None) for s in config.data.source.sources}
+    assert folds == {"dfew": 2, "mafw": 1}
+    num_clips = DFEW_SIZES[2][0] + MAFW_SIZES[1][0]
+    steps = with_steps(config, corpora_of(train=num_clips)).learner.steps
+    assert (num_clips, steps) == (16_689, 2_087)
+    assert f"r1_omni_grpo/checkpoints/step_{steps:06d}/hf" in Path("README.md").read_text()
+    table = Path("docs/r1-omni.md").read_text()
+    assert f"= {num_clips:,}: {steps:,} updates" in table
+    assert "15,306 of MAFW and DFEW, which are not listed: 1,914 updates" in table
+
+
+def test_the_cold_start_of_the_readme_is_a_configuration() -> None:
+    readme = Path("README.md").read_text()
+    given = re.search(r"--data\.cold_start '(\{.*?\})'", readme, re.DOTALL)
+    assert given is not None
+    config = load_config("deploy/configs/r1_omni_cold_start.yaml", ["--data.cold_start", given[1]])
+    assert isinstance(config.data.cold_start, MixDataConfig)
+    files = [getattr(s, "path", "") for s in config.data.cold_start.sources]
+    assert all(f"--out {file}" in readme for file in files)
+    assert len(files) == 2
+    for count, steps in ((NUM_EXPLAINED, 73), (NUM_EXPLAINED + NUM_ANNOTATED, 182)):
+        assert with_steps(config, corpora_of(cold_start=count)).sft.steps == steps
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
 from common.models.qwen2_5_omni.processor import encode_completion
 from common.models.registry import family_of
 from common.preparation import MediaSettings, prepare
+from common.questions import QUESTION
 from common.tokens import pack_tokens
 from common.types import Clip, Record
 from learner.predict import clips_of, main
@@ -28,6 +29,7 @@ from learner.prediction import Answer, Predictor, thought_of
 from tests.support.clips import CASES, ClipCase, processed
 from tests.support.media_files import pictures
 from tests.support.predictions import write_lines
+from tests.unit.test_controls import AUDIO_QUESTION
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,7 @@ def test_a_list_names_clips_and_its_predictions_can_be_scored(tiny: str, clips: 
         ("c-voice.wav", ["audio"]),
     ]
     found = read_predictions(out)
+    assert {p.policy_version for p in found} == {0}
     assert [(p.id, p.fold, p.label, p.video) for p in found][:1] == [("one", 2, "sad", str(clips / "a-both.mp4"))]
     listed.unlink()
 
@@ -194,7 +197,13 @@ def test_mistakes_are_one_line(tiny: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_sounds_are_asked_as_sounds(tmp_path: Path) -> None:
+    asked = [a.record.question for a in clips_of(["x.MP3", "y.mkv"], question=None)]
+    assert asked == [AUDIO_QUESTION, QUESTION]
+    mute = write_lines(tmp_path / "l.jsonl", [{"video": "a.mp4", "audio": None, "question": "How?"}])
+    (listed,) = clips_of([str(mute)], question="What?")
+    assert listed.record.question == "How?\nThe clip has no sound."
     found = clips_of(["x.MP3", "y.mkv"], question="How?")
+    assert [a.record.question for a in found] == ["How?\nThe clip has no picture.", "How?"]
     assert [(a.record.clip.video_path, a.record.clip.audio_path) for a in found] == [
         (None, "x.MP3"),
         ("y.mkv", "y.mkv"),

@@ -49,6 +49,9 @@ def test_a_prediction_comes_back_as_it_was_written(tmp_path: Path) -> None:
         (line("x", policy_version=1.5), "policy_version must be an integer or null, got 1.5"),
         (line("x", labels="sad"), "labels must be a list of texts, got 'sad'"),
         (line("x", condition=None), "condition must be a text, got None"),
+        (line("x", condition=""), "condition must not be empty"),
+        (line("x", fold=-4), "fold must be >= 1 or null, got -4"),
+        (line("x", fold=0), "fold must be >= 1 or null, got 0"),
         ('{"id": ', "a line must be JSON, got"),
         ("[1]", "a line must be a JSON object, got [1]"),
         (
@@ -97,7 +100,8 @@ def test_all_clips_are_answered(tmp_path: Path, suffix: str, name: str) -> None:
     found = read_predictions(write_lines(tmp_path / "p.jsonl", [line("a"), line("b")]))
     require_clips(found, corpus(tmp_path / f"c{suffix}", [{name: "a"}, {name: "b"}]))
     with pytest.raises(
-        DatasetError, match=r"every clip must have a prediction, got none of 'c' in the condition av and of 1"
+        DatasetError,
+        match=r"every clip must have a prediction, got none of 'c' for dfew, fold 1 in the condition av and of 1",
     ):
         require_clips(found, corpus(tmp_path / f"c{suffix}", [{name: x} for x in "abcd"]))
     with pytest.raises(DatasetError, match=r"p\.jsonl:2: a prediction must be of a clip in .*, got 'b'"):
@@ -107,11 +111,22 @@ def test_all_clips_are_answered(tmp_path: Path, suffix: str, name: str) -> None:
 def test_clips_are_held_against_in_every_condition_and_fold(tmp_path: Path) -> None:
     lines = [line("a"), line("b"), line("a", condition="no_think")]
     found = read_predictions(write_lines(tmp_path / "p.jsonl", lines))
-    with pytest.raises(DatasetError, match="none of 'b' in the condition no_think and of 0 more"):
+    with pytest.raises(DatasetError, match="none of 'b' for dfew, fold 1 in the condition no_think and of 0"):
         require_clips(found, corpus(tmp_path / "c.json", [{"id": "a"}, {"id": "b"}]))
     folds = [{"id": "a", "dataset": "dfew", "fold": 2}, {"id": "b", "dataset": "dfew", "fold": 1}]
     with pytest.raises(DatasetError, match=r"p\.jsonl:1: a prediction must be of a clip"):
         require_clips(found[:2], corpus(tmp_path / "c.json", folds))
+
+
+def test_a_clip_without_a_fold_is_to_be_answered_in_each(tmp_path: Path) -> None:
+    lines = [line("a"), line("b"), line("a", fold=2)]
+    found = read_predictions(write_lines(tmp_path / "p.jsonl", lines))
+    with pytest.raises(DatasetError, match="none of 'b' for dfew, fold 2 in the condition av and of 0 more"):
+        require_clips(found, corpus(tmp_path / "c.json", [{"id": "a"}, {"id": "b"}]))
+    split = [{"id": "a", "fold": 1}, {"id": "b", "fold": 1}, {"id": "a", "fold": 2}]
+    require_clips(found, corpus(tmp_path / "c.json", split))
+    with pytest.raises(DatasetError, match=r"clip 3: .* none of 'a fold=3' for any condition"):
+        require_clips(found, corpus(tmp_path / "c.json", [*split, {"id": "a", "fold": 3}]))
 
 
 @pytest.mark.parametrize(

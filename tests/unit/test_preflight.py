@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.config.load import load_config
-from common.errors import ConfigError, ModelError
+from common.errors import ConfigError, DatasetError, ModelError
 from common.models.registry import family_of
-from deploy.preflight import check_inputs, resolve_model
+from common.types import Clip, Record
+from deploy.preflight import _require_askable, check_inputs, resolve_model
 from deploy.run_folder import hold_run_folder, make_run_folder
 
 ARCHITECTURE = "Qwen2_5OmniForConditionalGeneration"
@@ -150,3 +151,19 @@ def test_wandb_that_is_not_installed_is_named_before_anything_starts(
     (tmp_path / "wandb" / "__init__.py").write_text("")
     importlib.invalidate_caches()
     check_inputs(config)
+
+
+def test_sounds_are_swapped_within_each_dataset_or_it_is_said_before_anything_starts() -> None:
+    def records(dataset: str, *labels: str) -> list[Record]:
+        clip = Clip(clip_id="", video_path="v.mp4", audio_path="s.wav")
+        return [
+            Record(prompt_id=str(i), clip=clip, question="How?", label=label, dataset=dataset, split="heldout")
+            for i, label in enumerate(labels)
+        ]
+
+    config = load_config(None, ["--evaluation.policies", "[grpo]", "--evaluation.controls", "[swapped_audio]"])
+    balanced = records("dfew", "sad", "happy", "fear", "angry")
+    _require_askable(balanced, config)
+    # of all clips together no label has more than half
+    with pytest.raises(DatasetError, match="more than half of the clips, got 'sad' on 2 of 3"):
+        _require_askable([*balanced, *records("mafw", "sad", "sad", "happy")], config)

@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from common.durable import append_line
+from common.evaluation.predictions import Prediction, write_predictions
 from common.metrics import MetricsFile
 from common.types import Failure, Group
 from deploy.report import print_report
 from deploy.summary import POLICIES, summarize
-from learner.evaluation import JudgedClip, judgement_of, write_judgement
+from learner.evaluation import answers_file, judgement_of, write_judgement
 from learner.ledger import Ledger
 from learner.record import sample_file, write_samples
 from tests.support.builders import make_draw, make_group, make_judged, metrics_line
@@ -21,7 +22,7 @@ from tests.support.builders import make_draw, make_group, make_judged, metrics_l
 def report_of(
     folder: Path,
     *,
-    clips: Sequence[JudgedClip] = (),
+    clips: Sequence[Prediction] = (),
     policies: Sequence[str] = ("grpo",),
     num_steps: int = 2,
     num_rehearsals: int = 1,
@@ -46,7 +47,8 @@ def report_of(
         )
     if clips:
         for policy in policies:
-            write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=num_steps), clips)
+            write_predictions(answers_file(folder / "eval", policy), clips)
+            write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=num_steps))
     if samples:
         write_samples(sample_file(folder, num_steps), samples)
     ledger = Ledger(folder / "ledger.jsonl")
@@ -158,7 +160,7 @@ def test_no_row_wraps_in_the_80_columns_of_a_job(tmp_path: Path, all_right: bool
     # the longest label of the papers, in numbers of four digits, and the widest intervals
     num_right = {"contemptuous": 1000 if all_right else 800, "disappointed": 10, "sad": 10}
     clips = [
-        make_judged(f"{label}-{i}", label=label, answer=label if i < right else None, text="x")
+        make_judged(f"{label}-{i}", label=label, answer=label if i < right else None)
         for label, right in num_right.items()
         for i in range(1000 if label == "contemptuous" else 10)
     ]

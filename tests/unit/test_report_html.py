@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.evaluation.confusion import confusion_of
 from common.evaluation.predictions import Prediction
 from common.evaluation.published import CAVEATS, OTHERS, PAPER, caveats_on, published_on
 from common.evaluation.report import make_report, page, write_report
@@ -101,7 +103,8 @@ EVIL = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>&amp;{{ name }
 @pytest.mark.parametrize("field", ["id", "text", "video", "failure", "dataset", "condition"])
 def test_whatever_was_written_is_text(field: str) -> None:
     values = line("0") | {field: EVIL}
-    given = [Prediction(**values), prediction("1", "happy", "sad"), prediction("1", "happy", "sad", condition="x")]
+    given = [Prediction(**values), prediction("1", "happy", "sad", **{field: EVIL} if field == "condition" else {})]
+    given += [prediction(p.id, p.label, "sad", condition="x", dataset=p.dataset) for p in given]
     found = Balanced()
     report = make_report(given, name=EVIL, sources=[EVIL], taxonomy="dfew")
     found.feed(page(report))
@@ -135,6 +138,23 @@ def test_too_many_classes_are_no_table() -> None:
     found = parsed(given)
     assert "60 classes are too many" in " ".join(found.texts)
     assert not [given for _, given in found.tags if given.get("class") == "heat"]
+
+
+def test_five_thousand_open_labels_are_written_in_their_number_and_not_its_square(tmp_path: Path) -> None:
+    labels = ["".join(chr(97 + int(d)) for d in f"{i:04d}") for i in range(5_000)]
+    report = make_report([prediction("0", "sad", "sad")], name="x", sources=[], taxonomy="open")
+    # ten thousand resamples of so many cells take longer than a unit test may
+    many = replace(report.assessments[0], confusion=confusion_of(labels, labels))
+    folder = write_report(tmp_path / "eval", replace(report, assessments=(many,))).parent
+    text = (folder / "report.json").read_text()
+    # labels, recalls and supports, a line each
+    assert len(text) < 1_000_000
+    (found,) = json.loads(text)["assessments"]
+    assert found["confusion"]["counts"] is None
+    assert len(found["confusion"]["classes"]) == len(found["recall"]) == len(found["support"]) == 5_000
+    assert set(found["recall"].values()) == {1.0}
+    assert "5000 classes are too many for a table" in (folder / "report.html").read_text()
+    assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_written_is_whole_and_the_owners(tmp_path: Path) -> None:

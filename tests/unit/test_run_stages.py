@@ -15,14 +15,15 @@ import deploy.judging
 import deploy.stages
 import learner.curves
 from common.config.load import load_config
-from common.errors import PublishError
+from common.errors import DatasetError, PublishError
+from common.evaluation.predictions import Prediction, read_predictions
 from common.metrics import MetricsFile
 from common.types import Clip, Record
 from deploy.judging import is_due, judge_policy
 from deploy.progress import Progress
 from deploy.stages import run_stages
 from deploy.wiring import Run
-from learner.evaluation import JudgedClip
+from learner.evaluation import Asking
 from learner.record import publish_failures
 from tests.support.builders import make_judged, make_record, metrics_line
 from tests.support.clock import run as run_loop
@@ -140,7 +141,7 @@ def test_every_judgement_is_drawn_and_hides_no_other(
 ) -> None:
     clips = [make_judged("a", label="sad", answer="sad"), make_judged("b", label="happy", answer=None)]
 
-    async def judge(*_: Any, **__: Any) -> list[JudgedClip]:
+    async def judge(*_: Any, **__: Any) -> list[Prediction]:
         return clips
 
     async def judge_two(run: Run) -> None:
@@ -152,7 +153,7 @@ def test_every_judgement_is_drawn_and_hides_no_other(
     run_loop(run_stages(run_in(tmp_path / "run")))
     assert {(d.folder, d.after_step) for d in drawings} == {(tmp_path / "run" / "tensorboard" / "eval", None)}
     assert [point for d in drawings for point in d.points] == [
-        (step, {f"eval/{policy}/{name}": 0.5 for name in ("war", "uar", "format_rate")})
+        (step, {f"eval/{policy}/{name}": 0.5 for name in ("war", "uar", "war_exact", "format_rate")})
         for step, policy in ((0, "untrained"), (7, "grpo"))
     ]
 
@@ -162,7 +163,7 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
 ) -> None:
     asked: list[list[tuple[str | None, str | None]]] = []
 
-    async def judge(records: list[Record], **_: Any) -> list[JudgedClip]:
+    async def judge(records: list[Record], *_: Any, **__: Any) -> list[Prediction]:
         asked.append([(r.clip.video_path, r.clip.audio_path) for r in records])
         return [make_judged(r.prompt_id, label=r.label, answer="sad") for r in records]
 
@@ -189,6 +190,54 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
     assert is_due(run, "grpo")
     run_loop(judge_policy(run, [], "grpo", version=7))
     assert (len(asked), is_due(run, "grpo")) == (5, False)
+
+
+def test_a_run_swaps_sounds_within_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
+) -> None:
+    asked: list[list[Record]] = []
+
+    async def judge(records: list[Record], asking: Asking, **_: Any) -> list[Prediction]:
+        asked.append(records)
+        return [asking.prediction(r, text=r.label) for r in records]
+
+    monkeypatch.setattr(deploy.judging, "judge", judge)
+    run = run_in(tmp_path / "run")
+    clip = Clip(clip_id="", video_path="v.mp4", audio_path="")
+    heldout = [
+        replace(
+            make_record(f"{name}-{label}", label=label),
+            dataset=name,
+            clip=replace(clip, audio_path=f"{name}-{label}.wav"),
+        )
+        for name in ("dfew", "mafw", "ravdess")
+        for label in ("sad", "happy")
+    ]
+    object.__setattr__(run.corpora, "heldout", heldout)
+    controls = run.config.evaluation.model_copy(update={"controls": ("swapped_audio",)})
+    object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
+    run_loop(judge_policy(run, [], "grpo", version=7))
+    other = {"sad": "happy", "happy": "sad"}
+    assert [r.clip.audio_path for r in asked[1]] == [f"{r.dataset}-{other[r.label]}.wav" for r in heldout]
+    # what was said is a file for learner.evaluate
+    said = read_predictions(run.folder / "eval" / "grpo_swapped_audio.jsonl")
+    assert [(p.dataset, p.condition, p.policy_version) for p in said][::2] == [
+        (name, "swapped_audio", 7) for name in ("dfew", "mafw", "ravdess")
+    ]
+
+
+def test_what_was_said_is_kept_where_it_cannot_be_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
+) -> None:
+    async def judge(*_: Any, **__: Any) -> list[Prediction]:
+        return [make_judged("a", label="bored", answer="sad")]
+
+    monkeypatch.setattr(deploy.judging, "judge", judge)
+    run = run_in(tmp_path / "run")
+    with pytest.raises(DatasetError, match="a label must be of the taxonomy"):
+        run_loop(judge_policy(run, [], "grpo", version=7))
+    assert [p.id for p in read_predictions(run.folder / "eval" / "grpo.jsonl")] == ["a"]
+    assert is_due(run, "grpo")
 
 
 def test_a_stage_that_resumes_hides_only_its_own_points(tmp_path: Path, drawings: list[Drawing]) -> None:

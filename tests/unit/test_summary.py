@@ -10,10 +10,11 @@ import pytest
 from common.durable import append_line
 from common.errors import PublishError
 from common.evaluation.controls import CONTROLS
+from common.evaluation.predictions import Prediction
 from common.metrics import MetricsFile
 from common.types import Failure
 from deploy.summary import Summary, summarize, write_summary
-from learner.evaluation import JudgedClip, judgement_of, write_judgement
+from learner.evaluation import judgement_of, write_judgement
 from learner.ledger import Ledger
 from learner.record import note_publish_failure
 from tests.support.builders import make_draw, make_judged, metrics_line
@@ -36,9 +37,9 @@ def attempted(folder: Path, *, seconds_total: float, peak_memory_bytes: int = 10
     append_line(folder / "attempts.jsonl", line)
 
 
-def judged(folder: Path, policy: str, clips: list[JudgedClip]) -> None:
+def judged(folder: Path, policy: str, clips: list[Prediction]) -> None:
     """Written as a run writes it."""
-    write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=0), clips)
+    write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=0))
 
 
 def test_a_run_of_nothing_has_no_numbers(tmp_path: Path) -> None:
