@@ -200,9 +200,11 @@ class Scoring:
         self._num_samples += count
         self._meters.in_flight.inc(count)
         try:
-            groups: dict[str, list[int]] = {}
+            groups: dict[tuple[str, str | int], list[int]] = {}
             for index, sample in enumerate(batch.samples):
-                groups.setdefault(sample.group, []).append(index)
+                groups.setdefault((sample.group, "" if sample.group else sample.prompt_id or index), []).append(
+                    index
+                )
             results: list[WireResult | None] = [None] * count
             scored = await asyncio.gather(
                 *(self._group([batch.samples[i] for i in indices]) for indices in groups.values())
@@ -222,34 +224,41 @@ class Scoring:
         try:
             async with asyncio.timeout(self._service.config.deadline_s):
                 report = await self._service.score_requests(requests)
+            results = _results(report, len(samples))
         except TimeoutError:
-            report = GroupReport(
-                scores=Failure(stage="reward", reason="deadline", detail="the service was too slow")
-            )
+            report = _failed("deadline", "the service was too slow")
+            results = _results(report, len(samples))
         except Exception as error:  # the process boundary: told as an error of the group
             logger.exception("a group could not be scored")
-            report = GroupReport(
-                scores=Failure(stage="reward", reason="service-error", detail=type(error).__name__)
-            )
+            report = _failed("service-error", type(error).__name__)
+            results = _results(report, len(samples))
         self._meters.add(report, len(samples))
         for name, fault in report.faults.items():
             logger.warning("reward %s failed (%s): %s", name, fault.kind, fault.detail)
-        if isinstance(report.scores, Failure):
-            # a traceback is for who runs the service
-            error = WireError(
-                reason=report.scores.reason, detail=last_line(RuntimeError(report.scores.detail))[:500]
-            )
-            return [WireResult(total=None, left_out=report.left_out, error=error)] * len(samples)
-        return [
-            WireResult(
-                total=score.total,
-                breakdown=dict(score.breakdown),
-                details=dict(score.details),
-                facts=dict(score.facts),
-                left_out=report.left_out,
-            )
-            for score in report.scores
-        ]
+        return results
+
+
+def _failed(reason: str, detail: str) -> GroupReport:
+    return GroupReport(scores=Failure(stage="reward", reason=reason, detail=detail))
+
+
+def _results(report: GroupReport, count: int) -> list[WireResult]:
+    """What a group's samples are told."""
+    if isinstance(report.scores, Failure):
+        # a traceback is for who runs the service
+        detail = last_line(RuntimeError(report.scores.detail))[:500]
+        error = WireError(reason=report.scores.reason, detail=detail)
+        return [WireResult(total=None, left_out=report.left_out, error=error)] * count
+    return [
+        WireResult(
+            total=score.total,
+            breakdown=dict(score.breakdown),
+            details=dict(score.details),
+            facts=dict(score.facts),
+            left_out=report.left_out,
+        )
+        for score in report.scores
+    ]
 
 
 def create_app(service: RewardService, *, token: str | None, media_root: Path | None, limits: Limits) -> FastAPI:

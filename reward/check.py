@@ -30,7 +30,7 @@ from common.config.reward import RewardConfig
 from common.errors import DatasetError, RewardError, UserError
 from common.types import Failure
 from reward.builtin import BUILTIN
-from reward.outcome import RewardFault
+from reward.outcome import RewardFault, text_of
 from reward.request import RewardResult
 from reward.service import GroupReport, RewardService, check_rewards
 from reward.wire import WireSample, request_of
@@ -104,7 +104,7 @@ def _line(text: str, number: int, path: Path) -> Line:
     if not isinstance(found, dict):
         raise DatasetError(f"{where} must be a mapping, got {type(found).__name__}; mend the line")
     given = {key: value for key, value in cast(dict[str, Any], found).items() if key not in RECORDED}
-    group = str(given.pop("draw", given.get("prompt_id") or f"line {number}"))
+    group = text_of(given.pop("draw", given.get("prompt_id") or f"line {number}"))
     if "text" in given and "completion" not in given:
         given["completion"] = given.pop("text")
     clip = given.pop("clip", None)
@@ -112,7 +112,8 @@ def _line(text: str, number: int, path: Path) -> Line:
         given.setdefault("video_path", clip)
     given.setdefault("prompt_id", group)
     try:
-        sample = WireSample.model_validate(given)
+        # as JSON: lists are what tuples are there, and no value is taken for another
+        sample = WireSample.model_validate_json(json.dumps(given))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "it"

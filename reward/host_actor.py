@@ -10,9 +10,10 @@ from ray.exceptions import RayActorError, RayError
 
 from common.config.reward import ActorRewardConfig, NamedActorRewardConfig
 from common.errors import ConfigError
+from reward.channel import ChannelEndedError, ChannelLostError
 from reward.outcome import MAX_DETAIL, Outcome, RewardFault, checked_all
 from reward.plugins import Plugin, PluginSpec, load_plugin
-from reward.pool import ChannelEndedError, ChannelLostError, PooledReward
+from reward.pool import PooledReward
 from reward.request import RewardRequest
 from reward.wire import sample_of
 from reward.workers import plugin_spec
@@ -101,7 +102,7 @@ class HostChannel:
                 ray.cancel(call, force=False)
             raise
         except RayActorError as error:
-            if self.is_lost:
+            if self._handle is None:
                 raise ChannelEndedError("its actor was ended for another call's sake") from error
             self.is_lost = True
             raise ChannelLostError(f"its actor died over it: {_told(error)}") from error

@@ -2,17 +2,19 @@
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from reward.request import RewardResult
 
-FaultKind = Literal["error", "not-finite", "type", "length", "deadline", "died"]
+FaultKind = Literal["error", "not-finite", "type", "length", "deadline", "died", "refused"]
 MAX_DETAIL = 4000
-"""Characters of a traceback that are kept, its end."""
+"""Characters of a traceback that are kept, its end; and of a result's detail, its start."""
+MAX_FACTS, MAX_FACT_NAME = 256, 128
+"""Figures beside a value, and characters of each one's name."""
 OWN_FOLDER = str(Path(__file__).parent)
 
 
@@ -24,32 +26,45 @@ class RewardFault:
     detail: str
     """The user's traceback where there is one."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", text_of(self.detail)[-MAX_DETAIL:])
+
 
 Outcome = RewardResult | RewardFault
 
 
 def checked(value: object) -> Outcome:
-    """What a reward answered for one completion.
+    """What a reward answered for one completion, whatever it is.
 
     Args:
         value: a number, None where the reward does not apply, a `RewardResult`, or a mapping with `score` or
             `value`, whose other numbers are facts.
     """
-    if isinstance(value, RewardResult):
-        result = value
-    elif isinstance(value, Mapping):
-        result = _of_mapping(cast(Mapping[str, Any], value))
-        if isinstance(result, RewardFault):
-            return result
-    else:
-        result = RewardResult(value=cast(Any, value))
-    return _checked(result, cast(object, value))
+    try:
+        if isinstance(value, RewardResult):
+            return _checked(value.value, value.detail, value.facts, value)
+        if isinstance(value, Mapping):
+            return _of_mapping(cast(Mapping[object, object], value))
+        return _checked(value, "", None, value)
+    except Exception as error:  # noqa: BLE001 - a value of the user's may do anything when it is looked at
+        return fault_of(error)
 
 
-def _checked(result: RewardResult, given: object) -> Outcome:
-    if result.value is None:
-        return RewardResult(value=None, detail=str(result.detail))
-    number = _number(result.value)
+def _checked(value: object, detail: object, facts: object, given: object) -> Outcome:
+    if facts is not None and not isinstance(facts, Mapping):
+        return RewardFault(kind="type", detail=f"a reward's facts must be a mapping, got {shown(facts)}; name them")
+    numbers = {} if facts is None else _facts(cast(Mapping[object, object], facts))
+    if len(numbers) > MAX_FACTS or any(len(name) > MAX_FACT_NAME for name in numbers):
+        return RewardFault(
+            kind="type",
+            detail=f"a reward must give <= {MAX_FACTS} facts with names of <= {MAX_FACT_NAME} characters, got more",
+        )
+    told = text_of(detail)
+    if len(told) > MAX_DETAIL:
+        told = f"{told[:MAX_DETAIL]}... and {len(told) - MAX_DETAIL} characters more"
+    if value is None:
+        return RewardResult(value=None, detail=told)
+    number = _number(value)
     if number is None:
         return RewardFault(
             kind="type",
@@ -57,16 +72,22 @@ def _checked(result: RewardResult, given: object) -> Outcome:
         )
     if not math.isfinite(number):
         return RewardFault(kind="not-finite", detail=f"a reward must be finite, got {number}")
-    return RewardResult(value=number, detail=str(result.detail), facts=_facts(result.facts))
+    return RewardResult(value=number, detail=told, facts=numbers or None)
 
 
 def checked_all(values: object, *, count: int) -> list[Outcome]:
-    """What a reward answered for so many completions."""
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
-        told = shown(cast(object, values))
-        fault = RewardFault(kind="type", detail=f"a reward of a group must be a list, got {told}; one value each")
-        return [fault] * count
-    given = list(cast(Sequence[object], values))
+    """What a reward answered for so many completions, whatever it is."""
+    try:
+        # a set has no order, and an array without dimensions a length by name alone
+        is_list = hasattr(values, "__len__") and getattr(values, "shape", None) != ()
+        if isinstance(values, str | bytes | Mapping | Set) or not is_list:
+            told = shown(cast(object, values))
+            return [
+                RewardFault(kind="type", detail=f"a reward of a group must be a list, got {told}; one value each")
+            ] * count
+        given = list(cast(Iterable[object], values))
+    except Exception as error:  # noqa: BLE001 - as of one value
+        return [fault_of(error)] * count
     if len(given) != count:
         fault = RewardFault(
             kind="length", detail=f"a reward must give one value per completion, got {len(given)} for {count}"
@@ -84,7 +105,7 @@ def fault_of(error: BaseException) -> RewardFault:
         told = "".join(traceback.format_exception(type(error), error, frames))
     except Exception:  # noqa: BLE001 - an exception of the user's that cannot even be shown
         told = type(error).__name__
-    return RewardFault(kind="error", detail=told.strip()[-MAX_DETAIL:])
+    return RewardFault(kind="error", detail=told.strip())
 
 
 def shown(value: object) -> str:
@@ -96,16 +117,24 @@ def shown(value: object) -> str:
     return f"{type(value).__name__} {text[:80]}"
 
 
-def _of_mapping(value: Mapping[str, Any]) -> RewardResult | RewardFault:
+def text_of(value: object) -> str:
+    """A text that can be encoded: half a surrogate pair stands in it as its escape."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 - a value of the user's
+        text = f"(a {type(value).__name__} that cannot be shown)"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _of_mapping(value: Mapping[object, object]) -> Outcome:
     keys = [key for key in ("score", "value") if key in value]
     if len(keys) != 1:
         return RewardFault(kind="type", detail=f"a reward's mapping must have one key score, got {shown(value)}")
-    facts = {str(k): v for k, v in value.items() if k not in (*keys, "detail", "facts")}
-    return RewardResult(
-        value=value[keys[0]],
-        detail=str(value.get("detail", "")),
-        facts=facts | dict(cast(Mapping[str, float], value.get("facts") or {})),
-    )
+    facts = value.get("facts")
+    if facts is None or isinstance(facts, Mapping):
+        others = {key: v for key, v in value.items() if key not in (*keys, "detail", "facts")}
+        facts = others | dict(cast(Mapping[object, object], facts or {}))
+    return _checked(value[keys[0]], value.get("detail", ""), facts, value)
 
 
 def _number(value: object) -> float | None:
@@ -124,12 +153,10 @@ def _number(value: object) -> float | None:
         return math.inf
 
 
-def _facts(facts: object) -> dict[str, float] | None:
+def _facts(facts: Mapping[object, object]) -> dict[str, float]:
     """Those that are finite numbers."""
-    if not isinstance(facts, Mapping):
-        return None
-    numbers = {str(name): _number(value) for name, value in cast(Mapping[Any, object], facts).items()}
-    return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)} or None
+    numbers = {text_of(name): _number(value) for name, value in facts.items()}
+    return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 
 
 def _is_own(file: str) -> bool:

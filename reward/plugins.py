@@ -12,6 +12,7 @@ A class is made once with its options and called as an object, or by its method 
 options by name. Nothing here imports more than the standard library: it runs in the processes of rewards.
 """
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -96,7 +97,10 @@ class Plugin:
         """The same of async code."""
         try:
             return self._outcomes(await self._called(requests), requests)
-        except Exception as error:  # noqa: BLE001 - the user's code
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it was given up
             return [fault_of(error)] * len(requests)
 
     def _called(self, requests: Sequence[RewardRequest]) -> Any:

@@ -1,5 +1,6 @@
 """A reward behind `POST /v1/score` of another service."""
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -8,14 +9,18 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
 from common.errors import ConfigError
-from reward.outcome import Outcome, RewardFault, checked
-from reward.pool import ChannelLostError, PooledReward
+from reward.channel import ChannelLostError
+from reward.outcome import FaultKind, Outcome, RewardFault, checked
+from reward.pool import PooledReward
 from reward.request import RewardRequest, RewardResult
 from reward.wire import ScoreReply, sample_of
 
 MAX_REPLY_BYTES = 16 * 2**20
+MIN_RETRY_S = 0.1
+"""Between two requests, whatever a service that is busy says."""
 
 
 class HttpChannel:
@@ -23,7 +28,8 @@ class HttpChannel:
 
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.takes_groups, self.concurrency = True, config.max_concurrency
-        self.decision = f"reward {config.name}: {config.url}/v1/score is asked, a group at a time"
+        self._shown = shown_url(config.url)
+        self.decision = f"reward {config.name}: the service at {self._shown} is asked, a group at a time"
         self._config, self._transport = config, transport
         self._client: httpx.AsyncClient | None = None
 
@@ -53,20 +59,30 @@ class HttpChannel:
         )
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call.
+        """One call, which waits as often as it is told to come again.
 
         Raises:
             ChannelLostError: it cannot be reached.
         """
-        body = {"samples": [sample_of(r, with_paths=self._config.send_paths) for r in requests]}
+        samples = [sample_of(r, with_paths=self._config.send_paths) | {"group": "asked"} for r in requests]
+        body = {"samples": samples}
         assert self._client is not None
-        try:
-            async with self._client.stream("POST", f"{self._config.url}/v1/score", json=body) as reply:
-                content = await _read(reply)
-        except httpx.HTTPError as error:
-            raise ChannelLostError(f"{self._config.url}: {type(error).__name__}: {error}") from error
+        while True:
+            try:
+                async with self._client.stream("POST", f"{self._config.url}/v1/score", json=body) as reply:
+                    content = await _read(reply)
+            except httpx.HTTPError as error:
+                raise ChannelLostError(f"{self._shown}: {type(error).__name__}: {error}") from error
+            wait_s = _retry_after_s(reply)
+            if wait_s is None:
+                break
+            # the deadline of the call goes on
+            await asyncio.sleep(wait_s)
         if content is None:
             return self._failed(f"answered with more than {MAX_REPLY_BYTES} bytes", requests)
+        if reply.is_client_error and reply.status_code not in (408, 429):
+            # the same again would be refused again
+            return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests, kind="refused")
         if not reply.is_success:
             return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests)
         return self._outcomes(content, requests)
@@ -93,13 +109,13 @@ class HttpChannel:
         if len(results) != len(requests):
             fault = RewardFault(
                 kind="length",
-                detail=f"{self._config.url} must give a result per sample, got {len(results)} for {len(requests)}",
+                detail=f"{self._shown} must give a result per sample, got {len(results)} for {len(requests)}",
             )
             return [fault] * len(requests)
         outcomes: list[Outcome] = []
         for result in results:
             if result.error is not None:
-                told = f"{self._config.url}: {result.error.reason}: {result.error.detail}"
+                told = f"{self._shown}: {result.error.reason}: {result.error.detail}"
                 outcomes.append(RewardFault(kind="error", detail=told))
             else:
                 detail = "; ".join(f"{name}: {text}" for name, text in result.details.items())
@@ -107,8 +123,8 @@ class HttpChannel:
                 outcomes.append(checked(RewardResult(value=result.total, detail=detail, facts=facts)))
         return outcomes
 
-    def _failed(self, what: str, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        return [RewardFault(kind="error", detail=f"{self._config.url} {what}")] * len(requests)
+    def _failed(self, what: str, requests: Sequence[RewardRequest], *, kind: FaultKind = "error") -> list[Outcome]:
+        return [RewardFault(kind=kind, detail=f"{self._shown} {what}")] * len(requests)
 
 
 def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledReward:
@@ -136,6 +152,14 @@ def _token(config: HttpRewardConfig) -> str:
             f"{what} in ${name}; set it where the run is started"
         )
     return token
+
+
+def _retry_after_s(reply: httpx.Response) -> float | None:
+    """Seconds until who is busy can be asked again; None where it does not say."""
+    if reply.status_code != 429:
+        return None
+    told = reply.headers.get("Retry-After", "")
+    return min(max(float(told), MIN_RETRY_S), 3600.0) if told.isascii() and told.isdecimal() else None
 
 
 async def _read(reply: httpx.Response) -> bytes | None:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol, cast
@@ -26,8 +25,9 @@ from common.config.reward import (
 from common.errors import ConfigError, RewardError
 from common.types import Completion, Failure, Record, Score
 from reward.builtin import BUILTIN
+from reward.channel import Channel
 from reward.outcome import Outcome, RewardFault, checked, fault_of
-from reward.pool import Channel, PooledReward
+from reward.pool import PooledReward
 from reward.remote import check_http, over_http
 from reward.request import RewardRequest, RewardResult, requests_of
 from reward.rubric import Rubric
@@ -35,8 +35,9 @@ from reward.workers import check_in_process, in_processes, plugin_spec
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
-"""Built-in rewards that wait for others: they are asked in threads, under their deadline."""
-NUM_THREADS = 32
+"""Built-in rewards that wait for others: they are asked by `ask`, which is async, under their deadline."""
+NUM_WAITING = 32
+"""Completions that such a reward is asked about at a time."""
 
 
 class Asked(Protocol):
@@ -96,37 +97,46 @@ class BuiltinReward:
             value = self._call(request)
         except Exception as error:  # noqa: BLE001 - its failure is data
             return fault_of(error)
+        return self._checked(value)
+
+    async def answer_later(self, request: RewardRequest) -> Outcome:
+        """The same of a reward that waits for others."""
+        try:
+            return checked(await cast(Any, self._call).ask(request))
+        except Exception as error:  # noqa: BLE001 - its failure is data
+            return fault_of(error)
+
+    @staticmethod
+    def _checked(value: object) -> Outcome:
         if type(value) is float and -1e300 < value < 1e300:
             return RewardResult(value=value)
         return checked(value)
 
 
-class ThreadChannel:
-    """A `Channel` to a built-in reward that waits for others; its own time-outs end what was given up."""
+class WaitingChannel:
+    """A `Channel` to a built-in reward that waits for others."""
 
     def __init__(self, reward: BuiltinReward) -> None:
-        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_THREADS, "", False
+        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_WAITING, "", False
         self._reward = reward
-        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix=reward.entry.name)
 
     async def open(self) -> None:
         """Nothing is to be opened."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One call."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reward.answer, requests)
+        return [await self._reward.answer_later(request) for request in requests]
 
     async def where(self) -> str:
         """It is known to wait."""
         return ""
 
     async def abandon(self) -> bool:
-        """A thread cannot be stopped."""
+        """What it waits for was given up with the call."""
         return False
 
     def end(self) -> None:
-        """Takes nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Nothing is to be ended."""
 
 
 class RewardService:
@@ -316,7 +326,24 @@ def check_rewards(config: RewardConfig) -> None:
             make_builtin(entry)
         elif isinstance(entry, HttpRewardConfig):
             check_http(entry)
+    _check_gates(config)
     check_in_process([plugin_spec(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
+
+
+def _check_gates(config: RewardConfig) -> None:
+    """A penalty is 0 where all is well: a gate on it would be closed there, and open where it is deserved."""
+    penalties = {
+        entry.name
+        for entry in config.rewards
+        if isinstance(entry, BuiltinRewardConfig)
+        and getattr(BUILTIN[entry.builtin_name], "range", (0.0, 1.0))[1] <= 0
+    }
+    for entry in config.rewards:
+        for gate in sorted(entry.gates & penalties):
+            raise ConfigError(
+                f"reward.rewards {entry.name}.requires and .caps must name rewards that are 0 at their worst, got "
+                f"{gate!r}, a penalty, which is 0 at its best; name another"
+            )
 
 
 def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | Asked:
@@ -325,7 +352,7 @@ def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Builtin
             reward = BuiltinReward(entry)
 
             def channel() -> Channel:
-                return ThreadChannel(reward)
+                return WaitingChannel(reward)
 
             return PooledReward(entry, make_channel=channel, size=1, asks_all=asks_all)
         case BuiltinRewardConfig():

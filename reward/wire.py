@@ -62,7 +62,8 @@ class WireSample(WireModel):
     duration_s: float | None = Field(default=None, ge=0)
     """Of the clip."""
     group: Name = ""
-    """Samples of one group are compared with each other: all are scored by the same rewards, or none."""
+    """Samples of one group are compared with each other: all are scored by the same rewards, or none.
+    Left out, those of one `prompt_id` are a group, and without one each is its own."""
 
 
 class ScoreBatch(WireModel):

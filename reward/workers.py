@@ -16,9 +16,10 @@ from typing import Any
 
 from common.config.reward import PythonRewardConfig, UserCodeConfig
 from common.errors import ConfigError
+from reward.channel import ChannelEndedError, ChannelLostError
 from reward.outcome import MAX_DETAIL, Outcome
 from reward.plugins import PluginSpec
-from reward.pool import ChannelEndedError, ChannelLostError, PooledReward
+from reward.pool import PooledReward
 from reward.request import RewardRequest
 from reward.worker import HEADER, STACK_SIGNAL, WorkerAsk, WorkerOrder, framed, of_json
 
@@ -240,7 +241,7 @@ def in_processes(entry: UserCodeConfig, *, asks_all: bool = False) -> PooledRewa
         )
 
     size = entry.num_workers if isinstance(entry, PythonRewardConfig) else 1
-    return PooledReward(entry, make_channel=make, size=size, asks_all=asks_all)
+    return PooledReward(entry, make_channel=make, size=size, num_spare=size, asks_all=asks_all)
 
 
 def check_in_process(specs: Sequence[PluginSpec]) -> None:

@@ -1,14 +1,13 @@
 """Configuration of the reward plane."""
 
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from common.config.address import check_privacy, checked_url
 from common.config.base import Config, changeable
 
 ENTRYPOINT = r"^[\w.]+:\w+$"
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OnError = Literal["retry_then_fail_group", "skip_reward_for_group", "stop_run"]
 Style = Literal["auto", "omni", "trl", "verl"]
 
@@ -48,6 +47,11 @@ class RewardEntry(Config):
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(
                 f"reward.rewards {self.name}.clip must be [lowest, highest], got {list(self.clip)}; swap them"
+            )
+        if self.normalise == "group" and self.requires is not None:
+            raise ValueError(
+                f"reward.rewards {self.name}.requires must not be given with normalise=group, got "
+                f"{self.requires!r}: 0 is the group's mean there and not the worst; leave one out"
             )
         if self.normalise == "unit" and self.clip is None:
             raise ValueError(
@@ -138,7 +142,7 @@ class HttpRewardConfig(RewardEntry):
     token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     """Environment variable that holds the bearer token."""
     allow_plain_http: bool = False
-    """Whether http to another machine is allowed: anybody on the way reads texts and token."""
+    """Whether http to another machine is allowed, without a token: anybody on the way reads the texts."""
     send_paths: bool = False
     """Whether it is told where the clip's files lie, as where both see the same storage."""
     max_concurrency: int = Field(default=16, ge=1)
@@ -148,24 +152,17 @@ class HttpRewardConfig(RewardEntry):
     @classmethod
     def a_url_names_a_service_and_no_secret(cls, url: str) -> str:
         """The configuration is saved with the run."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"reward.rewards url must be like https://host:port, got {url!r}; mend it")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                f"reward.rewards url must hold no password, got one for {parts.hostname!r}; give token_env"
-            )
-        return url.rstrip("/")
+        return checked_url(url, key="reward.rewards url")
 
     @model_validator(mode="after")
     def what_leaves_the_machine_is_encrypted(self) -> Self:
         """Texts about people, and a token."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.allow_plain_http:
-            raise ValueError(
-                f"reward.rewards {self.name}.url must be https to another machine, got {self.url!r}; set "
-                "allow_plain_http where the network is trusted"
-            )
+        check_privacy(
+            self.url,
+            key=f"reward.rewards {self.name}.url",
+            has_token=self.token_env is not None,
+            allow_plain_http=self.allow_plain_http,
+        )
         return self
 
 

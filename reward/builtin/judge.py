@@ -1,11 +1,12 @@
 """A reward by a language model that reads a rubric."""
 
+import asyncio
 import hashlib
 import json
 import os
 import re
+import ssl
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from common.config.address import check_privacy, checked_url, shown_url
 from common.durable import write_whole
 from common.errors import ConfigError, ScoringError
 from reward.builtin.options import check_count, check_number
@@ -20,6 +22,7 @@ from reward.request import RewardRequest, RewardResult
 
 PLACES = ("completion", "question", "label", "transcript")
 _SCORE = re.compile(r"\bscore\b[\"'*\s]*[:=][\"'*\s]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+MAX_REPLY_BYTES = 2**20
 MAX_KEPT = 65536
 """Scores that are kept in memory."""
 
@@ -39,7 +42,7 @@ class JudgeReward:
     """
 
     endpoint: str
-    """Base address, such as `http://localhost:8000/v1`."""
+    """Base address, such as `http://localhost:8000/v1`: https, or http on this machine."""
     model: str
     """As the endpoint calls it."""
     rubric: str
@@ -47,26 +50,35 @@ class JudgeReward:
     max_score: float = 5.0
     """The highest score of the rubric."""
     timeout_s: float = 5.0
-    """Seconds that one request may take."""
+    """Seconds that one request may take, from its start to the last byte of its reply."""
     attempts: int = 2
     """Times that is asked where the endpoint is busy, fails or does not answer in time."""
     fallback: float | None = None
     """Value, in [0, 1], where no score came; None fails the group as data."""
     token_env: str | None = None
     """Environment variable that holds the endpoint's token; None for no token."""
+    allow_plain_http: bool = False
+    """Whether http to another machine is allowed, without a token: anybody on the way reads the texts."""
     cache: str | None = None
     """Folder that keeps scores; None keeps them in memory."""
     max_tokens: int = 256
     """Tokens of a reply."""
     _template: Template = field(init=False, repr=False, compare=False)
-    _client: httpx.Client = field(init=False, repr=False, compare=False)
+    _headers: dict[str, str] = field(init=False, repr=False, compare=False)
+    _tls: ssl.SSLContext = field(init=False, repr=False, compare=False)
     _scores: "ScoreCache" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not str(self.endpoint).startswith(("http://", "https://")):
-            raise ConfigError(
-                f"judge.endpoint must begin with http:// or https://, got {self.endpoint!r}; give the base address"
+        try:
+            address = checked_url(self.endpoint, key="judge.endpoint")
+            check_privacy(
+                address,
+                key="judge.endpoint",
+                has_token=self.token_env is not None,
+                allow_plain_http=self.allow_plain_http,
             )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         check_number("judge.max_score", self.max_score, above=0)
         check_number("judge.timeout_s", self.timeout_s, above=0)
         check_count("judge.attempts", self.attempts, low=1)
@@ -75,10 +87,20 @@ class JudgeReward:
             check_number("judge.fallback", self.fallback, low=0, high=1)
         headers = {} if self.token_env is None else {"Authorization": f"Bearer {_token(self.token_env)}"}
         object.__setattr__(self, "_template", read_rubric(Path(self.rubric)))
-        object.__setattr__(self, "_client", httpx.Client(headers=headers, timeout=self.timeout_s))
+        # of what is sent compressed it cannot be told how long it is
+        object.__setattr__(self, "_headers", headers | {"Accept-Encoding": "identity"})
+        object.__setattr__(self, "_tls", ssl.create_default_context())
         object.__setattr__(self, "_scores", ScoreCache(None if self.cache is None else Path(self.cache)))
 
     def __call__(self, request: RewardRequest) -> RewardResult:
+        """Asks the judge where no event loop runs.
+
+        Raises:
+            ScoringError: as `ask` does.
+        """
+        return asyncio.run(self.ask(request))
+
+    async def ask(self, request: RewardRequest) -> RewardResult:
         """Asks the judge, or remembers.
 
         Raises:
@@ -94,7 +116,7 @@ class JudgeReward:
         score = self._scores.get(key)
         try:
             if score is None:
-                score = self._score_in(self._reply_to(body))
+                score = self._score_in(await self._reply_to(body))
                 self._scores.put(key, score)
         except ScoringError as error:
             if self.fallback is None:
@@ -113,25 +135,47 @@ class JudgeReward:
         # half a surrogate pair cannot be sent
         return text.encode(errors="replace").decode()
 
-    def _reply_to(self, body: dict[str, Any]) -> str:
-        address = self.endpoint.rstrip("/") + "/chat/completions"
+    async def _reply_to(self, body: dict[str, Any]) -> str:
+        shown = shown_url(self.endpoint)
         reason = ""
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(min(0.25 * 2.0 ** (attempt - 1), self.timeout_s))
+                await asyncio.sleep(min(0.25 * 2.0 ** (attempt - 1), self.timeout_s))
             try:
-                response = self._client.post(address, json=body)
+                async with asyncio.timeout(self.timeout_s):
+                    status, content = await self._posted(body)
+            except TimeoutError:
+                reason = f"nothing whole within {self.timeout_s:g} s"
+                continue
             except httpx.HTTPError as error:
                 reason = f"{type(error).__name__} {error}".strip()
                 continue
-            if response.status_code == 200:
-                return _text_of(response)
-            reason = f"status {response.status_code}"
-            if response.status_code not in (408, 429) and response.status_code < 500:
+            if content is None:
+                reason = f"more than {MAX_REPLY_BYTES} bytes"
+                break
+            if status == 200:
+                return _text_of(content)
+            reason = f"status {status}"
+            if status not in (408, 429) and status < 500:
                 break
         raise ScoringError(
-            f"judge at {address} must answer, got {reason}; see that it serves {self.model!r}, or set fallback"
+            f"judge at {shown} must answer, got {reason}; see that it serves {self.model!r}, or set fallback"
         )
+
+    async def _posted(self, body: dict[str, Any]) -> tuple[int, bytes | None]:
+        """Status and reply; None where that is too long."""
+        content = bytearray()
+        address = self.endpoint.rstrip("/") + "/chat/completions"
+        # neither proxies nor passwords of the environment; time is kept around it all
+        async with (
+            httpx.AsyncClient(headers=self._headers, timeout=None, trust_env=False, verify=self._tls) as client,
+            client.stream("POST", address, json=body) as reply,
+        ):
+            async for part in reply.aiter_raw():
+                content += part
+                if len(content) > MAX_REPLY_BYTES:
+                    return reply.status_code, None
+        return reply.status_code, bytes(content)
 
     def _score_in(self, reply: str) -> float:
         found = _SCORE.findall(reply)
@@ -208,13 +252,12 @@ def _token(variable: str) -> str:
     return token
 
 
-def _text_of(response: httpx.Response) -> str:
+def _text_of(content: bytes) -> str:
     try:
-        text = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        text = json.loads(content)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
-        raise ScoringError(
-            f"judge must answer as OpenAI's chat completions, got {response.text[:200]!r}; see the endpoint"
-        )
+        told = content[:200].decode(errors="replace")
+        raise ScoringError(f"judge must answer as OpenAI's chat completions, got {told!r}; see the endpoint")
     return text

@@ -1,7 +1,7 @@
 """A penalty for completions that are too short or too long."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from reward.builtin.options import check_choice, check_count
 from reward.request import RewardRequest, RewardResult
@@ -18,6 +18,9 @@ class LengthPenalty:
     Needs: the tokens, or `unit: characters`. None where only the text is known.
     Caution: keep `high` + `width` at or under `rollout.max_tokens`; what is cut off there is penalised in full.
     """
+
+    range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
+    """Lowest and highest value."""
 
     low: int = 0
     """Length from which a completion is long enough; 0 for no lower bound."""

@@ -1,6 +1,7 @@
 """A penalty for saying the same thing again."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from reward.builtin.options import check_count
 from reward.builtin.parts import TAG, words_of
@@ -17,6 +18,9 @@ class RepetitionPenalty:
     Source: open-r1's repetition penalty, after Yeo et al. 2025 ("Demystifying Long Chain-of-Thought Reasoning").
     Caution: a short n punishes ordinary speech: "the man" returns in any description.
     """
+
+    range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
+    """Lowest and highest value."""
 
     n: int = 4
     """Words of an n-gram."""

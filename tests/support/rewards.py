@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from reward.request import RewardRequest
+from reward.request import RewardRequest, RewardResult
 
 
 def good(completion: str, label: str) -> float:
@@ -73,6 +73,13 @@ def failing(completion: str, label: str) -> float:
     return 1.0
 
 
+def surrogate(request: RewardRequest) -> RewardResult:
+    """Tells halves of surrogate pairs wherever it can tell something; raises one for `fear`."""
+    if request.label == "fear":
+        raise ValueError("a \udc80 half")
+    return RewardResult(value=1.0, detail="a \udc80 half", facts={"a \udc80 half": 1.0})
+
+
 def inapplicable(completion: str, label: str) -> float | None:
     """Has no opinion."""
     return None if label == "fear" else 1.0
@@ -131,6 +138,22 @@ async def mourning(request: RewardRequest) -> float:
     except asyncio.CancelledError:
         Path(request.completion).touch()  # noqa: ASYNC240
         raise
+    return 1.0
+
+
+async def async_leaving(request: RewardRequest) -> float:
+    """Async: asks to end its process while others are in it."""
+    await asyncio.sleep(0.2)
+    if request.label == "fear":
+        sys.exit(3)
+    return 1.0
+
+
+async def async_deadly(request: RewardRequest) -> float:
+    """Async: ends its process while others are in it."""
+    await asyncio.sleep(0.2)
+    if request.label == "fear":
+        os._exit(3)
     return 1.0
 
 

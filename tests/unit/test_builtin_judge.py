@@ -1,7 +1,9 @@
 """The judge, against a small server that answers as one asked it to."""
 
+import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -11,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.errors import ConfigError, ScoringError
 from reward.builtin import judge
 from reward.builtin.judge import JudgeReward
+from reward.service import GroupReport, RewardService
 from tests.support.reward_requests import make_request, value_of
 
 RUBRIC = "Q: $question\nTruth: $label\nSaid: $transcript\nText: $completion\nFor $$5, end with Score: <0 to 5>.\n"
@@ -163,9 +167,75 @@ def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_final(server: Server, r
 
 def test_an_endpoint_that_does_not_answer_in_time_is_an_error(server: Server, rubric: Path) -> None:
     server.released.clear()
-    with pytest.raises(ScoringError, match="must answer, got ReadTimeout"):
+    with pytest.raises(ScoringError, match=r"must answer, got nothing whole within 0.05 s"):
         make_judge(server, rubric, timeout_s=0.05)(make_request("x"))
     assert len(server.asked) == 2
+
+
+class Drip:
+    """A server that sends a byte now and then, for ever."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                    while not self._ended.wait(0.02):
+                        connection.sendall(b" ")
+
+    def close(self) -> None:
+        """Ends what it sends."""
+        self._ended.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_server_that_drips_is_given_up_at_its_time_and_leaves_nothing_behind(rubric: Path) -> None:
+    drip = Drip()
+    try:
+        options: Any = {"endpoint": drip.address, "model": "m", "rubric": str(rubric), "timeout_s": 0.2}
+        with pytest.raises(ScoringError, match=r"got nothing whole within 0.2 s"):
+            JudgeReward(**options, attempts=1)(make_request("x"))
+        entry = BuiltinRewardConfig(type="builtin", name="judge", options=options | {"fallback": 0.5})
+        before = threading.active_count()
+
+        async def ask() -> GroupReport:
+            service = RewardService(RewardConfig(rewards=(entry,)))
+            return await service.score_requests([make_request("x"), make_request("y")])
+
+        report = asyncio.run(ask())
+        assert isinstance(report.scores, list)
+        assert [score.total for score in report.scores] == [0.5, 0.5]
+        assert threading.active_count() <= before
+    finally:
+        drip.close()
+
+
+def test_a_reply_without_end_is_cut_off(server: Server, rubric: Path) -> None:
+    server.replies = [(200, " " * (judge.MAX_REPLY_BYTES + 1))]
+    with pytest.raises(ScoringError, match="got more than 1048576 bytes"):
+        make_judge(server, rubric)(make_request("x"))
+
+
+def test_no_proxy_of_the_environment_reads_along(
+    server: Server, rubric: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    assert value_of(make_judge(server, rubric)(make_request("x"))) == 0.8
 
 
 @pytest.mark.parametrize("body", ["no json", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}'])
@@ -210,8 +280,15 @@ def test_a_rubric_that_cannot_be_filled_in_is_refused(server: Server, rubric: Pa
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"endpoint": "localhost:8000"}, "must begin with http:// or https://, got 'localhost:8000'"),
-        ({"endpoint": None}, "must begin with http:// or https://, got None"),
+        ({"endpoint": "localhost:8000"}, "judge.endpoint must be like https://host:port"),
+        ({"endpoint": None}, "judge.endpoint must be like https://host:port"),
+        ({"endpoint": "https://me:sesame@host/v1"}, "must hold no password, got one for 'host'"),
+        ({"endpoint": "https://host/v1?key=sesame"}, "must end with its path, got a query for 'host'"),
+        ({"endpoint": "http://far.example/v1"}, "must be https to another machine, got 'http://far.example'"),
+        (
+            {"endpoint": "http://far.example/v1", "allow_plain_http": True, "token_env": "PATH"},
+            "must be https to another machine where there is a token",
+        ),
         ({"rubric": "/no/such/file"}, "must be a text file, got '/no/such/file'"),
         ({"fallback": 5}, r"judge.fallback must be a number in \[0, 1\], got 5"),
         ({"timeout_s": 0}, "judge.timeout_s must be a number > 0, got 0"),

@@ -272,8 +272,8 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
             "one or lower the other",
         ),
         (
-            ("--reward.rewards=[{type: http, name: a, url: 'http://far.example:80'}]",),
-            "reward.rewards a.url must be https to another machine, got 'http://far.example:80'; set "
+            ("--reward.rewards=[{type: http, name: a, url: 'http://far.example:8080'}]",),
+            "reward.rewards a.url must be https to another machine, got 'http://far.example:8080'; set "
             "allow_plain_http where the network is trusted",
         ),
         (

@@ -88,6 +88,32 @@ def test_samples_that_a_run_has_recorded_are_scored_as_they_are(
     assert [(s["group"], s["values"]["accuracy_r1omni"]) for s in found["samples"]] == [("0/clip-0/0", 0.0)] * 2
 
 
+def test_lists_of_a_line_are_read_as_a_request_to_the_service_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    sample = {"completion": "happy", "labels": ["happy", "sad"], "token_ids": [1, 2], "duration_s": 2}
+    path.write_text(json.dumps(sample | {"label_distribution": {"happy": 0.5, "sad": 0.5}}))
+    code, found = told(capsys, "--samples", str(path), "--reward.rewards=[{type: builtin, name: soft_label}]")
+    assert code == 0
+    assert found["samples"][0]["total"] is not None
+
+
+def test_what_is_no_unicode_is_told_by_its_escape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(
+        '{"completion": "a", "label": "fear", "draw": "\\udc80"}\n{"completion": "a", "label": "happy"}\n'
+    )
+    entry = "{type: python, name: odd, entrypoint: 'tests.support.rewards:surrogate', max_retries: 0}"
+    rewards = f"--reward.rewards=[{entry}]"
+    code, found = told(capfd, "--samples", str(path), rewards)
+    assert code == 1
+    assert found["samples"][0]["group"] == "\\udc80"
+    assert found["samples"][0]["faults"]["odd"]["detail"].endswith("ValueError: a \\udc80 half")
+    assert main(["--samples", str(path), rewards]) == 1
+    assert "a \\udc80 half" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -96,6 +122,7 @@ def test_samples_that_a_run_has_recorded_are_scored_as_they_are(
         ('{"label": "a"}', "samples.jsonl:2: completion must be right"),
         ('{"completion": "a", "lable": "a"}', "samples.jsonl:2: lable must be right"),
         ('{"completion": 3}', "samples.jsonl:2: completion must be right, got '3'"),
+        ('{"completion": "a", "token_ids": ["1"]}', "samples.jsonl:2: token_ids.0 must be right, got '1'"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, part: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.load import load_config
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
@@ -93,6 +95,26 @@ def test_a_reward_that_fails_is_an_error_of_its_group_without_a_traceback() -> N
     error = response.json()["results"][0]["error"]
     assert error == {"reason": "failing-error", "detail": "ValueError: no fear"}
     assert "Traceback" not in response.text
+
+
+def test_what_a_reward_tells_is_answered_though_it_is_no_unicode() -> None:
+    entry = PythonRewardConfig(
+        type="python", name="odd", entrypoint="tests.support.rewards:surrogate", max_retries=0
+    )
+    samples = [{"completion": "a", "label": label, "group": label} for label in ("fear", "happy")]
+    bad, good = scored(*samples, rewards=(entry,)).json()["results"]
+    assert bad["error"] == {"reason": "odd-error", "detail": "ValueError: a \\udc80 half"}
+    assert (good["total"], good["details"]) == (1.0, {"odd": "a \\udc80 half"})
+    assert good["facts"] == {"odd/a \\udc80 half": 1.0}
+
+
+def test_without_a_group_those_of_a_prompt_are_one_and_any_other_is_its_own() -> None:
+    samples = [
+        {"completion": "a", "label": label, "prompt_id": prompt_id}
+        for label, prompt_id in (("fear", "p"), ("happy", "p"), ("happy", "q"), ("fear", ""), ("happy", ""))
+    ]
+    results = scored(*samples, rewards=(FAILING,)).json()["results"]
+    assert [r["total"] for r in results] == [None, None, 1.0, None, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +221,7 @@ def test_only_who_shows_the_token_is_answered() -> None:
 
 def test_it_tells_its_rewards_and_what_they_did() -> None:
     async def visit(client: httpx.AsyncClient) -> tuple[Any, str]:
-        body = {"samples": [{"completion": "a", "label": "fear"}] * 3}
+        body = {"samples": [{"completion": "a", "label": "fear", "group": "one"}] * 3}
         await client.post("/v1/score", json=body)
         await client.post("/v1/score", json={})
         return (await client.get("/v1/rewards")).json(), (await client.get("/metrics")).text
@@ -475,6 +497,67 @@ def test_a_service_that_does_not_apply_is_left_out_and_one_that_cannot_be_reache
     assert not isinstance(report.scores, Failure)
     assert [s.total for s in report.scores] == [1.0, 0.0]
     assert len(asked) == 3
+
+
+def test_who_is_told_to_come_again_does_and_it_is_no_attempt() -> None:
+    asked: list[float] = []
+
+    def busy(request: httpx.Request) -> httpx.Response:
+        asked.append(time.monotonic())
+        return reply(1.0, 0.0) if len(asked) > 1 else httpx.Response(429, headers={"Retry-After": "1"})
+
+    report = answered(busy, max_retries=0)
+    assert not isinstance(report.scores, Failure)
+    assert asked[1] - asked[0] >= 1.0
+    report = answered(lambda _: httpx.Response(429, headers={"Retry-After": "1"}), deadline_s=0.3)
+    assert isinstance(report.scores, Failure)
+    assert report.scores.reason == "far-deadline"
+
+
+@pytest.mark.parametrize(("status", "num_asked"), [(400, 1), (401, 1), (422, 1), (408, 3), (429, 3), (500, 3)])
+def test_a_refusal_is_final_and_a_failure_is_not(status: int, num_asked: int) -> None:
+    asked: list[httpx.Request] = []
+
+    def refusing(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(status, text="no")
+
+    report = answered(refusing, max_retries=2)
+    assert isinstance(report.scores, Failure)
+    assert report.scores.reason == ("far-refused" if num_asked == 1 else "far-error")
+    assert len(asked) == num_asked
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("https://host:99999", {}),
+        ("https://host:port", {}),
+        ("https://[host", {}),
+        ("https://", {}),
+        ("ftp://host", {}),
+        ("https://me:sesame@host", {}),
+        ("https://host/?key=sesame", {}),
+        ("https://host#sesame", {}),
+        ("http://host", {}),
+        ("http://host/sesame", {}),
+        ("http://host", {"allow_plain_http": True, "token_env": "A_TOKEN"}),
+    ],
+)
+def test_an_address_that_cannot_be_or_tells_a_secret_is_refused(url: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            None, [f"--reward.rewards=[{json.dumps({'type': 'http', 'name': 'far', 'url': url} | settings)}]"]
+        )
+    assert "url must" in str(caught.value)
+    assert "sesame" not in str(caught.value)
+
+
+def test_of_an_address_only_the_host_is_shown() -> None:
+    report = answered(lambda _: httpx.Response(500), url="https://far.example/sesame")
+    assert isinstance(report.scores, Failure)
+    assert "https://far.example answered 500" in report.scores.detail
+    assert "sesame" not in report.scores.detail
 
 
 def test_a_service_that_hangs_fails_at_its_deadline() -> None:

@@ -240,6 +240,10 @@ def test_numbers_of_every_kind_are_rewards(value: object, number: float) -> None
         ({"score": "1"}, "type"),
         (RewardResult(value="1"), "type"),  # pyright: ignore[reportArgumentType]
         (object(), "type"),
+        ({"score": 1.0, "facts": [1.0]}, "type"),
+        (RewardResult(value=1.0, facts=[1.0]), "type"),  # pyright: ignore[reportArgumentType]
+        (RewardResult(value=1.0, facts={"x" * 129: 1.0}), "type"),
+        (RewardResult(value=1.0, facts={str(i): 1.0 for i in range(257)}), "type"),
         (math.nan, "not-finite"),
         (math.inf, "not-finite"),
         (np.float32("nan"), "not-finite"),
@@ -262,11 +266,46 @@ def test_none_says_that_a_reward_does_not_apply() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "kind"), [([1.0], "length"), ([1.0] * 3, "length"), (1.0, "type"), ("ab", "type")]
+    ("values", "kind"),
+    [
+        ([1.0], "length"),
+        ([1.0] * 3, "length"),
+        (1.0, "type"),
+        ("ab", "type"),
+        ({0.5, 1.0}, "type"),
+        (np.array(1.0), "type"),
+    ],
 )
 def test_a_group_has_a_value_for_each_completion(values: object, kind: str) -> None:
     got = checked_all(values, count=2)
     assert [g.kind for g in got if isinstance(g, RewardFault)] == [kind, kind]
+
+
+def test_a_value_that_fails_when_it_is_looked_at_is_a_fault() -> None:
+    class Hostile:
+        shape, __len__ = (2,), None
+
+        def __str__(self) -> str:
+            raise RuntimeError("not to be shown")
+
+        def item(self) -> float:
+            raise OSError("not to be read")
+
+    for got in (checked(Hostile()), *checked_all(Hostile(), count=2)):
+        assert isinstance(got, RewardFault)
+        assert got.kind == "error"
+    got = checked(RewardResult(value=1.0, detail=Hostile()))  # pyright: ignore[reportArgumentType]
+    assert got == RewardResult(value=1.0, detail="(a Hostile that cannot be shown)")
+
+
+def test_what_a_reward_tells_can_be_encoded_and_is_of_bounded_length() -> None:
+    got = checked(RewardResult(value=1.0, detail="\udc80" + "x" * 5000, facts={"\ud800": 1.0}))
+    assert isinstance(got, RewardResult)
+    assert got.detail == "\\udc80" + "x" * 3994 + "... and 1006 characters more"
+    assert got.facts == {"\\ud800": 1.0}
+    fault = fault_of(ValueError("x" * 5000 + "\udc80"))
+    assert len(fault.detail) == 4000
+    assert fault.detail.endswith("x\\udc80")
 
 
 def test_one_value_that_is_none_leaves_the_others_as_they_are() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import reward.service
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
+from learner.ledger import Ledger, read_ledger
+from learner.record import read_samples, write_samples
 from reward.request import RewardRequest
 from reward.service import GroupReport, RewardService, check_rewards
-from tests.support.builders import make_request
+from tests.support.builders import make_draw, make_group, make_request
 
 FORMAT = BuiltinRewardConfig(type="builtin", name="format_r1omni")
 
@@ -239,6 +242,34 @@ def test_async_code_that_holds_its_event_loop_is_ended_and_the_others_are_asked_
     assert [totals(other) for other in others] == [[1.0, 1.0]] * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("async_leaving", "async_leaving-error"), ("async_deadly", "async_deadly-died")]
+)
+def test_async_code_that_ends_its_process_fails_nobody_else(name: str, reason: str) -> None:
+    # no attempt is to spare: whoever was beside it is asked again all the same
+    bad, *others = reports(python(name, max_retries=0), groups=[group("fear", texts=["a"]), group(), group()])
+    assert failure(bad).reason == reason
+    assert [totals(other) for other in others] == [[1.0, 1.0]] * 2
+
+
+def test_many_groups_that_hang_keep_none_that_does_not_for_a_deadline() -> None:
+    async def ask() -> bool:
+        service = RewardService(RewardConfig(rewards=(python("sleeping", deadline_s=20.0),)))
+        await service.start()
+        hanging = [asyncio.create_task(service.score_requests(group("fear"))) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert totals(await service.score_requests(group())) == [1.0, 1.0]
+        is_any_done = any(task.done() for task in hanging)
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        service.close()
+        return is_any_done
+
+    # one process, and each of the five takes its deadline
+    assert not asyncio.run(ask())
+
+
 def test_a_reward_of_whole_groups_compares_within_each() -> None:
     first, second, bad = reports(
         python("averaged"), groups=[group(texts=["a", "bbb"]), group(texts=["cc"]), group("fear")]
@@ -248,6 +279,19 @@ def test_a_reward_of_whole_groups_compares_within_each() -> None:
         "averaged-length",
         "a reward must give one value per completion, got 1 for 2",
     )
+
+
+def test_what_a_reward_tells_can_be_recorded_though_it_is_no_unicode(tmp_path: Path) -> None:
+    bad, good = reports(python("surrogate", max_retries=0), groups=[group("fear"), group()])
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.failed(make_draw(), failure(bad))
+    ledger.commit()
+    assert read_ledger(ledger.path)[-1]["detail"].endswith("ValueError: a \\udc80 half")
+    assert isinstance(good.scores, list)
+    made = make_group([1.0, 1.0])
+    samples = tuple(replace(sample, score=score) for sample, score in zip(made.samples, good.scores, strict=True))
+    write_samples(tmp_path / "samples.jsonl.gz", [replace(made, samples=samples)])
+    assert read_samples(tmp_path / "samples.jsonl.gz")[0]["details"] == {"surrogate": "a \\udc80 half"}
 
 
 def test_a_reward_may_be_left_out_where_it_fails_and_never_counts_as_0() -> None:
@@ -302,6 +346,19 @@ def test_what_cannot_be_is_refused_before_anything_starts(entry: RewardKind, par
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("gate", [{"requires": "length"}, {"caps": {"length": 0.2}}])
+def test_a_penalty_is_no_gate(gate: dict[str, Any]) -> None:
+    gated = FORMAT.model_copy(update=gate)
+    config = RewardConfig(rewards=(gated, BuiltinRewardConfig(type="builtin", name="length")))
+    with pytest.raises(ConfigError, match="got 'length', a penalty, which is 0 at its best"):
+        check_rewards(config)
+
+
+def test_a_gate_is_refused_where_0_is_the_mean() -> None:
+    with pytest.raises(ValueError, match=r"good.requires must not be given with normalise=group"):
+        python("good", normalise="group", requires="format_r1omni")
+
+
 def test_a_built_in_reward_that_needs_engines_is_refused_where_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -315,8 +372,8 @@ def test_a_built_in_reward_that_needs_engines_is_refused_where_there_are_none(
 
 def test_a_built_in_reward_that_waits_for_others_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     class Judge:
-        def __call__(self, request: RewardRequest) -> float:
-            time.sleep(3 if request.label == "fear" else 0)
+        async def ask(self, request: RewardRequest) -> float:
+            await asyncio.sleep(600 if request.label == "fear" else 0)
             return 2.0
 
     monkeypatch.setattr(reward.service, "BUILTIN", {"judge": Judge})
