@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from common.errors import OmniError, last_line
 from common.preparation import MediaSettings, prepare, reference_prompts
-from common.types import Failure, MediaRef, ProcessedPrompt, Record
+from common.types import ClipCondition, Failure, MediaRef, ProcessedPrompt, Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,30 +26,42 @@ class _Prepared:
     num_bytes: int
 
 
-def memory_key(record: Record) -> tuple[str | None, ...]:
+MemoryKey = tuple[str | None, ...]
+
+
+def memory_key(record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None) -> MemoryKey:
     """What a prepared clip is remembered by: the same clip may be asked without its sound, or with another's."""
-    clip = record.clip
-    return record.dataset, record.split, record.prompt_id, record.question, clip.video_path, clip.audio_path
+    clip, heard = record.clip, sound and sound.clip.audio_path
+    files = (clip.video_path, clip.audio_path)
+    return record.dataset, record.split, record.prompt_id, record.question, *files, condition, heard
 
 
 class MediaStage:
-    """A `PrepareFn` over Ray tasks, which remembers the clips that were asked last."""
+    """A `PrepareInConditionFn` over Ray tasks, which remembers the clips that were asked last."""
 
     def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
         self._settings = ray.put(settings)
         self._deadline_s = settings.data.deadline_s
         self._max_bytes = int(settings.data.cache_gib * 2**30)
-        self._kept: OrderedDict[tuple[str | None, ...], _Prepared] = OrderedDict()
-        self._running: dict[tuple[str | None, ...], asyncio.Task[_Prepared | Failure]] = {}
+        self._kept: OrderedDict[MemoryKey, _Prepared] = OrderedDict()
+        self._running: dict[MemoryKey, asyncio.Task[_Prepared | Failure]] = {}
         options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
         self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
-    async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure:
-        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
-        key = memory_key(record)
+    async def __call__(
+        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+    ) -> tuple[MediaRef, int] | Failure:
+        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate.
+
+        Args:
+            record: whose clip.
+            condition: what of the clip is presented.
+            sound: whose sound is heard, where sounds are swapped.
+        """
+        key = memory_key(record, condition=condition, sound=sound)
         if key not in self._kept:
-            task = self._running.get(key) or self._begin(record)
+            task = self._running.get(key) or self._begin(key, record, condition, sound)
             # another draw may wait for the same clip: who is cancelled does not cancel it
             found = await asyncio.shield(task)
             if isinstance(found, Failure):
@@ -61,18 +73,26 @@ class MediaStage:
     def prefetch(self, records: Sequence[Record]) -> None:
         """Begins what will be asked next; a failure is found again by who asks."""
         for record in records:
-            if self._max_bytes and memory_key(record) not in self._kept and memory_key(record) not in self._running:
-                self._begin(record)
+            key = memory_key(record)
+            if self._max_bytes and key not in self._kept and key not in self._running:
+                self._begin(key, record)
 
-    def _begin(self, record: Record) -> "asyncio.Task[_Prepared | Failure]":
-        key = memory_key(record)
-        task = asyncio.create_task(self._prepare(record))
+    def _begin(
+        self,
+        key: MemoryKey,
+        record: Record,
+        condition: ClipCondition = "as_given",
+        sound: Record | None = None,
+    ) -> "asyncio.Task[_Prepared | Failure]":
+        task = asyncio.create_task(self._prepare(key, record, condition, sound))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
         return task
 
-    async def _prepare(self, record: Record) -> "_Prepared | Failure":
-        header, prompt = self._task.remote(record, self._settings)
+    async def _prepare(
+        self, key: MemoryKey, record: Record, condition: ClipCondition, sound: Record | None
+    ) -> "_Prepared | Failure":
+        header, prompt = self._task.remote(record, self._settings, condition, sound)
         try:
             async with asyncio.timeout(self._deadline_s):
                 answer: tuple[int, int] | Failure = await header
@@ -85,10 +105,10 @@ class MediaStage:
             return answer
         num_tokens, num_bytes = answer
         prepared = _Prepared(media=prompt, num_tokens=num_tokens, num_bytes=num_bytes)
-        self._keep(memory_key(record), prepared)
+        self._keep(key, prepared)
         return prepared
 
-    def _keep(self, key: tuple[str | None, ...], prepared: "_Prepared") -> None:
+    def _keep(self, key: MemoryKey, prepared: "_Prepared") -> None:
         self._kept[key] = prepared
         while sum(p.num_bytes for p in self._kept.values()) > self._max_bytes:
             self._kept.popitem(last=False)

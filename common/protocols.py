@@ -60,6 +60,14 @@ class PrepareFn(Protocol):
     async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure: ...
 
 
+class PrepareInConditionFn(Protocol):
+    """The same of a clip in a condition; `sound` is whose sound is heard where it is swapped."""
+
+    async def __call__(
+        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+    ) -> tuple[MediaRef, int] | Failure: ...
+
+
 class WeightReceiver(Protocol):
     """One engine, as the publisher and the pool see it."""
 
@@ -84,6 +92,16 @@ class WeightReceiver(Protocol):
         seeds: list[int],
         deadline_s: float,
     ) -> list[Generation | Failure]: ...
+
+    async def score(
+        self,
+        prompt: ProcessedPrompt | MediaRef,
+        *,
+        prefix_ids: Sequence[int],
+        text_ids: Sequence[int],
+        deadline_s: float,
+        is_alone: bool = False,
+    ) -> float | Failure: ...
 
     async def pause(self) -> None: ...
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.config.corpora import AnyCorpusConfig
 from common.config.data import R1OmniDataConfig, SyntheticDataConfig
+from common.config.reward import BuiltinRewardConfig
 from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
@@ -20,7 +21,7 @@ from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.questions import QUESTIONS
 from common.types import Record
-from reward.service import check_rewards
+from reward.checks import check_rewards, needs_engines
 
 KEYS = {
     "train": "data.source",
@@ -61,14 +62,15 @@ def check_inputs(
         The clips of every corpus that the run would read, by split.
 
     Raises:
-        ConfigError: a reward of the user's cannot be called, or W&B is asked for and not installed.
+        ConfigError: a reward cannot be made or called, or has no sounds to swap, or W&B is asked for
+            and not installed.
         ModelError: the folder is missing, without weights or of another architecture.
         DatasetError: a corpus is missing or malformed, not one of its media files is there, or held-out clips
             cannot be asked as `evaluation.controls` says.
     """
     if config.model.path is not None:
         family_of(Path(config.model.path).expanduser().resolve())
-    check_rewards(config.reward)
+    check_rewards(config.reward, has_engines=True)
     _require_wandb(config.run.wandb_project)
     corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
     found = {split: list(corpus.records) for split, corpus in corpora.items()}
@@ -83,6 +85,8 @@ def check_inputs(
             )
     if "heldout" in found:
         _require_askable(found["heldout"], config)
+    if "train" in found:
+        _require_lenders(found["train"], config)
     return found
 
 
@@ -106,6 +110,19 @@ def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
     """Makes the held-out clips of every control: a mistake is said now, and not at the end of the run."""
     for control in config.evaluation.controls:
         asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
+
+
+def _require_lenders(train: Sequence[Record], config: OmniConfig) -> None:
+    """A reward that swaps sounds across labels would fail every group of clips that have one label."""
+    labels = {record.label for record in train if record.clip.audio_path is not None}
+    for entry in config.reward.rewards:
+        if not isinstance(entry, BuiltinRewardConfig) or not needs_engines(entry):
+            continue
+        if entry.options.get("without") == "audio_swapped" and len(labels) < 2:
+            raise ConfigError(
+                f"reward.rewards {entry.name}.options.without must be audio_swapped only where clips of two labels "
+                f"have a sound, got {', '.join(sorted(labels)) or 'none'} in data.source; take audio_muted"
+            )
 
 
 def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:

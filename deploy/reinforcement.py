@@ -12,6 +12,7 @@ from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
 from deploy.judging import CheckpointJudge, is_due, judge_policy, warm_up
 from deploy.progress import StepLines
+from deploy.scoring import scored_by
 from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
 from learner import checkpoint
 from learner.actor import RankClients
@@ -122,7 +123,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
             await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
         phases = Phases(run.folder / "events.jsonl", show=display.phase)
-        producer = _producer(stage, ledger, state, phases)
+        producer = await _producer(stage, ledger, state, phases, publisher)
         keep = await stack.enter_async_context(
             Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
         )
@@ -190,7 +191,9 @@ def _take_up_records(run: Run, state: RunState) -> Ledger:
     return ledger
 
 
-def _producer(stage: _Stage, ledger: Ledger, state: RunState, phases: Phases) -> GroupProducer:
+async def _producer(
+    stage: _Stage, ledger: Ledger, state: RunState, phases: Phases, publisher: Publisher
+) -> GroupProducer:
     run, config = stage.run, stage.run.config
     vary = dropout_of(config.data, seed=config.run.seed)
     stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor, vary=vary)
@@ -206,7 +209,7 @@ def _producer(stage: _Stage, ledger: Ledger, state: RunState, phases: Phases) ->
         prepare=run.prepare,
         generate=pool,
         together=pool.together if config.is_deterministic else None,
-        score=stage.reward,
+        score=await scored_by(run, stage.reward, pool=pool, version=lambda: publisher.version),
         ledger=ledger,
         buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
         phases=phases,

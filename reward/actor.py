@@ -7,7 +7,7 @@ always be told: all that were in it are then scored alone, and what ends it agai
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from common import provenance
 from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
 from common.types import Completion, Failure, Record, Score
+from reward.given import NOTHING, Given
 from reward.host_actor import hosted
 from reward.observations import Observations
 from reward.request import requests_of
@@ -38,7 +39,7 @@ class RewardActor:
 
     def __init__(self, *, config: RewardConfig) -> None:
         self._deadline_s = config.deadline_s
-        self._service = RewardService(config, host=hosted)
+        self._service = RewardService(config, host=hosted, has_engines=True)
 
     async def sources(self) -> dict[str, str]:
         """What this process runs, once its rewards are up."""
@@ -54,11 +55,13 @@ class RewardActor:
         """Answers when it can score."""
         await self._service.start()
 
-    async def score(self, record: Record, completions: Sequence[Completion]) -> GroupReport:
-        """One score per completion, or one failure for all."""
+    async def score(
+        self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given] = NOTHING
+    ) -> GroupReport:
+        """One score per completion, or one failure for all; `given` is what rewards that ask engines came to."""
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._service.score_requests(requests_of(record, completions))
+                return await self._service.score_requests(requests_of(record, completions), given=given)
         except TimeoutError:
             detail = f"reward.deadline_s={self._deadline_s:g} s passed, waits of its rewards included"
             return GroupReport(scores=Failure(stage="reward", reason="deadline", detail=detail))
@@ -99,7 +102,7 @@ class RewardClient:
         return await self.handle.decisions.remote()
 
     async def many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[list[Score] | Failure]:
-        """Scores several groups in one call, each as if alone.
+        """Scores several groups in one call, each as if alone; by rewards that ask no engines.
 
         Raises:
             RewardError: the service cannot be restarted, or a reward stops the run.
@@ -138,8 +141,15 @@ class RewardClient:
         except RayActorError as error:
             raise RewardError(f"the reward service did not start: {last_line(error)}") from error
 
-    async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+    async def __call__(
+        self, record: Record, completions: Sequence[Completion], *, given: Mapping[str, Given] = NOTHING
+    ) -> list[Score] | Failure:
         """Scores a group, within the deadline from when its turn has come.
+
+        Args:
+            record: what the completions answer.
+            completions: of one prompt.
+            given: what the rewards that ask engines made of them.
 
         Raises:
             RewardError: the service cannot be restarted, or a reward stops the run.
@@ -150,21 +160,22 @@ class RewardClient:
                 await self._come_up()
                 life = self._life
                 is_alone = num_deaths > 0 or self._width == 1
-                answer = await self._ask(record, completions, is_alone=is_alone)
+                answer = await self._ask(record, completions, given, is_alone=is_alone)
             if answer is not None:
                 return answer
             num_deaths += life not in self._explained
         return Failure(stage="reward", reason="service-died", detail=f"the service died {num_deaths} times over it")
 
     async def _ask(
-        self, record: Record, completions: Sequence[Completion], *, is_alone: bool
+        self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given], *, is_alone: bool
     ) -> list[Score] | Failure | None:
         """None where the process ended meanwhile."""
         life = self._life
         try:
             async with asyncio.timeout(self._deadline_s):
                 # whether to ask again is decided here: Ray would ask again what hangs, too
-                report = await self.handle.score.options(max_task_retries=0).remote(record, _lean(completions))
+                asked = self.handle.score.options(max_task_retries=0)
+                report = await asked.remote(record, _lean(completions), dict(given))
         except TimeoutError:
             # code that holds the interpreter stops the groups beside it, too: then any may be the one
             is_culprit = is_alone or await self._answers()

@@ -30,9 +30,10 @@ from common.config.reward import RewardConfig
 from common.errors import DatasetError, RewardError, UserError
 from common.types import Failure
 from reward.builtin import BUILTIN
+from reward.checks import check_rewards
 from reward.outcome import RewardFault, text_of
 from reward.request import RewardResult
-from reward.service import GroupReport, RewardService, check_rewards
+from reward.service import GroupReport, RewardService
 from reward.wire import WireSample, request_of
 
 FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130

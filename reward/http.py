@@ -22,7 +22,8 @@ import uvicorn
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError, UserError
 from reward.app import Limits, create_app
-from reward.service import RewardService, check_rewards
+from reward.checks import check_rewards
+from reward.service import RewardService
 
 TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
 MIN_TOKEN = 16

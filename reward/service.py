@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Protocol, cast
 
 from common.config.reward import (
@@ -20,18 +19,18 @@ from common.config.reward import (
     PythonRewardConfig,
     RewardConfig,
     RewardEntry,
-    UserCodeConfig,
 )
 from common.errors import ConfigError, RewardError
 from common.types import Completion, Failure, Record, Score
-from reward.builtin import BUILTIN
 from reward.channel import Channel
+from reward.checks import make_builtin, needs_engines
+from reward.given import NOTHING, Given, columns_of
 from reward.outcome import Outcome, RewardFault, checked, fault_of
 from reward.pool import PooledReward
-from reward.remote import check_http, over_http
+from reward.remote import over_http
 from reward.request import RewardRequest, RewardResult, requests_of
 from reward.rubric import Rubric
-from reward.workers import check_in_process, in_processes, plugin_spec
+from reward.workers import in_processes
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
@@ -146,23 +145,32 @@ class RewardService:
         is_quick: whether no reward is asked elsewhere: then `score_now` needs no event loop.
     """
 
-    def __init__(self, config: RewardConfig, *, host: HostFn | None = None, asks_all: bool = False) -> None:
+    def __init__(
+        self, config: RewardConfig, *, host: HostFn | None = None, asks_all: bool = False, has_engines: bool = False
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             config: the rewards.
             host: for rewards that are Ray actors; without it those of the user's run in processes.
             asks_all: whether a reward is asked about the rest of a group that it has failed already.
+            has_engines: whether what the rewards that ask rollout engines come to is given with every group.
 
         Raises:
-            ConfigError: a built-in reward is not there or does not take its options, or a named actor has no host.
+            ConfigError: a built-in reward is not there, does not take its options or lacks engines; or a named
+                actor has no host.
         """
         self.config = config
         self._asks_all = asks_all
         self._rubric = Rubric(config.rewards)
         self._own: list[BuiltinReward] = []
         self._asked: list[Asked] = []
+        self._given: list[str] = []
         for entry in config.rewards:
+            if has_engines and isinstance(entry, BuiltinRewardConfig) and needs_engines(entry):
+                make_builtin(entry, has_engines=True)
+                self._given.append(entry.name)
+                continue
             made = _made(entry, host, asks_all=asks_all)
             if isinstance(made, BuiltinReward):
                 self._own.append(made)
@@ -215,10 +223,12 @@ class RewardService:
         """Scores a group that a policy has made."""
         return await self.score_requests(requests_of(record, completions))
 
-    async def score_requests(self, requests: Sequence[RewardRequest]) -> GroupReport:
-        """Scores a group, or fails as a whole."""
+    async def score_requests(
+        self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING
+    ) -> GroupReport:
+        """Scores a group, or fails as a whole; `given` is what rewards that ask engines came to, by reward."""
         if self.is_quick:
-            return self.score_now(requests)
+            return self.score_now(requests, given=given)
         await self.start()
         started = time.perf_counter()
 
@@ -227,19 +237,21 @@ class RewardService:
             return outcomes, time.perf_counter() - started
 
         waiting = asyncio.gather(*(timed(asked) for asked in self._asked))
-        outcomes, seconds = self._own_outcomes(requests)
+        outcomes, seconds = self._own_outcomes(requests, given)
         for asked, (answered, took_s) in zip(self._asked, await waiting, strict=True):
             outcomes[asked.entry.name], seconds[asked.entry.name] = answered, took_s
         return self._settled(outcomes, seconds)
 
-    def score_now(self, requests: Sequence[RewardRequest]) -> GroupReport:
+    def score_now(self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING) -> GroupReport:
         """The same where `is_quick`."""
         assert self.is_quick, "some rewards are asked elsewhere"
-        return self._settled(*self._own_outcomes(requests))
+        return self._settled(*self._own_outcomes(requests, given))
 
-    def _own_outcomes(self, requests: Sequence[RewardRequest]) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-        outcomes: dict[str, list[Outcome]] = {}
-        seconds: dict[str, float] = {}
+    def _own_outcomes(
+        self, requests: Sequence[RewardRequest], given: Mapping[str, Given]
+    ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
+        """Those of the rewards that are asked here, and those that are given."""
+        outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
         for own in self._own:
             started = time.perf_counter()
             outcomes[own.entry.name] = own.answer(requests)
@@ -283,67 +295,6 @@ class RewardService:
             num_faults=num_faults,
             given=given,
         )
-
-
-def make_builtin(entry: BuiltinRewardConfig) -> Callable[[RewardRequest], object]:
-    """A built-in reward with its options.
-
-    Raises:
-        ConfigError: there is none of this name, it does not take the options, or it needs what is not here.
-    """
-    name = entry.builtin_name
-    found = BUILTIN.get(name)
-    if found is None:
-        close = get_close_matches(name, BUILTIN, n=1)
-        remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
-        raise ConfigError(
-            f"reward.rewards {entry.name} must be a built-in reward, one of {', '.join(sorted(BUILTIN))}, got "
-            f"{name!r}; {remedy}"
-        )
-    if getattr(found, "needs_engines", False):
-        raise ConfigError(
-            f"reward.rewards {entry.name} must have rollout engines that score answers, got none: nothing binds "
-            f"{name} to them; leave it out"
-        )
-    try:
-        return cast(Callable[[RewardRequest], object], cast(Any, found)(**entry.options))
-    except (TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(
-            f"reward.rewards {entry.name}.options must be those of {name}, got {said}; see "
-            "`python -m reward.check --list`"
-        ) from error
-
-
-def check_rewards(config: RewardConfig) -> None:
-    """What can be known of rewards before any is started: names, options, imports, parameters, tokens.
-
-    Raises:
-        ConfigError: one of them cannot be.
-    """
-    for entry in config.rewards:
-        if isinstance(entry, BuiltinRewardConfig):
-            make_builtin(entry)
-        elif isinstance(entry, HttpRewardConfig):
-            check_http(entry)
-    _check_gates(config)
-    check_in_process([plugin_spec(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
-
-
-def _check_gates(config: RewardConfig) -> None:
-    """A penalty is 0 where all is well: a gate on it would be closed there, and open where it is deserved."""
-    penalties = {
-        entry.name
-        for entry in config.rewards
-        if isinstance(entry, BuiltinRewardConfig)
-        and getattr(BUILTIN[entry.builtin_name], "range", (0.0, 1.0))[1] <= 0
-    }
-    for entry in config.rewards:
-        for gate in sorted(entry.gates & penalties):
-            raise ConfigError(
-                f"reward.rewards {entry.name}.requires and .caps must name rewards that are 0 at their worst, got "
-                f"{gate!r}, a penalty, which is 0 at its best; name another"
-            )
 
 
 def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | Asked:

@@ -59,6 +59,11 @@ class EngineActor:
         found = dict(zip(there, answers, strict=True))
         return [found[i] if i in found else cast(Failure, prompt) for i, prompt in enumerate(prompts)]
 
+    async def score(self, media: Any, **request: Any) -> float | Failure:
+        """The log-probability of tokens behind a prompt; `media` as in `generate`."""
+        (prompt,) = await _fetched([media], deadline_s=request["deadline_s"])
+        return prompt if isinstance(prompt, Failure) else await self._engine.score(prompt, **request)
+
     async def sources(self) -> dict[str, dict[str, str]]:
         """What this process and each of vLLM's workers below it run, by name."""
         workers = await self._engine.call_workers("sources")
@@ -157,6 +162,10 @@ class EngineClient:
     ) -> list[Generation | Failure]:
         """Samples groups in lockstep."""
         return await self._call("generate_together", [_by_reference(p) for p in prompts], **request)
+
+    async def score(self, prompt: ProcessedPrompt | MediaRef, **request: Any) -> float | Failure:
+        """The log-probability of tokens behind a prompt."""
+        return await self._call("score", _by_reference(prompt), **request)
 
     async def sources(self) -> dict[str, dict[str, str]]:
         """What its processes run, by name."""

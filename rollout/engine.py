@@ -5,38 +5,32 @@ Every request's cache entries carry the identity of the weights that made them, 
 """
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from vllm import SamplingParams
-from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.logprobs import Logprob
-from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind
+from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
 from common.types import (
-    Completion,
     EngineState,
     EngineStatus,
     Failure,
-    FinishReason,
     Generation,
     ProcessedPrompt,
     SamplingSpec,
     TensorReceipt,
-    VersionSpan,
 )
 from rollout.models.registry import engine_input_of
-from rollout.weights import BACKEND
+from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
 
 logger = logging.getLogger(__name__)
 
@@ -129,21 +123,68 @@ class RolloutEngine:
         Raises:
             EngineDeadError: vLLM's core process is gone.
         """
-        too_long = self._too_long(prompt, sampling)
+        too_long = self._too_long(len(prompt.prompt_token_ids), sampling.max_tokens)
         if too_long is not None:
             return too_long
         submission_version = self._version
+        output = await self._in_time(
+            prompt, sampling_params(sampling, group_size=group_size, seed=seed), deadline_s
+        )
+        return output if isinstance(output, Failure) else self._generation(output, submission_version)
+
+    async def score(
+        self,
+        prompt: ProcessedPrompt,
+        *,
+        prefix_ids: Sequence[int],
+        text_ids: Sequence[int],
+        deadline_s: float,
+        is_alone: bool = False,
+    ) -> float | Failure:
+        """The log-probability of tokens behind a prompt and a prefix: temperature 1, nothing cut off.
+
+        vLLM computes the logits of all that stands before them, too: num_tokens x vocabulary x 4 bytes for a while,
+        beside what `rollout.kv_cache_gib` or `rollout.gpu_memory_utilization` holds.
+
+        Args:
+            prompt: processed; its tensors go to the engine as they are.
+            prefix_ids: what stands before the tokens that are scored.
+            text_ids: the tokens, at least one.
+            deadline_s: seconds until the request is aborted and reported as a failure.
+            is_alone: whether nothing runs beside it and caches are emptied before, so that the same question under
+                the same weights gives the same bits.
+
+        Returns:
+            Nats, summed over `text_ids`; or a failure named `too-long` or `deadline`.
+
+        Raises:
+            EngineError: caches could not be emptied, or vLLM left tokens out.
+            EngineDeadError: vLLM's core process is gone.
+        """
+        whole = dataclasses.replace(prompt, prompt_token_ids=(*prompt.prompt_token_ids, *prefix_ids, *text_ids))
+        too_long = self._too_long(len(whole.prompt_token_ids), 1)
+        if too_long is not None:
+            return too_long
+        if not is_alone:
+            output = await self._in_time(whole, scoring_params(), deadline_s)
+        else:
+            async with self._lockstep:
+                await self._empty_caches()
+                output = await self._in_time(whole, scoring_params(), deadline_s)
+        return output if isinstance(output, Failure) else logprob_of(output, text_ids)
+
+    async def _in_time(
+        self, prompt: ProcessedPrompt, params: SamplingParams, deadline_s: float
+    ) -> RequestOutput | Failure:
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
-        params = _sampling_params(sampling, group_size=group_size, seed=seed)
         self._num_running += 1
         try:
             async with asyncio.timeout(deadline_s):
-                output = await self._run(request, params)
+                return await self._run(request, params)
         except TimeoutError:
             return self._late(deadline_s)
         finally:
             self._num_running -= 1
-        return self._generation(output, submission_version)
 
     async def generate_together(
         self,
@@ -174,14 +215,16 @@ class RolloutEngine:
             EngineError: the caches could not be emptied.
         """
         async with self._lockstep:
-            answers: list[Generation | Failure | None] = [self._too_long(p, sampling) for p in prompts]
+            answers: list[Generation | Failure | None] = [
+                self._too_long(len(p.prompt_token_ids), sampling.max_tokens) for p in prompts
+            ]
             fitting = [i for i, answer in enumerate(answers) if answer is None]
             submission_version = self._version
             await self.pause()
             try:
                 await self._empty_caches()
                 queues = [
-                    await self._submit(prompts[i], _sampling_params(sampling, group_size=group_size, seed=seeds[i]))
+                    await self._submit(prompts[i], sampling_params(sampling, group_size=group_size, seed=seeds[i]))
                     for i in fitting
                 ]
             finally:
@@ -225,15 +268,15 @@ class RolloutEngine:
             )
         await self._llm.reset_encoder_cache()
 
-    def _too_long(self, prompt: ProcessedPrompt, sampling: SamplingSpec) -> Failure | None:
-        room = self.config.max_model_len - len(prompt.prompt_token_ids)
-        if room >= sampling.max_tokens:
+    def _too_long(self, num_tokens: int, max_tokens: int) -> Failure | None:
+        room = self.config.max_model_len - num_tokens
+        if room >= max_tokens:
             return None
         return Failure(
             stage="rollout",
             reason="too-long",
-            detail=f"prompt of {len(prompt.prompt_token_ids)} tokens leaves {room} of "
-            f"rollout.max_model_len={self.config.max_model_len}, completion may take {sampling.max_tokens}",
+            detail=f"prompt of {num_tokens} tokens leaves {room} of "
+            f"rollout.max_model_len={self.config.max_model_len}, completion may take {max_tokens}",
         )
 
     def _late(self, deadline_s: float) -> Failure:
@@ -241,7 +284,7 @@ class RolloutEngine:
 
     def _generation(self, output: RequestOutput, submission_version: int) -> Generation:
         return Generation(
-            completions=tuple(_completion(c) for c in sorted(output.outputs, key=lambda c: c.index)),
+            completions=tuple(completion_of(c) for c in sorted(output.outputs, key=lambda c: c.index)),
             submission_version=submission_version,
             engine=self.name,
         )
@@ -320,64 +363,3 @@ class RolloutEngine:
     def shutdown(self) -> None:
         """Ends vLLM's processes."""
         self._llm.shutdown()
-
-
-def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncEngineArgs:
-    """vLLM's arguments, each either configured or fixed here for a reason."""
-    return AsyncEngineArgs(
-        model=model_path,
-        dtype=cast(Any, dtype),
-        trust_remote_code=False,
-        enforce_eager=config.enforce_eager,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        # a seeded request whose prefill is split kills vLLM's CPU engine
-        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len),
-        enable_chunked_prefill=False,
-        enable_prefix_caching=True,
-        kv_cache_memory_bytes=None if config.kv_cache_gib is None else int(config.kv_cache_gib * 2**30),
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        tensor_parallel_size=config.tensor_parallel_size,
-        # temperature and truncation applied: the distribution the token was drawn from
-        logprobs_mode="processed_logprobs",
-        # prompts arrive processed
-        mm_processor_cache_gb=0,
-        skip_mm_profiling=True,
-        limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-        seed=0,
-    )
-
-
-def _sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:
-    return SamplingParams(
-        n=group_size,
-        seed=seed,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        max_tokens=sampling.max_tokens,
-        logprobs=0,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        skip_special_tokens=True,
-    )
-
-
-def _completion(output: CompletionOutput) -> Completion:
-    assert output.logprobs is not None
-    ids = tuple(output.token_ids)
-    logprobs = cast(Sequence[Mapping[int, Logprob]], output.logprobs)
-    return Completion(
-        token_ids=ids,
-        rollout_logprobs=tuple(step[token].logprob for step, token in zip(logprobs, ids, strict=True)),
-        text=output.text,
-        finish_reason=_finish_reason(output.finish_reason),
-        version_spans=tuple(
-            VersionSpan(version=int(span.version), start=span.start, end=span.end)
-            for span in output.weight_versions or ()
-        ),
-    )
-
-
-def _finish_reason(reason: str | None) -> FinishReason:
-    return {"stop": "stop", "length": "length"}.get(reason or "", "abort")  # pyright: ignore[reportReturnType]

@@ -1,11 +1,12 @@
 """The rollout pool: one way in, several engines behind it. No Ray here."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from common.errors import EngineError
 from common.protocols import WeightReceiver
-from common.types import Failure, Generation, Prompt, SamplingSpec
+from common.types import Failure, Generation, MediaRef, Prompt, SamplingSpec
 
 
 class RolloutPool:
@@ -25,10 +26,7 @@ class RolloutPool:
 
     async def __call__(self, prompt: Prompt) -> Generation | Failure:
         """Samples a group; the engine's own failure of one request is data, its death is raised."""
-        index = self._in_flight.index(min(self._in_flight))
-        self._in_flight[index] += 1
-        engine = self._engines[index]
-        try:
+        with self._least_busy() as engine:
             generation = await engine.generate(
                 prompt.media,
                 sampling=self._sampling,
@@ -36,9 +34,29 @@ class RolloutPool:
                 seed=prompt.seed,
                 deadline_s=self._deadline_s,
             )
+        return self._whole(generation, engine.name)
+
+    async def score(
+        self, media: MediaRef, *, prefix_ids: Sequence[int], text_ids: Sequence[int], is_alone: bool
+    ) -> float | Failure:
+        """The log-probability of tokens behind a prompt, in nats; failures as those of a group."""
+        with self._least_busy() as engine:
+            return await engine.score(
+                media,
+                prefix_ids=prefix_ids,
+                text_ids=text_ids,
+                deadline_s=self._deadline_s,
+                is_alone=is_alone,
+            )
+
+    @contextmanager
+    def _least_busy(self) -> Generator[WeightReceiver]:
+        index = self._in_flight.index(min(self._in_flight))
+        self._in_flight[index] += 1
+        try:
+            yield self._engines[index]
         finally:
             self._in_flight[index] -= 1
-        return self._whole(generation, engine.name)
 
     async def together(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """A `GenerateTogetherFn`: group i goes to engine i modulo their number; each runs its own in lockstep."""

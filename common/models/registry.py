@@ -22,6 +22,8 @@ class Family:
     """What `architectures[0]` of a `config.json` may say; the first is that of the released checkpoints."""
     process_prompt: Callable[..., ProcessedPrompt]
     encode_completion: Callable[..., tuple[int, ...]]
+    encode_text: Callable[..., tuple[int, ...]]
+    """Token ids of a text and nothing else."""
     decode_completion: Callable[..., str]
     """Text of token ids, special tokens left out."""
     load_policy: "Callable[..., nn.Module]"
@@ -43,6 +45,12 @@ def _encode_qwen2_5_omni(text: str, *, model_path: str) -> tuple[int, ...]:
     from common.models.qwen2_5_omni.processor import encode_completion
 
     return encode_completion(text, model_path=model_path)
+
+
+def _encode_text_qwen2_5_omni(text: str, *, model_path: str) -> tuple[int, ...]:
+    from common.models.qwen2_5_omni.processor import encode_text
+
+    return encode_text(text, model_path=model_path)
 
 
 def _load_qwen2_5_omni(model_path: str, *, dtype: "torch.dtype") -> "nn.Module":
@@ -71,6 +79,7 @@ def _families() -> dict[str, Family]:
         architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
         process_prompt=_process_qwen2_5_omni,
         encode_completion=_encode_qwen2_5_omni,
+        encode_text=_encode_text_qwen2_5_omni,
         decode_completion=_decode_qwen2_5_omni,
         load_policy=_load_qwen2_5_omni,
         generate=_generate_qwen2_5_omni,

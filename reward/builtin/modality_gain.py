@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from common.errors import ConfigError, ScoringError
+from common.conditions import SILENT
+from common.errors import ConfigError, MediaError, ScoringError
 from common.protocols import ScoreLogprobsFn
 from common.types import ClipCondition, Modality
 from reward.builtin.accuracy import AccuracyReward
@@ -33,8 +34,9 @@ class ModalityGainReward:
     the question alone (`given: question`) or behind the completion's own thought (`given: think`).
     Range: 0 to 1.
     Source: the gain of `affect_r1` and the audio ablation of MAPO; Video-R1's T-GRPO, whose flat bonus cancels.
-    Needs: the rollout engines (`bind`), so neither `reward.check` nor `reward.http` can serve it; both modalities,
-    None with one. It costs two scoring calls for each record, or for each completion with `given: think`.
+    Needs: the rollout engines of a run (`bind`), so `reward.check` and `reward.http` refuse it; both modalities,
+    None with one, or where the sound that is to be taken away has no track. It costs two scoring calls for each
+    record and step, or for each completion with `given: think`.
     Caution: behind the question alone the gap is the same for a whole group. Added, it would cancel when rewards
     are centred; as a factor it stays, but if the anchor varies as the rest of the sum does (`accuracy`, where the
     form is always right), scaling by the group's deviation cancels it as well. `evidence` does not.
@@ -105,10 +107,17 @@ class BoundModalityGain:
 
         Raises:
             ScoringError: a log-probability is not finite.
+            MediaError: the clip, or the one that lends its sound, cannot be used.
+            EngineError: no engine can score.
         """
         if len(set(request.modalities)) < 2:
             return RewardResult(value=None, detail="nothing is left of a clip that shows one modality")
-        gap = await self._gap(request)
+        try:
+            gap = await self._gap(request)
+        except MediaError as error:
+            if error.reason != SILENT:
+                raise
+            return RewardResult(value=None, detail=f"the clip has no sound to take away: {error}")
         anchor = self.options.anchor_of(request)
         return RewardResult(value=anchor * self.options.factor_of(gap), facts={"gap": gap, "anchor": anchor})
 

@@ -9,7 +9,6 @@ from typing import Any
 import ray
 import torch
 
-import rollout.engine
 import rollout.weights
 from common.config.learner import LearnerConfig
 from common.config.rollout import RolloutConfig
@@ -17,6 +16,7 @@ from common.types import SamplingSpec, TensorReceipt
 from deploy.wiring import process_env
 from learner.actor import LearnerRank, RankClients
 from rollout.actor import EngineActor, EngineClient
+from rollout.translation import sampling_params
 
 SAMPLING = SamplingSpec(temperature=1.0, max_tokens=24)
 ENGINE = RolloutConfig(max_model_len=1024, max_num_seqs=32, kv_cache_gib=0.25)
@@ -117,7 +117,7 @@ class BreakableEngine(EngineActor):
         inputs = [self._engine._engine_input(p, cache_salt=f"direct-{seed}", tower_version="0") for p in prompts]
 
         async def one(index: int, request: Any) -> int:
-            params = rollout.engine._sampling_params(sampling, group_size=group_size, seed=seed + 64 * index)
+            params = sampling_params(sampling, group_size=group_size, seed=seed + 64 * index)
             async for output in llm.generate(request, params, f"direct-{seed}-{index}"):
                 final = output
             return sum(len(c.token_ids) for c in final.outputs)

@@ -119,6 +119,26 @@ def test_a_dry_run_finds_what_would_stop_the_run(capsys: pytest.CaptureFixture[s
     assert "pip install" in mistake(capsys, "--dry-run", "--run.wandb_project=x")
 
 
+def test_a_reward_that_asks_engines_is_accepted_where_its_sounds_can_be_swapped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def dry_run(without: str, *labels: str) -> list[str]:
+        rewards = f"[{{type: builtin, name: modality_gain, options: {{without: {without}}}}}]"
+        turns = [[{"value": "<video>\n<audio>"}, {"value": label}] for label in labels]
+        lines = [{"video": f"{i}.mp4", "conversations": turn} for i, turn in enumerate(turns)]
+        (tmp_path / "t.json").write_text(json.dumps(lines))
+        source = ("--data.source.type=r1_omni", f"--data.source.path={tmp_path}/t.json")
+        return ["--dry-run", *source, "--reward.rewards", rewards]
+
+    for index in range(2):
+        (tmp_path / f"{index}.mp4").write_text("")
+    for case in (("audio_muted", "sad"), ("audio_swapped", "sad", "happy")):
+        assert main(dry_run(*case)) == 0
+        assert "name: modality_gain" in capsys.readouterr().out
+    assert "got sad in data.source; take audio_muted" in mistake(capsys, *dry_run("audio_swapped", "sad", "sad"))
+    assert "modality_gain.without must be one of" in mistake(capsys, *dry_run("smell", "sad"))
+
+
 def test_a_dry_run_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", DEMO, "--dry-run"]) == 0
     assert "name: demo" in capsys.readouterr().out

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from common.models.qwen2_5_omni.processor import hash_tensors, load_processor, process_prompt
+from common.models.qwen2_5_omni.processor import (
+    encode_completion,
+    encode_text,
+    hash_tensors,
+    load_processor,
+    process_prompt,
+)
 from common.types import DecodedClip, ProcessedPrompt
 
 PIXELS = {"min_pixels": 784, "max_pixels": 12_544}
@@ -162,3 +168,20 @@ def test_a_hash_covers_names_shapes_and_types() -> None:
     assert len({hash_tensors(v) for v in variants}) == len(variants)
     assert hash_tensors({"a": base, "b": base + 1}) == hash_tensors({"b": base + 1, "a": base})
     assert hash_tensors({"a": base[::2]}) == hash_tensors({"a": base[::2].copy()})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<answer>", "<think>A voice\0trembles: \u4f60\u597d.</think>\n<answer>", "a <| b |> c"]
+)
+def test_a_text_is_encoded_as_an_answer_is_but_for_its_end(tiny: str, text: str) -> None:
+    assert encode_text(text, model_path=tiny) == encode_completion(text, model_path=tiny)[:-1]
+
+
+@pytest.mark.parametrize("token", ["<|VIDEO|>", "<|AUDIO|>", "<|im_end|>"])
+def test_a_special_token_that_a_text_spells_is_spelled(tiny: str, token: str) -> None:
+    tokenizer = load_processor(tiny).tokenizer
+    text = f"{token}{token} voice {token}"
+    ids = encode_text(text, model_path=tiny)
+    assert tokenizer.convert_tokens_to_ids(token) in tokenizer(text)["input_ids"], "it would be meant"
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(list(ids)) == text

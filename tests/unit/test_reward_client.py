@@ -12,6 +12,7 @@ import reward.actor
 from common.errors import RewardError
 from common.types import Completion, Failure, Record, Score
 from reward.actor import RewardClient
+from reward.given import Given
 from reward.service import GroupReport
 from tests.support.builders import make_completion, make_record
 from tests.support.clock import run
@@ -73,7 +74,12 @@ class Service:
                 future.set_exception(ActorUnavailableError("gone", b"0" * 16))
 
     async def _score(
-        self, record: Record, completions: Sequence[Completion], *, max_task_retries: int
+        self,
+        record: Record,
+        completions: Sequence[Completion],
+        given: Mapping[str, Given],
+        *,
+        max_task_retries: int,
     ) -> GroupReport:
         assert max_task_retries == 0
         loop = asyncio.get_running_loop()

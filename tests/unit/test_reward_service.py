@@ -17,8 +17,9 @@ from common.errors import ConfigError
 from common.types import Failure
 from learner.ledger import Ledger, read_ledger
 from learner.record import read_samples, write_samples
+from reward.checks import check_rewards
 from reward.request import RewardRequest
-from reward.service import GroupReport, RewardService, check_rewards
+from reward.service import GroupReport, RewardService
 from tests.support.builders import make_draw, make_group, make_request
 
 FORMAT = BuiltinRewardConfig(type="builtin", name="format_r1omni")

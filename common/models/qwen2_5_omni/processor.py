@@ -5,6 +5,8 @@ the same arrays.
 """
 
 import functools
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +97,22 @@ def encode_completion(text: str, *, model_path: str) -> tuple[int, ...]:
     """Token ids of an answer with the token that ends it, as the policy is to produce them."""
     tokenizer = load_processor(model_path).tokenizer
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
+
+
+def encode_text(text: str, *, model_path: str) -> tuple[int, ...]:
+    """Token ids of a text and nothing else; a special token that it spells is spelled, too, and not meant."""
+    tokenizer = load_processor(model_path).tokenizer
+    # cut behind the first character of each, no piece holds a special token
+    cuts = [found.start() + 1 for found in _special(model_path).finditer(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+    return tuple(i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"])
+
+
+@functools.lru_cache(maxsize=4)
+def _special(model_path: str) -> re.Pattern[str]:
+    tokens = load_processor(model_path).tokenizer.added_tokens_decoder.values()
+    names = sorted((str(token.content) for token in tokens if token.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
 
 def decode_completion(token_ids: Sequence[int], *, model_path: str) -> str:

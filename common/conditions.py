@@ -1,0 +1,65 @@
+"""What of a clip is presented: `ClipCondition`, made of a decoded clip so that the question stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from common.errors import MediaError
+from common.types import ClipCondition, DecodedClip, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SILENT = "no-audio-track"
+"""Reason of a clip that has no sound to take away."""
+
+
+def presented(clip: DecodedClip, condition: ClipCondition, *, sound: np.ndarray | None = None) -> DecodedClip:
+    """A decoded clip in a condition.
+
+    Args:
+        clip: as it is given.
+        condition: `audio_muted` has silence of the same length, `video_blanked` as many black frames of the same
+            shape, so that both have as many tokens as the clip; `audio_swapped` may have more or fewer.
+        sound: float32 [S] at 16 kHz, of another clip; where sounds are swapped.
+
+    Raises:
+        MediaError: the clip has not what is to be taken away.
+    """
+    import numpy as np
+
+    if condition == "as_given":
+        return clip
+    if condition == "video_blanked":
+        if clip.frames is None:
+            raise MediaError("video_blanked must have a clip with a picture, got none", reason="no-video-track")
+        return dataclasses.replace(clip, frames=np.zeros_like(clip.frames))
+    if clip.waveform is None:
+        raise MediaError(f"{condition} must have a clip with a sound, got none", reason=SILENT)
+    if condition == "audio_muted":
+        return dataclasses.replace(clip, waveform=np.zeros_like(clip.waveform))
+    assert sound is not None, "a sound is swapped for one"
+    return dataclasses.replace(clip, waveform=sound)
+
+
+def lender_of(record: Record, records: Sequence[Record]) -> Record:
+    """The record that lends its sound where `record` is asked with another's: of another label, always the same.
+
+    Args:
+        record: whose sound is swapped.
+        records: that may lend theirs, in the corpus's order.
+
+    Raises:
+        MediaError: none of another label has a sound.
+    """
+    others = [other for other in records if other.label != record.label and other.clip.audio_path is not None]
+    if not others:
+        raise MediaError(
+            f"{record.prompt_id}: audio_swapped must have a clip of another label than {record.label!r} with a "
+            f"sound, got none among {len(records)}",
+            reason="no-other-sound",
+        )
+    return random.Random(f"{record.dataset}/{record.prompt_id}").choice(others)

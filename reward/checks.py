@@ -1,0 +1,86 @@
+"""What can be known of configured rewards before any is started."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, cast
+
+from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, RewardConfig, UserCodeConfig
+from common.errors import ConfigError
+from reward.builtin import BUILTIN
+from reward.remote import check_http
+from reward.request import RewardRequest
+from reward.workers import check_in_process, plugin_spec
+
+
+def needs_engines(entry: BuiltinRewardConfig) -> bool:
+    """Whether a built-in reward asks rollout engines."""
+    return bool(getattr(BUILTIN.get(entry.builtin_name), "needs_engines", False))
+
+
+def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Callable[[RewardRequest], object]:
+    """A built-in reward with its options.
+
+    Args:
+        entry: which one.
+        has_engines: whether there are rollout engines that it can be bound to.
+
+    Raises:
+        ConfigError: there is none of this name, it does not take the options, or it needs what is not here.
+    """
+    name = entry.builtin_name
+    found = BUILTIN.get(name)
+    if found is None:
+        close = get_close_matches(name, BUILTIN, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
+        raise ConfigError(
+            f"reward.rewards {entry.name} must be a built-in reward, one of {', '.join(sorted(BUILTIN))}, got "
+            f"{name!r}; {remedy}"
+        )
+    if needs_engines(entry) and not has_engines:
+        raise ConfigError(
+            f"reward.rewards {entry.name} must have rollout engines, got none: {name} is scored within a run only; "
+            "leave it out here"
+        )
+    try:
+        return cast(Callable[[RewardRequest], object], cast(Any, found)(**entry.options))
+    except (TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"reward.rewards {entry.name}.options must be those of {name}, got {said}; see "
+            "`python -m reward.check --list`"
+        ) from error
+
+
+def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
+    """What can be known of rewards before any is started: names, options, imports, parameters, tokens.
+
+    Args:
+        config: the rewards.
+        has_engines: whether they are for a run, which has rollout engines.
+
+    Raises:
+        ConfigError: one of them cannot be.
+    """
+    for entry in config.rewards:
+        if isinstance(entry, BuiltinRewardConfig):
+            make_builtin(entry, has_engines=has_engines)
+        elif isinstance(entry, HttpRewardConfig):
+            check_http(entry)
+    _check_gates(config)
+    check_in_process([plugin_spec(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
+
+
+def _check_gates(config: RewardConfig) -> None:
+    """A penalty is 0 where all is well: a gate on it would be closed there, and open where it is deserved."""
+    penalties = {
+        entry.name
+        for entry in config.rewards
+        if isinstance(entry, BuiltinRewardConfig)
+        and getattr(BUILTIN[entry.builtin_name], "range", (0.0, 1.0))[1] <= 0
+    }
+    for entry in config.rewards:
+        for gate in sorted(entry.gates & penalties):
+            raise ConfigError(
+                f"reward.rewards {entry.name}.requires and .caps must name rewards that are 0 at their worst, got "
+                f"{gate!r}, a penalty, which is 0 at its best; name another"
+            )

@@ -1,0 +1,93 @@
+"""Rewards that ask the rollout engines: asked where the engines are, in the driver, before the service sums.
+
+What they come to, values and faults, goes to the service with the group, which settles and sums it as if it had
+asked itself: gates, weights and `on_error` are in one place.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from common.config.reward import BuiltinRewardConfig, RewardConfig
+from common.errors import OmniError
+from common.protocols import ScoreLogprobsFn
+from common.types import Completion, Record
+from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
+from reward.checks import make_builtin, needs_engines
+from reward.given import Given
+from reward.outcome import Outcome, checked, fault_of
+from reward.pool import Channel, PooledReward
+from reward.request import RewardRequest, requests_of
+
+NUM_CALLS = 64
+"""Completions at a time of each reward; the engines batch what they are asked."""
+
+
+class EngineRewards:
+    """The rewards of a configuration that need engines, each under its deadline and attempts."""
+
+    def __init__(self, config: RewardConfig, *, score_logprobs: ScoreLogprobsFn) -> None:
+        """Asks nobody yet.
+
+        Args:
+            config: all rewards of a run.
+            score_logprobs: of the engines.
+        """
+        self._rewards = [
+            PooledReward(entry, make_channel=_channels(entry, score_logprobs), size=1)
+            for entry in config.rewards
+            if isinstance(entry, BuiltinRewardConfig) and needs_engines(entry)
+        ]
+
+    async def start(self) -> None:
+        """Until they can be asked."""
+        await asyncio.gather(*(reward.start() for reward in self._rewards))
+
+    async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, Given]:
+        """What each of them makes of a group."""
+        requests, loop = requests_of(record, completions), asyncio.get_running_loop()
+
+        async def one(reward: PooledReward) -> Given:
+            started = loop.time()
+            return Given(outcomes=tuple(await reward(requests)), seconds=loop.time() - started)
+
+        given = await asyncio.gather(*map(one, self._rewards))
+        return {reward.entry.name: answer for reward, answer in zip(self._rewards, given, strict=True)}
+
+
+def _channels(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Callable[[], Channel]:
+    reward = cast(ModalityGainReward, make_builtin(entry, has_engines=True)).bind(score_logprobs)
+    return lambda: EngineChannel(reward)
+
+
+class EngineChannel:
+    """A `Channel` to a bound reward, which waits for engines in this event loop."""
+
+    def __init__(self, reward: BoundModalityGain) -> None:
+        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_CALLS, "", False
+        self._reward = reward
+
+    async def open(self) -> None:
+        """Nothing is to be opened."""
+
+    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        """One call."""
+        return await asyncio.gather(*map(self._one, requests))
+
+    async def _one(self, request: RewardRequest) -> Outcome:
+        try:
+            return checked(await self._reward(request))
+        except OmniError as error:
+            # a clip that cannot be used, an engine that did not answer: its group's matter
+            return fault_of(error)
+
+    async def where(self) -> str:
+        """It is known to wait."""
+        return ""
+
+    async def abandon(self) -> bool:
+        """The call was cancelled; the question that it waited for may be another's, too."""
+        return False
+
+    def end(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,29 @@
+"""What rewards made of a group elsewhere, before the service was asked to settle and sum."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from reward.outcome import Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """One reward's."""
+
+    outcomes: tuple[Outcome, ...]
+    """One per completion, in their order."""
+    seconds: float
+
+
+NOTHING: Mapping[str, Given] = MappingProxyType({})
+
+
+def columns_of(
+    given: Mapping[str, Given], *, names: Sequence[str], count: int
+) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
+    """Outcomes and seconds by reward, of exactly these rewards and so many completions."""
+    assert given.keys() == set(names), f"given must be {sorted(names)}, got {sorted(given)}"
+    assert all(len(one.outcomes) == count for one in given.values()), "one outcome per completion"
+    outcomes = {name: list(given[name].outcomes) for name in names}
+    return outcomes, {name: given[name].seconds for name in names}

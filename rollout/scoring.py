@@ -1,0 +1,98 @@
+"""How likely the policy finds an answer, asked of the engines: each question once per policy version. No Ray here.
+
+The engines answer while they serve: scoring waits where they are paused for a publish, as generation does.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from common.conditions import lender_of
+from common.errors import EngineError, MediaError
+from common.protocols import PrepareInConditionFn
+from common.types import ClipCondition, Failure, Record
+from rollout.pool import RolloutPool
+
+
+class _Question(NamedTuple):
+    """What an answer is remembered by."""
+
+    record: tuple[str, ...]
+    condition: ClipCondition
+    prefix: str
+    text: str
+
+
+class LogprobScorer:
+    """A `ScoreLogprobsFn` over a pool, which answers the same question from memory while the version is the same.
+
+    Failures are not remembered. A question that is asked again while it is on its way is asked once.
+    """
+
+    def __init__(
+        self,
+        pool: RolloutPool,
+        *,
+        prepare: PrepareInConditionFn,
+        encode: Callable[[str], Sequence[int]],
+        version: Callable[[], int],
+        lenders: Sequence[Record],
+        is_alone: bool = False,
+    ) -> None:
+        """Asks nobody yet.
+
+        Args:
+            pool: of the engines.
+            prepare: of the clips.
+            encode: a text's token ids and nothing else.
+            version: the policy version that all engines hold; higher only once they all do.
+            lenders: whose sounds may be swapped in.
+            is_alone: whether an engine scores one question at a time, so that the same gives the same bits.
+        """
+        self._pool, self._prepare, self._encode, self._version = pool, prepare, encode, version
+        self._lenders, self._is_alone = lenders, is_alone
+        self._asked: dict[_Question, asyncio.Task[float]] = {}
+        self._asked_version = version()
+
+    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float:
+        """Nats, as the protocol says.
+
+        Raises:
+            MediaError: the clip, or the one that lends its sound, cannot be used.
+            EngineError: no engine can score: it died, took too long, or the prompt is too long.
+        """
+        if self._version() != self._asked_version:
+            self._asked, self._asked_version = {}, self._version()
+        asked, clip = self._asked, record.clip
+        whose = (record.dataset, record.split, record.prompt_id, record.question, f"{clip.audio_path}")
+        question = _Question((*whose, f"{clip.video_path}"), condition, prefix, text)
+        task = asked.get(question)
+        if task is None:
+            task = asyncio.create_task(self._ask(record, condition, prefix, text))
+            asked[question] = task
+            task.add_done_callback(lambda done: _forget_failure(asked, question, done))
+        # others may wait for the same answer: who is cancelled does not cancel it
+        return await asyncio.shield(task)
+
+    async def _ask(self, record: Record, condition: ClipCondition, prefix: str, text: str) -> float:
+        sound = lender_of(record, self._lenders) if condition == "audio_swapped" else None
+        prepared = await self._prepare(record, condition=condition, sound=sound)
+        if isinstance(prepared, Failure):
+            raise MediaError(prepared.detail, reason=prepared.reason)
+        answer = await self._pool.score(
+            prepared[0],
+            prefix_ids=self._encode(prefix),
+            text_ids=self._encode(text),
+            is_alone=self._is_alone,
+        )
+        if isinstance(answer, Failure):
+            raise EngineError(f"{record.prompt_id}: scoring failed: {answer.reason}: {answer.detail}")
+        return answer
+
+
+def _forget_failure(
+    asked: dict[_Question, "asyncio.Task[float]"], question: _Question, done: "asyncio.Task[float]"
+) -> None:
+    # asking for the exception takes note of it, where nobody waits any more
+    if done.cancelled() or done.exception() is not None:
+        asked.pop(question, None)

@@ -1,0 +1,107 @@
+"""Between what crosses our processes and what vLLM takes and gives."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from vllm import SamplingParams
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+
+from common.config.rollout import RolloutConfig
+from common.errors import EngineError
+from common.types import Completion, FinishReason, SamplingSpec, VersionSpan
+from rollout.weights import BACKEND
+
+
+def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncEngineArgs:
+    """vLLM's arguments, each either configured or fixed here for a reason."""
+    return AsyncEngineArgs(
+        model=model_path,
+        dtype=cast(Any, dtype),
+        trust_remote_code=False,
+        enforce_eager=config.enforce_eager,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        # a seeded request whose prefill is split kills vLLM's CPU engine
+        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len),
+        enable_chunked_prefill=False,
+        enable_prefix_caching=True,
+        kv_cache_memory_bytes=None if config.kv_cache_gib is None else int(config.kv_cache_gib * 2**30),
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
+        # temperature and truncation applied: the distribution the token was drawn from
+        logprobs_mode="processed_logprobs",
+        # prompts arrive processed
+        mm_processor_cache_gb=0,
+        skip_mm_profiling=True,
+        limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        seed=0,
+    )
+
+
+def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:
+    """How a group is sampled."""
+    return SamplingParams(
+        n=group_size,
+        seed=seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_special_tokens=True,
+    )
+
+
+def scoring_params() -> SamplingParams:
+    """How a prompt's own tokens are scored: one token is sampled behind it, and thrown away.
+
+    vLLM gives the tokens of a prompt their log-probabilities at temperature 1 with nothing cut off, whatever is
+    sampled by, and takes over no prefix of such a prompt from its cache. The greedy choice draws no random number.
+    """
+    return SamplingParams(
+        temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False
+    )
+
+
+def logprob_of(output: RequestOutput, token_ids: Sequence[int]) -> float:
+    """The log-probability of the last tokens of a prompt that was scored, in nats.
+
+    Raises:
+        EngineError: vLLM left some of them out.
+    """
+    given = output.prompt_logprobs
+    steps = cast(Sequence[Mapping[int, Logprob] | None], given or [])[-len(token_ids) :]
+    found = [step.get(token) if step else None for step, token in zip(steps, token_ids, strict=False)]
+    if len(found) != len(token_ids) or None in found:
+        raise EngineError(
+            f"an engine must score all {len(token_ids)} tokens, got {len([f for f in found if f])} of them"
+        )
+    return math.fsum(cast(Logprob, one).logprob for one in found)
+
+
+def completion_of(output: CompletionOutput) -> Completion:
+    """What vLLM answered once."""
+    assert output.logprobs is not None
+    ids = tuple(output.token_ids)
+    logprobs = cast(Sequence[Mapping[int, Logprob]], output.logprobs)
+    return Completion(
+        token_ids=ids,
+        rollout_logprobs=tuple(step[token].logprob for step, token in zip(logprobs, ids, strict=True)),
+        text=output.text,
+        finish_reason=_finish_reason(output.finish_reason),
+        version_spans=tuple(
+            VersionSpan(version=int(span.version), start=span.start, end=span.end)
+            for span in output.weight_versions or ()
+        ),
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    return {"stop": "stop", "length": "length"}.get(reason or "", "abort")  # pyright: ignore[reportReturnType]
