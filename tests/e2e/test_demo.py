@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.labels import answered, normalised
 from learner.ledger import check_ledger
 from tests.e2e.control import swap_audio
 from tests.e2e.support import lines_of
@@ -76,7 +77,8 @@ def recall_by_modality(folder: Path, policy: str) -> dict[str, float]:
     tells = {m["clip_id"]: m["label_from"] for m in map(json.loads, metadata.read_text().splitlines())}
     right: dict[str, list[bool]] = {}
     for clip in map(json.loads, (folder / "eval" / f"{policy}.jsonl").read_text().splitlines()):
-        right.setdefault(tells[clip["prompt_id"]], []).append(clip["answer"] == clip["label"])
+        answer = normalised(answered(clip["text"]), "dfew")
+        right.setdefault(tells[clip["id"]], []).append(answer == clip["label"])
     return {kind: sum(values) / len(values) for kind, values in right.items()}
 
 
