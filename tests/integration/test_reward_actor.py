@@ -114,7 +114,10 @@ def test_a_service_that_cannot_be_restarted_is_an_error(tmp_path: Path) -> None:
     async def kill_and_score(client: RewardClient) -> None:
         await client(make_record(), [make_completion([1], text="x")])
         ray.kill(client.handle)
-        await score_all(client)
+        async with asyncio.timeout(120):
+            # the kill takes a moment to arrive
+            while True:
+                await score_all(client)
 
     with service(python("good"), max_restarts=0) as client, pytest.raises(RewardError, match="service died"):
         asyncio.run(kill_and_score(client))

@@ -1,4 +1,7 @@
-"""What an engine says of a text's likelihood is what transformers says: the learner's own log-probabilities."""
+"""What an engine says of a text's likelihood is what transformers says: the learner's own log-probabilities.
+
+The file's name puts it before those that publish: from then on the shared engine has other weights.
+"""
 
 import asyncio
 
