@@ -141,6 +141,7 @@ def test_a_run_whose_clips_all_fail_says_so_and_stops(corpus: Path, tmp_path: Pa
     assert "data.source.media_root" in last
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -262,6 +262,7 @@ def test_several_updates_on_one_batch_leave_the_ratio_and_clip(run: Run, untied:
     assert metrics["learner/loss"] == pytest.approx(once["learner/loss"], rel=RELATIVE)
 
 
+@pytest.mark.long
 def test_a_perturbation_is_taken_back_bit_for_bit_under_every_stage(run: Run, untied: str) -> None:
     for stage in (0, 2, 3):
         ranks, info = start_ranks(untied, config=config(2, stage))

@@ -203,6 +203,7 @@ def test_a_reward_may_stop_the_run() -> None:
         asyncio.run(score_all(client))
 
 
+@pytest.mark.long
 def test_the_example_of_a_teams_actor_runs() -> None:
     team = team_actor.start()
     entry = NamedActorRewardConfig(type="named_actor", name="team", actor="team-reward", namespace="rewards")
