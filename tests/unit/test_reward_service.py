@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-import reward.service
+import reward.checks
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
@@ -366,7 +366,7 @@ def test_a_built_in_reward_that_needs_engines_is_refused_where_there_are_none(
     class Needy:
         needs_engines = True
 
-    monkeypatch.setattr(reward.service, "BUILTIN", {"gain": Needy})
+    monkeypatch.setattr(reward.checks, "BUILTIN", {"gain": Needy})
     with pytest.raises(ConfigError, match="gain must have rollout engines"):
         check_rewards(RewardConfig(rewards=(BuiltinRewardConfig(type="builtin", name="gain"),)))
 
@@ -377,7 +377,7 @@ def test_a_built_in_reward_that_waits_for_others_keeps_nobody_waiting(monkeypatc
             await asyncio.sleep(600 if request.label == "fear" else 0)
             return 2.0
 
-    monkeypatch.setattr(reward.service, "BUILTIN", {"judge": Judge})
+    monkeypatch.setattr(reward.checks, "BUILTIN", {"judge": Judge})
     entry = BuiltinRewardConfig(type="builtin", name="judge", deadline_s=1.0)
     bad, good = reports(entry, groups=[group("fear"), group()])
     assert failure(bad).reason == "judge-deadline"
