@@ -28,6 +28,7 @@ __all__ = [
     "RAVDESS_ORDER",
     "TAXONOMIES",
     "Mention",
+    "answer_block",
     "answer_of",
     "answered",
     "classes_in",
@@ -36,6 +37,7 @@ __all__ = [
     "lemma",
     "mentions",
     "normalised",
+    "readable_answer",
 ]
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -117,11 +119,26 @@ def has_form(completion: str) -> bool:
     return has_ends and _SEAM.search(completion) is not None
 
 
+def answer_block(text: str) -> str | None:
+    """What stands in the first `<answer>`, stripped; None without one. That of `ANSWER`, in linear time."""
+    start = text.find("<answer>")
+    end = text.find("</answer>", start) if start >= 0 else -1
+    return None if end < 0 else text[start + len("<answer>") : end].strip()
+
+
 def answered(text: str) -> str:
-    """The first `<answer>`, or the whole text without one; stripped. That of `ANSWER`, in linear time."""
-    start = text.find("<answer>") + len("<answer>")
-    end = text.find("</answer>", start) if start >= len("<answer>") else -1
-    return (text if end < 0 else text[start:end]).strip()
+    """The first `<answer>`, or the whole text without one; stripped."""
+    block = answer_block(text)
+    return text.strip() if block is None else block
+
+
+def readable_answer(text: str) -> str:
+    """What is answered, to be read by the table: a thought without an `<answer>` is none, whatever it names.
+
+    A text without a thought is an answer as it stands, such as a bare class.
+    """
+    is_thought = answer_block(text) is None and "<think>" in text
+    return "" if is_thought else answered(text)
 
 
 def answer_of(completion: str) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from common.config.data import DataConfig
 from common.errors import ConfigError, last_line
-from common.labels import TAXONOMIES, answered, normalised
+from common.labels import TAXONOMIES, answered, normalised, readable_answer
 from common.models.registry import family_of
 from common.preparation import MediaSettings, prepare
 from common.tokens import pack_tokens
@@ -87,7 +87,7 @@ class Predictor:
             text=text,
             think=_between(text, "<think>", "</think>"),
             answer=said,
-            normalised=normalised(said, self._taxonomy) if said else None,
+            normalised=normalised(readable, self._taxonomy) if (readable := readable_answer(text)) else None,
             probabilities=None if classes is None else self.probabilities(prompt, text, classes),
             modalities=tuple(sorted(prompt.placeholders, key=("video", "audio").index)),
             num_tokens=len(tokens),

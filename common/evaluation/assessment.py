@@ -12,7 +12,7 @@ from common.errors import DatasetError
 from common.evaluation.confusion import Confusion, Scores, confusion_of, scores_of, total
 from common.evaluation.predictions import Prediction
 from common.evaluation.wheel import WheelScores, wheel_scores
-from common.labels import ANSWER, TAXONOMIES, answered, has_form, normalised
+from common.labels import TAXONOMIES, answer_block, has_form, normalised, readable_answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,11 +114,11 @@ def read_one(prediction: Prediction, *, taxonomy: str) -> ReadPrediction:
             f"{prediction.place or prediction.id}: a label must be of the taxonomy {taxonomy} ({classes}), got "
             f"{prediction.label!r}; mend it or give another --taxonomy"
         )
-    said = answered(prediction.text)
+    said = readable_answer(prediction.text)
     answer = normalised(said, taxonomy) if said else None
     if answer is None and said and TAXONOMIES[taxonomy] is None and said.lower() == label:
         answer = label
-    has_block = ANSWER.search(prediction.text) is not None
+    has_block = answer_block(prediction.text) is not None
     return ReadPrediction(
         prediction=prediction,
         label=label,
@@ -133,9 +133,9 @@ def verbatim_answer(text: str) -> str:
     As R1-Omni's accuracy reward reads it (`grpo.py`), for which a block that breaks its line is none.
     """
     for line in text.split("\n"):
-        match = ANSWER.search(line)
-        if match:
-            return match[1].strip()
+        block = answer_block(line)
+        if block is not None:
+            return block
     return text.strip()
 
 

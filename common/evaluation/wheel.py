@@ -13,7 +13,7 @@ import numpy as np
 
 from common.emotion_wheel import Wheel
 from common.evaluation.bootstrap import Estimate, interval, resampled
-from common.labels import answered, mentions
+from common.labels import mentions, readable_answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ def wheel_scores(clips: Sequence[tuple[Sequence[str], str]], *, seed: int = 0) -
 def _precision_and_recall(labels: Sequence[str], text: str) -> tuple[float, float]:
     # a label that the table does not know is a sector of its own
     labelled = frozenset[str]().union(*(sectors_in(label) or {label.strip().lower()} for label in labels))
-    said = answered(text)
+    said = readable_answer(text)
     found = sectors_in(said) or ({said.lower()} if said else set[str]())
     common = len(labelled & found)
     return (common / len(found) if found else 0.0), common / len(labelled)

@@ -3,7 +3,7 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from common.labels import answered
+from common.labels import readable_answer
 from reward.builtin.record_classes import classes_named, classes_of_labels
 from reward.request import RewardRequest
 
@@ -21,7 +21,7 @@ class MultiLabelReward:
     """
 
     def __call__(self, request: RewardRequest) -> float:
-        named = classes_named(answered(request.completion), request.record.taxonomy)
+        named = classes_named(readable_answer(request.completion), request.record.taxonomy)
         return set_f1(named, classes_of_labels(request.record))
 
 

@@ -3,13 +3,13 @@
 from functools import lru_cache
 
 from common.errors import DatasetError
-from common.labels import answered, classes_in, normalised
+from common.labels import classes_in, normalised, readable_answer
 from common.types import Record
 
 
 def class_answered(completion: str, taxonomy: str) -> str | None:
     """The one class that the answer names; None for none or several."""
-    return normalised(answered(completion), taxonomy)
+    return normalised(readable_answer(completion), taxonomy)
 
 
 def class_of_label(record: Record) -> str:

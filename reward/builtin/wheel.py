@@ -7,7 +7,7 @@ from typing import Literal
 
 from common.emotion_wheel import Wheel
 from common.errors import ConfigError, DatasetError
-from common.labels import answered, mentions
+from common.labels import mentions, readable_answer
 from reward.builtin.multi_label import set_f1
 from reward.builtin.options import check_count
 from reward.request import RewardRequest
@@ -52,7 +52,7 @@ class WheelReward:
             raise DatasetError(
                 f"record {record.prompt_id}: label must name an emotion, got {record.label!r}; mend the label"
             )
-        return set_f1(self._places((answered(request.completion),)), expected)
+        return set_f1(self._places((readable_answer(request.completion),)), expected)
 
     def _places(self, texts: Iterable[str]) -> set[str]:
         return {place for text in texts for place in self._places_in(text)}

@@ -66,6 +66,9 @@ def test_the_letter_is_that_of_the_papers_reward(text: str, label: str) -> None:
         ("", True, False),
         ("<answer></answer>", True, False),
         ("<think>It rains.", True, False),
+        # names a class, but never came to an answer
+        ("<think>The face is sad, the voice is sad.", True, False),
+        ("<think>She is sad.</think>", True, False),
         ("I cannot tell.", True, False),
         ("<answer>contemptuous</answer>", False, True),
         ("<answer>sad or happy</answer>", False, True),
