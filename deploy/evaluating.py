@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config.corpora import AnyCorpusConfig, MixDataConfig
-from common.config.data import DataConfig, R1OmniDataConfig, SyntheticDataConfig
+from common.config.corpora import AnyCorpusConfig, MixDataConfig, R1OmniDataConfig
+from common.config.data import DataConfig, SyntheticDataConfig
 from common.config.load import checked
 from common.config.run import OmniConfig
 from common.datasets.synthetic import corpus_folder

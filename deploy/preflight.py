@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config.corpora import AnyCorpusConfig
-from common.config.data import R1OmniDataConfig, SyntheticDataConfig
+from common.config.corpora import AnyCorpusConfig, R1OmniDataConfig
+from common.config.data import SyntheticDataConfig
 from common.config.reward import BuiltinRewardConfig
 from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus

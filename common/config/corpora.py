@@ -157,16 +157,16 @@ class TableDataConfig(SourceConfig):
     """Names of labels that are given as numbers from 0."""
 
 
-SingleSourceConfig = Annotated[
+SingleSource = (
     R1OmniDataConfig
     | R1OmniListDataConfig
     | DfewDataConfig
     | MafwDataConfig
     | RavdessDataConfig
     | EmerDataConfig
-    | TableDataConfig,
-    Field(discriminator="type"),
-]
+    | TableDataConfig
+)
+SingleSourceConfig = Annotated[SingleSource, Field(discriminator="type")]
 
 
 class MixDataConfig(Config):
@@ -178,14 +178,5 @@ class MixDataConfig(Config):
     """The corpora, whose ids get the name of theirs before them."""
 
 
-AnyCorpusConfig = Annotated[
-    R1OmniDataConfig
-    | R1OmniListDataConfig
-    | DfewDataConfig
-    | MafwDataConfig
-    | RavdessDataConfig
-    | EmerDataConfig
-    | TableDataConfig
-    | MixDataConfig,
-    Field(discriminator="type"),
-]
+AnyCorpus = SingleSource | MixDataConfig
+AnyCorpusConfig = Annotated[AnyCorpus, Field(discriminator="type")]

@@ -5,18 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config.base import Config, changeable
-from common.config.corpora import (
-    AnyCorpusConfig,
-    DfewDataConfig,
-    EmerDataConfig,
-    MafwDataConfig,
-    MixDataConfig,
-    R1OmniDataConfig,
-    R1OmniListDataConfig,
-    RavdessDataConfig,
-    SourceConfig,
-    TableDataConfig,
-)
+from common.config.corpora import AnyCorpus, AnyCorpusConfig, SourceConfig
 from common.questions import Stage
 
 
@@ -37,18 +26,7 @@ class SyntheticDataConfig(Config):
     """Seed of the corpus: people, voices, colours, sentences, order."""
 
 
-AnySourceConfig = Annotated[
-    R1OmniDataConfig
-    | R1OmniListDataConfig
-    | DfewDataConfig
-    | MafwDataConfig
-    | RavdessDataConfig
-    | EmerDataConfig
-    | TableDataConfig
-    | MixDataConfig
-    | SyntheticDataConfig,
-    Field(discriminator="type"),
-]
+AnySourceConfig = Annotated[AnyCorpus | SyntheticDataConfig, Field(discriminator="type")]
 
 
 def _corpus() -> Any:

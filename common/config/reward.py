@@ -212,6 +212,11 @@ class RewardConfig(Config):
             raise ValueError(
                 "reward.rewards must hold at least one reward, got []; leave the key out for the paper's two"
             )
+        if not any(r.weight for r in self.rewards):
+            raise ValueError(
+                "reward.rewards must hold a reward of a weight above 0, got 0 for all, which is the same for every "
+                "completion; give one a weight"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 import deploy
 from common.config.base import Config
-from common.config.corpora import SourceConfig
-from common.config.data import R1OmniDataConfig, SyntheticDataConfig
+from common.config.corpora import R1OmniDataConfig, SourceConfig
+from common.config.data import SyntheticDataConfig
 from common.config.describe import Option, describe_options
 from common.config.load import dump_config, load_config
 from common.config.reward import BuiltinRewardConfig
@@ -287,6 +287,11 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
         (
             ("--reward.rewards=[]",),
             "reward.rewards must hold at least one reward, got []; leave the key out for the paper's two",
+        ),
+        (
+            ("--reward.rewards=[{type: builtin, name: format, weight: 0}]",),
+            "reward.rewards must hold a reward of a weight above 0, got 0 for all, which is the same for every "
+            "completion; give one a weight",
         ),
         (
             ("--data.source={type: r1_omni, path: a.json}", "--sft.steps=1"),

@@ -12,8 +12,8 @@ from pydantic import Field
 from rich.console import Console
 
 import deploy.evaluating
-from common.config.corpora import MixDataConfig
-from common.config.data import R1OmniDataConfig, SyntheticDataConfig
+from common.config.corpora import MixDataConfig, R1OmniDataConfig
+from common.config.data import SyntheticDataConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.datasets.synthetic import corpus_folder
