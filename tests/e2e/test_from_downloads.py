@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.evaluation.controls import CONDITIONS
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from tests.e2e.support import lines_of, start
 from tests.support.corpora import put_dfew, put_mafw, put_ovmerd
@@ -68,6 +69,7 @@ def test_the_way_from_downloads_to_an_evaluated_model(downloads: Path) -> None:
 
     cold_start = downloads / "cold_start.json"
     emer = ("--format", "emer", "--root", str(downloads / "MER2025"), "--taxonomy", "r1_omni", "--count", "6")
+    emer = (*emer, "--set", "outside_taxonomy=drop")
     run("common.datasets", "make-cold-start", *emer, "--out", str(cold_start))
 
     runs = ("--run.root", str(downloads / "runs"))
@@ -88,9 +90,10 @@ def test_the_way_from_downloads_to_an_evaluated_model(downloads: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["num_heldout"], summary["canary_failures"], summary["draws_failed"]) == (16, 0, {})
 
-    run("learner.evaluate", *grpo, "--run", "r1_omni_grpo", "--checkpoint", "last", "--name", "final")
+    run("learner.evaluate", *grpo, "--run", "r1_omni_grpo", "--controls", "--name", "final")
     facts = json.loads((folder / "eval" / "final" / "report.json").read_text())
-    assert {a["dataset"]: a["num_clips"] for a in facts["assessments"]} == {"dfew": 7, "mafw": 9}
+    asked = {(a["dataset"], a["condition"]): a["num_clips"] for a in facts["assessments"]}
+    assert asked == {(name, c): n for name, n in (("dfew", 7), ("mafw", 9)) for c in CONDITIONS}
     assert "65.83" in (folder / "eval" / "final" / "report.html").read_text()
 
     out, clip = downloads / "predictions.jsonl", downloads / "DFEW" / "part_3" / "8.mp4"
