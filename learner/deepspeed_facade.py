@@ -13,6 +13,10 @@ from common.config.learner import LearnerConfig
 from common.tokens import TokenBatch
 from learner.partition import forget_first_step
 
+CPU_BUCKET = 2_000_000
+"""Numbers that are reduced at once. More memory the C library gives back at once, and every pass would pay for
+fresh pages; GPUs keep DeepSpeed's 500 millions, as their allocator keeps what it has."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stepped:
@@ -114,6 +118,7 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
         "steps_per_print": 2**31,
         "zero_optimization": {
             "stage": config.zero_stage,
+            **({} if torch.cuda.is_available() else {"reduce_bucket_size": CPU_BUCKET}),
             **({"offload_optimizer": to_host} if config.offload != "none" else {}),
             **({"offload_param": to_host} if config.offload == "parameters" else {}),
         },
@@ -130,6 +135,8 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
                 "eps": settings.eps,
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
+                # ZeRO steps one tensor of all numbers: not fused, each operation makes another of its size
+                "fused": not torch.cuda.is_available(),
             },
         },
     }
