@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from common.durable import append_line, read_lines, whole
 from common.errors import PublishError
 from common.metrics import MetricsFile
-from common.types import Group, StepReport
+from common.types import Group, Record, StepReport
 from learner.publisher import PublishReport
 
 PUBLISH_FAILURES = "publish_failures.jsonl"
@@ -123,7 +123,7 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "draw": group.prompt.draw.key,
                     "index": index,
                     "clip": record.clip.video_path or record.clip.audio_path,
-                    "label": record.label,
+                    **_seen_of(record),
                     "text": sample.completion.text,
                     "reward": sample.score.total,
                     "breakdown": dict(sample.score.breakdown),
@@ -136,6 +136,24 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "engine": group.engine,
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _seen_of(record: Record) -> dict[str, Any]:
+    """What rewards saw of a record, by the names of `POST /v1/score`; what is not known is left out."""
+    seen = {
+        "prompt_id": record.prompt_id,
+        "video_path": record.clip.video_path,
+        "audio_path": record.clip.audio_path,
+        "label": record.label,
+        "labels": list(record.labels) or None,
+        "label_distribution": None if record.label_distribution is None else dict(record.label_distribution),
+        "taxonomy": record.taxonomy,
+        "dataset": record.dataset,
+        "split": record.split,
+        "question": record.question,
+        "transcript": record.transcript,
+    }
+    return {key: value for key, value in seen.items() if value is not None}
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

@@ -38,7 +38,6 @@ class RewardActor:
     """Scores groups with the configured rewards, all that it is given at a time."""
 
     def __init__(self, *, config: RewardConfig) -> None:
-        self._deadline_s = config.deadline_s
         self._service = RewardService(config, host=hosted, has_engines=True)
 
     async def sources(self) -> dict[str, str]:
@@ -59,17 +58,12 @@ class RewardActor:
         self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given] = NOTHING
     ) -> GroupReport:
         """One score per completion, or one failure for all; `given` is what rewards that ask engines came to."""
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._service.score_requests(requests_of(record, completions), given=given)
-        except TimeoutError:
-            detail = f"reward.deadline_s={self._deadline_s:g} s passed, waits of its rewards included"
-            return GroupReport(scores=Failure(stage="reward", reason="deadline", detail=detail))
+        return await self._service.score_requests(requests_of(record, completions), given=given)
 
     async def score_many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[GroupReport]:
         """The same of several groups."""
         if self._service.is_quick:
-            return [self._service.score_now(requests_of(*group)) for group in groups]
+            return [await self.score(*group) for group in groups]
         return await asyncio.gather(*(self.score(*group) for group in groups))
 
 
@@ -164,7 +158,12 @@ class RewardClient:
             if answer is not None:
                 return answer
             num_deaths += life not in self._explained
-        return Failure(stage="reward", reason="service-died", detail=f"the service died {num_deaths} times over it")
+        return self._lost("service-died", f"the service died {num_deaths} times over it")
+
+    def _lost(self, reason: str, detail: str) -> Failure:
+        """A group that the service gave no answer about."""
+        self._observed.add_lost()
+        return Failure(stage="reward", reason=reason, detail=detail)
 
     async def _ask(
         self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given], *, is_alone: bool
@@ -182,13 +181,13 @@ class RewardClient:
             self._end(life, is_explained=is_culprit)
             if not is_culprit:
                 return None
-            return Failure(stage="reward", reason="deadline", detail=f"{self._deadline_s:g} s passed")
+            return self._lost("deadline", f"{self._deadline_s:g} s passed")
         except RayActorError as error:
             if self._ended(life):
                 logger.warning("the reward service died: %s", last_line(error))
             return None
         except RayError as error:
-            return Failure(stage="reward", reason="service-error", detail=last_line(error))
+            return self._lost("service-error", last_line(error))
         return self._taken(report, len(completions))
 
     async def _answers(self) -> bool:

@@ -37,6 +37,8 @@ class Limits:
     max_body_bytes: int = 8 * 2**20
     body_s: float = 30.0
     """Seconds in which a body must have come."""
+    max_held_bytes: int = 64 * 2**20
+    """Of all bodies together, from when they come until they are answered."""
     max_requests: int = 256
     max_samples: int = 4096
     """Being scored; a request beyond is told to come again."""
@@ -143,15 +145,18 @@ class Scoring:
         self._service, self._media_root, self._limits, self._meters = service, media_root, limits, meters
         self._num_requests = 0
         self._num_samples = 0
+        self._num_bytes = 0
 
     async def __call__(self, request: Request) -> Response:
         """Never fails: what is wrong with a request is told with its field's name."""
         started = time.perf_counter()
         self._num_requests += 1
+        body = bytearray()
         try:
             if self._num_requests > self._limits.max_requests:
                 raise _busy()
-            batch = self._batch(request, await self._body(request))
+            await self._read(request, body)
+            batch = self._batch(request, body)
             response = Response(await self._scored(batch), media_type="application/json")
         except RefusedError as error:
             response = error.response()
@@ -159,24 +164,27 @@ class Scoring:
             response = Response(status_code=400)
         finally:
             self._num_requests -= 1
+            self._num_bytes -= len(body)
         self._meters.requests.labels(str(response.status_code)).inc()
         self._meters.request_seconds.observe(time.perf_counter() - started)
         return response
 
-    async def _body(self, request: Request) -> bytes:
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Adds to `body` what comes, and counts it."""
         limit = self._limits.max_body_bytes
-        body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_s):
                 async for part in request.stream():
                     body += part
+                    self._num_bytes += len(part)
                     if len(body) > limit:
                         raise RefusedError(413, "body", f"must have <= {limit} bytes", {"Connection": "close"})
+                    if self._num_bytes > max(self._limits.max_held_bytes, limit):
+                        raise _busy({"Connection": "close"})
         except TimeoutError:
             raise RefusedError(408, "body", "must come sooner", {"Connection": "close"}) from None
-        return bytes(body)
 
-    def _batch(self, request: Request, body: bytes) -> ScoreBatch:
+    def _batch(self, request: Request, body: bytearray) -> ScoreBatch:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "application/json":
             raise RefusedError(415, "content-type", "must be application/json")
@@ -222,11 +230,7 @@ class Scoring:
     async def _group(self, samples: Sequence[WireSample]) -> list[WireResult]:
         requests = [request_of(sample) for sample in samples]
         try:
-            async with asyncio.timeout(self._service.config.deadline_s):
-                report = await self._service.score_requests(requests)
-            results = _results(report, len(samples))
-        except TimeoutError:
-            report = _failed("deadline", "the service was too slow")
+            report = await self._service.score_requests(requests)
             results = _results(report, len(samples))
         except Exception as error:  # the process boundary: told as an error of the group
             logger.exception("a group could not be scored")
@@ -346,8 +350,9 @@ def _ref(model: str) -> str:
     return f"#/components/schemas/{model}"
 
 
-def _busy() -> RefusedError:
-    return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
+def _busy(headers: Mapping[str, str] | None = None) -> RefusedError:
+    told = {"Retry-After": "1", **(headers or {})}
+    return RefusedError(429, "body", "the service is busy; come again", told)
 
 
 def _json(status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

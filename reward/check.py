@@ -40,6 +40,7 @@ FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 RECORDED = frozenset(
     {
         "index",
+        "clip",
         "reward",
         "breakdown",
         "details",
@@ -108,9 +109,6 @@ def _line(text: str, number: int, path: Path) -> Line:
     group = text_of(given.pop("draw", given.get("prompt_id") or f"line {number}"))
     if "text" in given and "completion" not in given:
         given["completion"] = given.pop("text")
-    clip = given.pop("clip", None)
-    if clip is not None:
-        given.setdefault("video_path", clip)
     given.setdefault("prompt_id", group)
     try:
         # as JSON: lists are what tuples are there, and no value is taken for another

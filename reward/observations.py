@@ -14,9 +14,15 @@ class Observations:
         self._num_faults: Counter[str] = Counter()
         self._num_left_out: Counter[str] = Counter()
         self._seconds: Counter[str] = Counter()
+        self._num_answered = self._num_lost = 0
+
+    def add_lost(self) -> None:
+        """Takes note of a group that the service did not answer about: which reward is to blame is not known."""
+        self._num_lost += 1
 
     def add(self, report: GroupReport, num_completions: int) -> None:
         """Takes note of a group, scored or failed."""
+        self._num_answered += 1
         for name, seconds in report.seconds.items():
             self._num_groups[name] += 1
             self._num_completions[name] += num_completions
@@ -29,9 +35,13 @@ class Observations:
 
         Returns:
             `reward/<name>/latency_s`, mean seconds of a group; `/error_rate`, the share of completions that it
-            failed on; `/left_out_rate`, the share of groups that it had no part in.
+            failed on; `/left_out_rate`, the share of groups that it had no part in. `reward/lost_rate`, the share
+            of groups that the service did not answer about: it died or hung over them.
         """
         metrics: dict[str, float] = {}
+        num_groups = self._num_answered + self._num_lost
+        if num_groups:
+            metrics["reward/lost_rate"] = self._num_lost / num_groups
         for name, num_groups in self._num_groups.items():
             metrics[f"reward/{name}/latency_s"] = self._seconds[name] / num_groups
             metrics[f"reward/{name}/error_rate"] = self._num_faults[name] / max(1, self._num_completions[name])

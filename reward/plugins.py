@@ -34,6 +34,7 @@ STYLE_OF: Mapping[Shape, Style] = {
     "trl": "trl",
     "verl": "verl",
 }
+WHOSE: Mapping[Style, str] = {"omni": "an omni reward", "trl": "a trl reward", "verl": "a verl reward"}
 TELLING: Mapping[Shape, frozenset[str]] = {
     "request": frozenset({"request"}),
     "requests": frozenset({"requests"}),
@@ -67,6 +68,8 @@ class Plugin:
     shape: Shape
     spec: PluginSpec
     is_async: bool
+    taken: frozenset[str] = frozenset()
+    """Parameters that the options of a function are given for: they stand before what else there is of the name."""
 
     @property
     def takes_groups(self) -> bool:
@@ -114,9 +117,13 @@ class Plugin:
                 return self.call(completion=request.completion, label=request.record.label)
             case "trl":
                 columns = trl_columns(requests, is_conversational=self.spec.is_conversational)
-                return self.call(**_accepted(self.call, columns))
+                return self.call(**self._accepted(columns))
             case "verl":
-                return self.call(**_accepted(self.call, verl_arguments(request)))
+                return self.call(**self._accepted(verl_arguments(request)))
+
+    def _accepted(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        left = {name: value for name, value in given.items() if name not in self.taken}
+        return _of_names(inspect.signature(self.call), left)
 
     def _outcomes(self, answer: object, requests: Sequence[RewardRequest]) -> list[Outcome]:
         return checked_all(answer, count=len(requests)) if self.takes_groups else [checked(answer)]
@@ -165,6 +172,14 @@ def verl_arguments(request: RewardRequest) -> dict[str, Any]:
     }
 
 
+GIVEN: Mapping[Shape, tuple[str, ...]] = {
+    "trl": tuple(trl_columns([], is_conversational=True)),
+    "verl": ("data_source", "solution_str", "ground_truth", "extra_info"),
+    "texts": ("completion", "label"),
+}
+"""Parameters that something is given for, where it is given by name."""
+
+
 def load_plugin(spec: PluginSpec) -> Plugin:
     """Imports it, makes it where it is a class, and decides how it is called.
 
@@ -180,7 +195,8 @@ def load_plugin(spec: PluginSpec) -> Plugin:
         shape = _shape(found, spec, taken=tuple(spec.options))
         call = functools.partial(found, **spec.options) if spec.options else found
     is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
-    return Plugin(call=call, shape=shape, spec=spec, is_async=is_async)
+    taken = frozenset[str]() if inspect.isclass(found) else frozenset(spec.options)
+    return Plugin(call=call, shape=shape, spec=spec, is_async=is_async, taken=taken)
 
 
 def check_plugin(spec: PluginSpec) -> None:
@@ -261,8 +277,10 @@ def _shape(call: Callable[..., Any], spec: PluginSpec, *, taken: Sequence[str]) 
     if is_told:
         fitting = fitting[:1]
     _, _, name = spec.entrypoint.partition(":")
+    for shape in fitting or asked:
+        _check_given(shape, signature, spec, taken)
     if not fitting:
-        whose = f"a {spec.style} reward's" if is_told else "an omni, trl or verl reward's"
+        whose = f"{WHOSE[spec.style]}'s" if is_told else "an omni, trl or verl reward's"
         raise ConfigError(
             f"reward.rewards entrypoint must have {whose} parameters, got {spec.entrypoint!r} with {signature}; "
             f"define it as `def {name}(completion, label)`, or set style"
@@ -273,6 +291,30 @@ def _shape(call: Callable[..., Any], spec: PluginSpec, *, taken: Sequence[str]) 
             f"reward.rewards entrypoint must be of one style, got {spec.entrypoint!r} that fits {told}; set style"
         )
     return fitting[0]
+
+
+def _check_given(shape: Shape, signature: inspect.Signature, spec: PluginSpec, taken: Sequence[str]) -> None:
+    """Refuses options in the place of a completion, and parameters that nothing is given for."""
+    parameters = {p.name: p for p in signature.parameters.values()}
+    if not TELLING[shape] <= parameters.keys():
+        return
+    for name in sorted(TELLING[shape].intersection(taken)):
+        raise ConfigError(
+            f"{_subject(spec)} must not have an option {name}, got one: it is what is scored; leave it out"
+        )
+    known = GIVEN.get(shape)
+    if known is None:
+        return
+    lacking = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and name not in {*known, *taken}
+    ]
+    if lacking:
+        raise ConfigError(
+            f"{_subject(spec)} must have parameters that something is given for, got {', '.join(lacking)} beside "
+            f"what {WHOSE[STYLE_OF[shape]]} is given, {', '.join(known)}; set options, or a default"
+        )
 
 
 def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, is_told: bool) -> bool:
@@ -294,11 +336,9 @@ def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, i
         case "texts":
             given |= dict.fromkeys(TELLING[shape])
         case "trl":
-            given |= _of_names(signature, trl_columns([], is_conversational=True))
+            given |= _of_names(signature, dict.fromkeys(GIVEN["trl"]))
         case "verl":
-            given |= _of_names(
-                signature, dict.fromkeys(("data_source", "solution_str", "ground_truth", "extra_info"))
-            )
+            given |= _of_names(signature, dict.fromkeys(GIVEN["verl"]))
     try:
         signature.bind(*arguments, **given)
     except TypeError:
@@ -315,10 +355,6 @@ def _unbound(call: Callable[..., Any], given: Mapping[str, Any]) -> str | None:
     except ValueError:
         return None  # a built-in that does not tell its signature
     return None
-
-
-def _accepted(call: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _of_names(inspect.signature(call), given)
 
 
 def _of_names(signature: inspect.Signature, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ and is asked through pools. This is an object of one event loop and knows neithe
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ WAITING = frozenset({"judge"})
 """Built-in rewards that wait for others: they are asked by `ask`, which is async, under their deadline."""
 NUM_WAITING = 32
 """Completions that such a reward is asked about at a time."""
+TURN_S = 0.01
+"""Seconds of built-in rewards, one completion aside, after which others of the event loop have their turn."""
 
 
 class Asked(Protocol):
@@ -87,11 +90,8 @@ class BuiltinReward:
         self.entry = entry
         self._call = make_builtin(entry)
 
-    def answer(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One outcome per request."""
-        return [self._one(request) for request in requests]
-
-    def _one(self, request: RewardRequest) -> Outcome:
+    def answer(self, request: RewardRequest) -> Outcome:
+        """Its failure is data."""
         try:
             value = self._call(request)
         except Exception as error:  # noqa: BLE001 - its failure is data
@@ -226,37 +226,63 @@ class RewardService:
     async def score_requests(
         self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING
     ) -> GroupReport:
-        """Scores a group, or fails as a whole; `given` is what rewards that ask engines came to, by reward."""
-        if self.is_quick:
-            return self.score_now(requests, given=given)
-        await self.start()
+        """Scores a group within `reward.deadline_s`, or fails as a whole.
+
+        Args:
+            requests: one per completion.
+            given: what rewards that ask engines came to, by reward.
+        """
         started = time.perf_counter()
+        ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
+        outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
 
-        async def timed(asked: Asked) -> tuple[list[Outcome], float]:
-            outcomes = await asked(requests)
-            return outcomes, time.perf_counter() - started
+        async def ask(asked: Asked) -> None:
+            found: list[Outcome] = [self._over] * len(requests)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ends_at):
+                    await self.start()
+                    found = await asked(requests)
+            outcomes[asked.entry.name], seconds[asked.entry.name] = found, time.perf_counter() - started
 
-        waiting = asyncio.gather(*(timed(asked) for asked in self._asked))
-        outcomes, seconds = self._own_outcomes(requests, given)
-        for asked, (answered, took_s) in zip(self._asked, await waiting, strict=True):
-            outcomes[asked.entry.name], seconds[asked.entry.name] = answered, took_s
+        others = [ask(asked) for asked in self._asked]
+        await asyncio.gather(*others, self._answer_own(requests, outcomes, seconds, ends_at=ends_at))
         return self._settled(outcomes, seconds)
 
-    def score_now(self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING) -> GroupReport:
-        """The same where `is_quick`."""
-        assert self.is_quick, "some rewards are asked elsewhere"
-        return self._settled(*self._own_outcomes(requests, given))
+    async def _answer_own(
+        self,
+        requests: Sequence[RewardRequest],
+        outcomes: dict[str, list[Outcome]],
+        seconds: dict[str, float],
+        *,
+        ends_at: float,
+    ) -> None:
+        """Asks the rewards that are asked here, and lets others of the event loop in between."""
+        clock = asyncio.get_running_loop().time
+        turn_ends = clock() + TURN_S
+        for own in self._own:
+            started = time.perf_counter()
+            found: list[Outcome] = []
+            for request in requests:
+                found.append(own.answer(request) if clock() < ends_at else self._over)
+                if clock() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = clock() + TURN_S
+            outcomes[own.entry.name], seconds[own.entry.name] = found, time.perf_counter() - started
 
-    def _own_outcomes(
-        self, requests: Sequence[RewardRequest], given: Mapping[str, Given]
-    ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-        """Those of the rewards that are asked here, and those that are given."""
+    @property
+    def _over(self) -> RewardFault:
+        detail = f"reward.deadline_s={self.config.deadline_s:g} s passed, waits of the group's rewards included"
+        return RewardFault(kind="deadline", detail=detail)
+
+    def score_now(self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING) -> GroupReport:
+        """The same where `is_quick`, without an event loop and so without a deadline."""
+        assert self.is_quick, "some rewards are asked elsewhere"
         outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
         for own in self._own:
             started = time.perf_counter()
-            outcomes[own.entry.name] = own.answer(requests)
+            outcomes[own.entry.name] = [own.answer(request) for request in requests]
             seconds[own.entry.name] = time.perf_counter() - started
-        return outcomes, seconds
+        return self._settled(outcomes, seconds)
 
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
         """What each reward's `on_error` makes of its faults, and the sum of the others."""

@@ -9,28 +9,42 @@ made in this process, on the same cores. `--check` exits 1 where a figure misses
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import ray
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from common.config.reward import PythonRewardConfig, RewardConfig
 from common.types import Completion, Failure, Record
 from deploy.wiring import start_ray
 from reward.actor import RewardActor, RewardClient
-from reward.request import requests_of
+from reward.builtin import BUILTIN
+from reward.builtin.judge import JudgeReward
+from reward.builtin.modality_gain import ModalityGainReward
+from reward.request import RewardRequest, requests_of
 from reward.service import RewardService
 from tests.support.builders import make_completion, make_record
 
 GROUP_SIZE, ROUNDS, NUM_TOKENS = 8, 5, 96
-THOUGHT = "The corners of her mouth rise and her voice is bright, so she seems glad. " * 3
+THOUGHT = (
+    "The corners of her mouth rise and her voice is bright, so she seems glad. "
+    'She says "I am so glad you have come" and laughs. '
+) * 2
 IN_FLIGHT = 32
 """Groups that a run may have asked about at a time."""
 
@@ -50,8 +64,13 @@ class Target:
         return value <= self.bound if self.is_most else value >= self.bound
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "class_balanced": {"frequencies": {"happy": 2488, "sad": 2025, "angry": 2185, "fear": 981}}
+}
+"""Of the built-in rewards that must have some; the judge's are made where it is measured."""
 TARGETS = (
     Target(figure="library_samples_per_s", bound=50_000),
+    *(Target(figure=f"{name}_samples_per_s", bound=2_000) for name in BUILTIN),
     Target(figure="actor_samples_per_s", bound=4_000),
     Target(figure="actor_batched_samples_per_s", bound=10_000),
     Target(figure="actor_cpu_ms_per_group", bound=1.0, is_most=True),
@@ -77,6 +96,77 @@ def library_rate() -> float:
     for record, completions in groups:
         assert not isinstance(service.score_now(requests_of(record, completions)).scores, Failure)
     return len(groups) * GROUP_SIZE / (time.perf_counter() - start)
+
+
+async def builtin_figures() -> dict[str, float]:
+    """Samples per second of each built-in reward, called in this process.
+
+    `modality_gain` is told the engines' answers at once, and the judge remembers what it was asked before: what
+    engines and endpoints take is theirs.
+    """
+    requests = [request for index in range(100) for request in requests_of(*labelled_group(index))]
+
+    async def known(*_: object, condition: str, **__: object) -> float:
+        return -0.5 if condition == "as_given" else -1.5
+
+    figures: dict[str, float] = {}
+    for name, found in BUILTIN.items():
+        if name == "judge":
+            figures[f"{name}_samples_per_s"] = await remembered_rate(requests)
+            continue
+        reward = found(**OPTIONS.get(name, {}))
+        if isinstance(reward, ModalityGainReward):
+            bound = reward.bind(known)  # pyright: ignore[reportArgumentType]
+            start = time.perf_counter()
+            values = [(await bound(request)).value for request in requests]
+        else:
+            start = time.perf_counter()
+            values = [reward(request) for request in requests]
+        figures[f"{name}_samples_per_s"] = len(requests) / (time.perf_counter() - start)
+        assert None not in values, name
+    return figures
+
+
+def labelled_group(index: int) -> tuple[Record, list[Completion]]:
+    """With all that a built-in reward may need."""
+    record, completions = group(index)
+    clip = replace(record.clip, audio_path=record.clip.video_path)
+    known = replace(
+        record,
+        clip=clip,
+        taxonomy="dfew",
+        transcript="I am so glad that you came",
+        labels=("happy", "surprise"),
+        label_distribution={"happy": 0.7, "surprise": 0.3},
+    )
+    return known, completions
+
+
+async def remembered_rate(requests: Sequence[RewardRequest]) -> float:
+    """Samples per second of a judge that has been asked about all of them before."""
+    answer = json.dumps({"choices": [{"message": {"content": "Score: 4"}}]})
+
+    async def judge(_: Request) -> Response:
+        return Response(answer, media_type="application/json")
+
+    app = Starlette(routes=[Route("/v1/chat/completions", judge, methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    with tempfile.TemporaryDirectory() as folder:
+        rubric = Path(folder) / "rubric.txt"
+        rubric.write_text("Is it so? $completion\n$label\n")
+        reward = JudgeReward(endpoint=f"http://127.0.0.1:{port}/v1", model="judge", rubric=str(rubric))
+        for request in requests:
+            await reward.ask(request)
+        start = time.perf_counter()
+        values = [(await reward.ask(request)).value for request in requests]
+        took_s = time.perf_counter() - start
+    server.should_exit = True
+    await serving
+    assert values == [0.8] * len(requests)
+    return len(requests) / took_s
 
 
 async def concurrently(work: Callable[[int], Awaitable[Any]], *, count: int, width: int) -> float:
@@ -256,6 +346,7 @@ async def open_loop(ask: Callable[[int], Awaitable[None]], *, rate: float, secon
 async def measure() -> dict[str, float]:
     """Every figure."""
     figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
+    figures |= await builtin_figures()
     figures |= await hanging_figures()
     figures |= await http_figures()
     start_ray()

@@ -18,6 +18,11 @@ def good(completion: str, label: str) -> float:
     return float(len(completion))
 
 
+def whole_record(request: RewardRequest) -> RewardResult:
+    """Tells all that it sees."""
+    return RewardResult(value=1.0, detail=repr(request.record))
+
+
 def sleeping(completion: str, label: str) -> float:
     """Never comes back."""
     if label == "fear":

@@ -3,6 +3,7 @@
 import gzip
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from common.config.reward import RewardConfig
 from learner.record import write_samples
 from reward.check import main
-from tests.support.builders import make_group
+from tests.support.builders import make_draw, make_group
 
 REWARDS = (
     "[{type: builtin, name: accuracy_r1omni, weight: 2.0}, "
@@ -86,6 +87,26 @@ def test_samples_that_a_run_has_recorded_are_scored_as_they_are(
     code, found = told(capsys, "--samples", str(path), f"--reward.rewards={PAPER}")
     assert code == 0
     assert [(s["group"], s["values"]["accuracy_r1omni"]) for s in found["samples"]] == [("0/clip-0/0", 0.0)] * 2
+
+
+def test_rewards_see_of_recorded_samples_what_they_saw_in_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = make_draw()
+    record = replace(
+        draw.record,
+        clip=replace(draw.record.clip, audio_path="/data/clip-0.wav"),
+        labels=("happy", "sad"),
+        label_distribution={"happy": 0.5, "sad": 0.5},
+        taxonomy="dfew",
+        transcript="so it is",
+    )
+    path = tmp_path / "step_000001.jsonl.gz"
+    write_samples(path, [make_group([0.0], draw=replace(draw, record=record))])
+    entry = "{type: python, name: whole, entrypoint: 'tests.support.rewards:whole_record'}"
+    code, found = told(capsys, "--samples", str(path), f"--reward.rewards=[{entry}]")
+    assert code == 0
+    assert found["samples"][0]["details"] == {"whole": repr(record)}
 
 
 def test_lists_of_a_line_are_read_as_a_request_to_the_service_is(

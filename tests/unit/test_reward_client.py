@@ -218,6 +218,18 @@ def test_a_service_that_does_not_come_back_is_an_error(monkeypatch: pytest.Monke
         score_all(monkeypatch, Service(restart_s=NEVER), kill_at_s=0.5)
 
 
+def test_groups_without_an_answer_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(seconds={"fear": NEVER})
+    monkeypatch.setattr(reward.actor.ray, "kill", service.kill)
+
+    async def ask() -> dict[str, float]:
+        client = RewardClient(service, deadline_s=60.0)
+        await asyncio.gather(*(client(make_record(label=label), [make_completion([1])]) for label in LABELS[:4]))
+        return client.take_metrics()
+
+    assert run(ask())["reward/lost_rate"] == 0.25
+
+
 def test_an_error_of_the_service_itself_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
 

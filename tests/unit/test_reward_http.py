@@ -205,6 +205,28 @@ def test_beyond_its_limits_the_service_asks_to_come_again() -> None:
     assert sorted(a.status_code for a in answers) == [200, 429, 429, 429]
 
 
+def test_bodies_that_are_held_are_bounded_together() -> None:
+    sleeping = PythonRewardConfig(
+        type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
+    )
+
+    async def crowd(client: httpx.AsyncClient) -> list[httpx.Response]:
+        body = {"samples": [{"completion": "a" * 600, "label": "fear"}]}
+        first = await asyncio.gather(*(client.post("/v1/score", json=body) for _ in range(4)))
+        # what was answered or refused is held no more
+        return [
+            *first,
+            await client.post("/v1/score", json={"samples": [{"completion": "a" * 900, "label": "sad"}]}),
+        ]
+
+    *answers, last = with_client(
+        crowd, rewards=(sleeping,), limits=Limits(max_body_bytes=1000, max_held_bytes=1500)
+    )
+    assert sorted(a.status_code for a in answers) == [200, 200, 429, 429]
+    assert {a.headers["retry-after"] for a in answers if a.status_code == 429} == {"1"}
+    assert last.status_code == 200
+
+
 def test_only_who_shows_the_token_is_answered() -> None:
     async def visit(client: httpx.AsyncClient) -> list[int]:
         body = {"samples": [{"completion": "a"}]}

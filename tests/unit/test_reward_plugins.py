@@ -89,9 +89,15 @@ def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
         ("class mine: ...\n", "a class without __call__ and score"),
         ("def mine(completion): ...\n", "with (completion)"),
         ("def mine(text, label): ...\n", "with (text, label)"),
-        ("def mine(completion, label, weight): ...\n", "with (completion, label, weight)"),
+        (
+            "def mine(completion, label, weight): ...\n",
+            "got weight beside what an omni reward is given, completion, label; set options, or a default",
+        ),
         ("def mine(completion, label, /): ...\n", "with (completion, label, /)"),
-        ("def mine(completions, my_column): ...\n", "with (completions, my_column)"),
+        (
+            "def mine(completions, my_column): ...\n",
+            "got my_column beside what a trl reward is given, prompts, completions, ",
+        ),
         ("def mine(**texts): ...\n", "with (**texts)"),
         (
             "def mine(completion=0, label=0, completions=0): ...\n",
@@ -173,6 +179,35 @@ def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
     sys.modules.pop(MODULE)
     said = complaint(folder, "def mine(completion, label): ...\n", options={"factor": 1})
     assert "with (completion, label)" in said
+
+
+@pytest.mark.parametrize("load", [load_plugin, check_plugin])
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("def mine(completion, label): ...\n", "label"),
+        ("def mine(request): ...\n", "request"),
+        ("def mine(completions, **columns): ...\n", "completions"),
+        ("def mine(solution_str, ground_truth): ...\n", "ground_truth"),
+    ],
+)
+def test_an_option_in_the_place_of_what_is_scored_is_refused(
+    folder: Path, text: str, option: str, load: Callable[[PluginSpec], object]
+) -> None:
+    said = complaint(folder, text, load, options={option: "x"})
+    assert f"must not have an option {option}, got one: it is what is scored" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def mine(completions, dataset): return [float(dataset)] * len(completions)\n",
+        "def mine(completions, **columns): return [float(columns['dataset'])] * len(completions)\n",
+    ],
+)
+def test_an_option_of_a_columns_name_stands_before_the_column(folder: Path, text: str) -> None:
+    plugin = loaded(folder, text, options={"dataset": "3"})
+    assert plugin.ask([make_request("a"), make_request("b")]) == [RewardResult(value=3.0)] * 2
 
 
 def test_a_reward_in_trls_style_is_given_what_trl_gives(folder: Path) -> None:

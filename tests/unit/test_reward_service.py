@@ -271,6 +271,53 @@ def test_many_groups_that_hang_keep_none_that_does_not_for_a_deadline() -> None:
     assert not asyncio.run(ask())
 
 
+def test_a_group_over_the_services_deadline_tells_who_was_not_through_and_leaves_that_one_out_where_it_may() -> (
+    None
+):
+    async def ask(**settings: Any) -> GroupReport:
+        entries = (FORMAT, python("good"), python("sleeping", deadline_s=60.0, **settings))
+        service = RewardService(RewardConfig(rewards=entries, deadline_s=4.0))
+        await service.start()
+        try:
+            return await service.score_requests(group("fear"))
+        finally:
+            service.close()
+
+    bad = asyncio.run(ask())
+    assert (failure(bad).reason, bad.num_faults) == ("sleeping-deadline", {"sleeping": 2})
+    assert failure(bad).detail.startswith("reward.deadline_s=4 s passed")
+    left = asyncio.run(ask(on_error="skip_reward_for_group"))
+    assert (totals(left), left.left_out) == ([1.0, 2.0], ("sleeping",))
+
+
+def test_built_in_rewards_let_others_of_the_event_loop_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each completion takes longer than a turn: others have as many turns as there are completions."""
+    monkeypatch.setattr("reward.service.TURN_S", 0.0)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask() -> int:
+        counting = asyncio.create_task(count())
+        await RewardService(RewardConfig(rewards=(FORMAT,))).score_requests(group(texts=["a"] * 50))
+        counting.cancel()
+        return turns
+
+    assert asyncio.run(ask()) >= 50
+
+
+def test_built_in_rewards_end_at_the_services_deadline() -> None:
+    async def ask() -> GroupReport:
+        service = RewardService(RewardConfig(rewards=(FORMAT,), deadline_s=1e-9))
+        return await service.score_requests(group())
+
+    assert failure(asyncio.run(ask())).reason == "format_r1omni-deadline"
+
+
 def test_a_reward_of_whole_groups_compares_within_each() -> None:
     first, second, bad = reports(
         python("averaged"), groups=[group(texts=["a", "bbb"]), group(texts=["cc"]), group("fear")]
