@@ -7,9 +7,9 @@ always be told: all that were in it are then scored alone, and what ends it agai
 
 import asyncio
 import logging
+import pickle
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -34,6 +34,16 @@ GRACE_S = 30.0
 """Seconds after `reward.deadline_s` in which a service that is alive has said so itself."""
 
 
+def pack(values: Any) -> bytes:
+    """Values that cross to the service or back: Ray would pack each argument apart, at a multiple of the cost."""
+    return pickle.dumps(values, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(packed: bytes) -> Any:
+    """What was packed: by this program, on the other side of Ray."""
+    return pickle.loads(packed)
+
+
 class RewardActor:
     """Scores groups with the configured rewards, all that it is given at a time."""
 
@@ -54,17 +64,17 @@ class RewardActor:
         """Answers when it can score."""
         await self._service.start()
 
-    async def score(
-        self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given] = NOTHING
-    ) -> GroupReport:
-        """One score per completion, or one failure for all; `given` is what rewards that ask engines came to."""
-        return await self._service.score_requests(requests_of(record, completions), given=given)
+    async def score(self, packed: bytes) -> bytes:
+        """Takes a record, completions, and what rewards that ask engines came to; gives a `GroupReport`."""
+        record, completions, given = unpack(packed)
+        return pack(await self._service.score_requests(requests_of(record, completions), given=given))
 
-    async def score_many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[GroupReport]:
-        """The same of several groups."""
+    async def score_many(self, packed: bytes) -> bytes:
+        """Takes records with their completions; gives as many `GroupReport`s."""
+        groups = unpack(packed)
         if self._service.is_quick:
-            return [await self.score(*group) for group in groups]
-        return await asyncio.gather(*(self.score(*group) for group in groups))
+            return pack([await self._service.score(*group) for group in groups])
+        return pack(await asyncio.gather(*(self._service.score(*group) for group in groups)))
 
 
 class RewardClient:
@@ -107,7 +117,7 @@ class RewardClient:
             asked = [(record, _lean(completions)) for record, completions in groups]
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    reports = await self.handle.score_many.options(max_task_retries=0).remote(asked)
+                    reports = unpack(await self.handle.score_many.options(max_task_retries=0).remote(pack(asked)))
             except TimeoutError:
                 reports = None
             except RayActorError as error:
@@ -174,7 +184,7 @@ class RewardClient:
             async with asyncio.timeout(self._deadline_s):
                 # whether to ask again is decided here: Ray would ask again what hangs, too
                 asked = self.handle.score.options(max_task_retries=0)
-                report = await asked.remote(record, _lean(completions), dict(given))
+                report = unpack(await asked.remote(pack((record, _lean(completions), dict(given)))))
         except TimeoutError:
             # code that holds the interpreter stops the groups beside it, too: then any may be the one
             is_culprit = is_alone or await self._answers()
@@ -243,4 +253,13 @@ class RewardClient:
 
 def _lean(completions: Sequence[Completion]) -> list[Completion]:
     """Without what no reward sees."""
-    return [replace(completion, rollout_logprobs=(), version_spans=()) for completion in completions]
+    return [
+        Completion(
+            token_ids=c.token_ids,
+            text=c.text,
+            finish_reason=c.finish_reason,
+            rollout_logprobs=(),
+            version_spans=(),
+        )
+        for c in completions
+    ]

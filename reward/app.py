@@ -214,9 +214,11 @@ class Scoring:
                     index
                 )
             results: list[WireResult | None] = [None] * count
-            scored = await asyncio.gather(
-                *(self._group([batch.samples[i] for i in indices]) for indices in groups.values())
-            )
+            asked = [self._group([batch.samples[i] for i in indices]) for indices in groups.values()]
+            if self._service.is_quick:
+                scored = [await group for group in asked]
+            else:
+                scored = await asyncio.gather(*asked)
             for indices, found in zip(groups.values(), scored, strict=True):
                 for index, result in zip(indices, found, strict=True):
                     results[index] = result

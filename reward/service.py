@@ -244,8 +244,11 @@ class RewardService:
                     found = await asked(requests)
             outcomes[asked.entry.name], seconds[asked.entry.name] = found, time.perf_counter() - started
 
-        others = [ask(asked) for asked in self._asked]
-        await asyncio.gather(*others, self._answer_own(requests, outcomes, seconds, ends_at=ends_at))
+        own = self._answer_own(requests, outcomes, seconds, ends_at=ends_at)
+        if self.is_quick:
+            await own
+        else:
+            await asyncio.gather(*map(ask, self._asked), own)
         return self._settled(outcomes, seconds)
 
     async def _answer_own(

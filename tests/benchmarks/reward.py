@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import psutil
 import ray
 import uvicorn
@@ -312,12 +312,14 @@ async def http_figures() -> dict[str, float]:
         address = server.stdout.readline().split()[-1]
         samples = [{"completion": c.text, "label": "happy"} for c in group(0)[1]]
         body = json.dumps({"samples": samples}).encode()
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        connections = aiohttp.TCPConnector(limit=256)
         headers = {"Content-Type": "application/json"}
-        async with httpx.AsyncClient(base_url=address, limits=limits, headers=headers, timeout=30) as client:
+        async with aiohttp.ClientSession(address, connector=connections, headers=headers) as client:
 
             async def ask(_: int) -> None:
-                (await client.post("/v1/score", content=body)).raise_for_status()
+                async with client.post("/v1/score", data=body) as answer:
+                    assert answer.status == 200
+                    await answer.read()
 
             await concurrently(ask, count=500, width=32)
             p99_ms = await open_loop(ask, rate=300.0, seconds=10.0)

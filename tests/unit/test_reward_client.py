@@ -10,9 +10,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 import reward.actor
 from common.errors import RewardError
-from common.types import Completion, Failure, Record, Score
-from reward.actor import RewardClient
-from reward.given import Given
+from common.types import Failure, Score
+from reward.actor import RewardClient, pack, unpack
 from reward.service import GroupReport
 from tests.support.builders import make_completion, make_record
 from tests.support.clock import run
@@ -73,15 +72,9 @@ class Service:
             if not future.done():
                 future.set_exception(ActorUnavailableError("gone", b"0" * 16))
 
-    async def _score(
-        self,
-        record: Record,
-        completions: Sequence[Completion],
-        given: Mapping[str, Given],
-        *,
-        max_task_retries: int,
-    ) -> GroupReport:
+    async def _score(self, packed: bytes, *, max_task_retries: int) -> bytes:
         assert max_task_retries == 0
+        record, completions, _ = unpack(packed)
         loop = asyncio.get_running_loop()
         if loop.time() < self._back_at:
             raise ActorUnavailableError("not yet back", b"0" * 16)
@@ -101,7 +94,7 @@ class Service:
         finally:
             timer.cancel()
             del self._inside[future], self._timers[future]
-        return GroupReport(scores=[Score(total=1.0, breakdown={})] * len(completions))
+        return pack(GroupReport(scores=[Score(total=1.0, breakdown={})] * len(completions)))
 
     async def _ready(self, *, max_task_retries: int) -> None:
         if self.num_deaths > self.num_restarts:
