@@ -276,7 +276,8 @@ def test_a_group_over_the_services_deadline_tells_who_was_not_through_and_leaves
 ):
     async def ask(**settings: Any) -> GroupReport:
         entries = (FORMAT, python("good"), python("sleeping", deadline_s=60.0, **settings))
-        service = RewardService(RewardConfig(rewards=entries, deadline_s=4.0))
+        # shorter than the reward's own: what waits for turns come to
+        service = RewardService(RewardConfig(rewards=entries).model_copy(update={"deadline_s": 4.0}))
         await service.start()
         try:
             return await service.score_requests(group("fear"))
@@ -312,7 +313,7 @@ def test_built_in_rewards_let_others_of_the_event_loop_in_between(monkeypatch: p
 
 def test_built_in_rewards_end_at_the_services_deadline() -> None:
     async def ask() -> GroupReport:
-        service = RewardService(RewardConfig(rewards=(FORMAT,), deadline_s=1e-9))
+        service = RewardService(RewardConfig(rewards=(FORMAT,)).model_copy(update={"deadline_s": 0.0}))
         return await service.score_requests(group())
 
     assert failure(asyncio.run(ask())).reason == "format_r1omni-deadline"
