@@ -153,7 +153,18 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    # strict: else a quote that is never closed takes the rows behind it for one cell
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    try:
+        yield from _csv_rows(file, reader)
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise DatasetError(
+            f"{file}:{line}: a table must be CSV, got {error}; mend the line, or a quote before it"
+        ) from error
+
+
+def _csv_rows(file: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, Mapping[str, Any]]]:
     header = [name.strip() for name in reader.fieldnames or ()]
     if "" in header:
         raise DatasetError(

@@ -89,11 +89,14 @@ def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()
     Raises:
         DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    # strict: else a quote that is never closed takes the rows behind it for one cell
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise DatasetError(f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line") from error
+        raise DatasetError(
+            f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line, or a quote before it"
+        ) from error
     if not rows:
         raise DatasetError(f"{path}: a table must have a header and rows, got an empty file; unpack it again")
     header = [cell.strip() for cell in rows[0][1]]
