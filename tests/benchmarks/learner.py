@@ -37,22 +37,26 @@ from tests.support.ranks import on_ranks, recorded, share_of, start, state_of
 PAIRS, WARM_UP = 7, 2
 STAGES: tuple[Any, ...] = (0, 1, 2, 3)
 CLIPS = ["av-8fps-odd-frames", "audio-only", "text-only", "video-only-one-frame"]
+LARGE = {"hidden_size": 512, "num_layers": 6, "groups": 4, "rows": 16}
 SIZES = {
-    "large": {"hidden_size": 512, "num_layers": 6, "groups": 4, "rows": 16},
-    "toy": {"hidden_size": 128, "num_layers": 2, "groups": 2, "rows": 8},
+    "large": LARGE | {"max_rows": 64},
+    "large, quarters": LARGE | {"max_rows": 16},
+    "toy": {"hidden_size": 128, "num_layers": 2, "groups": 2, "rows": 8, "max_rows": 16},
 }
-"""The large one's steps last half a second or more; the toy's are mostly overhead, on either side."""
+"""The large one's steps last half a second or more, its micro-batches as full as the default budget of tokens
+allows. In quarters they show what a micro-batch costs: gradients are reduced once for each. The toy's steps are mostly
+overhead, on either side."""
 TARGETS = {0: 0.95, 1: 0.95, 2: 0.95, 3: 0.90}
 TARGET_STALL = 2.0
 
 
-def config(stage: Any) -> LearnerConfig:
+def config(stage: Any, *, max_rows: int = 16) -> LearnerConfig:
     """A step without a reference: both sides compute one policy."""
     return LearnerConfig(
         zero_stage=stage,
         beta=0.0,
         optimizer=OptimizerConfig(lr=1e-5, schedule="constant"),
-        max_rows_per_micro_batch=16,
+        max_rows_per_micro_batch=max_rows,
     )
 
 
@@ -77,9 +81,10 @@ class Bare:
         self.optimizer.zero_grad()
 
 
-def against_bare(model_path: str, stage: Any, groups: list[TrainGroup]) -> dict[str, Any]:
+def against_bare(model_path: str, stage: Any, groups: list[TrainGroup], max_rows: int) -> dict[str, Any]:
     """Seconds of a step on both sides, GRPO and supervised."""
-    engine, bare = start(model_path, config(stage)), Bare(model_path, config(stage))
+    settings = config(stage, max_rows=max_rows)
+    engine, bare = start(model_path, settings), Bare(model_path, settings)
     batches, denominators = engine._share(groups)
     passes = [Pass(batch=batch) for batch in batches]
     grpo = GrpoObjective(engine.config, temperature=engine.temperature)
@@ -89,6 +94,7 @@ def against_bare(model_path: str, stage: Any, groups: list[TrainGroup]) -> dict[
             lambda: engine.sft_step(groups), lambda: bare.step(passes, SftObjective(), denominators)
         ),
         "num_tokens": sum(batch.tokens.num_tokens for batch in batches),
+        "num_micro_batches": len(batches),
     }
 
 
@@ -162,7 +168,8 @@ def measure(folder: Path) -> dict[str, Any]:
         )
         groups = recorded(model, (CLIPS * size["groups"])[: size["groups"]], size=size["rows"])
         result["against_bare"][name] = {
-            f"stage {stage}": on_ranks(1, against_bare, model, stage, groups)[0] for stage in STAGES
+            f"stage {stage}": on_ranks(1, against_bare, model, stage, groups, size["max_rows"])[0]
+            for stage in STAGES
         }
         if name == "large":
             for num_ranks in (1, 2):
