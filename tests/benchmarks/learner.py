@@ -44,8 +44,8 @@ SIZES = {
     "toy": {"hidden_size": 128, "num_layers": 2, "groups": 2, "rows": 8, "max_rows": 16},
 }
 """The large one's steps last half a second or more, its micro-batches as full as the default budget of tokens
-allows. In quarters they show what a micro-batch costs: gradients are reduced once for each. The toy's steps are mostly
-overhead, on either side."""
+allows. In quarters they show what a micro-batch costs: gradients are reduced once for each. The toy's steps are
+mostly overhead, on either side."""
 TARGETS = {0: 0.95, 1: 0.95, 2: 0.95, 3: 0.90}
 TARGET_STALL = 2.0
 
