@@ -26,6 +26,11 @@ def say(capsys: pytest.CaptureFixture[str], title: str, values: dict[str, Any]) 
         print(f"\n{title} {json.dumps(values)}")
 
 
+def run_control(root: Path, name: str, *arguments: str, program: str = "learner.main") -> dict[str, Any]:
+    """The recipe with changes, its last policy asked with picture and sound alone; its summary."""
+    return run_demo(root, name, *arguments, "--evaluation.controls", "[]", program=program)
+
+
 def run_demo(root: Path, name: str, *arguments: str, program: str = "learner.main") -> dict[str, Any]:
     """The recipe, with changes; its summary."""
     command = [
@@ -107,7 +112,7 @@ def test_shuffled_rewards_teach_nothing(
     demo: dict[str, Any], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from_the_same_cold_start(root, "shuffled")
-    control = run_demo(root, "shuffled", program="tests.e2e.control shuffled_rewards")
+    control = run_control(root, "shuffled", program="tests.e2e.control shuffled_rewards")
     say(capsys, "shuffled rewards", {k: control[k] for k in ("war_cold_start", "war_grpo")})
     assert abs(control["war_grpo"] - demo["war_cold_start"]) <= 0.04
 
@@ -121,7 +126,7 @@ def test_another_clips_audio_loses_the_pairs_that_only_the_voice_tells_apart(
     source = f"{{type: r1_omni, path: {train}}}"
     heldout = f"{{type: r1_omni, path: {corpus / 'heldout.json'}}}"
     cold_start = f"{{type: r1_omni, path: {corpus / 'cold_start.json'}}}"
-    control = run_demo(
+    control = run_control(
         *(root, "other-audio", "--data.source", source, "--data.heldout", heldout, "--data.cold_start", cold_start)
     )
     with_audio, without = recall_by_modality(root / "demo", "grpo"), recall_by_modality(folder, "grpo")
@@ -134,7 +139,7 @@ def test_supervised_training_on_the_same_labels_is_reported(
     demo: dict[str, Any], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus,) = (root / "demo" / "corpus").iterdir()
-    control = run_demo(
+    control = run_control(
         *(root, "supervised", "--model.path", str(root / "demo" / "cold_start" / "hf")),
         *("--data.source", f"{{type: r1_omni, path: {corpus / 'train.json'}}}"),
         *("--data.cold_start", f"{{type: r1_omni, path: {corpus / 'train.json'}}}"),
