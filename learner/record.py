@@ -115,7 +115,8 @@ def rewind_records(folder: Path, *, step: int) -> None:
 
 def write_samples(path: Path, groups: Sequence[Group]) -> None:
     """One line per sample, gzipped, put in place whole."""
-    with whole(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as file:
+    # half a surrogate pair of a corpus stands as its escape, which JSON reads back
+    with whole(path) as partial, gzip.open(partial, "wt", encoding="utf-8", errors="backslashreplace") as file:
         for group in groups:
             record = group.prompt.draw.record
             for index, sample in enumerate(group.samples):

@@ -71,10 +71,7 @@ class RewardActor:
 
     async def score_many(self, packed: bytes) -> bytes:
         """Takes records with their completions; gives as many `GroupReport`s."""
-        groups = unpack(packed)
-        if self._service.is_quick:
-            return pack([await self._service.score(*group) for group in groups])
-        return pack(await asyncio.gather(*(self._service.score(*group) for group in groups)))
+        return pack(await asyncio.gather(*(self._service.score(*group) for group in unpack(packed))))
 
 
 class RewardClient:

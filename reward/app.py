@@ -170,19 +170,29 @@ class Scoring:
         return response
 
     async def _read(self, request: Request, body: bytearray) -> None:
-        """Adds to `body` what comes, and counts it."""
-        limit = self._limits.max_body_bytes
+        """Adds to `body` what comes, and counts it.
+
+        What is too much beside others' is read to its end all the same, and not kept: who is cut off while sending
+        cannot read why.
+        """
+        limit, num_read, is_kept = self._limits.max_body_bytes, 0, True
         try:
             async with asyncio.timeout(self._limits.body_s):
                 async for part in request.stream():
-                    body += part
-                    self._num_bytes += len(part)
-                    if len(body) > limit:
+                    num_read += len(part)
+                    if num_read > limit:
                         raise RefusedError(413, "body", f"must have <= {limit} bytes", {"Connection": "close"})
-                    if self._num_bytes > max(self._limits.max_held_bytes, limit):
-                        raise _busy({"Connection": "close"})
+                    if is_kept:
+                        body += part
+                        self._num_bytes += len(part)
+                        is_kept = self._num_bytes <= max(self._limits.max_held_bytes, limit)
+                    if not is_kept:
+                        self._num_bytes -= len(body)
+                        body.clear()
         except TimeoutError:
             raise RefusedError(408, "body", "must come sooner", {"Connection": "close"}) from None
+        if not is_kept:
+            raise _busy()
 
     def _batch(self, request: Request, body: bytearray) -> ScoreBatch:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -352,9 +362,8 @@ def _ref(model: str) -> str:
     return f"#/components/schemas/{model}"
 
 
-def _busy(headers: Mapping[str, str] | None = None) -> RefusedError:
-    told = {"Retry-After": "1", **(headers or {})}
-    return RefusedError(429, "body", "the service is busy; come again", told)
+def _busy() -> RefusedError:
+    return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
 
 
 def _json(status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -40,7 +40,6 @@ FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 RECORDED = frozenset(
     {
         "index",
-        "clip",
         "reward",
         "breakdown",
         "details",
@@ -109,6 +108,9 @@ def _line(text: str, number: int, path: Path) -> Line:
     group = text_of(given.pop("draw", given.get("prompt_id") or f"line {number}"))
     if "text" in given and "completion" not in given:
         given["completion"] = given.pop("text")
+    clip = given.pop("clip", None)
+    if clip is not None and not {"video_path", "audio_path"} & given.keys():
+        given["video_path"] = clip
     given.setdefault("prompt_id", group)
     try:
         # as JSON: lists are what tuples are there, and no value is taken for another

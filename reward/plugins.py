@@ -176,6 +176,8 @@ GIVEN: Mapping[Shape, tuple[str, ...]] = {
     "trl": tuple(trl_columns([], is_conversational=True)),
     "verl": ("data_source", "solution_str", "ground_truth", "extra_info"),
     "texts": ("completion", "label"),
+    "request": ("request",),
+    "requests": ("requests",),
 }
 """Parameters that something is given for, where it is given by name."""
 

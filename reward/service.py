@@ -177,6 +177,7 @@ class RewardService:
             else:
                 self._asked.append(made)
         self._starting: asyncio.Task[None] | None = None
+        self._turn_ends = 0.0
 
     @property
     def is_quick(self) -> bool:
@@ -261,15 +262,15 @@ class RewardService:
     ) -> None:
         """Asks the rewards that are asked here, and lets others of the event loop in between."""
         clock = asyncio.get_running_loop().time
-        turn_ends = clock() + TURN_S
         for own in self._own:
             started = time.perf_counter()
             found: list[Outcome] = []
             for request in requests:
                 found.append(own.answer(request) if clock() < ends_at else self._over)
-                if clock() > turn_ends:
+                # a turn is of all groups together: many that are quick never suspend by themselves
+                if clock() > self._turn_ends:
                     await asyncio.sleep(0)
-                    turn_ends = clock() + TURN_S
+                    self._turn_ends = clock() + TURN_S
             outcomes[own.entry.name], seconds[own.entry.name] = found, time.perf_counter() - started
 
     @property
@@ -312,7 +313,8 @@ class RewardService:
                 seconds=seconds,
                 faults=faults,
                 num_faults=num_faults,
-                stops_run=first.on_error == "stop_run",
+                # who waited too long for a turn has not failed at anything
+                stops_run=first.on_error == "stop_run" and fault != self._over,
                 given=given,
             )
         summed = self._rubric.sum(columns)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from common.config.corpora import Part, TableDataConfig
 from common.datasets.corpus import Corpus, Dropped, require_unique
-from common.datasets.tables import read_lines, read_text, resolved
+from common.datasets.tables import csv_text, read_lines, resolved
 from common.errors import DatasetError
 from common.questions import QUESTION
 from common.types import Clip, Record
@@ -153,18 +153,7 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    # strict: else a quote that is never closed takes the rows behind it for one cell
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
-    try:
-        yield from _csv_rows(file, reader)
-    except csv.Error as error:
-        line = reader.reader.line_num
-        raise DatasetError(
-            f"{file}:{line}: a table must be CSV, got {error}; mend the line, or a quote before it"
-        ) from error
-
-
-def _csv_rows(file: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(csv_text(file), newline=""))
     header = [name.strip() for name in reader.fieldnames or ()]
     if "" in header:
         raise DatasetError(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from common.errors import DatasetError
 
+AFTER_ALL = "\N{END OF MEDIUM}"
+"""A line that no table has."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -78,6 +81,29 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
+def csv_text(path: Path) -> str:
+    """The text of a file that the csv module reads to its end.
+
+    Raises:
+        DatasetError: the file cannot be read, a cell is too long, or a quote is never closed: it would take all
+            rows behind it for one cell.
+    """
+    text = read_text(path)
+    # behind an open quote, the last line would be part of a cell
+    reader = csv.reader(io.StringIO(f"{text}\n{AFTER_ALL}", newline=""))
+    starts_at, row_ends, row = 0, 0, list[str]()
+    try:
+        for found in reader:
+            row, starts_at, row_ends = found, row_ends + 1, reader.line_num
+    except csv.Error as error:
+        raise DatasetError(f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line") from error
+    if row != [AFTER_ALL]:
+        raise DatasetError(
+            f"{path}:{starts_at}: a table must close its quotes, got one that is open to the end; close it"
+        )
+    return text
+
+
 def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
     """A table with a header.
 
@@ -89,14 +115,8 @@ def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()
     Raises:
         DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.
     """
-    # strict: else a quote that is never closed takes the rows behind it for one cell
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise DatasetError(
-            f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line, or a quote before it"
-        ) from error
+    reader = csv.reader(io.StringIO(csv_text(path), newline=""))
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     if not rows:
         raise DatasetError(f"{path}: a table must have a header and rows, got an empty file; unpack it again")
     header = [cell.strip() for cell in rows[0][1]]

@@ -235,7 +235,7 @@ def test_a_csv_that_is_wrong_says_where(tmp_path: Path) -> None:
     path = put_text(tmp_path / "a.csv", "video,label\na.mp4,sad\nb.mp4,sad,very\n")
     assert "a.csv:3: a row must have 2 cells as its header, got others" in complaint(path)
     path = put_text(tmp_path / "open.csv", 'video,label\na.mp4,"sad\nb.mp4,sad\n')
-    assert "open.csv:3: a table must be CSV, got unexpected end of data; mend the line, or" in complaint(path)
+    assert "open.csv:2: a table must close its quotes, got one that is open to the end" in complaint(path)
     path = put_text(tmp_path / "long.csv", f"video,label\na.mp4,{'x' * 200_000}\n")
     assert "long.csv:2: a table must be CSV, got field larger than field limit" in complaint(path)
     path = put_text(tmp_path / "pandas.csv", ",video,label\n0,a.mp4,sad\n")

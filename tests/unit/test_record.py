@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "step_000001.jsonl.gz"
     write_samples(path, [group])
     assert [(x["text"], x["reward"]) for x in read_samples(path)] == [("ü\u2028\r\n", 1.0), ("answer 2", 0.0)]
+
+
+def test_a_transcript_that_is_no_unicode_is_recorded_by_its_escape(tmp_path: Path) -> None:
+    draw = make_draw()
+    draw = replace(draw, record=replace(draw.record, transcript="half \ud83d"))
+    path = tmp_path / "step_000001.jsonl.gz"
+    write_samples(path, [make_group([1.0], draw=draw)])
+    assert read_samples(path)[0]["transcript"] == "half \ud83d"
 
 
 def test_a_recorder_keeps_nothing_of_a_step(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
             "def mine(completions, my_column): ...\n",
             "got my_column beside what a trl reward is given, prompts, completions, ",
         ),
+        ("def mine(request, scale): ...\n", "got scale beside what an omni reward is given, request; set options"),
         ("def mine(**texts): ...\n", "with (**texts)"),
         (
             "def mine(completion=0, label=0, completions=0): ...\n",

@@ -287,14 +287,20 @@ def test_a_group_over_the_services_deadline_tells_who_was_not_through_and_leaves
     bad = asyncio.run(ask())
     assert (failure(bad).reason, bad.num_faults) == ("sleeping-deadline", {"sleeping": 2})
     assert failure(bad).detail.startswith("reward.deadline_s=4 s passed")
+    assert not asyncio.run(ask(on_error="stop_run")).stops_run
     left = asyncio.run(ask(on_error="skip_reward_for_group"))
     assert (totals(left), left.left_out) == ([1.0, 2.0], ("sleeping",))
 
 
-def test_built_in_rewards_let_others_of_the_event_loop_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_one_group", [True, False])
+def test_built_in_rewards_let_others_of_the_event_loop_in_between(
+    monkeypatch: pytest.MonkeyPatch, is_one_group: bool
+) -> None:
     """Each completion takes longer than a turn: others have as many turns as there are completions."""
     monkeypatch.setattr("reward.service.TURN_S", 0.0)
     turns = 0
+    # one group, or each its own
+    groups = [group(texts=["a"] * 50)] if is_one_group else [group(texts=["a"]) for _ in range(50)]
 
     async def count() -> None:
         nonlocal turns
@@ -304,7 +310,9 @@ def test_built_in_rewards_let_others_of_the_event_loop_in_between(monkeypatch: p
 
     async def ask() -> int:
         counting = asyncio.create_task(count())
-        await RewardService(RewardConfig(rewards=(FORMAT,))).score_requests(group(texts=["a"] * 50))
+        service = RewardService(RewardConfig(rewards=(FORMAT,)))
+        for requests in groups:
+            await service.score_requests(requests)
         counting.cancel()
         return turns
 
