@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -89,10 +90,13 @@ def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Pa
     reached = steps_of(folder)
     done = start(*arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "resumed after step" in done.stdout
+    resumed = re.search(r"resumed after step (\d+)", done.stdout)
+    assert resumed is not None
     assert_whole(folder)
-    assert check_ledger(folder / "ledger.jsonl").num_rewinds == 1
     assert reached[-1] >= 3
+    # nothing stands behind a checkpoint where the kill comes right after it
+    num_rewinds = check_ledger(folder / "ledger.jsonl").num_rewinds
+    assert num_rewinds == 1 or (num_rewinds == 0 and int(resumed[1]) == reached[-1])
 
 
 def test_a_cold_start_that_is_killed_comes_to_the_same_policy(
