@@ -1,65 +1,65 @@
-"""What leads to a reward that lives elsewhere: one process, actor or service."""
+"""The way to one worker of a reward: a process, a Ray actor, a service, or coroutines of this event loop."""
 
+import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
-from common.errors import RewardError
-from reward.outcome import FaultKind, Outcome
+from common.errors import ConfigError, RewardError
+from reward.outcome import Outcome
 from reward.request import RewardRequest
+
+START_S = 600.0
+"""Seconds in which a worker must be up, models that it loads included."""
+ANSWER_S = 2.0
+"""Seconds in which a worker of async code answers unless it is stuck."""
 
 
 class ChannelLostError(RewardError):
-    """Whom a channel leads to is gone, or cannot be reached; asking another may help."""
-
-    def __init__(self, message: str, *, kind: FaultKind = "died") -> None:
-        super().__init__(message)
-        self.kind: FaultKind = kind
+    """The worker is gone or cannot be reached; another may answer."""
 
 
-class ChannelEndedError(ChannelLostError):
-    """The channel was ended for another call's sake."""
+class Channel:
+    """One worker. Beside `ChannelLostError`, `open` may raise `ConfigError`: the reward cannot be loaded."""
 
-
-class Channel(Protocol):
-    """A way to one process, actor or service."""
-
-    takes_groups: bool
+    takes_groups = False
     """Whether one call is for a whole group."""
-    concurrency: int
+    concurrency = 1
     """Calls at a time."""
-    decision: str
-    """How it is called, for people; empty where there is nothing to tell."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it leads nowhere."""
-        ...
+    decision = ""
+    """How the reward is called, for people; empty where there is nothing to say."""
+    is_owned = False
+    """Whether the worker is ours to end, and answers calls without requests at once unless it is stuck."""
+    is_lost = False
 
     async def open(self) -> None:
-        """Until it can be asked.
-
-        Raises:
-            ConfigError: what is configured cannot be.
-            ChannelLostError: it did not come up.
-        """
-        ...
+        """Returns once the worker can be asked."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call.
+        """One outcome per request; cancelled where the call is given up. Raises `ChannelLostError`."""
+        raise NotImplementedError
 
-        Raises:
-            ChannelLostError: it was lost meanwhile.
-        """
-        ...
+    async def can_go_on(self) -> bool:
+        """Whether the worker still serves others after a call was cancelled."""
+        if not self.is_owned:
+            return True
+        if self.concurrency == 1 or self.is_lost:
+            return False  # code that is not async is still at the call
+        try:
+            return await asyncio.wait_for(self.ask(()), ANSWER_S) == []
+        except (TimeoutError, ChannelLostError):
+            return False
 
-    async def where(self) -> str:
-        """Where it is stuck, as far as that can be told."""
-        ...
-
-    async def abandon(self) -> bool:
-        """Has a call that was given up stop; whether calls share the channel, and it had to be ended."""
-        ...
+    async def stacks(self) -> str:
+        """Python stacks of the worker; empty where they cannot be had."""
+        return ""
 
     def end(self) -> None:
-        """For good; harmless when repeated."""
-        ...
+        """Ends the worker; harmless when repeated."""
+        self.is_lost = True
+
+    def greet(self, hello: dict[str, Any], *, max_concurrency: int) -> None:
+        """Takes note of what a worker's `load` returned."""
+        if "refused" in hello:
+            raise ConfigError(hello["refused"])
+        self.decision, self.takes_groups = hello["decision"], hello["takes_groups"]
+        self.concurrency = max_concurrency if hello["is_async"] else 1

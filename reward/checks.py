@@ -7,9 +7,10 @@ from typing import Any, cast
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, RewardConfig, UserCodeConfig
 from common.errors import ConfigError
 from reward.builtin import BUILTIN
+from reward.plugin_check import check_in_process
+from reward.plugins import PluginSpec
 from reward.remote import check_http
 from reward.request import RewardRequest
-from reward.workers import check_in_process, plugin_spec
 
 
 def needs_engines(entry: BuiltinRewardConfig) -> bool:
@@ -67,7 +68,7 @@ def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
         elif isinstance(entry, HttpRewardConfig):
             check_http(entry)
     _check_gates(config)
-    check_in_process([plugin_spec(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
+    check_in_process([PluginSpec.of(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
 
 
 def _check_gates(config: RewardConfig) -> None:

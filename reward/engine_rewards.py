@@ -13,10 +13,11 @@ from common.errors import OmniError
 from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
 from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
+from reward.channel import Channel
 from reward.checks import make_builtin, needs_engines
 from reward.given import Given
 from reward.outcome import Outcome, checked, fault_of
-from reward.pool import Channel, PooledReward
+from reward.pool import PooledReward
 from reward.request import RewardRequest, requests_of
 
 NUM_CALLS = 64
@@ -60,15 +61,13 @@ def _channels(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Ca
     return lambda: EngineChannel(reward)
 
 
-class EngineChannel:
-    """A `Channel` to a bound reward, which waits for engines in this event loop."""
+class EngineChannel(Channel):
+    """A bound reward, which waits for engines in this event loop."""
+
+    concurrency = NUM_CALLS
 
     def __init__(self, reward: BoundModalityGain) -> None:
-        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_CALLS, "", False
         self._reward = reward
-
-    async def open(self) -> None:
-        """Nothing is to be opened."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One call."""
@@ -80,14 +79,3 @@ class EngineChannel:
         except OmniError as error:
             # a clip that cannot be used, an engine that did not answer: its group's matter
             return fault_of(error)
-
-    async def where(self) -> str:
-        """It is known to wait."""
-        return ""
-
-    async def abandon(self) -> bool:
-        """The call was cancelled; the question that it waited for may be another's, too."""
-        return False
-
-    def end(self) -> None:
-        """Nothing is held."""

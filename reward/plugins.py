@@ -19,11 +19,14 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from common.errors import ConfigError
 from reward.outcome import Outcome, checked, checked_all, fault_of
 from reward.request import RewardRequest
+
+if TYPE_CHECKING:
+    from common.config.reward import UserCodeConfig
 
 Style = Literal["auto", "omni", "trl", "verl"]
 Shape = Literal["request", "requests", "texts", "trl", "verl"]
@@ -58,6 +61,17 @@ class PluginSpec:
     style: Style = "auto"
     is_conversational: bool = True
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, entry: "UserCodeConfig") -> "PluginSpec":
+        """The one that a configuration names."""
+        return cls(
+            name=entry.name,
+            entrypoint=entry.entrypoint,
+            style=entry.style,
+            is_conversational=entry.conversational,
+            options=entry.options,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,38 +1,77 @@
-"""Asking a reward that lives elsewhere: deadlines, attempts, outcomes. Whose turn it is `reward/turns.py` says.
+"""Rewards that run elsewhere: a queue, workers, a deadline and retries.
 
-A call waits for a channel, and its clock runs from there. One that passes its deadline is ended, and fails for
-good; one that fails or whose channel is lost is asked again, after a wait that doubles, while its time lasts. Where
-calls share a channel and one of them holds it, or ends it, it cannot be told which: each that was in it is asked
-once more, alone, which is no attempt.
+1. A reward has N workers. Calls are served first come, first served, one at a time in each worker; workers of async
+   code take `max_concurrency` calls at a time.
+2. A call's deadline runs while a worker has it. Past it the call fails, and its worker is killed and replaced at
+   once; async code is cancelled instead, as long as its event loop still answers.
+3. While all workers are busy for longer than x seconds and calls wait, up to k spare workers are opened, which end
+   when no call waits. x is the largest of 1 s, a tenth of the deadline, and twice the longest recent answer. While
+   spare workers are open, each group has one call at a time: no group that hangs can take them all.
+4. A call whose worker died, or was killed because of a call beside it, is asked once more, alone in a worker.
+5. A call that failed in another way is retried `max_retries` times, after waits that double, within its deadline.
+6. Once a completion has failed for good, the others of its group are no longer asked.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from common.config.reward import RewardEntry
 from common.errors import ConfigError
-from reward.channel import Channel, ChannelEndedError, ChannelLostError
+from reward.channel import Channel, ChannelLostError
 from reward.outcome import Outcome, RewardFault, fault_of
 from reward.request import RewardRequest
-from reward.turns import CallGroup, Turn, Turns, Way
 
+logger = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.05
-"""Before the second attempt; doubled before each further one."""
-
+"""Before the first retry; doubled before each further one."""
+MIN_BUSY_S, BUSY_FRACTION = 1.0, 0.1
+"""Lower bounds of x in the policy; the second is a fraction of the deadline."""
+REOPEN_S = 5.0
+"""Pause after a worker did not start, while others serve."""
 FINAL = frozenset({"deadline", "refused"})
-"""Faults that asking again would not mend."""
+"""Kinds of faults that a retry would not mend."""
+NOT_ASKED = RewardFault(kind="error", detail="not asked: another completion of the group had failed")
+CLOSED = RewardFault(kind="died", detail="the reward was closed")
 
 
-class AskAgainError(Exception):
-    """A call that is to be asked again, through no fault of its own."""
+@dataclass(eq=False, slots=True)
+class Group:
+    """State that the calls of one group share."""
 
-    def __init__(self, way: Way) -> None:
-        super().__init__(way)
-        self.way: Way = way
+    has_failed: bool = False
+    num_running: int = 0
+    held: list["Call"] = field(default_factory=list["Call"])
+    """Calls that wait for one that runs."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call: waiting, at a worker, or between two attempts."""
+
+    requests: Sequence[RewardRequest]
+    group: Group
+    left_s: float
+    """Of its deadline."""
+    is_alone: bool = False
+    num_retries: int = 0
+    outcomes: asyncio.Future[list[Outcome]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    """Cancelled with whoever waits for it."""
+
+    def end(self, outcomes: list[Outcome] | RewardFault) -> None:
+        """For good; one fault stands for all requests."""
+        if not self.outcomes.done():
+            self.outcomes.set_result(outcomes if isinstance(outcomes, list) else [outcomes] * len(self.requests))
 
 
 class PooledReward:
-    """One reward behind so many channels."""
+    """One reward behind its workers."""
 
     def __init__(
         self,
@@ -43,117 +82,213 @@ class PooledReward:
         num_spare: int = 0,
         asks_all: bool = False,
     ) -> None:
-        """Nothing is started yet.
+        """Starts nothing yet.
 
         Args:
-            entry: its deadline and attempts.
-            make_channel: a channel that is not open.
-            size: so many of them.
-            num_spare: so many more, for calls that are slow.
-            asks_all: whether completions are asked about whose group has failed already.
+            entry: deadline and retries of the reward.
+            make_channel: makes a worker that is not open.
+            size: N in the policy.
+            num_spare: k in the policy.
+            asks_all: whether the other completions of a group that has failed are asked all the same.
         """
-        self.entry = entry
-        self.decision = ""
-        self._asks_all = asks_all
-        self._takes_groups = False
-        self._turns = Turns(make_channel, size=size, num_spare=num_spare, deadline_s=entry.deadline_s)
+        self.entry, self.decision = entry, ""
+        self._make_channel, self._size, self._num_spare, self._asks_all = make_channel, size, num_spare, asks_all
+        self._takes_groups = self._is_closed = False
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, Call]] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
+        self._channels: set[Channel] = set()
+        self._calls: set[Call] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._num_spare_open = 0
+        self._waiting_since = 0.0
+        self._answer_s: deque[float] = deque(maxlen=64)
 
     async def start(self) -> None:
-        """Opens all channels.
+        """Opens all workers; when one fails, none is left open.
 
         Raises:
-            ConfigError: what is configured cannot be.
-            RewardError: it does not come up.
+            ConfigError: the reward cannot be loaded.
+            RewardError: a worker did not start.
         """
-        channel = await self._turns.start()
-        self.decision, self._takes_groups = channel.decision, channel.takes_groups
+        channels = [self._make_channel() for _ in range(self._size)]
+        self._channels.update(channels)
+        results = await asyncio.gather(*(c.open() for c in channels), return_exceptions=True)
+        failure = next((result for result in results if result is not None), None)
+        if failure is not None:
+            self.close()
+            raise failure
+        self.decision, self._takes_groups = channels[0].decision, channels[0].takes_groups
+        for channel in channels:
+            self._spawn(self._keep(channel))
+        if self._num_spare:
+            self._spawn(self._open_spares())
 
     def close(self) -> None:
-        """Ends all channels."""
-        self._turns.close()
+        """Ends all workers and all calls."""
+        self._is_closed = True
+        for task in self._tasks:
+            task.cancel()
+        for channel in self._channels:
+            channel.end()
+        for call in self._calls:
+            call.end(CLOSED)
 
     async def __call__(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One outcome per request, in their order."""
-        group = CallGroup()
-        if self._takes_groups:
-            return await self._settled(requests, group)
-        calls = (self._settled([request], group) for request in requests)
-        return [outcome for outcomes in await asyncio.gather(*calls) for outcome in outcomes]
+        group, parts = Group(), [requests] if self._takes_groups else [[request] for request in requests]
+        calls = [Call(part, group, self.entry.deadline_s) for part in parts]
+        self._calls.update(calls)
+        for call in calls:
+            self._put(call)
+        try:
+            answers = await asyncio.gather(*(call.outcomes for call in calls))
+        finally:
+            self._calls.difference_update(calls)
+        return [outcome for outcomes in answers for outcome in outcomes]
 
-    async def _settled(self, requests: Sequence[RewardRequest], group: CallGroup) -> list[Outcome]:
-        """The outcomes of the last attempt."""
-        loop = asyncio.get_running_loop()
-        left_s, wait_s, num_attempts = self.entry.deadline_s, FIRST_WAIT_S, 0
-        way: Way = "first"
+    def _put(self, call: Call) -> None:
+        if self._is_closed:
+            call.end(CLOSED)
+        if self._queue.empty():
+            self._waiting_since = asyncio.get_running_loop().time()
+        self._queue.put_nowait((not call.is_alone, next(self._numbers), call))
+
+    async def _take(self) -> Call:
+        while True:
+            _, _, call = await self._queue.get()
+            if call.group.has_failed and not self._asks_all:
+                call.end(NOT_ASKED)
+            if call.outcomes.done():
+                continue
+            if call.group.num_running and self._num_spare_open:
+                call.group.held.append(call)
+                continue
+            self._waiting_since = asyncio.get_running_loop().time()
+            call.group.num_running += 1
+            return call
+
+    def _leave(self, call: Call) -> None:
+        call.group.num_running -= 1
+        while call.group.held:
+            self._put(call.group.held.pop(0))
+
+    def _settle(self, call: Call, outcomes: list[Outcome], *, seconds: float, is_lost: bool = False) -> None:
+        """Ends a call, or has it asked again as the policy says."""
+        if is_lost and not call.is_alone:
+            call.is_alone, call.left_s = True, self.entry.deadline_s
+            self._put(call)
+            return
+        wait_s = FIRST_WAIT_S * 2**call.num_retries
+        call.left_s -= seconds + wait_s
+        fault = next((o for o in outcomes if isinstance(o, RewardFault)), None)
+        is_final = is_lost or call.num_retries == self.entry.max_retries or call.left_s <= 0
+        if fault is None or is_final or fault.kind in FINAL:
+            call.group.has_failed |= fault is not None
+            call.end(outcomes)
+        else:
+            call.num_retries += 1
+            asyncio.get_running_loop().call_later(wait_s, self._put, call)
+
+    async def _keep(self, channel: Channel, *, is_spare: bool = False) -> None:
+        """Keeps one worker open; a spare one as long as calls wait."""
         while True:
             try:
-                outcomes, seconds = await self._attempt(requests, group, way, left_s)
-            except AskAgainError as error:
-                way = error.way
-                if way != "again":
-                    left_s = self.entry.deadline_s
-                continue
-            num_attempts += 1
-            left_s -= seconds
-            faults = [o for o in outcomes if isinstance(o, RewardFault)]
-            if not faults:
-                return outcomes
-            is_last = num_attempts > self.entry.max_retries or left_s <= wait_s
-            if is_last or (group.is_doomed and not self._asks_all) or faults[0].kind in FINAL:
-                group.is_doomed = True
-                return outcomes
-            started = loop.time()
-            await asyncio.sleep(wait_s)
-            left_s, wait_s = left_s - (loop.time() - started), 2 * wait_s
-            # who ended the channel of others has to be alone again
-            way = "alone" if way == "alone" else "again"
+                if channel not in self._channels:
+                    self._channels.add(channel)
+                    await channel.open()
+                await self._serve(channel, is_spare=is_spare)
+            except Exception as error:  # noqa: BLE001 - a call fails with it, or it is logged
+                if len(self._channels) == 1:
+                    call = await self._take()
+                    self._leave(call)
+                    self._settle(call, [_fault(error)] * len(call.requests), seconds=0.0)
+                else:
+                    logger.warning("a worker of reward %s did not start: %s", self.entry.name, error)
+                    await asyncio.sleep(REOPEN_S)
+            finally:
+                self._channels.discard(channel)
+                channel.end()
+            if is_spare:
+                self._num_spare_open -= 1
+                return
+            channel = self._make_channel()
 
-    async def _attempt(
-        self, requests: Sequence[RewardRequest], group: CallGroup, way: Way, left_s: float
-    ) -> tuple[list[Outcome], float]:
-        """One call, once there is a channel; and the seconds that it took from there."""
+    async def _serve(self, channel: Channel, *, is_spare: bool) -> None:
+        """Gives calls to a worker until it is lost, or a spare one is no longer needed."""
+        room, present = asyncio.Semaphore(channel.concurrency), set[Call]()
+
+        async def answer(call: Call, places: int) -> None:
+            try:
+                await self._run(call, channel, present)
+            finally:
+                present.discard(call)
+                for _ in range(places):
+                    room.release()
+
+        async with asyncio.TaskGroup() as running:
+            while True:
+                await room.acquire()
+                if channel.is_lost or (is_spare and self._queue.empty()):
+                    return
+                call = await self._take()
+                places = channel.concurrency if call.is_alone else 1
+                for _ in range(places - 1):
+                    await room.acquire()
+                if channel.is_lost:
+                    self._leave(call)
+                    self._put(call)
+                    return
+                present.add(call)
+                running.create_task(answer(call, places))
+
+    async def _run(self, call: Call, channel: Channel, present: set[Call]) -> None:
+        """Has a worker answer one call; ends the worker if it hangs."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started, asking = loop.time(), asyncio.ensure_future(channel.ask(call.requests))
         try:
-            async with self._turns.turn(group, way) as turn:
-                if group.is_doomed and not self._asks_all:
-                    fault = RewardFault(
-                        kind="error", detail="not asked: another completion of the group had failed"
-                    )
-                    return [fault] * len(requests), 0.0
-                started = loop.time()
-                return await self._called(turn, requests, left_s), loop.time() - started
-        except (AskAgainError, asyncio.CancelledError):
-            raise
-        except ChannelLostError as error:
-            fault = RewardFault(kind=error.kind, detail=str(error))
-        except ConfigError as error:
-            fault = RewardFault(kind="error", detail=str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a channel meets is its group's failure
-            fault = fault_of(error)
-        return [fault] * len(requests), loop.time() - started
+            await asyncio.wait((asking, call.outcomes), timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                self._settle(call, asking.result(), seconds=loop.time() - started)
+                self._answer_s.append(loop.time() - started)
+                return
+            asking.cancel()
+            detail, is_shared = f"{self.entry.deadline_s:g} s passed", len(present) > 1
+            is_hung = not await channel.can_go_on()
+            if is_hung:
+                stacks = await channel.stacks()
+                detail += f"; it was at\n{stacks}" if stacks else ""
+                channel.end()
+            fault, is_lost = RewardFault(kind="deadline", detail=detail), is_hung and is_shared
+        except Exception as error:  # noqa: BLE001 - whatever a worker meets is its call's failure
+            fault, is_lost = _fault(error), isinstance(error, ChannelLostError) and channel.is_lost
+        finally:
+            asking.cancel()
+            self._leave(call)
+        if not call.outcomes.done():
+            self._settle(call, [fault] * len(call.requests), seconds=loop.time() - started, is_lost=is_lost)
 
-    async def _called(self, turn: Turn, requests: Sequence[RewardRequest], left_s: float) -> list[Outcome]:
-        seat = turn.seat
-        channel = seat.channel
-        try:
-            async with asyncio.timeout(left_s) as turn.scope:
-                outcomes = await channel.ask(requests)
-                turn.has_answered = True
-                return outcomes
-        except ChannelEndedError as error:
-            raise AskAgainError("alone" if turn.way == "alone" else "again") from error
-        except ChannelLostError as error:
-            if channel.is_lost and (seat.is_shared_loss or len(seat.turns) > 1):
-                seat.is_shared_loss = True
-                raise AskAgainError("alone") from error
-            raise
-        except TimeoutError as error:
-            if turn.is_put_back:
-                is_held = await channel.abandon()
-                raise AskAgainError("alone" if is_held else "slow") from error
-            where = await channel.where()
-            if await channel.abandon() and turn.way != "alone":
-                raise AskAgainError("alone") from error
-            told = f"{self.entry.deadline_s:g} s passed" + (f"; it was at\n{where}" if where else "")
-            return [RewardFault(kind="deadline", detail=told)] * len(requests)
+    async def _open_spares(self) -> None:
+        """Opens spare workers while all others are held up: one for each group at most."""
+        while True:
+            await asyncio.sleep(self._busy_s / 4)
+            if self._queue.empty() or asyncio.get_running_loop().time() - self._waiting_since < self._busy_s:
+                continue
+            num_groups = len({call.group for call in self._calls})
+            for _ in range(min(self._num_spare - self._num_spare_open, num_groups)):
+                self._num_spare_open += 1
+                self._spawn(self._keep(self._make_channel(), is_spare=True))
+
+    @property
+    def _busy_s(self) -> float:
+        return max(MIN_BUSY_S, BUSY_FRACTION * self.entry.deadline_s, 2 * max(self._answer_s, default=0.0))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _fault(error: Exception) -> RewardFault:
+    if isinstance(error, ChannelLostError):
+        return RewardFault(kind="died", detail=str(error))
+    return RewardFault(kind="error", detail=str(error)) if isinstance(error, ConfigError) else fault_of(error)

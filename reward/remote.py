@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
 from common.errors import ConfigError
-from reward.channel import ChannelLostError
+from reward.channel import Channel, ChannelLostError
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
 from reward.pool import PooledReward
 from reward.request import RewardRequest, RewardResult
@@ -23,8 +23,8 @@ MIN_RETRY_S = 0.1
 """Between two requests, whatever a service that is busy says."""
 
 
-class HttpChannel:
-    """A `Channel` to a service: its configured address and nowhere else, whatever it answers."""
+class HttpChannel(Channel):
+    """A service: its configured address and nowhere else, whatever it answers."""
 
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.takes_groups, self.concurrency = True, config.max_concurrency
@@ -32,11 +32,6 @@ class HttpChannel:
         self.decision = f"reward {config.name}: the service at {self._shown} is asked, a group at a time"
         self._config, self._transport = config, transport
         self._client: httpx.AsyncClient | None = None
-
-    @property
-    def is_lost(self) -> bool:
-        """Every call connects anew where need be."""
-        return False
 
     async def open(self) -> None:
         """Reads the token.
@@ -86,14 +81,6 @@ class HttpChannel:
         if not reply.is_success:
             return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests)
         return self._outcomes(content, requests)
-
-    async def where(self) -> str:
-        """Nothing is known of it."""
-        return ""
-
-    async def abandon(self) -> bool:
-        """Its connection was closed with the call."""
-        return False
 
     def end(self) -> None:
         """Connections close with the client."""

@@ -27,11 +27,12 @@ from reward.channel import Channel
 from reward.checks import make_builtin, needs_engines
 from reward.given import NOTHING, Given, columns_of
 from reward.outcome import Outcome, RewardFault, checked, fault_of
+from reward.plugins import PluginSpec
 from reward.pool import PooledReward
 from reward.remote import over_http
 from reward.request import RewardRequest, RewardResult, requests_of
 from reward.rubric import Rubric
-from reward.workers import in_processes
+from reward.worker_process import ProcessChannel
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
@@ -112,30 +113,17 @@ class BuiltinReward:
         return checked(value)
 
 
-class WaitingChannel:
-    """A `Channel` to a built-in reward that waits for others."""
+class WaitingChannel(Channel):
+    """A built-in reward that waits for others."""
+
+    concurrency = NUM_WAITING
 
     def __init__(self, reward: BuiltinReward) -> None:
-        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, NUM_WAITING, "", False
         self._reward = reward
-
-    async def open(self) -> None:
-        """Nothing is to be opened."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One call."""
         return [await self._reward.answer_later(request) for request in requests]
-
-    async def where(self) -> str:
-        """It is known to wait."""
-        return ""
-
-    async def abandon(self) -> bool:
-        """What it waits for was given up with the call."""
-        return False
-
-    def end(self) -> None:
-        """Nothing is to be ended."""
 
 
 class RewardService:
@@ -342,15 +330,31 @@ def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Builtin
         case HttpRewardConfig():
             return over_http(entry, asks_all=asks_all)
         case PythonRewardConfig():
-            return in_processes(entry, asks_all=asks_all)
+            return _in_processes(entry, asks_all=asks_all)
         case ActorRewardConfig() if host is None:
-            return in_processes(entry, asks_all=asks_all)
+            return _in_processes(entry, asks_all=asks_all)
         case ActorRewardConfig() | NamedActorRewardConfig() if host is not None:
             return host(entry)
         case _:
             raise ConfigError(
                 f"reward.rewards {entry.name} must have Ray, which finds a named actor, got none here; leave it out"
             )
+
+
+def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bool) -> PooledReward:
+    """Where there is no Ray, the user's rewards for actors run in processes too."""
+    is_python = isinstance(entry, PythonRewardConfig)
+    limit_gib = entry.max_memory_gib if is_python else None
+
+    def make() -> Channel:
+        return ProcessChannel(
+            PluginSpec.of(entry),
+            max_memory_bytes=None if limit_gib is None else int(limit_gib * 2**30),
+            max_concurrency=entry.max_concurrency,
+        )
+
+    size, num_spare = (entry.num_workers, entry.max_spare_workers) if is_python else (1, 0)
+    return PooledReward(entry, make_channel=make, size=size, num_spare=num_spare, asks_all=asks_all)
 
 
 def _telling(faults: Sequence[RewardFault]) -> RewardFault:

@@ -1,14 +1,15 @@
-"""What a process of a reward does: loads it, answers, and ends with who started it.
+"""A process that runs one reward of the user's: loads it, answers calls, and ends with its owner.
 
-    python -P -m reward.worker SOCKET TRACE     both are file descriptors
+    python -P -m reward.worker SOCKET LIFELINE TRACE     all are file descriptors
 
-A crash of the user's code is this process's alone. Frames are a length and a body: pickles of requests come in,
-JSON of outcomes goes out; the user's prints go where errors go.
+Through the socket come pickles: first a `PluginSpec` and the memory limit in bytes or None, then calls `(number,
+requests, cancels)`. A call without requests is answered at once, which shows that the process is not stuck;
+`cancels` is the number of an earlier call to cancel, or None. Outcomes leave as lines of JSON; what the user's code
+prints goes to stderr.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import json
 import os
@@ -16,186 +17,104 @@ import pickle
 import resource
 import signal
 import socket
-import struct
+import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from io import BufferedRWPair
 from typing import Any
 
 from common.errors import ConfigError
 from reward.outcome import Outcome, RewardFault
-from reward.plugins import Plugin, PluginSpec, check_plugin, load_plugin
-from reward.request import RewardRequest, RewardResult
+from reward.plugins import Plugin, PluginSpec, load_plugin
 
-HEADER = struct.Struct(">Q")
-PR_SET_PDEATHSIG = 1
 STACK_SIGNAL = signal.SIGUSR1
-"""Asks for the stack of every thread, whatever holds the interpreter."""
+"""Has the stacks of all threads written, even while C code holds the interpreter."""
+GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM; read _; kill -KILL 0")
+"""Kills its process group once the pipe at its stdin has no writer left."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerOrder:
-    """The first frame."""
+def lead_group(lifeline_fd: int) -> None:
+    """Makes this process lead a process group that is killed when the other end of the lifeline closes.
 
-    plugin: PluginSpec
-    parent_pid: int
-    max_memory_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerAsk:
-    """Every other frame: one request, or a group's; none asks whether the process answers."""
-
-    number: int
-    requests: tuple[RewardRequest, ...] = ()
-    is_given_up: bool = False
-    """Whether the call of this number is to end without an answer; of async code."""
+    The guard is a process: no thread of this one could act while C code holds the interpreter.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    subprocess.Popen(GUARD, stdin=lifeline_fd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def main(socket_fd: int, trace_fd: int) -> int:
+def load(spec: PluginSpec) -> tuple[Plugin | None, dict[str, Any]]:
+    """Loads a reward; also returns what its owner must know of it: how it is called, or why it cannot be."""
+    try:
+        plugin = load_plugin(spec)
+    except ConfigError as error:
+        return None, {"refused": str(error)}
+    told = {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
+    return plugin, told
+
+
+def main(socket_fd: int, lifeline_fd: int, trace_fd: int) -> int:
     """Serves until the socket is closed."""
-    # prints of the user's must not come between
     os.dup2(2, 1)
+    lead_group(lifeline_fd)
     faulthandler.enable(trace_fd, all_threads=False)
     faulthandler.register(STACK_SIGNAL, trace_fd, all_threads=True)
-    connection = socket.socket(fileno=socket_fd)
-    order: WorkerOrder = pickle.loads(read_frame(connection))
-    end_with(order.parent_pid)
-    _limit(order.max_memory_bytes)
-    try:
-        plugin = load_plugin(order.plugin)
-    except ConfigError as error:
-        _send(connection, {"refused": str(error)})
-        return 2
-    _send(
-        connection, {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
-    )
+    stream = socket.socket(fileno=socket_fd).makefile("rwb")
+    # a child that the user's code forks would keep the connection open
+    os.register_at_fork(after_in_child=lambda: os.close(socket_fd))
+    spec, max_memory_bytes = pickle.load(stream)
+    _limit(max_memory_bytes)
+    plugin, hello = load(spec)
+    _send(stream, hello)
     with contextlib.suppress(EOFError, ConnectionError):
-        if plugin.is_async:
-            asyncio.run(_serve_async(plugin, connection))
-        else:
-            _serve(plugin, connection)
+        if plugin is not None and plugin.is_async:
+            asyncio.run(_serve_async(plugin, stream))
+        elif plugin is not None:
+            _serve(plugin, stream)
     return 0
 
 
-def _serve(plugin: Plugin, connection: socket.socket) -> None:
+def _serve(plugin: Plugin, stream: BufferedRWPair) -> None:
     while True:
-        ask: WorkerAsk = pickle.loads(read_frame(connection))
-        outcomes = plugin.ask(ask.requests)
-        # what has filled this process up would fill it up again
-        is_last = any(isinstance(o, RewardFault) and o.detail.endswith("MemoryError") for o in outcomes)
-        _send(connection, {"number": ask.number, "outcomes": [as_json(o) for o in outcomes], "is_last": is_last})
-        if is_last:
-            return
+        number, requests, _ = pickle.load(stream)
+        outcomes = plugin.ask(requests)
+        _answer(stream, number, outcomes)
+        if any(isinstance(o, RewardFault) and o.detail.endswith("MemoryError") for o in outcomes):
+            return  # what has filled this process would fill it again
 
 
-async def _serve_async(plugin: Plugin, connection: socket.socket) -> None:
-    connection.setblocking(False)
-    reader, writer = await asyncio.open_unix_connection(sock=connection)
+async def _serve_async(plugin: Plugin, stream: BufferedRWPair) -> None:
     running: dict[int, asyncio.Task[None]] = {}
 
-    async def answer(ask: WorkerAsk) -> None:
-        outcomes = await plugin.ask_async(ask.requests) if ask.requests else []
-        told = {"number": ask.number, "outcomes": [as_json(o) for o in outcomes]}
-        writer.write(framed(json.dumps(told).encode()))
+    async def answer(number: int, requests: Sequence[Any]) -> None:
+        _answer(stream, number, await plugin.ask_async(requests) if requests else [])
 
     while True:
-        try:
-            (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-            ask: WorkerAsk = pickle.loads(await reader.readexactly(length))
-        except asyncio.IncompleteReadError:
-            return
-        if ask.is_given_up:
-            if ask.number in running:
-                running[ask.number].cancel()
-            continue
-        task = running[ask.number] = asyncio.create_task(answer(ask))
-        task.add_done_callback(lambda _, number=ask.number: running.pop(number))
+        number, requests, cancels = await asyncio.to_thread(pickle.load, stream)
+        if cancels in running:
+            running[cancels].cancel()
+        task = running[number] = asyncio.create_task(answer(number, requests))
+        task.add_done_callback(lambda _, number=number: running.pop(number))
 
 
-def read_frame(connection: socket.socket) -> bytes:
-    """The next frame's body.
-
-    Raises:
-        EOFError: the other side has closed.
-    """
-    (length,) = HEADER.unpack(_read(connection, HEADER.size))
-    return _read(connection, length)
+def _answer(stream: BufferedRWPair, number: int, outcomes: Sequence[Outcome]) -> None:
+    _send(stream, {"number": number, "outcomes": [asdict(outcome) for outcome in outcomes]})
 
 
-def _read(connection: socket.socket, length: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < length:
-        part = connection.recv(min(length - len(parts), 1 << 20))
-        if not part:
-            raise EOFError
-        parts += part
-    return bytes(parts)
-
-
-def framed(body: bytes) -> bytes:
-    """A frame."""
-    return HEADER.pack(len(body)) + body
-
-
-def as_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome for a process that trusts nothing but its form."""
-    return asdict(outcome)
-
-
-def of_json(value: dict[str, Any]) -> Outcome:
-    """The outcome again."""
-    return RewardFault(**value) if "kind" in value else RewardResult(**value)
-
-
-def _send(connection: socket.socket, value: dict[str, Any]) -> None:
-    connection.sendall(framed(json.dumps(value).encode()))
-
-
-def end_with(parent_pid: int) -> None:
-    """Has the kernel end this process when the thread that started it ends, which lives as long as its process.
-
-    Nothing in this process could: code in C may hold the interpreter.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(1)
+def _send(stream: BufferedRWPair, message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
 
 
 def _limit(max_memory_bytes: int | None) -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            # where the machine runs out of memory all the same, this is what may go
-            file.write("1000")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where the machine runs out of memory all the same, this process is the one to go
     if max_memory_bytes is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = max_memory_bytes if hard == resource.RLIM_INFINITY else min(max_memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def check() -> int:
-    """Reads plugins' specifications, prints what is wrong with the first that cannot be."""
-    specs: list[PluginSpec] = pickle.load(sys.stdin.buffer)
-    with os.fdopen(os.dup(1), "w") as answer:
-        os.dup2(2, 1)
-        said = ""
-        for spec in specs:
-            try:
-                check_plugin(spec)
-            except ConfigError as error:
-                said = str(error)
-                break
-        answer.write("\n" + json.dumps(said))
-    return 0
-
-
-def run(arguments: Sequence[str]) -> int:
-    """The command."""
-    if list(arguments) == ["check"]:
-        return check()
-    return main(int(arguments[0]), int(arguments[1]))
-
-
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(main(*map(int, sys.argv[1:])))

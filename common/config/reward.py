@@ -97,7 +97,9 @@ class PythonRewardConfig(UserCodeConfig):
     type: Literal["python"]
     """Chooses this kind."""
     num_workers: int = Field(default=1, ge=1)
-    """Processes that call it; one that is stuck is stood in for by another."""
+    """Processes that call it."""
+    max_spare_workers: int = Field(default=8, ge=0)
+    """Further processes that are opened while all others are busy for long, as where calls hang."""
     max_memory_gib: float | None = Field(default=8.0, gt=0)
     """GiB that each process may take; more is a MemoryError in it. Null for no bound."""
 

@@ -1,6 +1,7 @@
 """The reward service as a Ray actor, with rewards that are actors too: every group comes out, scored or failed."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +156,31 @@ def test_a_class_is_made_once_in_each_replica_with_its_options() -> None:
     assert sorted(totals)[0] == 2.0
     assert sum(total == 2.0 for total in totals) <= 2
     assert len(totals) == 8
+
+
+@pytest.mark.parametrize("make", [python, hosted], ids=["python", "actor"])
+@pytest.mark.parametrize("label", ["happy", "fear"])
+def test_children_of_reward_code_end_with_the_service(make: Any, label: str, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+
+    async def ask(client: RewardClient) -> None:
+        completions = [make_completion([1], text=str(told))]
+        scoring = asyncio.create_task(client(make_record(label=label), completions))
+        while not (told.exists() and told.read_text()):  # noqa: ASYNC110 - told from another process
+            await asyncio.sleep(0.01)
+        scoring.cancel()
+
+    # the service is ended as a run ends it: by `ray.kill`
+    with service(make("parenting")) as client:
+        asyncio.run(ask(client))
+        child = psutil.Process(int(told.read_text()))
+        worker = child.parent()
+        assert worker is not None
+    deadline = time.monotonic() + 60
+    for process in (child, worker):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, process
+            time.sleep(0.01)
 
 
 def test_a_class_that_cannot_be_made_is_a_mistake_of_the_users() -> None:

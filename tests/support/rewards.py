@@ -106,6 +106,31 @@ def telling(completion: str, label: str) -> float:
     return 1.0
 
 
+def parenting(completion: str, label: str) -> float:
+    """Starts a child that ignores SIGTERM, and writes its process id into the file that the completion names.
+
+    For `fear` it then holds the interpreter.
+    """
+    child = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; sleep 600"])
+    Path(completion).write_text(str(child.pid))
+    return stuck(completion, label)
+
+
+def late(completion: str, label: str) -> float:
+    """Ends its process just after a deadline of one second."""
+    if label == "fear":
+        time.sleep(1.06)
+        os._exit(3)
+    return 1.0
+
+
+def forking(completion: str, label: str) -> float:
+    """Leaves a fork of its process behind, and ends."""
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(3)
+
+
 def flaky(completion: str, label: str) -> float:
     """Raises until the file that the completion names holds two lines."""
     path = Path(completion)

@@ -243,6 +243,25 @@ def test_async_code_that_holds_its_event_loop_is_ended_and_the_others_are_asked_
     assert [totals(other) for other in others] == [[1.0, 1.0]] * 2
 
 
+def test_calls_cancelled_beside_one_that_blocks_its_event_loop_fail_no_other_group() -> None:
+    async def ask() -> list[GroupReport]:
+        service = RewardService(RewardConfig(rewards=(python("blocking", deadline_s=30.0),)))
+        await service.start()
+        hanging = [asyncio.create_task(service.score_requests(group("fear", texts=["a"]))) for _ in range(4)]
+        # long enough to count as slow
+        await asyncio.sleep(3.5)
+        for task in hanging[:3]:
+            task.cancel()
+        async with asyncio.timeout(28):
+            good = [await service.score_requests(group(texts=["a"])) for _ in range(3)]
+        hanging[3].cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        service.close()
+        return good
+
+    assert [totals(report) for report in asyncio.run(ask())] == [[1.0]] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "reason"), [("async_leaving", "async_leaving-error"), ("async_deadly", "async_deadly-died")]
 )

@@ -1,4 +1,4 @@
-"""Whose turn it is among the calls of one reward; over channels that do what a test says."""
+"""The policy of `reward/pool.py`, over workers that do what a test says."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -7,31 +7,37 @@ from typing import Any
 import pytest
 
 from common.config.reward import ActorRewardConfig, PythonRewardConfig, RewardEntry
-from reward import turns
-from reward.channel import ChannelLostError
+from reward import pool as policy
+from reward.channel import Channel, ChannelLostError
 from reward.outcome import Outcome, RewardFault
 from reward.pool import PooledReward
 from reward.request import RewardRequest, RewardResult
 from tests.support.reward_requests import make_request
 
 
-class FakeChannel:
-    """Hangs on `hang`, dies of `die`, gives the number of the channel for anything else."""
+class FakeChannel(Channel):
+    """Hangs on `hang`, dies of `die`, gives the number of the worker for anything else."""
+
+    is_owned = True
 
     def __init__(self, log: "Log", concurrency: int) -> None:
         log.num_made += 1
-        self.takes_groups, self.concurrency, self.decision, self.is_lost = False, concurrency, "", False
-        self._log, self._number = log, log.num_made
+        self._log, self.concurrency, self._number = log, concurrency, log.num_made
+        self._is_blocked = self._is_open = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
         """As the test says."""
         await self._log.opening(self._number)
+        self._is_open = True
         self._log.num_open += 1
         self._log.most_open = max(self._log.most_open, self._log.num_open)
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """As the completion says."""
+        """As the completion says; whoever blocks holds the worker's event loop, if it has one."""
+        if not requests:
+            await asyncio.sleep(600 if self._is_blocked else 0)
+            return []
         text = requests[0].completion
         self._log.asked.append(text)
         if text == "raise":
@@ -40,29 +46,23 @@ class FakeChannel:
             await asyncio.sleep(0.01)
             self.is_lost = True
             self._lost.set_result(None)
-        waited = asyncio.ensure_future(asyncio.sleep({"hang": 600, "slow": 0.8}.get(text, 0.02)))
+        self._is_blocked = self._is_blocked or text == "block"
+        seconds = 600 if self._is_blocked else {"hang": 600, "slow": 0.8}.get(text, 0.02)
+        waited = asyncio.ensure_future(asyncio.sleep(seconds))
         await asyncio.wait((waited, self._lost), return_when=asyncio.FIRST_COMPLETED)
         waited.cancel()
         if self._lost.done():
             raise ChannelLostError("died")
         return [RewardResult(value=float(self._number))]
 
-    async def where(self) -> str:
-        """Nowhere."""
-        return ""
-
-    async def abandon(self) -> bool:
-        """As a process of code that is not async."""
-        if self.concurrency == 1:
-            self.end()
-        return False
-
     def end(self) -> None:
         """Once."""
         if self not in self._log.ended:
             self._log.ended.append(self)
-            self._log.num_open -= 1
+            self._log.num_open -= self._is_open
         self.is_lost = True
+        if not self._lost.done():
+            self._lost.set_result(None)
 
 
 async def at_once(number: int) -> None:
@@ -86,9 +86,10 @@ ACTOR = ActorRewardConfig(type="actor", name="mine", entrypoint="a:b", deadline_
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call is slow after 200 ms."""
-    monkeypatch.setattr(turns, "MIN_SLOW_S", 0.2)
-    monkeypatch.setattr(turns, "SLOW_FRACTION", 0.0)
+    """Workers are busy for long after 200 ms; one of async code that is stuck is found out after as much."""
+    monkeypatch.setattr(policy, "MIN_BUSY_S", 0.2)
+    monkeypatch.setattr(policy, "BUSY_FRACTION", 0.0)
+    monkeypatch.setattr("reward.channel.ANSWER_S", 0.2)
 
 
 async def started(
@@ -121,17 +122,17 @@ def test_a_channel_that_never_opens_keeps_nobody_from_one_that_is_free() -> None
     assert asyncio.run(run()) == [[RewardResult(value=1.0)]] * 3
 
 
-@pytest.mark.parametrize("num_hanging", [4, 12])
-def test_slow_calls_are_as_many_as_there_are_spare_places(num_hanging: int) -> None:
+@pytest.mark.parametrize(("num_groups", "num_spare"), [(1, 1), (4, 4), (12, 12)])
+def test_groups_that_hang_hold_up_no_other_while_there_are_spare_workers(num_groups: int, num_spare: int) -> None:
     async def run() -> Log:
         log = Log()
-        pool = await started(log)
-        hanging = [asked(pool, "hang", "hang") for _ in range(num_hanging)]
+        pool = await started(log, num_spare=num_spare)
+        hanging = [asked(pool, "hang", "hang", "hang") for _ in range(num_groups)]
         await asyncio.sleep(0)
         async with asyncio.timeout(20):
             await asked(pool, "good", "good")
             assert not any(task.done() for task in hanging)
-            # and again, where they are known
+            assert log.most_open <= 1 + num_spare
             log.asked.clear()
             await asyncio.gather(*(asked(pool, "good") for _ in range(20)))
         assert log.asked.count("good") == 20
@@ -141,40 +142,126 @@ def test_slow_calls_are_as_many_as_there_are_spare_places(num_hanging: int) -> N
         pool.close()
         return log
 
-    log = asyncio.run(run())
-    assert log.most_open <= 2
-    # calls of a group that hangs wait behind the others: one of each has kept a place for a while
-    assert log.num_made <= num_hanging + 6
+    assert asyncio.run(run()).num_open == 0
 
 
-def test_a_call_that_was_stopped_is_asked_anew_for_its_whole_deadline() -> None:
-    async def run() -> tuple[list[Outcome], list[str]]:
-        log = Log()
-        pool = await started(log)
-        first, second = asked(pool, "slow"), asked(pool, "slow")
-        others = [asked(pool, "good") for _ in range(3)]
-        async with asyncio.timeout(20):
-            got = [outcome for task in (first, second, *others) for outcome in await task]
-        pool.close()
-        return got, log.asked
-
-    got, texts = asyncio.run(run())
-    assert all(isinstance(outcome, RewardResult) for outcome in got)
-    assert 2 <= texts.count("slow") <= 3
-
-
-def test_what_takes_long_but_comes_back_is_not_slow() -> None:
+def test_spare_workers_end_when_no_call_waits() -> None:
     async def run() -> Log:
         log = Log()
-        pool = await started(log)
-        await asked(pool, "slow")
-        made = log.num_made
-        await asyncio.gather(*(asked(pool, "slow") for _ in range(3)))
-        assert log.num_made == made
+        pool = await started(log, num_spare=3)
+        hanging = [asked(pool, "hang"), asked(pool, "hang")]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(asked(pool, "good") for _ in range(4)))
+            # two of them hold a call that hangs
+            while log.num_open > 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
         pool.close()
         return log
 
-    assert asyncio.run(run()).asked == ["slow"] * 4
+    assert asyncio.run(run()).most_open > 2
+
+
+def test_no_spare_worker_is_opened_while_calls_are_answered() -> None:
+    async def run() -> Log:
+        log = Log()
+        pool = await started(log, num_spare=4)
+        await asked(pool, "slow")
+        # 1.6 s is a long answer now, not 0.2 s
+        await asyncio.gather(*(asked(pool, "slow") for _ in range(3)))
+        await asyncio.gather(*(asked(pool, "good") for _ in range(40)))
+        pool.close()
+        return log
+
+    log = asyncio.run(run())
+    assert (log.num_made, log.asked.count("slow"), log.asked.count("good")) == (1, 4, 40)
+
+
+def test_a_worker_past_the_deadline_of_its_call_is_replaced_at_once() -> None:
+    async def run() -> tuple[list[Outcome], Log]:
+        log = Log()
+        pool = await started(log, entry=PYTHON.model_copy(update={"deadline_s": 0.1}), num_spare=0)
+        outcomes = await asked(pool, "hang")
+        async with asyncio.timeout(20):
+            # nobody waits for it
+            while log.num_made < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        pool.close()
+        return outcomes, log
+
+    (fault,), log = asyncio.run(run())
+    assert isinstance(fault, RewardFault)
+    assert (fault.kind, fault.detail) == ("deadline", "0.1 s passed")
+    assert log.most_open == 1
+
+
+def test_what_a_group_was_not_asked_yet_is_not_asked_once_one_has_failed() -> None:
+    async def run() -> list[str]:
+        log = Log()
+        pool = await started(log, num_spare=0)
+        await asked(pool, "raise", "good", "good")
+        pool.close()
+        return log.asked
+
+    assert asyncio.run(run()) == ["raise"]
+
+
+def test_async_code_that_is_given_up_loses_no_worker_and_one_that_is_stuck_is_killed() -> None:
+    async def run(text: str) -> tuple[list[list[Outcome]], Log]:
+        log = Log()
+        pool = await started(log, entry=PYTHON.model_copy(update={"deadline_s": 0.5}), num_spare=0, concurrency=8)
+        async with asyncio.timeout(20):
+            got = await asyncio.gather(asked(pool, text), asked(pool, "slow" if text == "block" else "good"))
+        pool.close()
+        return got, log
+
+    (bad, good), log = asyncio.run(run("hang"))
+    assert (isinstance(bad[0], RewardFault), good, log.num_made) == (True, [RewardResult(value=1.0)], 1)
+    # both pass the deadline in the stuck worker: each is asked once more, alone
+    (bad, slow), log = asyncio.run(run("block"))
+    assert log.asked[:2] == ["block", "slow"]
+    assert sorted(log.asked[2:]) == ["block", "slow"]
+    assert [isinstance(o[0], RewardFault) and o[0].kind for o in (bad, slow)] == ["deadline", "deadline"]
+
+
+def test_calls_that_were_cancelled_beside_one_that_blocks_fail_no_other() -> None:
+    """Four calls in a stuck worker, three of them cancelled; then a call of another group."""
+
+    async def run() -> list[Outcome]:
+        log = Log()
+        pool = await started(log, concurrency=8, num_spare=1)
+        hanging = [asked(pool, "block") for _ in range(4)]
+        await asyncio.sleep(0.3)
+        for task in hanging[:3]:
+            task.cancel()
+        async with asyncio.timeout(20):
+            got = await asked(pool, "good")
+            # and no place in a worker is lost for good
+            hanging[3].cancel()
+            await asyncio.gather(*(asked(pool, "good") for _ in range(20)))
+        pool.close()
+        return got
+
+    assert isinstance(asyncio.run(run())[0], RewardResult)
+
+
+def test_of_workers_that_open_together_none_stays_when_one_fails() -> None:
+    async def opening(number: int) -> None:
+        await asyncio.sleep(0.05 * number)
+        if number == 2:
+            raise ChannelLostError("no room")
+
+    async def run() -> Log:
+        log = Log(opening)
+        with pytest.raises(ChannelLostError, match="no room"):
+            await started(log, size=3)
+        return log
+
+    log = asyncio.run(run())
+    assert (log.num_made, len(log.ended)) == (3, 3)
 
 
 def test_there_are_never_more_actors_than_replicas() -> None:
@@ -259,5 +346,6 @@ def test_a_channel_that_does_not_come_up_fails_one_call_that_waits_for_it() -> N
         return got
 
     got = asyncio.run(run())
-    assert sum(isinstance(outcomes[0], RewardResult) for outcomes in got) == 1
-    assert {o[0].detail for o in got if isinstance(o[0], RewardFault)} == {"died", "no room"}
+    # the call whose worker died was to be asked again, alone
+    assert [o[0].detail for o in got if isinstance(o[0], RewardFault)] == ["no room"]
+    assert sum(isinstance(outcomes[0], RewardResult) for outcomes in got) == 2

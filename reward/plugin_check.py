@@ -1,0 +1,60 @@
+"""Checks the user's rewards in another process, as their modules may do anything when they are imported."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from common.errors import ConfigError
+from reward.plugins import PluginSpec, check_plugin
+from reward.worker_process import worker_environment
+
+
+def check_in_process(specs: Sequence[PluginSpec]) -> None:
+    """Checks what can be known of rewards without making them.
+
+    Raises:
+        ConfigError: one cannot be imported or called.
+    """
+    if not specs:
+        return
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "reward.plugin_check"],
+        input=pickle.dumps(list(specs)),
+        stdout=subprocess.PIPE,
+        env=worker_environment(),
+        check=False,
+    )
+    try:
+        mistake = json.loads(done.stdout.decode().splitlines()[-1])
+    except (ValueError, IndexError):
+        names = ", ".join(repr(spec.entrypoint) for spec in specs)
+        raise ConfigError(
+            f"reward.rewards entrypoint must be importable, got exit code {done.returncode} over {names}; mend "
+            "the module"
+        ) from None
+    if mistake:
+        raise ConfigError(mistake)
+
+
+def main() -> int:
+    """Reads pickled specifications; prints what is wrong with the first that cannot be used."""
+    specs: list[PluginSpec] = pickle.load(sys.stdin.buffer)
+    with os.fdopen(os.dup(1), "w") as answer:
+        # prints of the user's must not come between
+        os.dup2(2, 1)
+        mistake = ""
+        for spec in specs:
+            try:
+                check_plugin(spec)
+            except ConfigError as error:
+                mistake = str(error)
+                break
+        answer.write("\n" + json.dumps(mistake))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
