@@ -2,8 +2,10 @@
 
     python -m reward.http --config my.yaml [--host 127.0.0.1] [--port 8500] [--reward.KEY VALUE ...]
 
-`POST /v1/score` takes a batch and gives results in its order; `GET /v1/rewards`, `/healthz`, `/readyz`, `/metrics`
-and `/docs` say the rest. Beyond this machine it serves only with a bearer token, read from the environment.
+`POST /v1/score` takes a batch and returns results in its order; `/docs` describes it, and `GET /v1/rewards`,
+`/healthz`, `/readyz` and `/metrics`. Other machines are served only with a bearer token, read from the environment.
+SIGTERM and Ctrl-C end the service once the requests in progress are answered, or after a few seconds; the processes
+of rewards end with it.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -21,12 +24,15 @@ import uvicorn
 
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError, UserError
-from reward.app import Limits, create_app
+from reward.app import create_app
 from reward.checks import check_rewards
+from reward.gates import Limits
 from reward.service import RewardService
 
 TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
 MIN_TOKEN = 16
+GRACE_S = 5
+"""Seconds in which requests in progress may end when the service is stopped."""
 FAILED, USER_MISTAKE = 1, 2
 
 
@@ -60,16 +66,24 @@ def token_for(host: str, *, variable: str) -> str | None:
 async def serve(
     service: RewardService, *, host: str, port: int, token: str | None, media_root: Path | None
 ) -> None:
-    """Serves until it is interrupted; ready once every reward is up.
+    """Serves until SIGTERM or SIGINT; ready once every reward is up. To be run by `asyncio.run`.
 
     Raises:
         ConfigError: a reward cannot be loaded.
         RewardError: one does not come up, or the address cannot be bound.
     """
-    app = create_app(service, token=token, media_root=media_root, limits=Limits())
-    server = AnnouncedServer(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    # uvicorn shuts down at either signal, and then raises it again: as SIGINT does, SIGTERM cancels this coroutine
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    config = uvicorn.Config(
+        create_app(service, token=token, media_root=media_root, limits=Limits()),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
+    server = AnnouncedServer(config)
     serving = asyncio.create_task(_serve(server))
     starting = asyncio.create_task(service.start())
     try:

@@ -1,13 +1,15 @@
-"""What rewards in other places are sent and answer: the body of `POST /v1/score`, and what named actors get.
+"""Bodies of the reward service's requests and responses; named actors get the same samples.
 
-Limits stand in the models: what is too much is refused with the field's name.
+The models hold the limits, so an error names the field. Validation stops at the first fault of an array or a
+mapping: a body of a million faults would otherwise become a million errors.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, Strict, model_validator
 
 from common.types import Clip, Record
 from reward.request import RewardRequest, modalities_of
@@ -15,6 +17,9 @@ from reward.request import RewardRequest, modalities_of
 MAX_SAMPLES, MAX_TEXT, MAX_TOKENS, MAX_LABELS = 1024, 100_000, 32_768, 256
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=1024)]
+Item = TypeVar("Item")
+# JSON's arrays are lists once they are parsed, which a strict tuple does not take
+Array = Annotated[tuple[Item, ...], Strict(False), FailFast()]
 
 
 class WireModel(BaseModel):
@@ -29,6 +34,14 @@ class WireModel(BaseModel):
         protected_namespaces=(),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def reports_few_unknown_fields(cls, value: object) -> object:
+        """Drops fields beyond one more than there are: one of those left is unknown all the same."""
+        if isinstance(value, dict) and len(value := cast(dict[str, object], value)) > len(cls.model_fields):
+            return dict(islice(value.items(), len(cls.model_fields) + 1))
+        return value
+
 
 class WireSample(WireModel):
     """A completion and what is known of its clip."""
@@ -37,9 +50,9 @@ class WireSample(WireModel):
     """Text, special tokens left out."""
     label: Name = ""
     """The clip's label."""
-    labels: tuple[Name, ...] = Field(default=(), max_length=MAX_LABELS)
+    labels: Array[Name] = Field(default=(), max_length=MAX_LABELS)
     """All labels of a clip that has several."""
-    label_distribution: dict[Name, float] | None = Field(default=None, max_length=MAX_LABELS)
+    label_distribution: Annotated[dict[Name, float] | None, FailFast()] = Field(default=None, max_length=MAX_LABELS)
     """Share of the annotators by label, in [0, 1]."""
     taxonomy: Name = "open"
     """Whose classes the labels are."""
@@ -53,7 +66,7 @@ class WireSample(WireModel):
     """The corpus."""
     split: Name = ""
     """Of the corpus."""
-    token_ids: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(), max_length=MAX_TOKENS)
+    token_ids: Array[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=(), max_length=MAX_TOKENS)
     """Of the completion; empty where only the text is known."""
     video_path: Name | None = None
     """File of the clip, as the service sees it."""
@@ -69,7 +82,7 @@ class WireSample(WireModel):
 class ScoreBatch(WireModel):
     """Body of `POST /v1/score`."""
 
-    samples: tuple[WireSample, ...] = Field(min_length=1, max_length=MAX_SAMPLES)
+    samples: Array[WireSample] = Field(min_length=1, max_length=MAX_SAMPLES)
     """In any order; the results come in the same."""
 
 
@@ -104,6 +117,31 @@ class ScoreReply(BaseModel):
 
     results: tuple[WireResult, ...]
     """One per sample, in their order."""
+
+
+class RewardInfo(BaseModel):
+    """A configured reward."""
+
+    name: str
+    type: str
+    weight: float
+    on_error: str
+    requires: str | None
+    documentation: str
+
+
+class RewardList(BaseModel):
+    """Answer of `GET /v1/rewards`."""
+
+    rewards: tuple[RewardInfo, ...]
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered."""
+
+    field: str
+    """What is wrong with it, dotted; `body` for all of it."""
+    message: str
 
 
 def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRe
 from common.errors import ConfigError
 from common.types import Failure
 from reward import remote
-from reward.app import Limits, create_app
+from reward.app import create_app
+from reward.gates import Limits
 from reward.http import is_loopback, token_for
 from reward.pool import PooledReward
 from reward.remote import HttpChannel
@@ -124,7 +125,7 @@ def test_without_a_group_those_of_a_prompt_are_one_and_any_other_is_its_own() ->
         (b"{", "body"),
         (b'{"samples": [}', "body"),
         (b"\xff\xfe", "body"),
-        (b'{"samples": [{"completion": "\\ud800"}]}', "body"),
+        (b'{"samples": [{"completion": "\\ud800"}]}', "samples.0.completion"),
         (b'{"samples": [{"completion": NaN}]}', "samples.0.completion"),
         (b"[" * 100_000, "body"),
         (b"[]", "body"),

@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from common.config.reward import BuiltinRewardConfig, RewardConfig
-from reward.app import Limits, create_app
+from reward.app import create_app
 from reward.builtin import BUILTIN
+from reward.gates import Limits
 from reward.service import RewardService
 
 OPTIONS = {"class_balanced": {"frequencies": {"happy": 0.9, "sad": 0.1}}}

@@ -1,0 +1,154 @@
+"""ASGI middleware that refuses requests before their bodies are read: by the token, by size, count and time."""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SCORE_PATH = "/v1/score"
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""Answered without a token, for health checks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Limits of score requests."""
+
+    max_body_bytes: int = 8 * 2**20
+    body_s: float = 30.0
+    """Seconds in which a whole body must arrive."""
+    max_held_bytes: int = 64 * 2**20
+    """Bodies of all requests together, from their first byte to the response."""
+    max_requests: int = 256
+    """Requests at a time."""
+    max_samples: int = 4096
+    """Samples being scored at a time."""
+
+
+class RefusedError(Exception):
+    """A request that is answered with a `Refusal`."""
+
+    def __init__(self, status: int, field: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.field, self.headers = status, field, dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """The response that the client gets."""
+        return JSONResponse({"field": self.field, "message": str(self)}, self.status, self.headers)
+
+
+def busy() -> RefusedError:
+    """The refusal of a request beyond what is served at a time."""
+    return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
+
+
+async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: Limits) -> None:
+    """Answers a request whose body was not read to its end, and closes the connection.
+
+    Most clients send a whole body before they read the response, and lose the response if the connection is closed
+    meanwhile. So up to twice the size of an allowed body is received and dropped, within the time for one.
+    """
+    response = error.response()
+    response.headers["Connection"] = "close"
+    await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    num_dropped, is_last = 0, False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limits.body_s):
+            while not is_last and num_dropped < 2 * limits.max_body_bytes:
+                message = await receive()
+                num_dropped += len(message.get("body", b""))
+                is_last = not message.get("more_body", False)
+    await send({"type": "http.response.body"})
+
+
+class TokenGate:
+    """Refuses requests without the bearer token."""
+
+    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what shows the token."""
+        if scope["type"] == "http" and self._expected is not None and scope["path"] not in OPEN_PATHS:
+            shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            if not hmac.compare_digest(shown, self._expected):
+                headers = {"WWW-Authenticate": "Bearer"}
+                error = RefusedError(401, "authorization", "must be the service's bearer token", headers)
+                await refuse(error, receive, send, limits=self._limits)
+                return
+        await self._app(scope, receive, send)
+
+
+class BodyGate:
+    """Receives the bodies of score requests within the limits, and refuses those beyond."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+        # one body always fits
+        self._max_held_bytes = max(limits.max_held_bytes, limits.max_body_bytes)
+        self._num_requests = self._num_held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on requests whose whole body has arrived."""
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._admit(scope, receive, send)
+        except RefusedError as error:
+            await refuse(error, receive, send, limits=self._limits)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = bytearray()
+        self._num_requests += 1
+        try:
+            self._check_headers(Headers(scope=scope))
+            await self._read(receive, body)
+            whole: list[Message] = [{"type": "http.request", "body": bytes(body)}]
+
+            async def replay() -> Message:
+                return whole.pop() if whole else await receive()
+
+            await self._app(scope, replay, send)
+        finally:
+            self._num_requests -= 1
+            self._num_held_bytes -= len(body)
+
+    def _check_headers(self, headers: Headers) -> None:
+        num_bytes = int(headers.get("content-length", "0"))
+        self._check_size(num_bytes)
+        if (
+            self._num_requests > self._limits.max_requests
+            or self._num_held_bytes + num_bytes > self._max_held_bytes
+        ):
+            raise busy()
+
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self._limits.max_body_bytes:
+            raise RefusedError(413, "body", f"must have <= {self._limits.max_body_bytes} bytes")
+
+    async def _read(self, receive: Receive, body: bytearray) -> None:
+        """Appends what arrives to `body`; all of it counts as held."""
+        is_last = False
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                while not is_last:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusedError(400, "body", "must be sent to its end")
+                    part = message.get("body", b"")
+                    self._check_size(len(body) + len(part))
+                    if self._num_held_bytes + len(part) > self._max_held_bytes:
+                        raise busy()
+                    body += part
+                    self._num_held_bytes += len(part)
+                    is_last = not message.get("more_body", False)
+        except TimeoutError:
+            raise RefusedError(408, "body", "must come sooner") from None
