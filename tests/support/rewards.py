@@ -222,3 +222,13 @@ class Unwilling:
     def __call__(self, completion: str, label: str) -> float:
         """Never called."""
         return 0.0
+
+
+def parental(completion: str, label: str) -> float:
+    """Starts a process that does not end, and writes its id and its own into the file that the completion names."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    part = Path(f"{completion}.part")
+    part.write_text(f"{os.getpid()} {child.pid}")
+    part.rename(completion)
+    time.sleep(600 if label == "fear" else 1)
+    return 1.0
