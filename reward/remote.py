@@ -1,17 +1,15 @@
 """A reward behind `POST /v1/score` of another service."""
 
 import asyncio
-import json
-import os
 from collections.abc import Sequence
-from typing import Any
+from contextlib import aclosing
 
 import httpx
 from pydantic import ValidationError
 
 from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
-from common.errors import ConfigError
+from common.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
 from reward.channel import Channel, ChannelLostError
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
 from reward.pool import PooledReward
@@ -31,7 +29,9 @@ class HttpChannel(Channel):
         self._shown = shown_url(config.url)
         self.decision = f"reward {config.name}: the service at {self._shown} is asked, a group at a time"
         self._config, self._transport = config, transport
-        self._client: httpx.AsyncClient | None = None
+        self._client: HttpClient | None = None
+        self._ended = asyncio.Event()
+        self._holding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Reads the token.
@@ -39,19 +39,14 @@ class HttpChannel(Channel):
         Raises:
             ConfigError: it is not there.
         """
-        headers: dict[str, str] = {}
-        if self._config.token_env is not None:
-            headers["Authorization"] = f"Bearer {_token(self._config)}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            # the pool's deadline counts
-            timeout=None,
-            follow_redirects=False,
-            # neither proxies nor passwords of the environment
-            trust_env=False,
-            limits=httpx.Limits(max_connections=self.concurrency),
-            transport=self._transport,
-        )
+        target = _target(self._config)
+        self._client = HttpClient(target, max_connections=self.concurrency, transport=self._transport)
+        self._holding = asyncio.create_task(self._hold(self._client))
+
+    async def _hold(self, client: HttpClient) -> None:
+        """Keeps the client until the channel ends, or the event loop: `end` cannot wait for it."""
+        async with aclosing(client):
+            await self._ended.wait()
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One call, which waits as often as it is told to come again.
@@ -64,27 +59,26 @@ class HttpChannel(Channel):
         assert self._client is not None
         while True:
             try:
-                async with self._client.stream("POST", f"{self._config.url}/v1/score", json=body) as reply:
-                    content = await _read(reply)
-            except httpx.HTTPError as error:
-                raise ChannelLostError(f"{self._shown}: {type(error).__name__}: {error}") from error
+                reply = await self._client.post("/v1/score", body, timeout_s=None)
+            except HttpReplyError as error:
+                return self._failed(f"answered with {error}", requests)
+            except HttpError as error:
+                raise ChannelLostError(f"{self._shown}: {error}") from error
             wait_s = _retry_after_s(reply)
             if wait_s is None:
                 break
             # the deadline of the call goes on
             await asyncio.sleep(wait_s)
-        if content is None:
-            return self._failed(f"answered with more than {MAX_REPLY_BYTES} bytes", requests)
-        if reply.is_client_error and reply.status_code not in (408, 429):
-            # the same again would be refused again
-            return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests, kind="refused")
-        if not reply.is_success:
-            return self._failed(f"answered {reply.status_code}: {_shown(content)}", requests)
-        return self._outcomes(content, requests)
+        if 200 <= reply.status < 300:
+            return self._outcomes(reply.content, requests)
+        # the same again would be refused again
+        is_final = 400 <= reply.status < 500 and reply.status not in (408, 429)
+        kind: FaultKind = "refused" if is_final else "error"
+        return self._failed(f"answered {reply.status}: {reply.excerpt}", requests, kind=kind)
 
     def end(self) -> None:
         """Connections close with the client."""
-        self._client = None
+        self._ended.set()
 
     def _outcomes(self, content: bytes, requests: Sequence[RewardRequest]) -> list[Outcome]:
         try:
@@ -125,45 +119,22 @@ def check_http(config: HttpRewardConfig) -> None:
     Raises:
         ConfigError: the token is not there.
     """
-    if config.token_env is not None:
-        _token(config)
+    _target(config)
 
 
-def _token(config: HttpRewardConfig) -> str:
-    name = config.token_env or ""
-    token = os.environ.get(name, "")
-    if not token or not token.isascii() or not token.isprintable():
-        what = "nothing" if not token else "other characters"
-        raise ConfigError(
-            f"reward.rewards {config.name}.token_env must name a variable that holds printable ASCII, got "
-            f"{what} in ${name}; set it where the run is started"
-        )
-    return token
+def _target(config: HttpRewardConfig) -> HttpTarget:
+    return HttpTarget(
+        url=config.url,
+        token_env=config.token_env,
+        keys=(f"reward.rewards {config.name}.url", f"reward.rewards {config.name}.token_env"),
+        allow_plain_http=config.allow_plain_http,
+        max_reply_bytes=MAX_REPLY_BYTES,
+    )
 
 
-def _retry_after_s(reply: httpx.Response) -> float | None:
+def _retry_after_s(reply: HttpReply) -> float | None:
     """Seconds until who is busy can be asked again; None where it does not say."""
-    if reply.status_code != 429:
+    told = reply.retry_after
+    if reply.status != 429 or not (told.isascii() and told.isdecimal()):
         return None
-    told = reply.headers.get("Retry-After", "")
-    return min(max(float(told), MIN_RETRY_S), 3600.0) if told.isascii() and told.isdecimal() else None
-
-
-async def _read(reply: httpx.Response) -> bytes | None:
-    """Its body; None where that is too long."""
-    content = bytearray()
-    async for part in reply.aiter_bytes():
-        content += part
-        if len(content) > MAX_REPLY_BYTES:
-            return None
-    return bytes(content)
-
-
-def _shown(content: bytes) -> str:
-    """What a service says of its refusal, in one line."""
-    text = content[:2000].decode(errors="replace")
-    try:
-        told: Any = json.loads(text)
-    except ValueError:
-        told = text
-    return " ".join(f"{told}".split())[:300] or "nothing"
+    return min(max(float(told), MIN_RETRY_S), 3600.0)

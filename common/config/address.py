@@ -64,6 +64,6 @@ def check_privacy(url: str, *, key: str, has_token: bool, allow_plain_http: bool
         )
     if has_token:
         raise ValueError(
-            f"{key} must be https to another machine where there is a token, got {shown_url(url)!r}; leave out "
-            "token_env, or use https"
+            f"{key} must be https to another machine where there is a token, got {shown_url(url)!r}; use https, "
+            "or leave out the token (token_env)"
         )

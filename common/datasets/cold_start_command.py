@@ -31,9 +31,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--count", type=int, help=f"clips; {NUM_EXPLAINED} from reasons, {NUM_ANNOTATED} from a model, as the paper"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw of the clips")
-    parser.add_argument("--endpoint", help="of the model: http://host:8000/v1")
+    parser.add_argument("--endpoint", help="of the model: https://host/v1, or http://localhost:8000/v1")
     parser.add_argument("--model", help="as the endpoint calls it")
-    parser.add_argument("--token-env", default="OPENAI_API_KEY", help="variable that holds the endpoint's token")
+    parser.add_argument(
+        "--token-env", default="OPENAI_API_KEY", help="variable that holds the endpoint's token; '' for no token"
+    )
+    parser.add_argument(
+        "--allow-plain-http",
+        action="store_true",
+        help="http to another machine, without a token: others can read it",
+    )
     parser.add_argument("--attempts", type=int, default=4, help="answers asked of a clip at most")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--parallel", type=int, default=4, help="clips asked about at once")
@@ -95,7 +102,12 @@ async def _asked(
         num_parallel=chosen.parallel,
     )
     order = shuffled(records, seed=chosen.seed)
-    endpoint = Endpoint(chosen.endpoint, model=chosen.model, token=os.environ.get(chosen.token_env))
+    endpoint = Endpoint(
+        chosen.endpoint,
+        model=chosen.model,
+        token_env=chosen.token_env if os.environ.get(chosen.token_env) else None,
+        allow_plain_http=chosen.allow_plain_http,
+    )
     try:
         with progress_bar() as bar:
             task = bar.add_task("explained", total=count)

@@ -6,17 +6,18 @@ POST `<endpoint>/chat/completions` with `image_url` and `input_audio` parts, as 
 import asyncio
 import base64
 import io
+import json
 from typing import Any, cast
 
-import httpx
-
 from common.errors import ConfigError, OmniError
+from common.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
 from common.media import SAMPLE_RATE
 from common.types import DecodedClip
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 """Statuses that may be other the next time."""
 MAX_TRIES, FIRST_WAIT_S = 5, 1.0
+MAX_REPLY_BYTES = 2**20
 
 
 class EndpointError(OmniError):
@@ -31,18 +32,28 @@ class Endpoint:
         url: str,
         *,
         model: str,
-        token: str | None,
+        token_env: str | None,
+        allow_plain_http: bool = False,
         timeout_s: float = 120.0,
         first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._model = model
-        self._first_wait_s = first_wait_s
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout_s)
+        """Nothing is connected yet.
+
+        Raises:
+            ConfigError: the address or the token cannot be used, as `HttpTarget` says.
+        """
+        self._target = HttpTarget(
+            url=url,
+            token_env=token_env,
+            keys=("--endpoint", "--token-env"),
+            allow_plain_http=allow_plain_http,
+            max_reply_bytes=MAX_REPLY_BYTES,
+        )
+        self._client = HttpClient(self._target)
+        self._model, self._timeout_s, self._first_wait_s = model, timeout_s, first_wait_s
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Closes the connections."""
         await self._client.aclose()
 
     async def ask(self, clip: DecodedClip, question: str, *, temperature: float, max_tokens: int, seed: int) -> str:
@@ -59,28 +70,29 @@ class Endpoint:
             "max_tokens": max_tokens,
             "seed": seed,
         }
-        fault = ""
+        shown, fault = self._target.shown, ""
         for attempt in range(MAX_TRIES):
             if attempt:
                 await asyncio.sleep(self._first_wait_s * 2 ** (attempt - 1))
             try:
-                response = await self._client.post(self._url, json=body)
-            except httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}"
+                reply = await self._client.post("/chat/completions", body, timeout_s=self._timeout_s)
+            except HttpReplyError as error:
+                raise EndpointError(f"{shown} must answer with choices, got {error}") from error
+            except HttpError as error:
+                fault = str(error)
                 continue
-            if response.is_success:
-                return self._text(response)
-            fault = f"{response.status_code}: {' '.join(response.text.split())[:200]}"
-            if response.status_code not in RETRIED:
-                raise ConfigError(f"--endpoint must accept the request, got {fault} of {self._url}; see --help")
-        raise EndpointError(f"{self._url} must answer, got {fault} {MAX_TRIES} times")
+            if 200 <= reply.status < 300:
+                return self._text(reply)
+            fault = f"{reply.status}: {reply.excerpt}"
+            if reply.status not in RETRIED:
+                raise ConfigError(f"--endpoint must accept the request, got {fault} of {shown}; see --help")
+        raise EndpointError(f"{shown} must answer, got {fault} {MAX_TRIES} times")
 
-    def _text(self, response: httpx.Response) -> str:
+    def _text(self, reply: HttpReply) -> str:
         try:
-            answer: Any = response.json()
-            text = answer["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise EndpointError(f"{self._url} must answer with choices, got {response.text[:200]!r}") from error
+            text = json.loads(reply.content)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise EndpointError(f"{self._target.shown} must answer with choices, got {reply.excerpt!r}") from error
         return text if isinstance(text, str) else ""
 
 

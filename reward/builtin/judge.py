@@ -3,20 +3,17 @@
 import asyncio
 import hashlib
 import json
-import os
 import re
-import ssl
 import threading
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import httpx
-
-from common.config.address import check_privacy, checked_url, shown_url
 from common.durable import write_whole
 from common.errors import ConfigError, ScoringError
+from common.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
 from reward.builtin.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
 
@@ -64,32 +61,25 @@ class JudgeReward:
     max_tokens: int = 256
     """Tokens of a reply."""
     _template: Template = field(init=False, repr=False, compare=False)
-    _headers: dict[str, str] = field(init=False, repr=False, compare=False)
-    _tls: ssl.SSLContext = field(init=False, repr=False, compare=False)
+    _target: HttpTarget = field(init=False, repr=False, compare=False)
     _scores: "ScoreCache" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            address = checked_url(self.endpoint, key="judge.endpoint")
-            check_privacy(
-                address,
-                key="judge.endpoint",
-                has_token=self.token_env is not None,
-                allow_plain_http=self.allow_plain_http,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        target = HttpTarget(
+            url=self.endpoint,
+            token_env=self.token_env,
+            keys=("judge.endpoint", "judge.token_env"),
+            allow_plain_http=self.allow_plain_http,
+            max_reply_bytes=MAX_REPLY_BYTES,
+        )
         check_number("judge.max_score", self.max_score, above=0)
         check_number("judge.timeout_s", self.timeout_s, above=0)
         check_count("judge.attempts", self.attempts, low=1)
         check_count("judge.max_tokens", self.max_tokens, low=1)
         if self.fallback is not None:
             check_number("judge.fallback", self.fallback, low=0, high=1)
-        headers = {} if self.token_env is None else {"Authorization": f"Bearer {_token(self.token_env)}"}
         object.__setattr__(self, "_template", read_rubric(Path(self.rubric)))
-        # of what is sent compressed it cannot be told how long it is
-        object.__setattr__(self, "_headers", headers | {"Accept-Encoding": "identity"})
-        object.__setattr__(self, "_tls", ssl.create_default_context())
+        object.__setattr__(self, "_target", target)
         object.__setattr__(self, "_scores", ScoreCache(None if self.cache is None else Path(self.cache)))
 
     def __call__(self, request: RewardRequest) -> RewardResult:
@@ -136,46 +126,28 @@ class JudgeReward:
         return text.encode(errors="replace").decode()
 
     async def _reply_to(self, body: dict[str, Any]) -> str:
-        shown = shown_url(self.endpoint)
         reason = ""
         for attempt in range(self.attempts):
             if attempt:
                 await asyncio.sleep(min(0.25 * 2.0 ** (attempt - 1), self.timeout_s))
             try:
-                async with asyncio.timeout(self.timeout_s):
-                    status, content = await self._posted(body)
-            except TimeoutError:
-                reason = f"nothing whole within {self.timeout_s:g} s"
+                # a client of its own: calls may come from several event loops
+                async with aclosing(HttpClient(self._target)) as client:
+                    reply = await client.post("/chat/completions", body, timeout_s=self.timeout_s)
+            except HttpError as error:
+                reason = str(error)
+                if isinstance(error, HttpReplyError):
+                    break
                 continue
-            except httpx.HTTPError as error:
-                reason = f"{type(error).__name__} {error}".strip()
-                continue
-            if content is None:
-                reason = f"more than {MAX_REPLY_BYTES} bytes"
-                break
-            if status == 200:
-                return _text_of(content)
-            reason = f"status {status}"
-            if status not in (408, 429) and status < 500:
+            if reply.status == 200:
+                return _text_of(reply.content)
+            reason = f"status {reply.status}"
+            if reply.status not in (408, 429) and reply.status < 500:
                 break
         raise ScoringError(
-            f"judge at {shown} must answer, got {reason}; see that it serves {self.model!r}, or set fallback"
+            f"judge at {self._target.shown} must answer, got {reason}; see that it serves {self.model!r}, or set "
+            "fallback"
         )
-
-    async def _posted(self, body: dict[str, Any]) -> tuple[int, bytes | None]:
-        """Status and reply; None where that is too long."""
-        content = bytearray()
-        address = self.endpoint.rstrip("/") + "/chat/completions"
-        # neither proxies nor passwords of the environment; time is kept around it all
-        async with (
-            httpx.AsyncClient(headers=self._headers, timeout=None, trust_env=False, verify=self._tls) as client,
-            client.stream("POST", address, json=body) as reply,
-        ):
-            async for part in reply.aiter_raw():
-                content += part
-                if len(content) > MAX_REPLY_BYTES:
-                    return reply.status_code, None
-        return reply.status_code, bytes(content)
 
     def _score_in(self, reply: str) -> float:
         found = _SCORE.findall(reply)
@@ -241,15 +213,6 @@ def read_rubric(path: Path) -> Template:
             f"judge.rubric must contain $completion, got none in {path}; add it where it is to be read"
         )
     return Template(text)
-
-
-def _token(variable: str) -> str:
-    token = os.environ.get(variable)
-    if not token:
-        raise ConfigError(
-            f"judge.token_env must name a variable that is set, got {variable!r}; export it where the run starts"
-        )
-    return token
 
 
 def _text_of(content: bytes) -> str:

@@ -229,6 +229,18 @@ def test_a_reply_without_end_is_cut_off(server: Server, rubric: Path) -> None:
         make_judge(server, rubric)(make_request("x"))
 
 
+def test_a_token_that_the_endpoint_repeats_is_not_shown(
+    server: Server, rubric: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_A_TEST", "sesame")
+    reward = make_judge(server, rubric, token_env="TOKEN_OF_A_TEST")
+    for body in ("sesame", json.dumps({"choices": [{"message": {"content": "sesame is no score"}}]})):
+        server.replies = [(200, body)]
+        with pytest.raises(ScoringError, match=r"\[token\]") as caught:
+            reward(make_request("x"))
+        assert "sesame" not in str(caught.value)
+
+
 def test_no_proxy_of_the_environment_reads_along(
     server: Server, rubric: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +266,9 @@ def test_the_token_comes_from_the_environment_and_is_not_shown(
     assert server.tokens == ["Bearer sesame"]
     assert "sesame" not in repr(reward)
     monkeypatch.delenv("TOKEN_OF_A_TEST")
-    with pytest.raises(ConfigError, match="must name a variable that is set, got 'TOKEN_OF_A_TEST'"):
+    with pytest.raises(
+        ConfigError, match=r"judge.token_env must name a variable .*, got nothing in \$TOKEN_OF_A_TEST"
+    ):
         make_judge(server, rubric, token_env="TOKEN_OF_A_TEST")
 
 

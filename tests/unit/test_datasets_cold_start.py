@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import threading
@@ -15,12 +16,13 @@ import pytest
 import soundfile
 
 from common.datasets.command import main
-from common.datasets.endpoint import Endpoint, EndpointError, clip_parts
+from common.datasets.endpoint import MAX_REPLY_BYTES, Endpoint, EndpointError, clip_parts
 from common.datasets.r1_omni import load_r1_omni
 from common.datasets.rationale import fault_of
 from common.errors import ConfigError
 from common.types import DecodedClip
 from tests.support.corpora import put_dfew, put_ovmerd
+from tests.support.http_server import Reply, http_server
 
 GOOD = "<think>His mouth turns up and his voice is bright: he is happy.</think>\n<answer>happy</answer>"
 
@@ -330,7 +332,7 @@ def test_a_busy_endpoint_is_asked_again(serve: Serve) -> None:
     clip = DecodedClip(frames=None, fps=0.0, waveform=None)
 
     async def answer(model: Model) -> str:
-        endpoint = Endpoint(model.url, model="m", token=None, first_wait_s=0.0)
+        endpoint = Endpoint(model.url, model="m", token_env=None, first_wait_s=0.0)
         try:
             return await endpoint.ask(clip, "Why?", temperature=0.5, max_tokens=3, seed=7)
         finally:
@@ -349,3 +351,115 @@ def test_a_busy_endpoint_is_asked_again(serve: Serve) -> None:
     wrong = serve(lambda n: (404, {}))
     with pytest.raises(ConfigError, match="got 404"):
         asyncio.run(answer(wrong))
+
+
+# -- what leaves the machine ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--endpoint", "http://far.example/v1"), "--endpoint must be https to another machine"),
+        (
+            ("--endpoint", "http://far.example/v1", "--allow-plain-http"),
+            "--endpoint must be https to another machine where there is a token",
+        ),
+        (("--endpoint", "https://me:hunter2@far.example/v1"), "must hold no password, got one for 'far.example'"),
+        (("--endpoint", "http://me:hunter2@127.0.0.1:1/v1"), "must hold no password, got one for '127.0.0.1'"),
+        (("--endpoint", "https://far.example/v1?key=hunter2"), "must end with its path"),
+        (("--token-env", "A_BAD_TOKEN"), "--token-env must name a variable that holds printable ASCII"),
+    ],
+)
+def test_an_endpoint_that_keeps_nothing_private_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Serve,
+    more: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    monkeypatch.setenv("A_BAD_TOKEN", "sesame\n")
+    model = serve(lambda n: (200, GOOD))
+    line = mistake_of(capsys, tmp_path, model, *more)
+    assert said in line
+    assert "hunter2" not in line
+    assert "sesame" not in line
+    assert model.requests == []
+
+
+def test_plain_http_to_another_machine_is_allowed_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "sesame")
+    Endpoint("http://far.example/v1", model="m", token_env=None, allow_plain_http=True)
+    with pytest.raises(ConfigError, match="where there is a token"):
+        Endpoint("http://far.example/v1", model="m", token_env="A_TOKEN", allow_plain_http=True)
+
+
+def test_no_proxy_of_the_environment_sees_the_clips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    model = serve(lambda n: (200, GOOD))
+    with http_server(lambda reply: reply.send(502)) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        assert run(tmp_path, model, "--count", "1") == 0
+        assert proxy.requests == []
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_a_token_that_the_endpoint_repeats_is_not_shown_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    root = put_dfew(tmp_path / "DFEW", train=dict.fromkeys(range(1, 5), 1), test={})
+    args = ("--format", "dfew", "--root", str(root), "--taxonomy", "dfew", "--out", str(tmp_path / "cold.json"))
+    answer = json.dumps({"choices": [{"message": {"content": f"{GOOD} sesame"}}]})
+    body = answer if status == 200 else "no such key: sesame"
+    with http_server(lambda reply: reply.send(status, body.encode())) as server:
+        asked = ("--from", "model", "--endpoint", server.url, "--model", "m", "--parallel", "1", "--count", "1")
+        code = main(["make-cold-start", *args, *asked, "--attempts", "1"])
+        assert server.requests[0][1]["Authorization"] == "Bearer sesame"
+    shown = capsys.readouterr()
+    written = "".join(path.read_text() for path in tmp_path.glob("cold.*"))
+    assert code != 0
+    assert "[token]" in shown.err + written
+    assert "sesame" not in shown.out + shown.err + written
+
+
+def test_a_redirect_is_a_mistake_and_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    model = serve(lambda n: (200, GOOD))
+    with http_server(lambda reply: reply.send(307, Location=f"{model.url}/chat/completions")) as server:
+        line = mistake_of(capsys, tmp_path, model, "--endpoint", server.url)
+    assert f"--endpoint must accept the request, got 307: {{}} of {server.url}" in line
+    assert model.requests == []
+
+
+@pytest.mark.parametrize(
+    ("send", "said"),
+    [
+        (
+            lambda r: r.send(body=gzip.compress(bytes(2**22)), Content_Encoding="gzip"),
+            "got Content-Encoding 'gzip'",
+        ),
+        (lambda r: r.send(body=b" " * (MAX_REPLY_BYTES + 1)), f"got more than {MAX_REPLY_BYTES} bytes"),
+    ],
+)
+def test_a_reply_that_is_too_long_or_compressed_ends_the_command(send: Callable[[Reply], None], said: str) -> None:
+    clip = DecodedClip(frames=None, fps=0.0, waveform=None)
+
+    async def answer(url: str) -> str:
+        endpoint = Endpoint(url, model="m", token_env=None)
+        try:
+            return await endpoint.ask(clip, "Why?", temperature=0.5, max_tokens=3, seed=7)
+        finally:
+            await endpoint.close()
+
+    with http_server(send) as server:
+        with pytest.raises(EndpointError, match=said):
+            asyncio.run(answer(server.url))
+        assert len(server.requests) == 1
+        assert server.has_closed()

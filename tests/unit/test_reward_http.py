@@ -1,11 +1,14 @@
 """The reward service over HTTP: order, limits, tokens; no input fails it, and it repeats none."""
 
 import asyncio
+import gc
+import gzip
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,14 @@ from common.errors import ConfigError
 from common.types import Failure
 from reward import remote
 from reward.app import create_app
+from reward.channel import ChannelLostError
 from reward.gates import Limits
 from reward.http import is_loopback, token_for
 from reward.pool import PooledReward
 from reward.remote import HttpChannel
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_request
+from tests.support.http_server import Reply, http_server
 
 TOKEN = "a-token-of-enough-letters"
 RIGHT = "<think>x</think><answer>happy</answer>"
@@ -591,3 +596,73 @@ def test_a_service_that_hangs_fails_at_its_deadline() -> None:
     report = answered(hanging, deadline_s=0.2)  # pyright: ignore[reportArgumentType]
     assert isinstance(report.scores, Failure)
     assert report.scores.reason == "far-deadline"
+
+
+def far(url: str) -> HttpRewardConfig:
+    """Another service."""
+    return HttpRewardConfig(type="http", name="far", url=url, max_retries=0)
+
+
+def good(reply: Reply) -> None:
+    """A result for one sample."""
+    reply.send(body=b'{"results": [{"total": 1.0}]}')
+
+
+def test_a_channel_keeps_its_connection_and_closes_it_when_it_ends() -> None:
+    async def run() -> None:
+        channel = HttpChannel(far(server.url))
+        await channel.open()
+        for _ in range(2):
+            assert await channel.ask([make_request("happy")])
+        assert server.num_connections == 1
+        assert not server.closed.acquire(blocking=False)
+        channel.end()
+        channel.end()
+        assert await asyncio.to_thread(server.has_closed)
+        with pytest.raises(ChannelLostError, match="the client is closed"):
+            await channel.ask([make_request("happy")])
+
+    with http_server(good) as server:
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_no_connection_is_left_open_at_the_end_of_the_event_loop(closes: bool) -> None:
+    async def run() -> GroupReport:
+        service = RewardService(RewardConfig(rewards=(far(server.url),)))
+        report = await service.score_requests([make_request("happy")])
+        if closes:
+            service.close()
+        return report
+
+    with http_server(good) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert not isinstance(asyncio.run(run()).scores, Failure)
+        gc.collect()
+    assert [w for w in warned if issubclass(w.category, ResourceWarning) and "transport" in str(w.message)] == []
+
+
+def test_a_compressed_answer_fails_the_group_unread() -> None:
+    async def run() -> GroupReport:
+        return await RewardService(RewardConfig(rewards=(far(server.url),))).score_requests([make_request("happy")])
+
+    body = gzip.compress(gzip.compress(bytes(2**26)))
+    with http_server(lambda reply: reply.send(body=body, Content_Encoding="gzip, gzip")) as server:
+        scores = asyncio.run(run()).scores
+        assert server.headers["Accept-Encoding"] == "identity"
+    assert isinstance(scores, Failure)
+    assert scores.reason == "far-error"
+    assert "answered with Content-Encoding 'gzip, gzip', which was not asked for" in scores.detail
+
+
+def test_a_token_that_a_service_repeats_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    error = {"reason": "x", "detail": TOKEN}
+    for response in (
+        httpx.Response(403, text=f"no such key: {TOKEN}"),
+        httpx.Response(200, json={"results": [{"total": None, "error": error}] * 2}),
+    ):
+        scores = answered(lambda _, response=response: response, token_env="A_TOKEN").scores
+        assert isinstance(scores, Failure)
+        assert "[token]" in scores.detail
+        assert TOKEN not in scores.detail

@@ -1,0 +1,177 @@
+"""The HTTP client of all that calls out: the judge, rewards over HTTP, and the endpoint of `make-cold-start`.
+
+It posts JSON to one address: over https, or over http to this machine; over http to another machine only where that
+is allowed, and never with a token. It uses no proxy and no .netrc of the environment, and follows no redirect.
+Replies are bounded, must not be compressed, and come without the token where the server repeats it.
+"""
+
+import asyncio
+import os
+import re
+import ssl
+from dataclasses import dataclass, field
+from functools import cache
+
+import httpx
+
+from common.config.address import check_privacy, checked_url, shown_url
+from common.errors import ConfigError, OmniError
+
+
+class HttpError(OmniError):
+    """A request without a whole reply; the message names the cause, and never the token."""
+
+
+class HttpReplyError(HttpError):
+    """A reply that is too long or compressed: another attempt would get the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpTarget:
+    """An address and its token.
+
+    Raises:
+        ConfigError: the address cannot be asked, holds a password, or would not keep private what is sent; or the
+            token is not in the environment, or cannot stand in a header.
+    """
+
+    url: str
+    token_env: str | None
+    """Environment variable that holds the bearer token; None for no token."""
+    keys: tuple[str, str]
+    """Names of `url` and of `token_env`, for messages."""
+    allow_plain_http: bool
+    """Whether http to another machine is allowed, without a token."""
+    max_reply_bytes: int
+    token: str | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            url = checked_url(self.url, key=self.keys[0])
+            has_token = self.token_env is not None
+            check_privacy(url, key=self.keys[0], has_token=has_token, allow_plain_http=self.allow_plain_http)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        object.__setattr__(self, "url", url)
+        object.__setattr__(self, "token", None if self.token_env is None else self._token(self.token_env))
+
+    def _token(self, name: str) -> str:
+        token = os.environ.get(name, "")
+        # httpx logs a header that cannot be sent, and shows it in its error
+        if not token or not (token.isascii() and token.isprintable() and token == token.strip()):
+            got = "other characters" if token else "nothing"
+            raise ConfigError(
+                f"{self.keys[1]} must name a variable that holds printable ASCII, got {got} in ${name}; set it "
+                "where the run is started, without blanks around it"
+            )
+        return token
+
+    @property
+    def shown(self) -> str:
+        """Scheme, host and port."""
+        return shown_url(self.url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpReply:
+    """A whole reply, of any status: a redirect is one of those that are no success."""
+
+    status: int
+    content: bytes
+    """With `[token]` in place of the token."""
+    retry_after: str
+    """The header; empty without one."""
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the content in one line, for messages."""
+        return " ".join(self.content[:2000].decode(errors="replace").split())[:300] or "nothing"
+
+
+class HttpClient:
+    """Connections to one target, of one event loop."""
+
+    def __init__(
+        self,
+        target: HttpTarget,
+        *,
+        max_connections: int | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._target = target
+        self._echo = None if target.token is None else _echo_of(target.token)
+        self._client = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity"}
+            | ({} if target.token is None else {"Authorization": f"Bearer {target.token}"}),
+            # `post` has a deadline instead
+            timeout=None,
+            follow_redirects=False,
+            trust_env=False,
+            verify=_authorities(),
+            limits=httpx.Limits(max_connections=max_connections),
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        """Closes every connection; requests in flight fail."""
+        await self._client.aclose()
+
+    async def post(self, path: str, body: object, *, timeout_s: float | None) -> HttpReply:
+        """Sends JSON to a path below the target's address.
+
+        Args:
+            path: with a leading slash.
+            body: what is sent as JSON.
+            timeout_s: from the start of the request to the last byte of the reply; None where the caller cancels.
+
+        Raises:
+            HttpReplyError: the reply is compressed, or longer than the target allows.
+            HttpError: there is no whole reply, or none in time.
+        """
+        if self._client.is_closed:
+            raise HttpError("the client is closed")
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._client.stream("POST", self._target.url + path, json=body) as reply,
+            ):
+                content = await self._read(reply)
+        except TimeoutError:
+            raise HttpError(f"nothing whole within {timeout_s:g} s") from None
+        except httpx.HTTPError as error:
+            text = f"{type(error).__name__} {error}".strip().encode(errors="replace")
+            # without its cause, which holds the request and so the token
+            raise HttpError(self._without_token(text).decode()) from None
+        return HttpReply(
+            status=reply.status_code,
+            content=self._without_token(content),
+            retry_after=reply.headers.get("Retry-After", ""),
+        )
+
+    async def _read(self, reply: httpx.Response) -> bytes:
+        encoding = reply.headers.get("Content-Encoding", "identity")
+        # some kB may unpack to any length
+        if encoding.lower() != "identity":
+            raise HttpReplyError(f"Content-Encoding {encoding[:50]!r}, which was not asked for")
+        content = bytearray()
+        async for part in reply.aiter_bytes():
+            content += part
+            if len(content) > self._target.max_reply_bytes:
+                raise HttpReplyError(f"more than {self._target.max_reply_bytes} bytes")
+        return bytes(content)
+
+    def _without_token(self, content: bytes) -> bytes:
+        return content if self._echo is None else self._echo.sub(b"[token]", content)
+
+
+def _echo_of(token: str) -> re.Pattern[bytes]:
+    r"""The token as it was sent, or with characters escaped as in JSON: `\/`, `\u002b`."""
+    return re.compile("".join(rf"(?:\\?{re.escape(c)}|\\u00(?i:{ord(c):02x}))" for c in token).encode())
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Those of httpx and of the system, read once: it takes tens of milliseconds."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
