@@ -213,6 +213,7 @@ class RolloutEngine:
 
         Raises:
             EngineError: the caches could not be emptied.
+            ValueError: vLLM refused a prompt; none of the batch is left in the engine.
         """
         async with self._lockstep:
             answers: list[Generation | Failure | None] = [
@@ -220,13 +221,17 @@ class RolloutEngine:
             ]
             fitting = [i for i, answer in enumerate(answers) if answer is None]
             submission_version = self._version
+            queues: list[RequestOutputCollector] = []
             await self.pause()
             try:
                 await self._empty_caches()
-                queues = [
-                    await self._submit(prompts[i], sampling_params(sampling, group_size=group_size, seed=seeds[i]))
-                    for i in fitting
-                ]
+                for i in fitting:
+                    params = sampling_params(sampling, group_size=group_size, seed=seeds[i])
+                    queues.append(await self._submit(prompts[i], params))
+            except BaseException:
+                # nobody would collect them, and the next batch would find the caches in use
+                await self._llm.abort([queue.request_id for queue in queues], internal=True)
+                raise
             finally:
                 await self.resume()
             outputs = await asyncio.gather(*(self._collect(queue, deadline_s) for queue in queues))

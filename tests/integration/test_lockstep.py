@@ -1,10 +1,13 @@
 """Real engines in lockstep: the same batch gives the same bits, whatever was asked before and however it comes."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
+import pytest
 import ray
 
+from common.errors import EngineError
 from common.types import Failure, Generation, ProcessedPrompt
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
@@ -70,3 +73,20 @@ def test_a_batch_past_its_deadline_fails_and_the_next_is_whole(
     assert {a.reason for a in late if isinstance(a, Failure)} == {"deadline"}
     again = run(engine_untied.generate_together(prompts, seeds=[0] * len(prompts), **SETTINGS))
     assert len(bits(again)) == len(prompts)
+
+
+def test_a_batch_that_cannot_be_queued_whole_leaves_nothing_behind(
+    run: Run, engine_untied: EngineClient, untied: str
+) -> None:
+    short = processed(case_named("text-only"), untied)
+    unknown = ProcessedPrompt(prompt_token_ids=(10**9,), tensors={}, placeholders={}, clip_hash="unknown")
+    settings = SETTINGS | {"sampling": dataclasses.replace(SAMPLING, max_tokens=800)}
+
+    async def work() -> None:
+        with pytest.raises(EngineError, match="out of vocabulary"):
+            await engine_untied.generate_together([short, short, unknown], seeds=[1, 2, 3], **settings)
+        assert await engine_untied.handle.num_unfinished.remote() == 0
+        # and the next batch finds the caches idle
+        assert len(bits(await engine_untied.generate_together([short], seeds=[1], **SETTINGS))) == 1
+
+    run(work())

@@ -126,6 +126,10 @@ class BreakableEngine(EngineActor):
         counts = await asyncio.gather(*(one(i, r) for i, r in enumerate(inputs)))
         return sum(counts) / (time.perf_counter() - start)
 
+    async def num_unfinished(self) -> int:
+        """Requests that vLLM has not answered."""
+        return self._engine._llm.output_processor.get_num_unfinished_requests()
+
     async def is_paused(self) -> bool:
         """What vLLM says."""
         return await self._engine._llm.is_paused()
