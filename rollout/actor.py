@@ -1,12 +1,15 @@
 """A rollout engine as a Ray actor: a shell around `RolloutEngine`, and its handle in the driver."""
 
 import asyncio
+import logging
+import os
 from collections.abc import Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from common import provenance
 from common.config.rollout import RolloutConfig
@@ -22,7 +25,10 @@ from common.types import (
 )
 from common.weights import Segment, segment_path
 
-LOGS = "; its output is under /tmp/ray/session_latest/logs"
+if TYPE_CHECKING:
+    from rollout.engine import RolloutEngine
+
+logger = logging.getLogger(__name__)
 
 
 class EngineActor:
@@ -31,12 +37,33 @@ class EngineActor:
     def __init__(self, *, name: str, model_path: str, config: RolloutConfig, **settings: Any) -> None:
         from rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
         self._copies: dict[int, Segment] = {}
+        self._started: RolloutEngine | EngineError
+        try:
+            self._started = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
+        except EngineError as error:
+            # kept for who calls: of a constructor's error Ray hands on a traceback's text alone
+            logger.exception("engine %s could not start", name)
+            self._started = EngineError(f"{error}{_output()}")
 
-    async def node(self) -> str:
-        """Where it runs."""
-        return ray.get_runtime_context().get_node_id()
+    @property
+    def _engine(self) -> "RolloutEngine":
+        """The engine.
+
+        Raises:
+            EngineError: it could not start.
+        """
+        if isinstance(self._started, EngineError):
+            raise self._started
+        return self._started
+
+    async def place(self) -> tuple[str, str]:
+        """The node it runs on, and for errors where its output goes."""
+        return ray.get_runtime_context().get_node_id(), _output()
+
+    async def failure(self) -> str:
+        """What ended one of vLLM's processes; empty where they run."""
+        return self._engine.failure()
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Makes the engine ready."""
@@ -87,7 +114,7 @@ class EngineActor:
         try:
             await self._engine.receive(path, bucket)
         except Exception as error:  # vLLM's RPC raises plain ones
-            raise ReceiveError(last_line(error)) from None
+            raise ReceiveError(self._engine.failure() or last_line(error)) from None
 
     async def receive_copy(self, data: np.ndarray, bucket: int) -> None:
         """Loads one bucket from the bytes of a segment of another node, through one of this node's own."""
@@ -108,7 +135,7 @@ class EngineActor:
         try:
             return await self._engine.finish_update(**identity)
         except Exception as error:  # vLLM's RPC raises plain ones
-            raise ReceiveError(last_line(error)) from None
+            raise ReceiveError(self._engine.failure() or last_line(error)) from None
 
     async def status(self) -> EngineStatus:
         """Name, version, load."""
@@ -119,6 +146,13 @@ class EngineActor:
         self._engine.shutdown()
         for slot in list(self._copies):
             self._close_copy(slot)
+
+
+def _output() -> str:
+    """Where this process and vLLM's below it write to."""
+    path = Path(os.readlink("/proc/self/fd/2"))
+    place = f"{path.with_suffix('.*')}" if path.is_file() else "Ray's logs"
+    return f"; its output is in {place} on node {ray.util.get_node_ip_address()}"
 
 
 async def _fetched(media: list[Any], *, deadline_s: float) -> list[ProcessedPrompt | Failure]:
@@ -147,10 +181,12 @@ class EngineClient:
         self.handle = handle
         self._sampling = sampling
         self._is_elsewhere = False
+        self._output = "; its output is in the logs of Ray on its node"
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
         """Waits until the engine is ready."""
-        self._is_elsewhere = await self._call("node") != ray.get_runtime_context().get_node_id()
+        node, self._output = await self._call("place")
+        self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
         await self._call("warm_up", list(prompts), self._sampling)
 
     async def generate(self, prompt: ProcessedPrompt | MediaRef, **request: Any) -> Generation | Failure:
@@ -205,10 +241,17 @@ class EngineClient:
             return await getattr(self.handle, method).remote(*args, **kwargs)
         except RayTaskError as error:
             cause = cast(BaseException, error.cause)
-            raise (
-                cause
-                if isinstance(cause, EngineError)
-                else EngineError(f"engine {self.name}: {method}: {last_line(cause)}{LOGS}")
-            ) from None
-        except RayActorError as error:
-            raise EngineError(f"engine {self.name}: {method}: the actor died: {last_line(error)}{LOGS}") from error
+            if isinstance(cause, EngineError):
+                raise cause from None
+            raise EngineError(f"engine {self.name}: {method}: {await self._why(cause)}{self._output}") from None
+        except (RayActorError, OutOfMemoryError) as error:
+            raise EngineError(
+                f"engine {self.name}: {method}: the actor died: {last_line(error)}{self._output}"
+            ) from error
+
+    async def _why(self, error: BaseException) -> str:
+        """What ended vLLM's processes, of which its own error says nothing; that error's text where they run."""
+        try:
+            return await self.handle.failure.remote() or last_line(error)
+        except RayError:
+            return last_line(error)

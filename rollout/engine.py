@@ -29,6 +29,7 @@ from common.types import (
     SamplingSpec,
     TensorReceipt,
 )
+from rollout.failure import FailureFile, cause_of
 from rollout.models.registry import engine_input_of
 from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
 
@@ -60,6 +61,9 @@ class RolloutEngine:
             dtype: `float32` or `bfloat16`.
             version: the policy version that the checkpoint holds.
             worker_extension: what is mixed into vLLM's worker; a subclass of the default.
+
+        Raises:
+            EngineError: names what kept one of vLLM's processes from starting.
         """
         self.name = name
         self.config = config
@@ -72,9 +76,15 @@ class RolloutEngine:
         self._lockstep = asyncio.Lock()
         self._request_ids = itertools.count()
         self._engine_input = engine_input_of(model_path)
+        self._failures = FailureFile()
+        # vLLM would take it over what is configured
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
         args = engine_args(model_path=model_path, config=config, dtype=dtype)
         args.worker_extension_cls = worker_extension
-        self._llm = AsyncLLM.from_engine_args(args)
+        try:
+            self._llm = AsyncLLM.from_engine_args(args)
+        except Exception as error:  # vLLM raises plain ones
+            raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Tells vLLM its version, then runs what the run will run: the longest prompt, a full batch, the probe.
@@ -353,6 +363,10 @@ class RolloutEngine:
     async def call_workers(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of the worker extension on every worker."""
         return cast(list[Any], await self._llm.collective_rpc(method, args=args))
+
+    def failure(self) -> str:
+        """What ended one of vLLM's processes; empty where they run."""
+        return self._failures.cause()
 
     async def status(self) -> EngineStatus:
         """Name, version and load; raises when vLLM's core process is gone."""

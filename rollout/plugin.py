@@ -2,16 +2,18 @@
 
 
 def register() -> None:
-    """Makes the shared-memory receiver known and ties the process to its parent; harmless when repeated.
+    """Registers the shared-memory receiver, ties the process to its parent and records why it ends.
 
-    vLLM's core notices the end of the actor above it in most cases, and not when that is killed together with the
-    driver: it would then hold its memory for ever.
+    Harmless when repeated. vLLM's core notices the end of the actor above it in most cases, and not when that is
+    killed together with the driver: it would then hold its memory for ever.
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     from common.parent_watch import end_with_parent
+    from rollout.failure import record_failures
     from rollout.weights import BACKEND
 
     if BACKEND not in WeightTransferEngineFactory._registry:  # pyright: ignore[reportPrivateUsage]
         WeightTransferEngineFactory.register_engine(BACKEND, "rollout.weights", "SharedMemoryReceiver")
     end_with_parent()
+    record_failures()

@@ -180,11 +180,16 @@ class BreakableRank(LearnerRank):
 
 
 def start_engine(
-    model_path: str, *, dtype: str = "float32", name: str = "engine-0", config: RolloutConfig = ENGINE
+    model_path: str,
+    *,
+    dtype: str = "float32",
+    name: str = "engine-0",
+    config: RolloutConfig = ENGINE,
+    actor: type[BreakableEngine] = BreakableEngine,
 ) -> EngineClient:
     """A breakable engine, still starting."""
     handle: Any = (
-        ray.remote(BreakableEngine)
+        ray.remote(actor)
         .options(num_cpus=0.2, runtime_env={"env_vars": ENGINE_ENV})
         .remote(
             name=name,
