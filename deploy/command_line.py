@@ -5,6 +5,7 @@ import asyncio
 import errno
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def run_command(
     purpose: str,
     run: Callable[[OmniConfig], Awaitable[None]],
     is_resumable: bool = True,
+    has_engines: bool = True,
 ) -> int:
     """Parses, checks, runs; a user's mistake is one line and exit code 2.
 
@@ -38,6 +40,7 @@ def run_command(
         purpose: for `--help`.
         run: does the work of a configuration.
         is_resumable: whether the same command again goes on where it stopped.
+        has_engines: whether the work starts engines.
 
     Returns:
         The exit code.
@@ -61,7 +64,8 @@ def run_command(
             if known.cluster and not known.dry_run:
                 raise ConfigError("--cluster must come with --dry-run, got it alone; a run finds out what there is")
             config = load_config(known.config, overrides)
-            return _run(config, run, is_dry=known.dry_run, cluster=known.cluster, is_resumable=is_resumable)
+            checked = partial(dry_run, cluster=known.cluster, has_engines=has_engines) if known.dry_run else None
+            return _run(config, run, instead=checked, is_resumable=is_resumable)
     except UserError as error:
         return _say(f"error: {error}", USER_MISTAKE)
     return 0
@@ -71,17 +75,16 @@ def _run(
     config: OmniConfig,
     run: Callable[[OmniConfig], Awaitable[None]],
     *,
-    is_dry: bool,
-    cluster: str | None,
+    instead: Callable[[OmniConfig], None] | None,
     is_resumable: bool,
 ) -> int:
-    """Runs or only checks, and says how it ended; a user's mistake is left to the caller."""
+    """Runs, or does something else instead, and says how it ended; a user's mistake is left to the caller."""
     again = "again" if config.run.resume == "auto" else "without --run.resume never"
     resumes = f"the same command {again} resumes" if is_resumable else "the same command starts anew"
     here, checkpoint = (" from here", " from the last checkpoint") if is_resumable else ("", "")
     try:
-        if is_dry:
-            dry_run(config, cluster=cluster)
+        if instead is not None:
+            instead(config)
         else:
             asyncio.run(_awaited(run, config))
     except UserError:
@@ -99,12 +102,13 @@ def _run(
     return 0
 
 
-def dry_run(config: OmniConfig, *, cluster: str | None = None) -> None:
+def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool = True) -> None:
     """Checks what a run would be given, and prints the resolved configuration, the plans and what is there for it.
 
     Args:
         config: of the run.
         cluster: what the cluster has, `cpus=64,gpus=8`; None for this machine, which may be another than the run's.
+        has_engines: whether the run starts engines.
 
     Raises:
         UserError: something of it is not there, or cannot fit the cluster.
@@ -126,20 +130,27 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None) -> None:
     print(dump_config(config))
     print(format_plan(plan))
     # another machine's memory says nothing about the run
-    _print_memory(config, None if lacks else machine)
+    num_engines = config.rollout.num_engines if has_engines and cluster is None else 0
+    _print_memory(config, None if lacks else machine, num_engines=num_engines)
     print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
     print(f"run folder    {folder}")
     for warning in (*lacks, *left_out, *missing_clips(found)):
         print(f"warning: {warning}")
 
 
-def _print_memory(config: OmniConfig, machine: "Machine | None") -> None:
+def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines: int) -> None:
     """The memory plan.
+
+    Args:
+        config: of the run.
+        machine: that must fit it; None where the run's is not known.
+        num_engines: started here.
 
     Raises:
         ClusterError: it cannot fit the machine.
     """
-    from deploy.memory_plan import format_memory, model_sizes, require_memory
+    from deploy.machine import free_memory_bytes
+    from deploy.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
 
     if config.model.path is None:
         print("\nmemory        a tiny model, built when the run starts: give model.path for a plan")
@@ -147,6 +158,7 @@ def _print_memory(config: OmniConfig, machine: "Machine | None") -> None:
     sizes = model_sizes(Path(config.model.path).expanduser())
     print(f"\n{format_memory(config, sizes)}")
     if machine is not None:
+        require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
         require_memory(config, sizes, device_bytes=machine.gpu_memory_bytes, host_bytes=machine.memory_bytes)
 
 

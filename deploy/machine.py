@@ -1,5 +1,6 @@
 """What this machine has, told without torch, Ray or a driver's library: for the plan that a dry run prints."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -7,11 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from common.errors import ConfigError
 from deploy.placement import PlanLine
 
 CLUSTER_KEYS = ("cpus", "gpus", "gpu_memory_gib", "memory_gib")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CPUS = Path("/sys/devices/system/cpu")
+FREE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
+"""What vLLM takes for free memory of a node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +93,20 @@ def _memory_bytes() -> int:
         return min(total, int(CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):
         return total  # no container, or one without a limit
+
+
+def free_memory_bytes() -> int:
+    """Memory that engines on this machine's CPUs can take: not more than vLLM's own check at its start finds.
+
+    vLLM looks at one memory node, that of the first CPU, and at the container's limit.
+    """
+    found = [psutil.virtual_memory().available]
+    for node in (CPUS / f"cpu{min(os.sched_getaffinity(0))}").glob("node*/meminfo"):
+        kib = dict(re.findall(r"(\S+): +(\d+) kB", node.read_text()))
+        found.append(sum(int(kib[key]) for key in FREE) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        found.append(int(CGROUP_LIMIT.read_text()) - int(CGROUP_LIMIT.with_name("memory.current").read_text()))
+    return min(found)
 
 
 def _gpu_memory_bytes() -> int | None:

@@ -25,6 +25,10 @@ MOMENTS, COPY = 8, 4
 LOGIT_BYTES = 20
 """Per vocabulary entry and completion token: the head's answer, float32 logits, their log-softmax, the exponentials
 of the entropy, and the gradient."""
+BLOCK = 128
+"""Tokens of one block of vLLM's key-value cache on a CPU."""
+PROCESSES = 2 * 2**30
+"""Bytes of an engine's processes without weights and cache, on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +212,52 @@ def engine_weight_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
     return sizes.num_parameters * BYTES[config.model.dtype] // config.rollout.tensor_parallel_size
 
 
+def engine_cache_bytes(config: OmniConfig, sizes: ModelSizes) -> int | None:
+    """The key-value cache of one engine.
+
+    Returns:
+        `rollout.kv_cache_gib`; where that is not set, on a CPU the memory of `max_num_seqs` sequences of
+        `max_model_len` tokens, and None on a GPU, where vLLM takes what is left of its share.
+    """
+    rollout = config.rollout
+    if rollout.kv_cache_gib is not None:
+        return int(rollout.kv_cache_gib * 2**30)
+    return None if rollout.num_gpus else _cache_bytes(config, sizes, num_seqs=rollout.max_num_seqs)
+
+
+def _cache_bytes(config: OmniConfig, sizes: ModelSizes, *, num_seqs: int) -> int:
+    """Of the longest sequences on a CPU, in whole blocks; vLLM keeps one more block empty."""
+    block = 2 * sizes.decoder.num_layers * sizes.decoder.key_value * BYTES[config.model.dtype] * BLOCK
+    return (1 + num_seqs * math.ceil(config.rollout.max_model_len / BLOCK)) * block
+
+
+def require_free_memory(config: OmniConfig, sizes: ModelSizes, *, num_engines: int, free_bytes: int) -> None:
+    """Checks the engines that would run on this machine's CPUs against the memory that is free.
+
+    Raises:
+        ConfigError: the cache cannot hold one sequence.
+        ClusterError: the engines cannot fit.
+    """
+    rollout, cache, weights = config.rollout, engine_cache_bytes(config, sizes), engine_weight_bytes(config, sizes)
+    if rollout.num_gpus or cache is None:
+        return
+    least = _cache_bytes(config, sizes, num_seqs=1)
+    if cache < least:
+        needed = math.ceil(least / 2**30 * 1e4) / 1e4
+        raise ConfigError(
+            f"rollout.kv_cache_gib must be >= {needed} to hold one sequence of rollout.max_model_len="
+            f"{rollout.max_model_len}, got {rollout.kv_cache_gib}; raise it, leave it out or lower max_model_len"
+        )
+    asked = num_engines * (weights + cache + PROCESSES)
+    if asked > free_bytes:
+        raise ClusterError(
+            f"engines on this machine must fit the {_gib(free_bytes)} of free memory, got {_gib(asked)} for "
+            f"{num_engines} (each weights {_gib(weights)}, cache {_gib(cache)}, processes {_gib(PROCESSES)}); "
+            "take a smaller rollout.kv_cache_gib, or lower rollout.max_num_seqs, rollout.max_model_len or "
+            "rollout.num_engines"
+        )
+
+
 def require_memory(
     config: OmniConfig, sizes: ModelSizes, *, device_bytes: int | None, host_bytes: int | None
 ) -> None:
@@ -225,7 +275,8 @@ def require_memory(
     rank, weights = rank_memory(config, sizes), engine_weight_bytes(config, sizes)
     learner, rollout = config.learner, config.rollout
     host = learner.num_ranks * (rank.host_bytes + (0 if learner.num_gpus else rank.device_bytes))
-    host += 0 if rollout.num_gpus else rollout.num_engines * weights
+    cache = engine_cache_bytes(config, sizes) or 0
+    host += 0 if rollout.num_gpus else rollout.num_engines * (weights + cache)
     if device_bytes is not None:
         share = device_bytes * min(1.0, learner.num_gpus)
         if learner.num_gpus and rank.device_bytes > share:
@@ -243,8 +294,8 @@ def require_memory(
     if host_bytes is not None and host > host_bytes:
         raise ClusterError(
             f"ranks and engines must fit {_gib(host_bytes)} of host memory, got {_gib(host)}, of which each rank "
-            f"{_parts(rank.host if learner.num_gpus else {**rank.device, **rank.host})}; lower learner.num_ranks, "
-            "or take smaller micro-batches"
+            f"{_parts(rank.host if learner.num_gpus else {**rank.device, **rank.host})}, and each engine's cache "
+            f"{_gib(cache)}; lower learner.num_ranks or rollout.kv_cache_gib, or take smaller micro-batches"
         )
 
 
@@ -256,6 +307,10 @@ def format_memory(config: OmniConfig, sizes: ModelSizes) -> str:
     rows = [(name, _gib(n), at_rank) for name, n in rank.device.items()]
     rows += [(name, _gib(n), "host, offloaded") for name, n in rank.host.items()]
     rows.append(("an engine's weights", _gib(engine_weight_bytes(config, sizes)), at_engine))
+    cache = engine_cache_bytes(config, sizes)
+    if cache is not None:
+        how = ", for rollout.max_num_seqs sequences" if config.rollout.kv_cache_gib is None else ""
+        rows.append(("an engine's cache", _gib(cache), f"{at_engine}{how}"))
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(
         [

@@ -24,6 +24,8 @@ from common.media_ray import MediaSettings, MediaStage
 from common.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.interrupt import Interrupts
+from deploy.machine import free_memory_bytes
+from deploy.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
 from deploy.placement import place_engines, placement_plan
 from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model, with_steps
 from deploy.progress import Progress
@@ -110,8 +112,13 @@ def process_env(num_threads: int) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run]:
+async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool = True) -> AsyncGenerator[Run]:
     """Checks everything that can be checked, holds the run folder, and starts Ray.
+
+    Args:
+        config: of the run.
+        progress: shows what is done.
+        has_engines: whether the run starts engines.
 
     Raises:
         UserError: before any actor starts.
@@ -132,7 +139,11 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
             progress.say(f"warning: {line}")
         with progress.phase("ray"):
             start_ray()
-        place_engines(placement_plan(config), own=own_node(), nodes=node_resources())
+        nodes = place_engines(placement_plan(config), own=own_node(), nodes=node_resources())
+        if has_engines:
+            # of other nodes' memory nothing is known here
+            num_engines, sizes = nodes.count(own_node()), model_sizes(Path(model_path))
+            require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
         # only now that nothing of the user's stands in the way
         take_up(folder, config)
         config = with_steps(config, corpora)
@@ -156,7 +167,8 @@ async def open_run(config: OmniConfig, progress: Progress) -> AsyncGenerator[Run
 @asynccontextmanager
 async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncGenerator[list[EngineClient]]:
     """The rollout engines on a checkpoint that holds a policy version; still starting."""
-    settings = run.config.rollout
+    cache = engine_cache_bytes(run.config, model_sizes(Path(model_path)))
+    settings = run.config.rollout.model_copy(update={"kv_cache_gib": None if cache is None else cache / 2**30})
     env = process_env(settings.num_threads) | {
         # nobody else divides the cores here; vLLM's own binding would take them all
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from deploy.command_line import run_command
 
-    return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run)
+    return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run, has_engines=False)
 
 
 async def run(config: "OmniConfig") -> None:
@@ -41,7 +41,7 @@ async def run(config: "OmniConfig") -> None:
     if not config.sft.is_wanted:
         raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many, or give sft.epochs")
     progress = Progress(Console())
-    async with open_run(config, progress) as opened:
+    async with open_run(config, progress, has_engines=False) as opened:
         progress.say(f"checkpoint  {await run_cold_start(opened)}")
 
 

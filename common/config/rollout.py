@@ -49,7 +49,8 @@ class RolloutConfig(Config):
     num_threads: int = changeable(1, ge=1)
     """OpenMP threads of one engine's processes; apart from Ray's accounting."""
     kv_cache_gib: float | None = changeable(None, gt=0)
-    """Memory of the key-value cache, in GiB; null leaves the choice to vLLM, which takes much on CPU."""
+    """Memory of the key-value cache, in GiB; null is the rest of the GPU's share, or on a CPU the size of
+    `max_num_seqs` sequences of `max_model_len` tokens."""
     gpu_memory_utilization: float = changeable(0.85, gt=0, le=1)
     """Share of a GPU's memory that vLLM takes."""
     tensor_parallel_size: int = changeable(1, ge=1)

@@ -5,18 +5,23 @@ from pathlib import Path
 
 import pytest
 
+import deploy.machine
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
 from deploy.machine import parse_cluster
 from deploy.memory_plan import (
+    PROCESSES,
     ModelSizes,
+    engine_cache_bytes,
     engine_weight_bytes,
     format_memory,
     model_sizes,
     rank_memory,
+    require_free_memory,
     require_memory,
 )
+from learner import sft
 from learner.main import main
 from tests.support.sparse import write_sparse_checkpoint
 from tests.unit.test_command_line import mistake
@@ -130,10 +135,66 @@ def test_what_cannot_fit_is_refused_with_its_parts(three: ModelSizes) -> None:
     with pytest.raises(ClusterError, match=r"ranks and engines must fit 100.00 GiB of host memory"):
         require_memory(config_of(), three, device_bytes=None, host_bytes=100 * GIB)
     require_memory(config_of(), three, device_bytes=None, host_bytes=None)
-    whole = 4 * rank_memory(config_of(), three).device_bytes + engine_weight_bytes(config_of(), three)
+    engine = engine_weight_bytes(config_of(), three) + (engine_cache_bytes(config_of(), three) or 0)
+    whole = 4 * rank_memory(config_of(), three).device_bytes + engine
     require_memory(config_of(), three, device_bytes=None, host_bytes=whole)
     with pytest.raises(ClusterError):
         require_memory(config_of(), three, device_bytes=None, host_bytes=whole - 1)
+
+
+def test_a_cache_holds_as_many_of_the_longest_sequences_as_run_at_once(three: ModelSizes) -> None:
+    # keys and values of 36 layers x 2 heads x 128, in bfloat16, of 128 tokens
+    block = 2 * 36 * 2 * 128 * 2 * 128
+
+    def blocks(*overrides: str) -> float:
+        return (engine_cache_bytes(config_of(*overrides), three) or 0) / block
+
+    assert blocks() == 64 * 32 + 1
+    assert blocks("--rollout.max_model_len=4097", "--rollout.max_num_seqs=2") == 2 * 33 + 1
+    assert blocks("--model.dtype=float32") == 2 * blocks()
+    assert engine_cache_bytes(config_of("--rollout.kv_cache_gib=0.5"), three) == GIB // 2
+    # on a GPU vLLM's own share decides, unless it is given
+    assert engine_cache_bytes(config_of("--rollout.num_gpus=1"), three) is None
+    assert engine_cache_bytes(config_of("--rollout.num_gpus=1", "--rollout.kv_cache_gib=2"), three) == 2 * GIB
+
+
+def test_engines_that_do_not_fit_the_free_memory_are_refused(three: ModelSizes) -> None:
+    for override in ("--rollout.max_num_seqs=8", "--rollout.kv_cache_gib=3"):
+        config = config_of(override)
+        each = engine_weight_bytes(config, three) + (engine_cache_bytes(config, three) or 0) + PROCESSES
+        require_free_memory(config, three, num_engines=2, free_bytes=2 * each)
+        with pytest.raises(ClusterError, match=f"free memory, got {2 * each / GIB:.2f} GiB for 2 .*kv_cache_gib"):
+            require_free_memory(config, three, num_engines=2, free_bytes=2 * each - 1)
+    require_free_memory(config_of("--rollout.num_gpus=1"), three, num_engines=2, free_bytes=0)
+
+
+def test_a_cache_that_holds_no_sequence_is_refused_with_what_would(three: ModelSizes) -> None:
+    def require(kv_cache_gib: str) -> None:
+        config = config_of(f"--rollout.kv_cache_gib={kv_cache_gib}")
+        require_free_memory(config, three, num_engines=0, free_bytes=0)
+
+    with pytest.raises(ConfigError, match=r"one sequence of rollout.max_model_len=4096, got 0.1;") as caught:
+        require("0.1")
+    require(str(caught.value).split(">= ")[1].split(" ")[0])
+
+
+def test_a_dry_run_shows_the_cache_and_refuses_what_is_not_free(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dry-run", "--model.path", tiny, "--sft.steps=1"]
+    monkeypatch.setattr(deploy.machine, "free_memory_bytes", lambda: 100 * GIB)
+    for override, shown in (
+        # 2 layers x 2 heads x 32, in float32
+        ("--rollout.max_num_seqs=128", "0.50 GiB  host, for rollout.max_num_seqs sequences"),
+        ("--rollout.kv_cache_gib=0.25", "0.25 GiB  host"),
+    ):
+        assert main([*arguments, "--model.dtype=float32", override]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "an engine's cache" in line]
+        assert line.endswith(shown)
+    monkeypatch.setattr(deploy.machine, "free_memory_bytes", lambda: GIB)
+    assert "engines on this machine must fit the 1.00 GiB of free memory, got 2." in mistake(capsys, *arguments)
+    # the supervised stage starts none
+    assert sft.main(arguments) == 0
 
 
 def test_a_table_names_every_part_and_where_it_lies(three: ModelSizes) -> None:
