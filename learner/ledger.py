@@ -75,7 +75,7 @@ class Ledger:
 
         Args:
             step: its number.
-            outstanding: draws in flight or buffered.
+            outstanding: draws in flight, buffered, or handed back to the stream.
             cursor: of the stream: every position before it was asked, and none from it on.
         """
         given = {} if cursor is None else {"cursor": cursor}

@@ -56,7 +56,7 @@ class GroupProducer:
     draw_seconds: dict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     """Sums over draws since `batch` last returned, by stage; draws overlap."""
     _tasks: dict[asyncio.Task[None], list[Draw]] = field(init=False, default_factory=dict[Any, Any])
-    """Each with the draws that it asks."""
+    """Each with the draws that it asks; those that failed stay."""
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _error: BaseException | None = field(init=False, default=None)
 
@@ -102,8 +102,9 @@ class GroupProducer:
         self._changed.set()
 
     def outstanding(self) -> list[Draw]:
-        """Draws that were taken from the stream and have no fate: in flight or buffered."""
-        return [draw for asking in self._tasks.values() for draw in asking] + self.buffer.draws()
+        """Draws without a fate that the stream's cursor does not stand for: in flight, buffered or handed back."""
+        in_flight = [draw for asking in self._tasks.values() for draw in asking]
+        return in_flight + self.buffer.draws() + self.stream.handed_back
 
     async def stop(self) -> None:
         """Cancels what is in flight."""
@@ -181,6 +182,8 @@ class GroupProducer:
 
     def _settle(self, draw: Draw, answer: Group | Failure, asking: list[Draw]) -> bool:
         """Buffers a group, or records a failure; whether it was a group."""
+        # from here on it is the buffer's, or has its fate
+        asking.remove(draw)
         if isinstance(answer, Group):
             self.buffer.put(answer)
             self._exhaustion.succeeded()
@@ -188,8 +191,6 @@ class GroupProducer:
             self._changed.set()
         else:
             self._fail(draw, answer)
-        # from here on it is the buffer's, or has its fate
-        asking.remove(draw)
         return isinstance(answer, Group)
 
     def _send_back(self, stale: list[Group]) -> None:
@@ -213,8 +214,10 @@ class GroupProducer:
             raise DatasetError(_only_failures(self.ledger))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled() or task.exception() is None:
+            del self._tasks[task]
+        else:
+            # its draws stay outstanding: the step that trains meanwhile may be kept, and resumed from
             self._error = self._error or task.exception()
         self._changed.set()
 

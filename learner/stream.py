@@ -1,4 +1,4 @@
-"""The prompt stream: seeded, endless, and resumable from two numbers."""
+"""The prompt stream: seeded, endless, and resumable from its cursor and the draws that were handed back."""
 
 import random
 from collections import deque
@@ -16,7 +16,7 @@ class PromptStream:
     `vary` says how a record is asked in an epoch; as it is where None.
 
     Attributes:
-        cursor: new draws given out so far; with the seed it says everything about the position.
+        cursor: new draws given out so far; with the seed and `handed_back` it says everything about the position.
     """
 
     def __init__(
@@ -37,6 +37,11 @@ class PromptStream:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def handed_back(self) -> list[Draw]:
+        """Draws that came back and have not gone out again, in the order in which they will."""
+        return list(self._returned)
 
     def next(self) -> Draw:
         """The next draw."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import NonFiniteError, PublishError, StopRequestedError
-from common.types import Failure, Generation, MediaRef, Record, Score
+from common.errors import EngineError, NonFiniteError, PublishError, StopRequestedError
+from common.types import Failure, Generation, MediaRef, Prompt, Record, Score
+from learner.checkpoint import START
 from learner.ledger import live_entries
 from learner.loop import group_metrics
 from learner.stream import PromptStream, group_seed
@@ -176,6 +177,81 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, max
     again = [p for p in second.seen.prompts if p.draw.key in seeds]
     assert len(again) >= len(state.outstanding)
     assert all(p.seed == seeds[p.draw.key] for p in again)
+
+
+def fates_of(bench: Bench) -> dict[int, list[str]]:
+    """The fates of every position of the stream, over all its draws, in the order of the ledger."""
+    fates: dict[int, list[str]] = {}
+    positions = {e["draw"].rsplit("/", 1)[0]: e["position"] for e in bench.entries(event="asked")}
+    for entry in live_entries(bench.path):
+        if "fate" in entry:
+            fates.setdefault(positions[entry["draw"].rsplit("/", 1)[0]], []).append(entry["fate"])
+    return fates
+
+
+@pytest.mark.parametrize("last_steps", [(2, 3), (3, 4, 5, 6), (3, 4, 9)])
+@pytest.mark.parametrize("late", [set[int](), {5}, {2, 3, 5, 6, 8}])
+def test_no_draw_is_lost_where_a_resumed_run_has_fewer_steps_left(
+    tmp_path: Path, last_steps: tuple[int, ...], late: set[int]
+) -> None:
+    plan = Plan(
+        num_records=50,
+        groups_per_step=2,
+        max_staleness=2,
+        lag=lambda draw: 4 * (draw.position in late and draw.draw == 0),
+    )
+    first = Bench(tmp_path, plan)
+    first.on_train = lambda batch: first.producer.interrupt() if batch == last_steps[0] else None
+    with pytest.raises(StopRequestedError):
+        first.run(20)
+    state, bench = first.loop.state, first
+    assert len(state.outstanding) == 4
+    for last_step in last_steps[1:]:
+        bench = Bench(tmp_path, plan, state=state)
+        bench.run(last_step)
+        state = bench.loop.state
+        assert bench.faults() == ()
+        # what a shorter run did not come to is asked by the next one
+        open_positions = set(range(state.cursor)) - {
+            p for p, fates in fates_of(bench).items() if fates[-1] == "trained"
+        }
+        assert open_positions == {position for position, _ in state.outstanding}
+
+
+def test_a_redraw_that_waits_in_the_stream_at_the_end_is_asked_when_the_run_goes_on(tmp_path: Path) -> None:
+    plan = Plan(num_records=30, max_staleness=2, lag=lambda d: 9 * (d.position == 1 and d.draw == 0))
+    # more draws than one step needs, as an attempt with more steps left them
+    state = replace(START, cursor=4, outstanding=((0, 0), (1, 0), (2, 0), (3, 0)))
+    bench = Bench(tmp_path, plan, state=state)
+    bench.stream.redraw(bench.stream.next())
+    bench.run(1)
+    # first, as it came back, then the others in their order
+    assert [(p, d) for p, d in bench.loop.state.outstanding] == [(3, 0), (0, 1)]
+    again = Bench(tmp_path, plan, state=bench.loop.state)
+    again.run(2)
+    assert [(g.prompt.draw.position, g.prompt.draw.draw) for g in again.seen.trained[0]] == [(0, 1), (3, 0)]
+
+
+@pytest.mark.parametrize("max_staleness", [1, 2])
+def test_a_checkpoint_after_an_engine_died_has_every_draw_of_it(tmp_path: Path, max_staleness: int) -> None:
+    plan = Plan(num_records=30, max_staleness=max_staleness, steps_per_checkpoint=1)
+    bench = Bench(tmp_path, plan)
+    generate = bench.producer.generate
+
+    async def dying(prompt: Prompt) -> Generation | Failure:
+        if prompt.draw.position == 5:
+            raise EngineError("engine-0 died")
+        return await generate(prompt)
+
+    bench.producer.generate = dying
+    with pytest.raises(EngineError):
+        bench.run(9)
+    state = bench.seen.kept[-1]
+    again = Bench(tmp_path, plan, state=state)
+    again.run(9)
+    assert again.faults() == ()
+    assert all(fates == ["trained"] for fates in fates_of(again).values())
+    assert sorted(fates_of(again)) == list(range(18))
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])

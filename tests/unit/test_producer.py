@@ -234,3 +234,39 @@ def test_a_draw_is_outstanding_once_at_every_moment_of_its_way(tmp_path: Path) -
         return most
 
     assert run(most_at_once()) == 1
+
+
+def test_draws_that_wait_in_the_stream_are_outstanding(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Plan(max_staleness=2))
+    first, second = bench.stream.next(), bench.stream.next()
+    bench.stream.redraw(first)
+    bench.stream.ask_again([(second.position, second.draw)])
+    waiting = [(d.position, d.draw) for d in bench.producer.outstanding()]
+    assert waiting == [(0, 1), (1, 0)]
+
+
+def test_draws_of_a_task_that_failed_stay_outstanding(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Plan(max_staleness=2))
+    generate = bench.producer.generate
+
+    async def dying(prompt: Prompt) -> object:
+        if prompt.draw.position == 1:
+            raise EngineError("engine-0 died")
+        return await generate(prompt)
+
+    bench.producer.generate = dying  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def drive() -> list[int]:
+        bench.producer.start(3)
+        with pytest.raises(EngineError):
+            await bench.producer.batch(3, learner_version=0)
+        return sorted(draw.position for draw in bench.producer.outstanding())
+
+    assert run(drive()) == [0, 1, 2]
+
+
+def test_a_draw_that_exhausts_the_corpus_has_its_fate_and_is_not_outstanding(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Plan(num_records=1, groups_per_step=1, fate=lambda *_: failure("media")))
+    with pytest.raises(DatasetError):
+        bench.run(1)
+    assert bench.producer.outstanding() == []
