@@ -116,13 +116,12 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
     from common.provenance import require_own_packages
     from deploy.machine import parse_cluster, shortages, this_machine
     from deploy.placement import format_plan, placement_plan
-    from deploy.preflight import check_inputs, missing_clips
+    from deploy.preflight import check_inputs, left_out, missing_clips
     from deploy.run_folder import check_run_folder
 
     require_own_packages()
     machine = this_machine() if cluster is None else parse_cluster(cluster)
-    left_out: list[str] = []
-    found = check_inputs(config, on_left_out=left_out.append)
+    found = check_inputs(config)
     folder, plan = check_run_folder(config), placement_plan(config)
     lacks = list(shortages(plan, machine))
     if cluster is not None and lacks:
@@ -134,7 +133,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
     _print_memory(config, None if lacks else machine, num_engines=num_engines)
     print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
     print(f"run folder    {folder}")
-    for warning in (*lacks, *left_out, *missing_clips(found)):
+    for warning in (*lacks, *left_out(found), *missing_clips(found)):
         print(f"warning: {warning}")
 
 

@@ -23,7 +23,7 @@ from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
 from common.types import Record
 from deploy.judging import ask, warm_up
-from deploy.preflight import load_corpora
+from deploy.preflight import heldout_clips
 from deploy.progress import Progress
 from deploy.wiring import Run, open_engines, open_run
 from learner import checkpoint
@@ -261,6 +261,7 @@ def _heldout(run: Run, folds: Sequence[int]) -> list[Record]:
         return run.corpora.heldout
     found: list[Record] = []
     for fold in folds:
-        corpora = load_corpora(at_fold(run.config, fold), run.folder, on_clip=lambda done, total: None)
-        found += [replace(record, fold=fold) for record in corpora.heldout]
+        config = at_fold(run.config, fold)
+        records = run.corpora.heldout if config == run.config else heldout_clips(config)
+        found += [replace(record, fold=fold) for record in records]
     return found

@@ -48,18 +48,11 @@ class Corpora:
     """A line for each reason why a split lacks clips of its corpus, or judges by clips that are trained on."""
 
 
-def check_inputs(
-    config: OmniConfig, *, on_left_out: Callable[[str], None] | None = None
-) -> dict[str, list[Record]]:
+def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
     """What can be known of model, corpora and rewards before anything is built.
 
-    Args:
-        config: of the run.
-        on_left_out: called with a line for each reason why a split lacks clips of its corpus, and for each split
-            that judges by clips that are trained on.
-
     Returns:
-        The clips of every corpus that the run would read, by split.
+        Every corpus of files that the run needs, by split.
 
     Raises:
         ConfigError: a reward cannot be made or called, or has no sounds to swap, or W&B is asked for
@@ -72,25 +65,22 @@ def check_inputs(
         family_of(Path(config.model.path).expanduser().resolve())
     check_rewards(config.reward, has_engines=True)
     _require_wandb(config.run.wandb_project)
-    corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
-    found = {split: list(corpus.records) for split, corpus in corpora.items()}
-    if on_left_out is not None:
-        for line in _left_out(corpora):
-            on_left_out(line)
-    for split, records in found.items():
-        if all(map(_is_missing, records)):
+    found = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
+    for split, corpus in found.items():
+        if all(map(_is_missing, corpus.records)):
             raise DatasetError(
-                f"{KEYS[split]} must have its media files, got none of {len(records)} clips, the first: "
-                f"{_media(records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
+                f"{KEYS[split]} must have its media files, got none of {len(corpus.records)} clips, the first: "
+                f"{_media(corpus.records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
             )
     if "heldout" in found:
-        _require_askable(found["heldout"], config)
+        _require_askable(found["heldout"].records, config)
     if "train" in found:
-        _require_lenders(found["train"], config)
+        _require_lenders(found["train"].records, config)
     return found
 
 
-def _left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
+def left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
+    """A line for each reason why a split lacks clips of its corpus, or judges by clips that are trained on."""
     for split, corpus in found.items():
         for reason, count in Counter(dropped.reason for dropped in corpus.dropped).items():
             first = next(dropped for dropped in corpus.dropped if dropped.reason == reason)
@@ -125,13 +115,13 @@ def _require_lenders(train: Sequence[Record], config: OmniConfig) -> None:
             )
 
 
-def missing_clips(found: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+def missing_clips(found: Mapping[str, Corpus]) -> Iterator[str]:
     """A line for each split that lacks some of its media files."""
-    for split, records in found.items():
-        missing = [record for record in records if _is_missing(record)]
+    for split, corpus in found.items():
+        missing = [record for record in corpus.records if _is_missing(record)]
         if missing:
             yield (
-                f"{len(missing)} of {len(records)} clips of {KEYS[split]} are missing, the first: "
+                f"{len(missing)} of {len(corpus.records)} clips of {KEYS[split]} are missing, the first: "
                 f"{_media(missing[0])[0]}"
             )
 
@@ -166,14 +156,26 @@ def _sources(config: OmniConfig) -> dict[str, AnyCorpusConfig]:
     return {split: source for split, source in chosen.items() if source is not None}
 
 
-def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, int], None]) -> Corpora:
+def load_corpora(
+    config: OmniConfig,
+    folder: Path,
+    *,
+    on_clip: Callable[[int, int], None],
+    found: Mapping[str, Corpus] | None = None,
+) -> Corpora:
     """The clips; a synthetic corpus is written first.
+
+    Args:
+        config: of the run.
+        folder: of the run, which a synthetic corpus is written into.
+        on_clip: called with the number of clips that are written, and of all.
+        found: what `check_inputs` has read; None reads it.
 
     Raises:
         DatasetError: a corpus is missing, malformed or empty, holds a label outside the taxonomy, or has held-out
             clips that cannot be asked as `evaluation.controls` says.
     """
-    source, sources = config.data.source, _sources(config)
+    source, sources, found = config.data.source, _sources(config), found or {}
     digest: str | None = None
     if isinstance(source, SyntheticDataConfig):
         from common.datasets.synthetic import corpus_folder, corpus_sha256, write_synthetic_corpus
@@ -184,16 +186,16 @@ def load_corpora(config: OmniConfig, folder: Path, *, on_clip: Callable[[int, in
             if file.exists() and split not in sources:
                 sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
         digest = corpus_sha256(corpus)
-    found = {split: _read(chosen, config, split=split) for split, chosen in sources.items()}
-    records = {split: list(corpus.records) for split, corpus in found.items()}
+    corpora = {s: found[s] if s in found else _read(chosen, config, split=s) for s, chosen in sources.items()}
+    records = {split: list(corpus.records) for split, corpus in corpora.items()}
     _require_askable(records.get("heldout", []), config)
     return Corpora(
         train=records["train"],
         cold_start=records.get("cold_start", []),
         validation=records.get("validation", []),
         heldout=records.get("heldout", []),
-        sha256=digest or _sha256(found),
-        left_out=tuple(_left_out(found)),
+        sha256=digest or _sha256(corpora),
+        left_out=tuple(left_out(corpora)),
     )
 
 
@@ -216,6 +218,16 @@ def _sha256(found: Mapping[str, Corpus]) -> str:
         if split in found:
             digest.update(found[split].content())
     return digest.hexdigest()
+
+
+def heldout_clips(config: OmniConfig) -> list[Record]:
+    """The held-out clips alone, of a corpus of files.
+
+    Raises:
+        DatasetError: it is missing, malformed or empty.
+    """
+    assert config.data.heldout is not None
+    return list(_read(config.data.heldout, config, split="heldout").records)
 
 
 def _read(source: AnyCorpusConfig, config: OmniConfig, *, split: str) -> Corpus:

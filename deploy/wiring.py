@@ -125,7 +125,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
     """
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     require_own_packages()
-    check_inputs(config)
+    found = check_inputs(config)
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)
     with hold_run_folder(folder):
@@ -134,7 +134,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
         with progress.phase("model"):
             model_path = await asyncio.to_thread(resolve_model, config, folder)
         with progress.bar("corpus") as update:
-            corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update)
+            corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update, found=found)
         for line in corpora.left_out:
             progress.say(f"warning: {line}")
         with progress.phase("ray"):

@@ -5,13 +5,16 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from common.config.corpora import SourceConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
-from common.errors import ConfigError, LearnerError, PublishError, StopRequestedError
+from common.datasets.corpus import Corpus
+from common.errors import ClusterError, ConfigError, LearnerError, PublishError, StopRequestedError
 from common.provenance import installed_version
 from deploy.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
 from deploy.machine import this_machine
@@ -193,6 +196,37 @@ def test_a_model_of_another_architecture_is_named(capsys: pytest.CaptureFixture[
 def test_a_missing_corpus_is_named(capsys: pytest.CaptureFixture[str], tiny: str) -> None:
     said = mistake(capsys, "--model.path", tiny, "--data.source={type: r1_omni, path: /no/such.json}")
     assert "a corpus must be a readable file, got '/no/such.json'" in said
+
+
+def test_a_run_reads_each_corpus_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: str
+) -> None:
+    from deploy import preflight, wiring
+
+    turns = [{"value": "<video>"}, {"value": "sad"}]
+    (tmp_path / "a.mp4").write_text("")
+    (tmp_path / "t.json").write_text(json.dumps([{"video": "a.mp4", "conversations": turns}]))
+    splits = ("source", "cold_start", "validation", "heldout")
+    corpora = [f"--data.{split}={{type: r1_omni, path: {tmp_path}/t.json, name: {split}}}" for split in splits]
+    stages = ("--sft.steps=1", "--evaluation.policies=[grpo]", "--evaluation.every_checkpoints=1")
+    read: list[str] = []
+    read_corpus = preflight.read_corpus
+
+    def counted(source: SourceConfig, **options: Any) -> Corpus:
+        read.append(str(source.name))
+        return read_corpus(source, **options)  # pyright: ignore[reportArgumentType]
+
+    def no_ray() -> None:
+        raise ClusterError("no Ray here")
+
+    monkeypatch.setattr(preflight, "read_corpus", counted)
+    monkeypatch.setattr(wiring, "start_ray", no_ray)
+    assert main(["--model.path", tiny, *corpora, *stages]) == USER_MISTAKE
+    shown = capsys.readouterr()
+    assert shown.err == "error: no Ray here\n"
+    assert sorted(read) == sorted(splits)
+    # what was read before the folder was made is what the run is told of
+    assert "warning: 1 clips of data.heldout are trained on, too" in shown.out
 
 
 def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from common.datasets.transcripts import spoken
 from common.errors import ConfigError, DatasetError
 from common.questions import QUESTION
 from common.types import Clip, Record
-from deploy.preflight import check_inputs, load_corpora
+from deploy.preflight import check_inputs, left_out, load_corpora
 from learner.stream import PromptStream
 from tests.support.corpora import put_dfew, put_mafw, put_text
 
@@ -157,10 +157,9 @@ evaluation: {{policies: [grpo]}}
     assert load_corpora(same, tmp_path, on_clip=lambda done, total: None).left_out[-1] == (
         "2 clips of data.heldout are trained on, too, the first: '1'"
     )
-    lines: list[str] = []
-    found = check_inputs(config, on_left_out=lines.append)
-    assert {split: len(records) for split, records in found.items()} == {"train": 3, "heldout": 1}
-    (line,) = lines
+    found = check_inputs(config)
+    assert {split: len(corpus.records) for split, corpus in found.items()} == {"train": 3, "heldout": 1}
+    (line,) = left_out(found)
     assert line.startswith("1 clips of data.source are left out as missing, the first: ")
     assert "set_1.csv:3" in line
     corpora = load_corpora(config, tmp_path, on_clip=lambda done, total: None)

@@ -12,10 +12,12 @@ from pydantic import Field
 from rich.console import Console
 
 import deploy.evaluating
-from common.config.corpora import MixDataConfig, R1OmniDataConfig
+import deploy.preflight
+from common.config.corpora import DfewDataConfig, MixDataConfig, R1OmniDataConfig
 from common.config.data import SyntheticDataConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
+from common.datasets.corpus import Corpus
 from common.datasets.synthetic import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
 from common.evaluation.controls import Condition, asked_in_groups
@@ -25,6 +27,7 @@ from deploy.evaluating import (
     EvaluationRequest,
     Policy,
     _answers,
+    _heldout,
     at_fold,
     evaluate,
     evaluation_config,
@@ -170,6 +173,32 @@ def test_the_corpora_of_a_mix_go_from_fold_to_fold_together(config: OmniConfig) 
         folds_of(mixed(config, dfew, "{type: ravdess, root: /r}"))
     with pytest.raises(ConfigError, match="corpora with folds, such as dfew and mafw, got 'table'"):
         folds_of(mixed(config, dfew, "{type: table, path: /t.csv}"))
+
+
+def test_every_fold_is_read_once_and_the_runs_own_is_there(
+    config: OmniConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heldout = DfewDataConfig(type="dfew", root="/dfew", fold=2)
+    chosen = config.model_copy(update={"data": config.data.model_copy(update={"heldout": heldout})})
+    read: list[int] = []
+
+    def read_corpus(source: DfewDataConfig, **_: Any) -> Corpus:
+        read.append(source.fold)
+        return Corpus(records=(heard(f"fold-{source.fold}", "sad"),))
+
+    monkeypatch.setattr(deploy.preflight, "read_corpus", read_corpus)
+    corpora = SimpleNamespace(heldout=[heard("own", "sad")])
+    run = cast(Run, SimpleNamespace(config=chosen, corpora=corpora))
+    found = _heldout(run, folds_of(chosen))
+    assert [(r.prompt_id, r.fold) for r in found] == [
+        ("fold-1", 1),
+        ("own", 2),
+        ("fold-3", 3),
+        ("fold-4", 4),
+        ("fold-5", 5),
+    ]
+    assert read == [1, 3, 4, 5]
+    assert _heldout(run, ()) == corpora.heldout
 
 
 def test_the_shipped_reinforcement_can_be_evaluated_on_every_fold() -> None:

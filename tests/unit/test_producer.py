@@ -266,7 +266,7 @@ def test_draws_of_a_task_that_failed_stay_outstanding(tmp_path: Path) -> None:
 
 
 def test_a_draw_that_exhausts_the_corpus_has_its_fate_and_is_not_outstanding(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, Plan(num_records=1, groups_per_step=1, fate=lambda *_: failure("media")))
+    bench = Bench(tmp_path, Plan(num_records=1, groups_per_step=1, fate=lambda p, _: failure("media")))
     with pytest.raises(DatasetError):
         bench.run(1)
     assert bench.producer.outstanding() == []
