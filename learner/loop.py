@@ -18,6 +18,7 @@ from common.metrics import distribution
 from common.protocols import TrainFn
 from common.types import Group, Record, StepReport
 from learner.checkpoint import RunState
+from learner.equal_rewards import EqualRewards
 from learner.ledger import Ledger
 from learner.non_finite import REASON, NonFiniteGuard
 from learner.phases import Phases
@@ -83,6 +84,7 @@ class GrpoLoop:
     def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
+        self._equal = EqualRewards()
         self._guard = NonFiniteGuard(key="learner/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
@@ -141,6 +143,7 @@ class GrpoLoop:
             seconds=dict(phases.seconds),
         )
         batch = self._close_step(step, groups, report, published)
+        self._equal.note(step, report.metrics, batch=batch)
         self._guard.check(step, batch=batch)
 
     def _close_step(

@@ -47,6 +47,8 @@ class Plan:
     """Which draws fail, and where."""
     lag: Callable[[Draw], int] = lambda _: 0
     """Publishes that pass while a draw is being generated."""
+    are_equal: Callable[[int], bool] = lambda _: False
+    """Whether the completions of a policy version have the same reward."""
     seed: int = 1
 
 
@@ -161,8 +163,9 @@ class Bench:
         return [await self.generate(prompt) for prompt in prompts]
 
     async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
-        """0, 1, ..."""
-        scores = [Score(total=float(i), breakdown={"accuracy": float(i)}) for i in range(len(completions))]
+        """0, 1, ...; or 0.2 each."""
+        values = [0.2 if self.plan.are_equal(self.version) else float(i) for i in range(len(completions))]
+        scores = [Score(total=value, breakdown={"accuracy": value}) for value in values]
         found = self._failure(record, "reward")
         if found is None:
             self.in_flight -= 1

@@ -8,6 +8,7 @@ import pytest
 from common.errors import EngineError, NonFiniteError, PublishError, StopRequestedError
 from common.types import Failure, Generation, MediaRef, Prompt, Record, Score
 from learner.checkpoint import START
+from learner.equal_rewards import MIN_STEPS, EqualRewards
 from learner.ledger import live_entries
 from learner.loop import group_metrics
 from learner.stream import PromptStream, group_seed
@@ -342,3 +343,42 @@ def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path: Path
     assert (bench.loop.state.step, bench.version) == (3, 1)
     assert bench.entries(fate="failed") == []
     assert bench.faults() == ()
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of equal rewards."""
+    return [r.getMessage() for r in caplog.records if r.name == "learner.equal_rewards"]
+
+
+def test_rewards_that_stay_equal_are_said_once_with_a_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # on policy, version 3 makes the groups of step 4
+    bench = Bench(tmp_path, Plan(num_records=30, are_equal=lambda version: version >= 3))
+    bench.reward_metrics = {"reward/accuracy/latency_s": 0.5}
+    bench.run(12)
+    assert warnings_of(caplog) == []
+    bench = Bench(tmp_path, bench.plan, state=bench.loop.state)
+    bench.run(45)
+    (said,) = warnings_of(caplog)
+    # an attempt counts its own steps
+    assert "since step 13 (mean total 0.20, accuracy 0.20)" in said
+    assert "step-22," in said
+    for remedy in ("sft.steps", "rollout.sampling.temperature", "rollout.group_size"):
+        assert remedy in said
+
+
+def test_steps_that_are_equal_now_and_then_are_not_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, Plan(num_records=30, are_equal=lambda version: version % MIN_STEPS != 0))
+    bench.run(5 * MIN_STEPS)
+    assert [r.metrics["reward/equal_groups_fraction"] for _, r, _ in bench.seen.recorded].count(1.0) == 45
+    assert warnings_of(caplog) == []
+
+
+def test_one_group_of_many_whose_rewards_differ_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    watch = EqualRewards()
+    for step in range(1, 5 * MIN_STEPS):
+        watch.note(step, {"reward/equal_groups_fraction": 15 / 16}, batch=Path("batch"))
+    assert warnings_of(caplog) == []
