@@ -3,12 +3,12 @@
 import argparse
 import asyncio
 import errno
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import FAILURE, INTERRUPTED, USER_MISTAKE, quietly, say
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
@@ -16,7 +16,6 @@ from common.errors import ClusterError, ConfigError, OmniError, StopRequestedErr
 if TYPE_CHECKING:
     from deploy.machine import Machine
 
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 FULL_OR_GONE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE}
 )
@@ -31,6 +30,7 @@ def run_command(
     run: Callable[[OmniConfig], Awaitable[None]],
     is_resumable: bool = True,
     has_engines: bool = True,
+    is_given: bool = False,
 ) -> int:
     """Parses, checks, runs; a user's mistake is one line and exit code 2.
 
@@ -41,10 +41,22 @@ def run_command(
         run: does the work of a configuration.
         is_resumable: whether the same command again goes on where it stopped.
         has_engines: whether the work starts engines.
+        is_given: whether options of the command's own say what it works on; a configuration must otherwise.
 
     Returns:
         The exit code.
     """
+    return quietly(lambda: _command(argv, program, purpose, run, is_resumable, is_given))
+
+
+def _command(
+    argv: Sequence[str] | None,
+    program: str,
+    purpose: str,
+    run: Callable[[OmniConfig], Awaitable[None]],
+    is_resumable: bool,
+    is_given: bool,
+) -> int:
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")
@@ -54,7 +66,7 @@ def run_command(
     try:
         known, overrides = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
-        return _say(f"error: {error}; see --help", USER_MISTAKE)
+        return say(f"error: {error}; see --help", USER_MISTAKE)
     try:
         if known.help:
             print(_help(program, purpose))
@@ -64,11 +76,28 @@ def run_command(
             if known.cluster and not known.dry_run:
                 raise ConfigError("--cluster must come with --dry-run, got it alone; a run finds out what there is")
             config = load_config(known.config, overrides)
+            if not (is_given or known.config or known.dry_run):
+                _require_model_and_data(overrides)
             checked = partial(dry_run, cluster=known.cluster, has_engines=has_engines) if known.dry_run else None
             return _run(config, run, instead=checked, is_resumable=is_resumable)
     except UserError as error:
-        return _say(f"error: {error}", USER_MISTAKE)
+        return say(f"error: {error}", USER_MISTAKE)
     return 0
+
+
+def _require_model_and_data(overrides: Sequence[str]) -> None:
+    """Without a configuration file, keys must say what is trained on what: the defaults are a random model's.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    missing = [name for name in ("model", "data") if not any(key.startswith(f"--{name}.") for key in overrides)]
+    if missing:
+        raise ConfigError(
+            "a run must be given by --config FILE, or by keys of a model and of data such as --model.path DIR "
+            f"--data.source.path FILE, got no key of {' or '.join(missing)}; configurations to begin with are in "
+            f"{Path(__file__).with_name('configs')}, `make demo` runs one of them, --help lists every key"
+        )
 
 
 def _run(
@@ -90,15 +119,15 @@ def _run(
     except UserError:
         raise
     except StopRequestedError:
-        return _say(f"stopped; {resumes}{here}", INTERRUPTED)
+        return say(f"stopped; {resumes}{here}", INTERRUPTED)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return _say(f"interrupted; {resumes}{checkpoint}", INTERRUPTED)
+        return say(f"interrupted; {resumes}{checkpoint}", INTERRUPTED)
     except OmniError as error:
-        return _say(_failed(f"{error}", resumes), FAILURE)
+        return say(_failed(f"{error}", resumes), FAILURE)
     except OSError as error:
         if error.errno not in FULL_OR_GONE:
             raise
-        return _say(_failed(f"{error.filename or config.run.folder}: {error.strerror}", resumes), FAILURE)
+        return say(_failed(f"{error.filename or config.run.folder}: {error.strerror}", resumes), FAILURE)
     return 0
 
 
@@ -167,11 +196,6 @@ async def _awaited(run: Callable[[OmniConfig], Awaitable[None]], config: OmniCon
 
 def _failed(what: str, resumes: str) -> str:
     return f"failed: {what}" if "same command" in what else f"failed: {what.rstrip('. ')}; {resumes}"
-
-
-def _say(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code
 
 
 def _version() -> str:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from common.config.corpora import AnyCorpusConfig, MixDataConfig, R1OmniDataConfig
 from common.config.data import DataConfig, SyntheticDataConfig
 from common.config.load import checked
@@ -21,6 +19,7 @@ from common.evaluation.controls import Condition, asked_in_groups
 from common.evaluation.predictions import Prediction, write_predictions
 from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
+from common.screen import Screen
 from common.types import Record
 from deploy.judging import ask, warm_up
 from deploy.preflight import heldout_clips
@@ -84,7 +83,7 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
     name = request.name or policy.name
     folder = request.out or Path(chosen.run.root) / (request.run or chosen.run.name) / "eval"
     answers = folder / name / "predictions.jsonl"
-    async with open_run(chosen, Progress(Console(stderr=True))) as run:
+    async with open_run(chosen, Progress(Screen(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
         classes = TAXONOMIES[chosen.data.taxonomy]
         # before any engine starts: not every clip can be asked in every condition

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once to stop cleanly, twice to stop at once."""
+"""Ctrl-C and SIGTERM: once to stop cleanly, twice to stop at once. Output without a reader counts as a signal."""
 
 import asyncio
 import signal
@@ -18,11 +18,19 @@ class Interrupts:
 
     def install(self) -> None:
         """Takes the signals from now on; after Ray, which takes SIGTERM for itself."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
+        stop = self.stopper()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._asked, task)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+    def stopper(self) -> Callable[[], None]:
+        """A function that does to this task what a signal does, from any thread."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(self._asked, task)
+
+        return stop
 
     @property
     def is_asked(self) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.text import Text
+
+from common.screen import Screen, bar, print_line
 
 
 class LiveLine:
@@ -25,7 +25,7 @@ class LiveLine:
 
 
 class Progress:
-    """Writes to one console; live lines and bars where it is a terminal, and only there.
+    """Writes to one console; live lines and bars where it is a terminal, lines at intervals elsewhere.
 
     Attributes:
         started: when it was made, in seconds since 1970: it begins with the command.
@@ -63,19 +63,17 @@ class Progress:
     @contextmanager
     def bar(self, name: str) -> Generator[Callable[[int, int], None]]:
         """A phase of countable work; what it yields is told how much is done, and of how much."""
-        columns = (TextColumn(f"  {name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        bars = Bars(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        with self._timed(name), bars:
-            task = bars.add_task(name, total=None)
-
-            def update(done: int, total: int) -> None:
-                bars.update(task, completed=done, total=total)
-
+        with self._timed(name), bar(self.console, name) as update:
             yield update
 
     def say(self, text: str) -> None:
         """A line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, text)
+
+    def when_unread(self, stop: Callable[[], None]) -> None:
+        """Sets what is called where the reader of the output is gone."""
+        if isinstance(self.console, Screen):
+            self.console.when_unread = stop
 
     @contextmanager
     def _timed(self, name: str) -> Generator[None]:
@@ -86,7 +84,7 @@ class Progress:
         finally:
             seconds = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self.console.print(f"  {name:<24} {seconds:7.1f} s", highlight=False)
+        print_line(self.console, f"  {name:<24} {seconds:7.1f} s")
 
 
 class StepLines:

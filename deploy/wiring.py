@@ -128,6 +128,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
     found = check_inputs(config)
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)
+    progress.when_unread(interrupts.stopper())
     with hold_run_folder(folder):
         if config.run.resume != "never":
             require_same_settings(folder, config)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learner.startup import foreign_package
+from learner.startup import guarded
 
 if TYPE_CHECKING:
     from common.config.run import OmniConfig
@@ -46,24 +46,22 @@ Both:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """One evaluation; a user's mistake is one line and exit code 2."""
-    if (problem := foreign_package()) is not None:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
-    from common.errors import UserError
+    return guarded(lambda: _main(argv))
 
-    try:
-        options, rest = _parser().parse_known_args(argv)
-        _require_one_folder(options.name)
-        if options.predictions is None:
-            return _ask(options, rest)
-        _require_only_predictions(options, rest)
-        score(options)
-    except (UserError, argparse.ArgumentError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OSError as error:
-        sys.stderr.write(f"failed: {error.filename or 'a file'}: {error.strerror}\n")
-        return 1
+
+def _main(argv: Sequence[str] | None) -> int:
+    from common.command import exit_code
+
+    return exit_code(lambda: _evaluate(argv))
+
+
+def _evaluate(argv: Sequence[str] | None) -> int:
+    options, rest = _parser().parse_known_args(argv)
+    _require_one_folder(options.name)
+    if options.predictions is None:
+        return _ask(options, rest)
+    _require_only_predictions(options, rest)
+    score(options)
     return 0
 
 
@@ -125,8 +123,19 @@ def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
     strange = sorted({*(options.controls or ())} - {*CONDITIONS})
     if strange:
         raise ConfigError(f"--controls must be of {', '.join(CONDITIONS[1:])}, got {', '.join(strange)}")
+    is_given = options.model is not None or options.run is not None
+    if not is_given and not rest:
+        raise ConfigError(
+            "what is evaluated must be given, got nothing; --predictions FILE scores predictions, --config FILE "
+            "with --run NAME or --model DIR asks a checkpoint: see --help"
+        )
     return run_command(
-        rest, program=PROGRAM, purpose=PURPOSE, run=functools.partial(run, options), is_resumable=False
+        rest,
+        program=PROGRAM,
+        purpose=PURPOSE,
+        run=functools.partial(run, options),
+        is_resumable=False,
+        is_given=is_given,
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from common.command import quietly, say
 from common.errors import LedgerError
 from common.types import Draw, Failure
 
@@ -213,14 +214,17 @@ def _listed(positions: Sequence[int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`check RUN`: prints what became of the draws; exit code 1 where the invariant is broken."""
+    return quietly(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m learner.ledger", description="Checks a run's ledger.")
     parser.add_argument("command", choices=["check"])
     parser.add_argument("run", type=Path, help="a run folder, or a ledger.jsonl")
     path: Path = parser.parse_args(argv).run
     path = path / "ledger.jsonl" if path.is_dir() else path
     if not path.is_file():
-        print(f"error: RUN must hold a ledger.jsonl, got {str(path)!r}; give a run folder", file=sys.stderr)
-        return 2
+        return say(f"error: RUN must hold a ledger.jsonl, got {str(path)!r}; give a run folder", 2)
     try:
         found = check_ledger(path)
     except LedgerError as error:

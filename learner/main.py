@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from learner.startup import foreign_package
+from learner.startup import guarded
 
 if TYPE_CHECKING:
     from common.config.run import OmniConfig
@@ -17,9 +17,10 @@ PURPOSE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """All stages of a run."""
-    if (problem := foreign_package()) is not None:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
+    return guarded(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from deploy.command_line import run_command
 
     return run_command(argv, program="python -m learner.main", purpose=PURPOSE, run=run)
@@ -27,13 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def run(config: "OmniConfig") -> None:
     """One run, from nothing or from where it stopped, to its closing tables."""
-    from rich.console import Console
-
+    from common.screen import Screen
     from deploy.progress import Progress
     from deploy.stages import run_stages
     from deploy.wiring import open_run
 
-    async with open_run(config, Progress(Console())) as opened:
+    async with open_run(config, Progress(Screen())) as opened:
         await run_stages(opened)
 
 

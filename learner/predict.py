@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from learner.startup import foreign_package
+from learner.startup import guarded
 
 if TYPE_CHECKING:
     from common.types import Record
@@ -49,26 +49,13 @@ class Asked:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Asks every clip; a user's mistake is one line and exit code 2."""
-    if (problem := foreign_package()) is not None:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
-    from common.errors import OmniError, UserError
+    return guarded(lambda: _main(argv))
 
-    try:
-        options = _parse(sys.argv[1:] if argv is None else argv)
-        if options.help:
-            sys.stdout.write(f"{PROGRAM} --model DIR --out FILE CLIP ...\n\n{PURPOSE}\n")
-            return 0
-        return _predict(options)
-    except (UserError, argparse.ArgumentError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OmniError as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"failed: {error.filename or 'a file'}: {error.strerror}\n")
-        return 1
+
+def _main(argv: Sequence[str] | None) -> int:
+    from common.command import exit_code
+
+    return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
 
 
 def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
@@ -152,6 +139,9 @@ def _record(
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.help:
+        sys.stdout.write(f"{PROGRAM} --model DIR --out FILE CLIP ...\n\n{PURPOSE}\n")
+        return 0
     from common.config.data import DataConfig
     from common.config.load import load_config
     from common.labels import classes_of
@@ -208,17 +198,13 @@ def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str
 
 
 def _shown(clips: Sequence[Asked]) -> Iterator[Asked]:
-    """Each clip, with a bar on the screen where it is one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Each clip, with the progress over all on stderr."""
+    from common.screen import Screen, bar
 
-    console = Console(stderr=True)
-    columns = (TextColumn("  clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("clips", total=len(clips))
-        for asked in clips:
+    with bar(Screen(stderr=True), "clips") as update:
+        for done, asked in enumerate(clips):
+            update(done, len(clips))
             yield asked
-            bars.advance(task)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -240,7 +226,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"arguments must be clips and known options, got {' '.join(rest)}; see --help")
     for name in ("model", "out"):
         if getattr(options, name) is None:
-            raise ConfigError(f"--{name} must be given, got nothing; see --help")
+            raise ConfigError(
+                f"--{name} must be given, as in --model DIR --out FILE CLIP ..., got nothing; see --help"
+            )
     if not options.clips:
         raise ConfigError("clips must be given, got none; name files, folders or lists")
     if options.max_tokens < 1:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from learner.startup import foreign_package
+from learner.startup import guarded
 
 if TYPE_CHECKING:
     from common.config.run import OmniConfig
@@ -17,9 +17,10 @@ PURPOSE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The supervised stage of a run."""
-    if (problem := foreign_package()) is not None:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
+    return guarded(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from deploy.command_line import run_command
 
     return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run, has_engines=False)
@@ -31,16 +32,15 @@ async def run(config: "OmniConfig") -> None:
     Raises:
         ConfigError: no supervised steps are asked for.
     """
-    from rich.console import Console
-
     from common.errors import ConfigError
+    from common.screen import Screen
     from deploy.progress import Progress
     from deploy.stages import run_cold_start
     from deploy.wiring import open_run
 
     if not config.sft.is_wanted:
         raise ConfigError("sft.steps must be >= 1 for this command, got 0; say how many, or give sft.epochs")
-    progress = Progress(Console())
+    progress = Progress(Screen())
     async with open_run(config, progress, has_engines=False) as opened:
         progress.say(f"checkpoint  {await run_cold_start(opened)}")
 

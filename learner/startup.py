@@ -4,10 +4,20 @@ Our packages have plain names, and the directory that a run is started from come
 `reward/` or a `common.py` there would be imported in place of ours, and fail in ways that name neither.
 """
 
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of a command that imports our packages; 2 where one of them is not ours."""
+    if (problem := foreign_package()) is not None:
+        sys.stderr.write(f"error: {problem}\n")
+        return 2
+    return work()
 
 
 def foreign_package() -> str | None:

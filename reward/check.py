@@ -25,9 +25,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.command import FAILURE, exit_code
 from common.config.load import load_config
 from common.config.reward import RewardConfig
-from common.errors import DatasetError, RewardError, UserError
+from common.errors import DatasetError
+from common.screen import Screen
 from common.types import Failure
 from reward.builtin import BUILTIN
 from reward.checks import check_rewards
@@ -36,7 +38,6 @@ from reward.request import RewardResult
 from reward.service import GroupReport, RewardService
 from reward.wire import WireSample, request_of
 
-FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 RECORDED = frozenset(
     {
         "index",
@@ -228,6 +229,10 @@ def print_builtin() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
+    return exit_code(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reward.check",
         description=__doc__,
@@ -242,29 +247,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known.list:
         print_builtin()
         return 0
-    try:
-        if known.samples is None:
-            raise DatasetError("--samples must be given, got nothing; name a file of lines, or see --help")
-        config = load_config(known.config, overrides).reward
-        lines = read_lines(known.samples)
-        check_rewards(config)
-        results, decisions = asyncio.run(score_lines(config, lines))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_MISTAKE
-    except RewardError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if known.samples is None:
+        raise DatasetError("--samples must be given, got nothing; name a file of lines, or see --help")
+    config = load_config(known.config, overrides).reward
+    lines = read_lines(known.samples)
+    check_rewards(config)
+    results, decisions = asyncio.run(score_lines(config, lines))
     if known.json:
         print(json.dumps(as_json(results), ensure_ascii=False))
     else:
-        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+        console = Screen() if sys.stdout.isatty() else Screen(width=WIDTH)
         for decision in decisions:
             console.print(decision, markup=False, highlight=False)
         print_table(results, [entry.name for entry in config.rewards], console)
-    return FAILED if any(map(has_failed, results)) else 0
+    return FAILURE if any(map(has_failed, results)) else 0
 
 
 if __name__ == "__main__":

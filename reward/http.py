@@ -22,8 +22,9 @@ from pathlib import Path
 
 import uvicorn
 
+from common.command import exit_code
 from common.config.load import load_config
-from common.errors import ConfigError, RewardError, UserError
+from common.errors import ConfigError, RewardError
 from reward.app import create_app
 from reward.checks import check_rewards
 from reward.gates import Limits
@@ -33,7 +34,6 @@ TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
 MIN_TOKEN = 16
 GRACE_S = 5
 """Seconds in which requests in progress may end when the service is stopped."""
-FAILED, USER_MISTAKE = 1, 2
 
 
 def is_loopback(host: str) -> bool:
@@ -120,6 +120,10 @@ async def _serve(server: uvicorn.Server) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
+    return exit_code(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reward.http",
         description=__doc__,
@@ -135,27 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for talkative in ("httpx", "httpcore"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    try:
-        token = token_for(known.host, variable=known.token_env)
-        config = load_config(known.config, overrides).reward
-        check_rewards(config)
-        asyncio.run(
-            serve(
-                RewardService(config),
-                host=known.host,
-                port=known.port,
-                token=token,
-                media_root=known.media_root,
-            )
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_MISTAKE
-    except RewardError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return 0
+    token = token_for(known.host, variable=known.token_env)
+    config = load_config(known.config, overrides).reward
+    check_rewards(config)
+    service = RewardService(config)
+    # Ctrl-C is how a service ends
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(service, host=known.host, port=known.port, token=token, media_root=known.media_root))
     return 0
 
 

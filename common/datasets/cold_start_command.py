@@ -20,6 +20,7 @@ from common.datasets.cold_start import (
 from common.datasets.reader import read_corpus
 from common.datasets.tables import resolved
 from common.errors import ConfigError
+from common.screen import Screen, bar
 from common.types import Record
 
 
@@ -86,7 +87,6 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
 async def _asked(
     chosen: argparse.Namespace, records: tuple[Record, ...], *, count: int, out: Path
 ) -> tuple[list[Explained], Counter[str]]:
-    from common.datasets.command import progress_bar
     from common.datasets.endpoint import Endpoint
     from common.datasets.rejection import Sampling, sample_rationales
 
@@ -109,14 +109,13 @@ async def _asked(
         allow_plain_http=chosen.allow_plain_http,
     )
     try:
-        with progress_bar() as bar:
-            task = bar.add_task("explained", total=count)
+        with bar(Screen(stderr=True), "explained") as update:
             outcome = await sample_rationales(
                 order,
                 endpoint.ask,
                 sampling,
                 log=out.with_suffix(".attempts.jsonl"),
-                on_accepted=lambda done: bar.update(task, completed=min(done, count)),
+                on_accepted=lambda done: update(min(done, count), count),
             )
     finally:
         await endpoint.close()

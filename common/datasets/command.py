@@ -1,6 +1,7 @@
 """The options of `python -m common.datasets`."""
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -8,9 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.command import FAILURE, exit_code, say
 from common.config.corpora import AnyCorpusConfig, TreeConfig
 from common.config.data import DataConfig
 from common.config.load import load_config
@@ -19,11 +19,11 @@ from common.config.values import parse_value
 from common.datasets.cold_start_command import add_options, make_cold_start
 from common.errors import ConfigError, OmniError, UserError
 from common.labels import TAXONOMIES
+from common.screen import Screen, bar
 
 if TYPE_CHECKING:
     from common.datasets.media_check import Limits
 
-USER_MISTAKE, FAILURE = 2, 1
 MIN_PARALLEL = 64
 """Clips that are worth the start of processes."""
 CORPORA = {str(tag_of(member)): member for member in members(AnyCorpusConfig)}
@@ -43,23 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 where nothing would bite, 1 where something would, 2 for a mistake of the user's.
     """
-    parser = _parser()
+    return exit_code(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    chosen = _parser().parse_args(argv)
     try:
-        chosen = parser.parse_args(argv)
         return chosen.run(chosen)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USER_MISTAKE
+    except UserError:
+        raise
     except OmniError as error:
-        sys.stderr.write(f"failed: {error}; the same command goes on from here\n")
-        return FAILURE
+        return say(f"failed: {error}; the same command goes on from here", FAILURE)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = error.filename or "a file"
-        sys.stderr.write(f"error: {where} must be usable, got {error.strerror or error}; mend it or its rights\n")
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        raise ConfigError(
+            f"{where} must be usable, got {error.strerror or error}; mend it or its rights"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,22 +123,7 @@ def source_of(chosen: argparse.Namespace) -> AnyCorpusConfig:
         ) from error
 
 
-def progress_bar() -> Progress:
-    """On the terminal's error stream; nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-
-
 def _make_cold_start(chosen: argparse.Namespace) -> int:
-
     if chosen.config:
         raise ConfigError(
             "--config must be left out of make-cold-start, got it; say the corpus by --format and --root"
@@ -172,19 +158,18 @@ def _inspect(chosen: argparse.Namespace) -> int:
         splits, published = read_splits(source, taxonomy=chosen.taxonomy), published_sizes(source)
         num_unlisted = unlisted(splits)
     limits = _limits(chosen, data)
-    with progress_bar() as bar:
-        total = sum(len(corpus.records) for corpus in splits.values())
-        task = bar.add_task("clips", total=total)
+    total, done = sum(len(corpus.records) for corpus in splits.values()), itertools.count(1)
+    with bar(Screen(stderr=True), "clips") as update:
         found = inspect(
             splits,
             limits=limits,
             num_workers=chosen.workers if total >= MIN_PARALLEL else 1,
-            on_clip=lambda: bar.advance(task),
+            on_clip=lambda: update(next(done), total),
             published=published,
             num_unlisted=num_unlisted,
         )
     if chosen.json:
         sys.stdout.write(f"{json.dumps(found.as_json(), ensure_ascii=False)}\n")
     else:
-        show(found, Console(), level=chosen.level)
+        show(found, Screen(), level=chosen.level)
     return 0 if found.is_clean else FAILURE

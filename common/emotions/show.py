@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.command import exit_code
 from common.labels import TAXONOMIES, classes_in, classes_of, mentions, normalised
 
 PURPOSE = "Shows which emotions a text names, which of them it denies, and which class it is in each taxonomy."
@@ -42,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 for a taxonomy that there is not.
     """
+    return exit_code(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m common.labels", description=PURPOSE, allow_abbrev=False)
     parser.add_argument("text", help="what to read; - reads the standard input")
     parser.add_argument("--taxonomy", help=f"only this one: {', '.join(TAXONOMIES)}")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args(argv)
-    try:
-        if options.taxonomy is not None:
-            classes_of(options.taxonomy)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    if options.taxonomy is not None:
+        classes_of(options.taxonomy)
     text = sys.stdin.read() if options.text == "-" else options.text
     reading = reading_of(text, [options.taxonomy] if options.taxonomy else list(TAXONOMIES))
     if options.json:
@@ -63,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(reading: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from common.screen import Screen
+
+    console = Screen(highlight=False)
     found = Table("characters", "words", "emotion", "", title="Mentions", title_justify="left")
     for each in reading["mentions"]:
         denied = Text("denied", style="red") if each["is_negated"] else Text("")

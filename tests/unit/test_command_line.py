@@ -4,6 +4,10 @@ import asyncio
 import errno
 import json
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from learner.main import main
 from learner.sft import main as sft_main
 
 DEMO = "deploy/configs/demo.yaml"
+GIVEN = ("--model.tiny.num_layers=2", "--data.max_fps=12.0")
+"""A model and data, at their defaults."""
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +112,7 @@ def test_a_dry_run_says_what_is_there_and_what_lacks(capsys: pytest.CaptureFixtu
     assert "asks for 5000.8 CPUs and this machine has" in short
     assert f"warning: 1 of 2 clips of data.source are missing, the first: {tmp_path}/b.mp4" in shown
     (tmp_path / "a.mp4").unlink()
-    for argv in (source, ("--dry-run", *source)):
+    for argv in ((*GIVEN, *source), ("--dry-run", *source)):
         assert "data.source must have its media files, got none of 2 clips" in mistake(capsys, *argv)
 
 
@@ -115,7 +121,7 @@ def test_a_dry_run_finds_what_would_stop_the_run(capsys: pytest.CaptureFixture[s
     folder.mkdir(parents=True)
     take_up(folder, load_config(None, []))
     (folder / "cold_start").mkdir()
-    for argv in (("--run.seed=1",), ("--dry-run", "--run.seed=1")):
+    for argv in ((*GIVEN, "--run.seed=1"), ("--dry-run", "--run.seed=1")):
         assert "run.seed: 0 before, 1 now" in mistake(capsys, *argv)
     (tmp_path / "file").write_text("")
     assert "run.root must be writable" in mistake(capsys, "--dry-run", f"--run.root={tmp_path}/file")
@@ -174,27 +180,27 @@ def test_a_mistake_is_one_line_and_exit_code_two(
 
 
 def test_a_missing_model_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    said = mistake(capsys, "--model.path", "/no/such/model")
+    said = mistake(capsys, *GIVEN, "--model.path", "/no/such/model")
     assert "model.path must be a folder, got '/no/such/model'; fetch the checkpoint there first" in said
 
 
 def test_a_model_folder_without_weights_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen2_5OmniForConditionalGeneration"]}))
-    said = mistake(capsys, "--model.path", str(tmp_path))
+    said = mistake(capsys, *GIVEN, "--model.path", str(tmp_path))
     assert f"model.path must hold *.safetensors weights, got none in '{tmp_path}'" in said
 
 
 def test_a_model_of_another_architecture_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     (tmp_path / "model.safetensors").write_bytes(b"x")
-    said = mistake(capsys, "--model.path", str(tmp_path))
+    said = mistake(capsys, *GIVEN, "--model.path", str(tmp_path))
     assert "model.path must be one of ['Qwen2_5OmniForConditionalGeneration'" in said
     assert f"got 'LlamaForCausalLM' in '{tmp_path}'" in said
     assert "choose a supported checkpoint" in said
 
 
 def test_a_missing_corpus_is_named(capsys: pytest.CaptureFixture[str], tiny: str) -> None:
-    said = mistake(capsys, "--model.path", tiny, "--data.source={type: r1_omni, path: /no/such.json}")
+    said = mistake(capsys, *GIVEN, "--model.path", tiny, "--data.source={type: r1_omni, path: /no/such.json}")
     assert "a corpus must be a readable file, got '/no/such.json'" in said
 
 
@@ -231,7 +237,7 @@ def test_a_run_reads_each_corpus_once(
 
 def test_a_root_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    said = mistake(capsys, "--run.root", str(tmp_path / "file"))
+    said = mistake(capsys, *GIVEN, "--run.root", str(tmp_path / "file"))
     assert f"run.root must be writable, got '{tmp_path}/file'" in said
     assert "choose another folder" in said
 
@@ -265,7 +271,7 @@ def test_each_end_has_its_line_and_exit_code(
         raise error
 
     assert (USER_MISTAKE, FAILURE, INTERRUPTED) == (2, 1, 130)
-    assert run_command([], program="p", purpose="", run=ends) == code
+    assert run_command(GIVEN, program="p", purpose="", run=ends) == code
     assert capsys.readouterr().err == said
 
 
@@ -285,9 +291,9 @@ def test_what_the_machine_did_is_one_line_that_says_how_to_resume(
         raise error
 
     said = said.format(folder=tmp_path / "runs" / "run")
-    assert run_command([], program="p", purpose="", run=ends) == FAILURE
+    assert run_command(GIVEN, program="p", purpose="", run=ends) == FAILURE
     assert capsys.readouterr().err == f"failed: {said}; the same command again resumes\n"
-    assert run_command(["--run.resume=never"], program="p", purpose="", run=ends) == FAILURE
+    assert run_command([*GIVEN, "--run.resume=never"], program="p", purpose="", run=ends) == FAILURE
     assert capsys.readouterr().err == f"failed: {said}; the same command without --run.resume never resumes\n"
 
 
@@ -295,7 +301,7 @@ def test_a_failure_that_says_how_to_resume_says_it_once(capsys: pytest.CaptureFi
     async def ends(config: object) -> None:
         raise LearnerError("a rank died; the same command again resumes")
 
-    assert run_command([], program="p", purpose="", run=ends) == FAILURE
+    assert run_command(GIVEN, program="p", purpose="", run=ends) == FAILURE
     assert capsys.readouterr().err == "failed: a rank died; the same command again resumes\n"
 
 
@@ -306,7 +312,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback() -> None:
             raise error
 
         with pytest.raises(type(error)):
-            run_command([], program="p", purpose="", run=ends)
+            run_command(GIVEN, program="p", purpose="", run=ends)
 
 
 def test_a_run_is_given_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,14 +321,55 @@ def test_a_run_is_given_the_resolved_configuration(capsys: pytest.CaptureFixture
     async def run(config: OmniConfig) -> None:
         given.append(config)
 
-    assert run_command(["--learner.steps=7"], program="p", purpose="", run=run) == 0
+    assert run_command([*GIVEN, "--learner.steps=7"], program="p", purpose="", run=run) == 0
     assert given == [load_config(None, ["--learner.steps=7"])]
     assert capsys.readouterr().err == ""
 
 
 def test_the_supervised_stage_alone_needs_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sft_main([]) == USER_MISTAKE
+    assert sft_main(GIVEN) == USER_MISTAKE
     said = "error: sft.steps must be >= 1 for this command, got 0; say how many, or give sft.epochs\n"
     assert capsys.readouterr().err == said
     assert sft_main(["--help"]) == 0
     assert "python -m learner.sft" in capsys.readouterr().out
+
+
+NOTHING = "got no key of model or data"
+
+
+@pytest.mark.parametrize("command", [main, sft_main])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ((), NOTHING),
+        (("--run.seed=1",), NOTHING),
+        (("--learner.steps", "7", "--run.name=data.x"), NOTHING),
+        (("--model.path", "/data/model"), "got no key of data;"),
+        (("--data.source.type=synthetic",), "got no key of model;"),
+    ],
+)
+def test_a_run_must_be_given_a_configuration_or_a_model_and_data(
+    capsys: pytest.CaptureFixture[str], command: Callable[[Sequence[str]], int], argv: tuple[str, ...], said: str
+) -> None:
+    assert command(argv) == USER_MISTAKE
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    for part in (said, "--config FILE", "--model.path DIR", "`make demo`", "--help"):
+        assert part in shown.err
+    (examples,) = re.findall(r"begin with are in ([^,]+),", shown.err)
+    assert (Path(examples) / "demo.yaml").is_file()
+
+
+@pytest.mark.parametrize("program", ["learner.main", "learner.sft", "learner.evaluate", "learner.predict"])
+def test_a_command_without_arguments_says_what_to_give_before_anything_heavy_is_imported(program: str) -> None:
+    heavy = ("torch", "ray", "vllm", "transformers", "deepspeed", "numpy")
+    code = (
+        f"import sys; from {program} import main; code = main([]);"
+        f"print(code, [m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n"
+    assert done.stderr.startswith("error: ")
+    assert "must be given" in done.stderr
+    assert "see --help" in done.stderr or "--help lists" in done.stderr
+    assert done.stderr.count("\n") == 1

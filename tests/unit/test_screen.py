@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import re
 import signal
 import struct
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from common.errors import ConfigError, StopRequestedError
 from common.metrics import MetricsFile
+from common.screen import Screen
 from deploy.interrupt import Interrupts
 from deploy.progress import Progress, StepLines
 from learner.curves import TensorBoard, WandB
@@ -139,6 +141,29 @@ def test_a_log_shows_nothing_of_what_goes_on() -> None:
     assert "learn" not in text()
 
 
+def test_a_log_gets_a_line_of_countable_work_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("common.screen.time.monotonic", lambda: now)
+    shown, text = progress()
+    with shown.bar("clips [x]") as update:
+        for done in range(6):
+            update(done, 5)
+            now += 20.0
+    # every 30 s, and not at the end, which has a line of its own
+    lines = [line.split() for line in text().splitlines()]
+    assert lines[:-1] == [["clips", "[x]", "2/5", "60", "s", "left"], ["clips", "[x]", "4/5", "20", "s", "left"]]
+    assert lines[-1][:2] == ["clips", "[x]"]
+
+
+def test_a_terminal_shows_a_bar_and_keeps_no_line_of_it() -> None:
+    file = io.StringIO()
+    shown = Progress(Console(file=file, width=80, force_terminal=True, _environ={"TERM": "xterm"}))
+    with shown.bar("clips") as update:
+        update(2, 5)
+    assert "2/5" in file.getvalue()
+    assert file.getvalue().rindex("\x1b[2K") > file.getvalue().rindex("2/5")
+
+
 # -- signals --------------------------------------------------------------------------------------
 
 
@@ -194,6 +219,33 @@ def test_a_signal_where_nobody_listens_ends_at_once() -> None:
         assert not interrupts.is_asked
 
     assert with_signals(work) == []
+
+
+@pytest.mark.parametrize("from_thread", [False, True])
+def test_a_run_whose_output_nobody_reads_is_asked_to_stop_once_and_says_nothing_more(from_thread: bool) -> None:
+    reader, writer = os.pipe()
+    told: list[bool] = []
+
+    async def work(interrupts: Interrupts) -> None:
+        with os.fdopen(writer, "w", buffering=1) as file:
+            shown = Progress(Screen(file=file, width=80))
+            shown.when_unread(interrupts.stopper())
+            with interrupts.cleanly(lambda: told.append(interrupts.is_asked)):
+                shown.say("step 1")
+                assert os.read(reader, 99) == b"step 1\n"
+                os.close(reader)
+                for text in ("step 2", "step 3"):
+                    await (asyncio.to_thread(shown.say, text) if from_thread else asyncio.sleep(0, shown.say(text)))
+                    for _ in range(5):
+                        await asyncio.sleep(0)
+            with pytest.raises(BrokenPipeError):
+                file.flush()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+        with pytest.raises(StopRequestedError):
+            interrupts.check()
+
+    with_signals(work)
+    assert told == [True]
 
 
 # -- curves ---------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""The end of every command: its exit code, one line for an error, and silence where nobody reads the output.
+
+Where the reader of a pipe is gone (`... | head`), a command ends as `cat` does: at once, without a message, with
+the code that a shell reports after SIGPIPE. A run that trains ends as after Ctrl-C: it takes its step to the end,
+keeps a checkpoint, and the same command resumes it; where stderr is still read, a line there says so. The signal
+itself stays ignored: it would also end a process whose connection to Ray or to a reward service broke.
+"""
+
+import argparse
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from common.errors import OmniError, UserError
+
+FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+NOT_READ = 128 + signal.SIGPIPE
+"""Exit code where the reader of the output is gone."""
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """The exit code of a command; an error that is no bug is a line on stderr."""
+    return quietly(lambda: _code_of(work))
+
+
+def quietly(work: Callable[[], int]) -> int:
+    """The exit code of a command that handles its own errors."""
+    try:
+        try:
+            code = work()
+        except SystemExit:
+            _flush()
+            # argparse passes over an error of its help
+            if _unread():
+                raise BrokenPipeError from None
+            raise
+        # what is still in the buffers must fail here, and not when the interpreter ends
+        _flush()
+        return code
+    except BrokenPipeError:
+        unread = _unread()
+        if not unread:
+            raise
+        # the interpreter flushes them once more
+        for stream in unread:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+        return NOT_READ
+
+
+def say(text: str, code: int) -> int:
+    """Writes a line on stderr; the code, for `return`."""
+    sys.stderr.write(f"{text}\n")
+    return code
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except (UserError, argparse.ArgumentError) as error:
+        return say(f"error: {error}", USER_MISTAKE)
+    except OmniError as error:
+        return say(f"failed: {error}", FAILURE)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return say(f"failed: {error.filename or 'a file'}: {error.strerror}", FAILURE)
+    except KeyboardInterrupt:
+        return say("interrupted", INTERRUPTED)
+
+
+def _flush() -> None:
+    for stream in _outputs():
+        stream.flush()
+
+
+def _unread() -> list[TextIO]:
+    """The outputs that are pipes whose reader is gone."""
+    return [stream for stream in _outputs() if _is_unread(stream)]
+
+
+def _outputs() -> list[TextIO]:
+    """The outputs that there are: a process may be started without."""
+    streams: list[TextIO | None] = [sys.stdout, sys.stderr]
+    return [stream for stream in streams if stream is not None]
+
+
+def _is_unread(stream: TextIO) -> bool:
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        return False
+    poll = select.poll()
+    # errors are reported whatever is asked for
+    poll.register(number, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

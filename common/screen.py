@@ -1,0 +1,77 @@
+"""What a person sees of a command: a console, the progress of long work, and where to go on from its end."""
+
+import errno
+import os
+import shlex
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+INTERVAL_S = 30.0
+"""Seconds between two lines of progress where the output is no terminal."""
+
+
+class Screen(Console):
+    """A console that does not end the process where the reader of a pipe is gone.
+
+    Attributes:
+        when_unread: called then, once; the lines that follow go nowhere. None raises `BrokenPipeError`.
+    """
+
+    when_unread: Callable[[], None] | None = None
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich."""
+        if self.when_unread is None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self.quiet = True
+        self.when_unread()
+
+
+@contextmanager
+def bar(console: Console, name: str) -> Generator[Callable[[int, int], None]]:
+    """The progress of countable work: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        console: to show it on.
+        name: of the work.
+
+    Yields:
+        A function that takes how much is done, and of how much.
+    """
+    if not console.is_terminal:
+        yield _lines(console, name)
+        return
+    columns = (TextColumn(f"  {name}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _lines(console: Console, name: str) -> Callable[[int, int], None]:
+    start = shown = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= INTERVAL_S and 0 < done < total:
+            shown = now
+            left = (now - start) / done * (total - done)
+            print_line(console, f"  {name}  {done}/{total}  {left:.0f} s left")
+
+    return update
+
+
+def print_end(console: Console, folder: Path, command: Sequence[str]) -> None:
+    """The last lines of a command: the folder that it filled, and a command that goes on from there."""
+    print_line(console, f"folder  {folder}")
+    print_line(console, f"next    {shlex.join(command)}")
+
+
+def print_line(console: Console, text: str) -> None:
+    """A text as it is, in one line: paths and commands can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
