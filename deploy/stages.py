@@ -5,6 +5,8 @@
 What a stage leaves is whole or not there: `eval/<policy>.json`, `cold_start/`, `checkpoints/`.
 """
 
+import shlex
+
 import ray
 
 from common.memory import MemorySampler
@@ -15,6 +17,7 @@ from deploy.report import print_report
 from deploy.summary import Summary, summarize, write_summary
 from deploy.supervision import cold_start
 from deploy.wiring import Run
+from learner.checkpoint import checkpoints
 
 
 async def run_cold_start(run: Run) -> str:
@@ -39,4 +42,17 @@ async def run_stages(run: Run) -> Summary:
     )
     write_summary(run.folder, summary)
     print_report(run.progress.console, run.folder, summary)
+    run.progress.say(f"next        {shlex.join(_next(run))}")
     return summary
+
+
+def _next(run: Run) -> list[str]:
+    """The command that goes on from a run: an evaluation, or an answer to a clip where none are held out."""
+    config, chosen = str(run.folder / "config.yaml"), run.config
+    if chosen.data.heldout is not None or run.corpora.heldout:
+        return ["python", "-m", "learner.evaluate", "--config", config, "--run", chosen.run.name]
+    newest = next(iter(checkpoints(run.folder)), run.folder / "cold_start")
+    clip = run.corpora.train[0].clip
+    asked = ["--config", config, "--taxonomy", chosen.data.taxonomy, "--out", str(run.folder / "predictions.jsonl")]
+    where = str(clip.video_path or clip.audio_path)
+    return ["python", "-m", "learner.predict", "--model", str(newest / "hf"), *asked, where]

@@ -94,18 +94,18 @@ def score(options: argparse.Namespace) -> "Report":
 
 def finish(report: "Report", *, out: Path, is_json: bool) -> None:
     """Writes a report and says what it came to."""
-    from rich.console import Console
-
     from common.evaluation.report import facts, write_report
     from common.evaluation.tables import print_tables
+    from common.screen import Screen, print_end, print_line
 
     page = write_report(out / report.name, report)
+    console = Screen(stderr=is_json)
     if is_json:
         sys.stdout.write(json.dumps(facts(report), ensure_ascii=False, indent=1) + "\n")
-        return
-    console = Console()
-    print_tables(console, report)
-    console.print(f"report  {page}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        print_tables(console, report)
+        print_line(console, f"report  {page}")
+    print_end(console, page.parent, ["python", "-m", "webbrowser", str(page)])
 
 
 def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -146,6 +146,7 @@ def _predict(options: argparse.Namespace) -> int:
     from common.config.load import load_config
     from common.labels import classes_of
     from common.models.registry import family_of
+    from common.screen import Screen, print_end
 
     classes_of(options.taxonomy)
     family_of(options.model)
@@ -158,14 +159,15 @@ def _predict(options: argparse.Namespace) -> int:
     from learner.prediction import Predictor
 
     version = version_of(Path(options.model))
-    predictor = Predictor(
-        options.model,
-        data=data,
-        taxonomy=options.taxonomy,
-        max_tokens=options.max_tokens,
-        dtype=options.dtype,
-        device=options.device,
-    )
+    with Screen(stderr=True).status(f"loading {options.model}"):
+        predictor = Predictor(
+            options.model,
+            data=data,
+            taxonomy=options.taxonomy,
+            max_tokens=options.max_tokens,
+            dtype=options.dtype,
+            device=options.device,
+        )
     failures: list[str] = []
     with out.open("w", encoding="utf-8") as file:
         for asked in _shown(clips):
@@ -173,6 +175,10 @@ def _predict(options: argparse.Namespace) -> int:
             failures += [f"{line['id']}: {line['failure']}"] if "failure" in line else []
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
+    scored = ("learner.evaluate", "--predictions", str(out), "--taxonomy", options.taxonomy)
+    shown = ("json.tool", "--json-lines", str(out))
+    # only what has a label can be scored
+    print_end(Screen(), out.parent, ["python", "-m", *(scored if clips[0].record.label else shown)])
     if failures:
         sys.stderr.write(f"failed: {len(failures)} of {len(clips)} clips, the first: {failures[0]}; all in {out}\n")
     return 1 if failures else 0

@@ -33,7 +33,7 @@ async def run(config: "OmniConfig") -> None:
         ConfigError: no supervised steps are asked for.
     """
     from common.errors import ConfigError
-    from common.screen import Screen
+    from common.screen import Screen, print_end
     from deploy.progress import Progress
     from deploy.stages import run_cold_start
     from deploy.wiring import open_run
@@ -43,6 +43,8 @@ async def run(config: "OmniConfig") -> None:
     progress = Progress(Screen())
     async with open_run(config, progress, has_engines=False) as opened:
         progress.say(f"checkpoint  {await run_cold_start(opened)}")
+        resumed = ("--config", str(opened.folder / "config.yaml"), "--run.resume", "auto")
+        print_end(progress.console, opened.folder, ["python", "-m", "learner.main", *resumed])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from common.datasets.cold_start import (
 from common.datasets.reader import read_corpus
 from common.datasets.tables import resolved
 from common.errors import ConfigError
-from common.screen import Screen, bar
+from common.screen import Screen, bar, print_end
 from common.types import Record
 
 
@@ -81,6 +81,8 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
         "provenance": str(beside),
     }
     sys.stdout.write(f"{json.dumps(told, ensure_ascii=False)}\n")
+    look = ("inspect", "--format", "r1_omni", "--root", str(out), "--taxonomy", chosen.taxonomy)
+    print_end(Screen(stderr=True), out.parent, ["python", "-m", "common.datasets", *look])
     return 0 if len(explained) >= count else 1
 
 

@@ -5,6 +5,7 @@ import base64
 import gzip
 import io
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,8 +64,15 @@ def test_reasons_become_r1_omnis_json(tmp_path: Path, capsys: pytest.CaptureFixt
     root, out = put_ovmerd(tmp_path / "mer", 5), tmp_path / "cold.json"
     args = ("--format", "emer", "--root", str(root), "--taxonomy", "r1_omni", "--out", str(out))
     assert main(["make-cold-start", *args, "--count", "5"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
     assert (told["written"], told["labels"]) == (5, {"anxious": 5})
+    folder, command = shown.err.splitlines()
+    assert folder == f"folder  {tmp_path}"
+    assert command.startswith("next    python -m common.datasets inspect ")
+    # the files are no media, and what is said of them is for another test
+    assert main([*shlex.split(command)[4:], "--check-media", "none", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"total": 5, "all": {"anxious": 5}}
     records = load_r1_omni(out, media_root=None, question=None, split="cold_start")
     assert len(records) == 5
     by_id = {r.prompt_id: r for r in records}

@@ -33,7 +33,11 @@ def test_predictions_become_a_report(predictions: Path, capsys: pytest.CaptureFi
         "report.json",
     ]
     shown = capsys.readouterr().out
-    assert "report  eval/mine/report.html" in shown
+    assert shown.splitlines()[-3:] == [
+        "report  eval/mine/report.html",
+        "folder  eval/mine",
+        "next    python -m webbrowser eval/mine/report.html",
+    ]
     assert "│ dfew av │ 5     │ 60.0 [20.0-100.0] │" in shown
     assert max(len(line) for line in shown.splitlines()) <= 80
     facts = json.loads((folder / "report.json").read_text())
@@ -56,7 +60,9 @@ def test_predictions_become_a_report(predictions: Path, capsys: pytest.CaptureFi
 def test_json_alone_is_printed_and_is_the_report(predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--predictions", str(predictions), "--out", "there", "--name", "x", "--json", "--seed", "5"]
     assert main(arguments) == 0
-    printed = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    printed = json.loads(shown.out)
+    assert shown.err.splitlines()[0] == "folder  there/x"
     assert printed == json.loads(Path("there/x/report.json").read_text())
     assert (printed["name"], printed["seed"], printed["num_resamples"]) == ("x", 5, 10_000)
 

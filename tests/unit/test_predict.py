@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from common.preparation import MediaSettings, prepare
 from common.questions import QUESTION
 from common.tokens import pack_tokens
 from common.types import Clip, Record
+from learner.evaluate import main as evaluate
 from learner.predict import clips_of, main
 from learner.prediction import Answer, Predictor, thought_of
 from tests.support.clips import CASES, ClipCase, processed
@@ -79,7 +81,27 @@ def test_bad_clips_stand_among_the_good_with_their_failure(
     assert said.startswith(f"failed: 2 of 3 clips, the first: {tmp_path}/text.mp4: media/undecodable")
 
 
-def test_a_list_names_clips_and_its_predictions_can_be_scored(tiny: str, clips: Path, tmp_path: Path) -> None:
+def next_of(shown: str, folder: Path) -> list[str]:
+    """The command that the last lines name, beside the folder."""
+    *_, where, command = shown.splitlines()
+    assert where == f"folder  {folder}"
+    assert command.startswith("next    python -m ")
+    return shlex.split(command)[3:]
+
+
+def test_answers_to_clips_without_labels_are_shown_by_the_next_command(
+    tiny: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my answers" / "p.jsonl"
+    lines = predict(tiny, out, clips / "a-both.mp4")
+    command = next_of(capsys.readouterr().out, out.parent)
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == lines[0]
+
+
+def test_a_list_names_clips_and_its_predictions_can_be_scored(
+    tiny: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = {"dataset": "dfew", "fold": 2, "label": "sad"}
     listed = write_lines(
         clips / "list.jsonl",
@@ -92,6 +114,8 @@ def test_a_list_names_clips_and_its_predictions_can_be_scored(tiny: str, clips: 
     )
     out = tmp_path / "p.jsonl"
     lines = predict(tiny, out, listed)
+    program, *arguments = next_of(capsys.readouterr().out, tmp_path)
+    assert (program, evaluate([*arguments, "--out", str(tmp_path / "eval")])) == ("learner.evaluate", 0)
     assert [(line["id"], line["modalities"]) for line in lines] == [
         ("one", ["video", "audio"]),
         ("two", ["video"]),

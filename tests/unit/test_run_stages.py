@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from deploy.progress import Progress
 from deploy.stages import run_stages
 from deploy.wiring import Run
 from learner.evaluation import Asking
+from learner.predict import _parse
 from learner.record import publish_failures
 from tests.support.builders import make_judged, make_record, metrics_line
 from tests.support.clock import run as run_loop
@@ -37,12 +39,12 @@ def run_in(folder: Path) -> Run:
     config = config.model_copy(
         update={"evaluation": config.evaluation.model_copy(update={"policies": ("untrained", "grpo")})}
     )
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = {
         "config": config,
         "folder": folder,
         "progress": Progress(Console(file=io.StringIO(), width=80)),
-        "corpora": SimpleNamespace(sha256="abc", heldout=[]),
+        "corpora": SimpleNamespace(sha256="abc", heldout=[], train=[make_record("a")]),
         "prepare": None,
     }
     return cast(Run, SimpleNamespace(**fields))
@@ -93,6 +95,41 @@ def test_a_finished_run_that_is_started_again_keeps_its_summary(
         pass
     run_loop(run_stages(again))
     assert (folder / "summary.json").read_text() == first
+
+
+@pytest.mark.parametrize("has_heldout", [True, False])
+def test_a_run_ends_with_its_folder_and_the_command_that_goes_on(
+    tmp_path: Path, stages: Callable[[Work], None], has_heldout: bool
+) -> None:
+    run = run_in(tmp_path / "my runs" / "run")
+    (run.folder / "checkpoints" / "step_000001").mkdir(parents=True)
+    run.corpora.heldout.extend([make_record("b")] * has_heldout)
+    stages(train)
+    run_loop(run_stages(run))
+    file = run.progress.console.file
+    assert isinstance(file, io.StringIO)
+    folder, *_, last = file.getvalue().splitlines()[-3:]
+    assert folder == f"run folder  {run.folder}"
+    label, _, command = last.partition("        ")
+    words = shlex.split(command)
+    config = str(run.folder / "config.yaml")
+    expected = (
+        ["learner.evaluate", "--config", config, "--run", "run"]
+        if has_heldout
+        else [
+            "learner.predict",
+            "--model",
+            str(run.folder / "checkpoints" / "step_000001" / "hf"),
+            "--config",
+            config,
+        ]
+    )
+    assert (label, words[: len(expected) + 2]) == ("next", ["python", "-m", *expected])
+    if not has_heldout:
+        assert words[-1] == run.corpora.train[0].clip.video_path
+        # as that command takes them
+        options = _parse(words[3:])
+        assert (options.taxonomy, options.out) == ("r1_omni", str(run.folder / "predictions.jsonl"))
 
 
 def test_a_canary_that_fails_ends_the_run_and_is_counted_by_the_next(
