@@ -7,6 +7,7 @@ itself stays ignored: it would also end a process whose connection to Ray or to 
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -79,21 +80,18 @@ def _flush() -> None:
 
 def _unread() -> list[TextIO]:
     """The outputs that are pipes whose reader is gone."""
-    return [stream for stream in _outputs() if _is_unread(stream)]
+    poll, found = select.poll(), dict[int, TextIO]()
+    for stream in _outputs():
+        # an output in memory has no number
+        with contextlib.suppress(OSError, ValueError):
+            found[stream.fileno()] = stream
+    for number in found:
+        # errors are reported whatever is asked for
+        poll.register(number, 0)
+    return [found[number] for number, events in poll.poll(0) if events & (select.POLLERR | select.POLLHUP)]
 
 
 def _outputs() -> list[TextIO]:
     """The outputs that there are: a process may be started without."""
     streams: list[TextIO | None] = [sys.stdout, sys.stderr]
     return [stream for stream in streams if stream is not None]
-
-
-def _is_unread(stream: TextIO) -> bool:
-    try:
-        number = stream.fileno()
-    except (OSError, ValueError):
-        return False
-    poll = select.poll()
-    # errors are reported whatever is asked for
-    poll.register(number, 0)
-    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import FAILURE, INTERRUPTED, USER_MISTAKE, quietly, say
+from common.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
@@ -46,17 +46,6 @@ def run_command(
     Returns:
         The exit code.
     """
-    return quietly(lambda: _command(argv, program, purpose, run, is_resumable, is_given))
-
-
-def _command(
-    argv: Sequence[str] | None,
-    program: str,
-    purpose: str,
-    run: Callable[[OmniConfig], Awaitable[None]],
-    is_resumable: bool,
-    is_given: bool,
-) -> int:
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")

@@ -17,7 +17,9 @@ def guarded(work: Callable[[], int]) -> int:
     if (problem := foreign_package()) is not None:
         sys.stderr.write(f"error: {problem}\n")
         return 2
-    return work()
+    from common.command import quietly
+
+    return quietly(work)
 
 
 def foreign_package() -> str | None:
