@@ -1,6 +1,6 @@
 """What DeepSpeed and our code cost over plain PyTorch, what stages and ranks do, how long a checkpoint holds up.
 
-    python -m tests.benchmarks.learner [--check] [--plot FILE.png]
+    python -m tests.benchmarks.learner [--check] [--minutes M] [--plot FILE.png]
 
 Prints JSON. `engine_over_bare` is the rate, in tokens per second, of `LearnerEngine` over that of a loop of plain
 PyTorch on the same micro-batches with the same loss, alternated step by step in one process; medians over pairs.
@@ -9,14 +9,12 @@ for a checkpoint, over the time that one copy of its tensors in memory takes. `-
 missed.
 """
 
-import argparse
 import gc
 import json
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +30,11 @@ from learner.deepspeed_facade import decay_groups
 from learner.engine import LearnerEngine
 from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.tally import Tally
+from tests.benchmarks.part import Part, boxed, parser_of
 from tests.support.ranks import on_ranks, recorded, share_of, start, state_of
 
 PAIRS, WARM_UP = 7, 2
+MINUTES = 25.0
 STAGES: tuple[Any, ...] = (0, 1, 2, 3)
 CLIPS = ["av-8fps-odd-frames", "audio-only", "text-only", "video-only-one-frame"]
 LARGE = {"hidden_size": 512, "num_layers": 6, "groups": 4, "rows": 16}
@@ -157,30 +157,34 @@ def _begin_save(engine: LearnerEngine, folder: Path, step: int) -> None:
     engine.checkpoints.begin_save(checkpoint.begin(target), target, state="{}\n", num_updates=1)
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(part: Part) -> dict[str, Any]:
     """All of it."""
     result: dict[str, Any] = {"against_bare": {}, "stages": []}
     for name, size in SIZES.items():
-        model = str(
-            build_tiny_checkpoint(
-                folder / name, hidden_size=size["hidden_size"], num_layers=size["num_layers"], seed=1
-            )
-        )
-        groups = recorded(model, (CLIPS * size["groups"])[: size["groups"]], size=size["rows"])
-        result["against_bare"][name] = {
-            f"stage {stage}": on_ranks(1, against_bare, model, stage, groups, size["max_rows"])[0]
-            for stage in STAGES
-        }
+        with part.measurement(f"{name}: model"):
+            shape = {key: size[key] for key in ("hidden_size", "num_layers")}
+            model = str(build_tiny_checkpoint(part.folder / name, seed=1, **shape))
+            groups = recorded(model, (CLIPS * size["groups"])[: size["groups"]], size=size["rows"])
+        compared = result["against_bare"][name] = {}
+        for stage in STAGES:
+            with part.measurement(f"{name}: stage {stage} against plain PyTorch"):
+                compared[f"stage {stage}"] = on_ranks(1, against_bare, model, stage, groups, size["max_rows"])[0]
         if name == "large":
-            for num_ranks in (1, 2):
-                for stage in STAGES:
-                    found = on_ranks(num_ranks, step_and_memory, model, stage, groups)
-                    largest = {key: max(rank[key] for rank in found) for key in found[0]}
-                    result["stages"].append({"num_ranks": num_ranks, "zero_stage": stage, **largest})
-            result["checkpoint"] = on_ranks(1, stall, model, str(folder / "run" / "checkpoints"), groups)[0]
-    held = result["checkpoint"]
-    held["stall_over_copy"] = held["stall_s"] / held["copy_s"]
+            result["stages"] = list(each_stage(model, groups, part))
+            with part.measurement("standing still for a checkpoint"):
+                held = on_ranks(1, stall, model, str(part.folder / "run" / "checkpoints"), groups)[0]
+            result["checkpoint"] = held | {"stall_over_copy": held["stall_s"] / held["copy_s"]}
     return result
+
+
+def each_stage(model: str, groups: list[TrainGroup], part: Part) -> Iterator[dict[str, float]]:
+    """Seconds and memory of a step; of several ranks the most."""
+    for num_ranks in (1, 2):
+        for stage in STAGES:
+            with part.measurement(f"a step at stage {stage}, {num_ranks} ranks"):
+                found = on_ranks(num_ranks, step_and_memory, model, stage, groups)
+            largest = {key: max(rank[key] for rank in found) for key in found[0]}
+            yield {"num_ranks": num_ranks, "zero_stage": stage, **largest}
 
 
 def misses(result: dict[str, Any]) -> list[str]:
@@ -222,12 +226,11 @@ def plot(stages: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     """Measures, prints, and checks when asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--plot", type=Path)
+    parser = parser_of(__doc__, minutes=MINUTES)
+    parser.add_argument("--plot", type=Path, help="a picture of seconds and memory by stage")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder))
+    with boxed("learner", minutes=arguments.minutes) as part:
+        result = measure(part)
     if arguments.plot:
         plot(result["stages"], arguments.plot)
     result["misses"] = misses(result)

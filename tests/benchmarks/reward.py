@@ -1,12 +1,11 @@
 """What scoring costs: in the library, through the Ray actor, over HTTP, and with a reward that hangs.
 
-    python -m tests.benchmarks.reward [--check]
+    python -m tests.benchmarks.reward [--check] [--minutes M]
 
 Prints JSON: each figure beside its target. Pairs are alternated in one run and their medians compared. The load is
 made in this process, on the same cores. `--check` exits 1 where a figure misses its target.
 """
 
-import argparse
 import asyncio
 import json
 import socket
@@ -38,9 +37,11 @@ from reward.builtin.judge import JudgeReward
 from reward.builtin.modality_gain import ModalityGainReward
 from reward.request import RewardRequest, requests_of
 from reward.service import RewardService
+from tests.benchmarks.part import Part, boxed, parser_of
 from tests.support.builders import make_completion, make_record
 
 GROUP_SIZE, ROUNDS, NUM_TOKENS = 8, 5, 96
+MINUTES = 6.0
 THOUGHT = (
     "The corners of her mouth rise and her voice is bright, so she seems glad. "
     'She says "I am so glad you have come" and laughs. '
@@ -346,26 +347,31 @@ async def open_loop(ask: Callable[[int], Awaitable[None]], *, rate: float, secon
     return 1000 * statistics.quantiles(took, n=100)[98]
 
 
-async def measure() -> dict[str, float]:
+async def measure(part: Part) -> dict[str, float]:
     """Every figure."""
-    figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
-    figures |= await builtin_figures()
-    figures |= await hanging_figures()
-    figures |= await http_figures()
-    start_ray()
-    return figures | await actor_figures()
+    with part.measurement("in the library"):
+        figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
+    with part.measurement("each built-in reward"):
+        figures |= await builtin_figures()
+    with part.measurement("beside a reward that hangs"):
+        figures |= await hanging_figures()
+    with part.measurement("over HTTP"):
+        figures |= await http_figures()
+    with part.measurement("start of Ray"):
+        start_ray()
+    with part.measurement("through the actor"):
+        return figures | await actor_figures()
 
 
 def main() -> int:
     """Measures, prints, and checks when asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    figures = asyncio.run(measure())
+    arguments = parser_of(__doc__, minutes=MINUTES).parse_args()
+    with boxed("reward", minutes=arguments.minutes) as part:
+        figures = asyncio.run(measure(part))
     missed = [target.figure for target in TARGETS if not target.is_met(figures)]
     targets = {t.figure: f"{'<=' if t.is_most else '>='} {t.bound:g}" for t in TARGETS}
     print(json.dumps({"figures": figures, "targets": targets, "missed": missed}, indent=1))
-    return 1 if check and missed else 0
+    return 1 if arguments.check and missed else 0
 
 
 if __name__ == "__main__":
