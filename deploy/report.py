@@ -17,6 +17,8 @@ from learner.evaluation import Judgement, answers_file
 from learner.record import read_samples, sample_file
 
 NUM_EXAMPLES = 3
+FEW_CLIPS = 100
+"""Fewer held-out clips leave an interval of twenty percent and more."""
 
 
 def print_report(console: Console, folder: Path, summary: Summary) -> None:
@@ -33,6 +35,9 @@ def print_report(console: Console, folder: Path, summary: Summary) -> None:
         console.print(_examples(read_predictions(answers_file(folder / "eval", best)), best))
     elif (samples := sample_file(folder, summary.grpo_steps)).exists():
         console.print(_completion(samples))
+    if judged and summary.num_heldout < FEW_CLIPS:
+        few = f"{summary.num_heldout} held-out clips are too few to judge a policy by"
+        console.print(f"note        {few}: the shares above say nothing about quality", soft_wrap=True)
     console.print(f"run folder  {folder}", markup=False, highlight=False, soft_wrap=True)
     if summary.grpo_steps:
         console.print(f"curves      tensorboard --logdir {folder / 'tensorboard'}", markup=False, soft_wrap=True)

@@ -167,8 +167,8 @@ def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_final(server: Server, r
 
 def test_an_endpoint_that_does_not_answer_in_time_is_an_error(server: Server, rubric: Path) -> None:
     server.released.clear()
-    with pytest.raises(ScoringError, match=r"must answer, got nothing whole within 0.05 s"):
-        make_judge(server, rubric, timeout_s=0.05)(make_request("x"))
+    with pytest.raises(ScoringError, match=r"must answer, got nothing whole within 0.5 s"):
+        make_judge(server, rubric, timeout_s=0.5)(make_request("x"))
     assert len(server.asked) == 2
 
 

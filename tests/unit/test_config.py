@@ -407,6 +407,19 @@ def test_every_shipped_configuration_loads_and_comes_back(path: Path, tmp_path: 
     assert load_config(written(tmp_path, dump_config(config)), []) == config
 
 
+def test_the_quick_demo_has_every_stage_of_the_demo_and_fewer_clips_and_steps() -> None:
+    demo, quick = (load_config(f"deploy/configs/{name}.yaml", []) for name in ("demo", "demo_quick"))
+    assert quick.run.name != demo.run.name
+    assert quick.evaluation == demo.evaluation
+    assert 0 < quick.sft.steps < demo.sft.steps
+    assert 0 < quick.learner.steps < demo.learner.steps
+    sizes = ("num_cold_start", "num_train", "num_heldout")
+    assert all(0 < getattr(quick.data.source, size) < getattr(demo.data.source, size) for size in sizes)
+    assert quick.model_dump(include={"model", "rollout", "reward"}) == demo.model_dump(
+        include={"model", "rollout", "reward"}
+    )
+
+
 def test_some_configuration_is_shipped() -> None:
     assert CONFIGS
 

@@ -113,6 +113,14 @@ def test_conditions_of_the_last_policy_are_a_table_of_80_columns(tmp_path: Path)
     assert "rest on" not in report_of(tmp_path / "other", clips=clips)
 
 
+def test_shares_of_few_clips_are_said_to_mean_nothing(tmp_path: Path) -> None:
+    clips = [make_judged(f"{i}.mp4", label="sad", answer="sad") for i in range(100)]
+    note = "held-out clips are too few to judge a policy by: the shares above say nothing about quality"
+    assert f"note        99 {note}" in report_of(tmp_path / "few", clips=clips[:99])
+    assert note not in report_of(tmp_path / "enough", clips=clips)
+    assert note not in report_of(tmp_path / "not judged")
+
+
 def test_what_was_not_run_is_not_shown(tmp_path: Path) -> None:
     shown = report_of(tmp_path / "run", num_steps=0)
     assert shown.strip() == f"run folder  {tmp_path}/run"
