@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ case "$1 $2" in
 "--version "*) echo "Python {version}.0" ;;
 "-c "*version_info*) echo {version} ;;
 "-c "*torch*) exit 1 ;;
+"- ") exec "{real}" - ;;
 "-m venv")
     for folder; do :; done
     mkdir -p "$folder/bin"
@@ -53,7 +55,7 @@ class Machine:
 
     def add(self, name: str, version: str, *, torch: str = "2.13.0+cpu", vllm: str = "0.32.0") -> None:
         """An interpreter of this name on PATH, and what pip finds for its version."""
-        self._script(self._bin / name, PYTHON.format(version=version, pip=self._pip))
+        self._script(self._bin / name, PYTHON.format(version=version, pip=self._pip, real=sys.executable))
         (self._releases / f"torch-{version}").write_text(torch)
         (self._releases / f"vllm-{version}").write_text(vllm)
 
@@ -174,4 +176,8 @@ def test_the_unit_tests_get_an_environment_of_their_own_without_torch_where_it_h
     assert "found no torch==2.13.0+cpu" in done.stdout
     assert machine.version(".venv-3.12") == "Python 3.12.0"
     assert machine.version() == "Python 3.11.0"
+    listed = (machine.checkout / ".venv-3.12" / "requirements.txt").read_text()
+    assert "fastapi>=" in listed
+    assert "pytest>=" in listed
+    assert not {"deepspeed", "peft", "torch"} & {line.split(">")[0] for line in listed.splitlines()}
     assert not any("torch" in line or "[cpu" in line for line in machine.installed[before:])
