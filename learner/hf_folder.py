@@ -1,6 +1,9 @@
 """Writes a checkpoint that transformers and vLLM load: safetensors in shards, and all else copied."""
 
 import json
+import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +13,14 @@ from torch import Tensor, nn
 
 from learner.partition import full_bytes
 
+logger = logging.getLogger(__name__)
 SHARD_BYTES = 2 * 2**30
+REPLACED, INDEX = {".safetensors", ".bin"}, re.compile(r"\.(safetensors|bin)\.index\.")
+"""Weights that a new checkpoint has a version of its own of, and the index of their shards."""
+FOREIGN = {".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+"""Weights in other formats: they are those of the untrained model."""
+NESTED = {*REPLACED, ".pt"}
+"""Weights in a sub-folder; beside the model a `.pt` is Qwen2.5-Omni's table of speakers."""
 
 
 def shards_of(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
@@ -26,6 +36,36 @@ def shards_of(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
     yield names
 
 
+def kept_files(source: Path, *, target: Path) -> Iterator[Path]:
+    """Files of a model folder and its sub-folders that a new checkpoint copies, relative to the folder.
+
+    Weights and hidden folders (`.git`, `.cache`) are left out, as are links that lead back or nowhere. Other links
+    count as what they point to. Whatever is left out and has no new version is logged.
+
+    Args:
+        source: the model folder.
+        target: the new checkpoint; a folder that contains it, such as a run's, is not part of the model.
+    """
+    left_out: list[Path] = []
+    for folder, names, files in os.walk(source, followlinks=True, onerror=_raise):
+        place = Path(folder)
+        enclosing = {parent.resolve() for path in (place, target.resolve()) for parent in (path, *path.parents)}
+        left_out += [place / name for name in names if (place / name).resolve() in enclosing]
+        names[:] = [name for name in sorted(names) if name[0] != "." and place / name not in left_out]
+        for path in (place / name for name in sorted(files)):
+            if path.suffix in FOREIGN or (place != source and path.suffix in NESTED) or not path.is_file():
+                left_out.append(path)
+            elif path.suffix not in REPLACED and not INDEX.search(path.name):
+                yield path.relative_to(source)
+    if left_out:
+        paths = ", ".join(str(path.relative_to(source)) for path in left_out)
+        logger.warning("not copied into the checkpoint %s: %s", target, paths)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 class HfWriter:
     """Writes shards, by whatever rank holds them, and all else."""
 
@@ -34,7 +74,7 @@ class HfWriter:
 
         Args:
             folder: of the new checkpoint; made where it is missing.
-            source: the checkpoint that the policy came from: configuration, tokenizer and processor are copied, and
+            source: the checkpoint that the policy came from: its other files (`kept_files`) are copied, and
                 tensors that the policy does not hold, such as a talker's.
             shards: the names of each.
         """
@@ -57,9 +97,10 @@ class HfWriter:
         for number, (path, names) in enumerate(self._carried, start=len(self._shards)):
             with cast(Any, safe_open)(path, framework="pt") as file:
                 self.write(number, {name: cast(Tensor, file.get_tensor(name)) for name in names})
-        for path in self._source.iterdir():
-            if path.is_file() and path.suffix not in {".safetensors", ".bin"} and "index" not in path.name:
-                shutil.copy2(path, self._folder / path.name)
+        for path in kept_files(self._source, target=self._folder):
+            target = self._folder / path
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(self._source / path, target)
         self._write_index()
 
     def _write_index(self) -> None:

@@ -8,12 +8,14 @@ import ray
 import torch
 
 from common.config.learner import LearnerConfig, OptimizerConfig
+from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.types import Group
 from learner import checkpoint
 from learner.actor import RankClients
 from tests.integration.conftest import Run
 from tests.integration.test_learner import recorded_groups
 from tests.support.engines import start_ranks, stop_ranks
+from tests.support.ranks import on_ranks, start
 
 
 def config(num_ranks: int, zero_stage: Any) -> LearnerConfig:
@@ -85,3 +87,26 @@ def test_two_steps_are_one_a_checkpoint_and_another(
     assert float((resumed - whole).abs().mean()) < 0.01 * moved
     # what the moments are for: without them the same step goes elsewhere
     assert float((fresh - whole).abs().mean()) > 0.1 * moved
+
+
+def save_both(model: str, folder: Path) -> None:
+    """What a cold start leaves, and a checkpoint of training that starts from it."""
+    start(model, config(1, 2)).checkpoints.save_hf(folder / "cold_start")
+    checkpoints = start(str(folder / "cold_start"), config(1, 2)).checkpoints
+    target = folder / "step_000001"
+    checkpoints.begin_save(checkpoint.begin(target), target, state="{}\n", num_updates=1)
+    checkpoints.writer.wait()
+
+
+def test_sub_folders_of_the_model_survive_the_cold_start_and_a_checkpoint(tmp_path: Path) -> None:
+    model = build_tiny_checkpoint(tmp_path / "model", seed=1)
+    template = Path("additional_chat_templates", "tool_use.jinja")
+    (model / template).parent.mkdir()
+    (model / template).write_text("{{ tools }}")
+    on_ranks(1, save_both, str(model), tmp_path)
+    for hf in (tmp_path / "cold_start", tmp_path / "step_000001" / "hf"):
+        assert (hf / template).read_text() == "{{ tools }}"
+    assert checkpoint.fault_of(tmp_path / "step_000001") is None
+    (tmp_path / "step_000001" / "hf" / template).write_text("{{ fools }}")
+    fault = checkpoint.fault_of(tmp_path / "step_000001")
+    assert fault == f"hf/{template} holds other bytes than were written"

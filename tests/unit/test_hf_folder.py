@@ -22,8 +22,17 @@ def source_of(folder: Path, *files: dict[str, Tensor]) -> Path:
     (folder / "pytorch_model.bin").write_bytes(b"old")
     (folder / "config.json").write_text('{"architectures": ["X"]}')
     (folder / "merges.txt").write_text("a b")
-    (folder / "subfolder").mkdir()
+    (folder / "empty").mkdir()
     return folder
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Text of every file below a folder, by its path; the weights and their index left out."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file() and not (path.parent == folder and path.name.startswith("model"))
+    }
 
 
 def whole(folder: Path) -> dict[str, Tensor]:
@@ -125,3 +134,126 @@ def test_a_policy_saved_is_the_policy_loaded(tiny: str, tmp_path: Path, monkeypa
     assert same(again, {n: p.detach() for n, p in parameters.items()})
     # nothing that the source held is lost
     assert whole(tmp_path / "hf").keys() == load_file(Path(tiny) / "model.safetensors").keys()
+
+
+def written(tmp_path: Path, source: Path, *, target: str = "new") -> Path:
+    """The folder that a policy of one tensor from this source is saved to."""
+    write(tmp_path / target, source, {"a": torch.ones(1)})
+    return tmp_path / target
+
+
+def test_sub_folders_are_copied_whole(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "source", {"a": torch.zeros(1)})
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    (source / "second" / "deep").mkdir(parents=True)
+    (source / "second" / "deep" / "vocab_index.json").write_text("{}")
+    (source / "word_index.json").write_text("[]")
+    assert files_of(written(tmp_path, source)) == {
+        "config.json": '{"architectures": ["X"]}',
+        "merges.txt": "a b",
+        "additional_chat_templates/tool_use.jinja": "{{ tools }}",
+        "second/deep/vocab_index.json": "{}",
+        "word_index.json": "[]",
+    }
+
+
+def test_old_weights_and_bookkeeping_of_downloads_are_left_out_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(tmp_path / "source", {"a": torch.zeros(1)})
+    (source / "spk_dict.pt").write_text("speakers")
+    for name in (
+        "original/consolidated.00.pth",
+        "fp16/model-00001-of-00002.safetensors",
+        "fp16/model.safetensors.index.json",
+        "onnx/model.onnx",
+        "checkpoint-500/optimizer.pt",
+        ".git/lfs/objects/0a",
+        ".cache/huggingface/download/config.json.metadata",
+        "model.gguf",
+    ):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("old")
+    (source / "fp16" / "tokenizer.json").write_text("{}")
+    new = written(tmp_path, source)
+    assert sorted(files_of(new)) == ["config.json", "fp16/tokenizer.json", "merges.txt", "spk_dict.pt"]
+    assert [p.name for p in new.rglob("*.safetensors")] == ["model.safetensors"]
+    for name in ("original/consolidated.00.pth", "onnx/model.onnx", "checkpoint-500/optimizer.pt", "model.gguf"):
+        assert name in caplog.text
+    assert "pytorch_model.bin" not in caplog.text, "what the new weights replace is not missed"
+
+
+def test_links_become_what_they_point_to(tmp_path: Path) -> None:
+    """As in a snapshot of the Hugging Face cache, whose files all are links."""
+    blobs, source = tmp_path / "blobs", tmp_path / "snapshots" / "17cafca"
+    blobs.mkdir()
+    (source / "second").mkdir(parents=True)
+    for number, name in enumerate(("config.json", "second/tokenizer.json")):
+        (blobs / str(number)).write_text(name)
+        depth = len(Path(name).parts) + 1
+        (source / name).symlink_to(Path(*[".."] * depth, "blobs", str(number)))
+    save_file({"a": torch.zeros(1), "b": torch.full((1,), 2.0)}, blobs / "weights")
+    (source / "model.safetensors").symlink_to(blobs / "weights")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "vocab.json").write_text("{}")
+    (source / "third").symlink_to(tmp_path / "elsewhere")
+    new = written(tmp_path, source)
+    assert not [path for path in new.rglob("*") if path.is_symlink()]
+    assert files_of(new) == {
+        "config.json": "config.json",
+        "second/tokenizer.json": "second/tokenizer.json",
+        "third/vocab.json": "{}",
+    }
+    assert same(whole(new), {"a": torch.ones(1), "b": torch.full((1,), 2.0)})
+
+
+@pytest.mark.parametrize("target", [".", "..", "../second", "missing"])
+def test_a_link_that_leads_back_or_nowhere_is_left_out_and_logged(
+    target: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = source_of(tmp_path / "source", {"a": torch.zeros(1)})
+    (source / "second").mkdir()
+    (source / "second" / "vocab.json").write_text("{}")
+    (source / "second" / "link").symlink_to(target)
+    assert sorted(files_of(written(tmp_path, source))) == ["config.json", "merges.txt", "second/vocab.json"]
+    assert "second/link" in caplog.text
+
+
+def test_links_that_lead_back_by_way_of_another_tree_end(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "source", {"a": torch.zeros(1)})
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "vocab.json").write_text("{}")
+    (source / "there").symlink_to(other)
+    (other / "back").symlink_to(source)
+    assert sorted(files_of(written(tmp_path, source))) == ["config.json", "merges.txt", "there/vocab.json"]
+
+
+def test_runs_below_the_model_s_folder_are_not_copied_into_their_checkpoints(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "source", {"a": torch.zeros(1)})
+    run = source / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("{}")
+    assert sorted(files_of(written(run, source, target="hf"))) == ["config.json", "merges.txt"]
+
+
+def test_a_second_tokenizer_in_a_sub_folder_loads_as_itself(tiny: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    def saved(folder: Path, model: Path) -> Path:
+        parameters = {name: nn.Parameter(tensor) for name, tensor in whole(model).items()}
+        write(folder, model, {name: parameter.detach() for name, parameter in parameters.items()})
+        return folder
+
+    source = saved(tmp_path / "source", Path(tiny))
+    first = AutoTokenizer.from_pretrained(source)
+    second = PreTrainedTokenizerFast(tokenizer_object=first.backend_tokenizer)
+    second.add_tokens(["<only-in-the-second>"])
+    second.save_pretrained(source / "second")
+    # a checkpoint of a checkpoint, as the reinforcement keeps one of what the cold start left
+    again = saved(tmp_path / "again", saved(tmp_path / "hf", source))
+    found = AutoTokenizer.from_pretrained(again, subfolder="second")
+    assert len(found) == len(second) == len(first) + 1
+    assert found.convert_tokens_to_ids("<only-in-the-second>") == len(first)
+    assert len(AutoTokenizer.from_pretrained(again)) == len(first)
