@@ -1,0 +1,146 @@
+"""The tables that documents have of the stored figures."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.figures.stored import Figure, Stored, like, unit_of
+
+SEEDS = ("demo-seed-0", "demo-seed-1", "demo-seed-2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """What a table is made from, and how."""
+
+    files: tuple[str, ...]
+    render: Callable[[Stored], str]
+
+
+def digest(files: Sequence[str], stored: Stored) -> str:
+    """Of the stored values, so that no digit of them changes unseen."""
+    text = json.dumps({name: stored[name] for name in files}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def rounded(value: Any, unit: str = "") -> str:
+    """Three digits of a fraction, all of a count; bytes in GiB."""
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, str):
+        return value[:12]
+    if unit == "B":
+        return like("0.0 GiB", Figure(value=value, unit="B"))
+    if isinstance(value, int) or value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" + (f" {unit}" if unit else "")
+
+
+def summaries(stored: Stored) -> str:
+    """Whole summaries, a column for each seed."""
+    runs = [_flat(stored[name]) for name in SEEDS]
+    rows = [[f"`{key}`", *(rounded(run[key], unit_of(key)) for run in runs)] for key in runs[0]]
+    return markdown(["", *(f"seed {run['seed']}" for run in runs)], rows)
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    phases = {f"seconds_by_phase.{name}": value for name, value in summary["seconds_by_phase"].items()}
+    return {key: value for key, value in summary.items() if key != "seconds_by_phase"} | phases
+
+
+def recognition(stored: Stored) -> str:
+    """WAR of the three policies in percent."""
+    runs = [stored[name] for name in SEEDS]
+    policies = {"untrained": "war_untrained", "after the cold start": "war_cold_start", "after GRPO": "war_grpo"}
+    rows = [[text, *(f"{100 * run[key]:.1f} %" for run in runs)] for text, key in policies.items()]
+    gains = (100 * (run["war_grpo"] - run["war_cold_start"]) for run in runs)
+    rows.append(["gain of GRPO in points", *(f"{gain:.1f}" for gain in gains)])
+    return markdown(["held-out WAR", *(f"seed {run['seed']}" for run in runs)], rows)
+
+
+def measurements(name: str) -> Table:
+    """A file of groups of figures, a table for each group."""
+    return Table(files=(name,), render=lambda stored: "\n\n".join(map(_group, stored[name].values())))
+
+
+def _group(group: Mapping[str, Any]) -> str:
+    intro = f"{group['conditions']} (`{group['command']}`)" if group["command"] else group["conditions"]
+    rows = [[entry["what"], _figure(entry), _target(entry)] for entry in group["figures"].values()]
+    return f"{intro[0].upper()}{intro[1:]}:\n\n{markdown(['what', 'figure', 'target'], rows)}"
+
+
+def _figure(entry: Mapping[str, Any]) -> str:
+    values = entry["value"] if isinstance(entry["value"], list) else [entry["value"]]
+    return " to ".join(_plain(value) for value in values) + (f" {entry['unit']}" if "unit" in entry else "")
+
+
+def _plain(value: float) -> str:
+    return f"{value:,}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _target(entry: Mapping[str, Any]) -> str:
+    if "target" not in entry:
+        return ""
+    ((kind, bound),) = entry["target"].items()
+    is_met = entry["value"] >= bound if kind == "at_least" else entry["value"] <= bound
+    return f"{kind.replace('_', ' ')} {bound:,}" + ("" if is_met else ", **missed**")
+
+
+def speeds(stored: Stored) -> str:
+    """Rewards by their speed."""
+    entries = stored["rewards"]["speed"]["figures"].values()
+    ordered = sorted(entries, key=lambda entry: -entry["value"])
+    return markdown(["reward", "samples/s"], [[entry["what"], f"{entry['value']:,}"] for entry in ordered])
+
+
+def cold_start_steps(stored: Stored) -> str:
+    """The cold start by its number of steps."""
+    found = stored["settings"]["cold_start"]
+    rows = [
+        [steps + (", chosen" if int(steps) == found["chosen"] else ""), f"{100 * share:.1f} %"]
+        for steps, share in found["steps"].items()
+    ]
+    return markdown(["steps of the cold start", "validation clips answered right"], rows)
+
+
+def grpo_settings(stored: Stored) -> str:
+    """GRPO by its settings, each line a run with its own rewards and one with shuffled ones."""
+    header = ["weight of the KL", "sampling temperature", "learning rate", "WAR, its own rewards", "WAR, shuffled"]
+    return markdown(header, [_settings_row(row) for row in stored["settings"]["grpo"]])
+
+
+def _settings_row(row: Mapping[str, Any]) -> list[str]:
+    rate = f"{row['lr']:.0e}".replace("e-0", "e-")
+    shuffled = "; ".join(map(_run, row["shuffled"]))
+    if ended := row.get("shuffled_ended"):
+        shuffled = (
+            f"stopped: training accuracy fell from {ended['training_accuracy_before']} to "
+            f"{ended['training_accuracy_after']} in {ended['steps']} steps"
+        )
+    own = "; ".join(map(_run, row["own"]))
+    return [str(row["beta"]), str(row["temperature"]), f"{rate}, {row['schedule']}", own, shuffled]
+
+
+def _run(run: Mapping[str, Any]) -> str:
+    steps = f", {run['steps']} steps" if "steps" in run else ""
+    return f"{run['war']:.3f} (from {run['cold_start']:.3f}{steps})"
+
+
+TABLES = {
+    "demo": Table(files=SEEDS, render=summaries),
+    "demo-war": Table(files=SEEDS, render=recognition),
+    "controls": measurements("controls"),
+    "cold-start-steps": Table(files=("settings",), render=cold_start_steps),
+    "grpo-settings": Table(files=("settings",), render=grpo_settings),
+    "benchmarks": measurements("benchmarks"),
+    "publishing": measurements("publishing"),
+    "reward-speed": Table(files=("rewards",), render=speeds),
+}
