@@ -28,7 +28,7 @@ QUOTE = re.compile(rf"(?P<shown>{SHOWN})<!-- figure: (?P<key>[^>]+?) -->")
 TABLE = re.compile(r"<!-- figures: (?P<name>[\w-]+), of \w* -->\n(?P<body>.*?)<!-- end of figures -->", re.DOTALL)
 NAKED = re.compile(rf"(?<![\w.,/#=^-])(?:{SHOWN})(?!\w|\.\d)")
 VERSION = re.compile(
-    r"\b(?:Python|Ray|vLLM|DeepSpeed|transformers|torch|PyTorch|CUDA)(?:(?:,| and| to)? \d+(?:\.\d+)+)+"
+    r"\b(?:Python|Ray|vLLM|DeepSpeed|transformers|torch|PyTorch|CUDA|Ubuntu)(?:(?:,| and| to| or)? \d+(?:\.\d+)+)+"
 )
 CODE = re.compile(r"^```.*?^```|^    [^\n]*$|`[^`]*`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
 
