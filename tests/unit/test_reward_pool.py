@@ -145,6 +145,23 @@ def test_groups_that_hang_hold_up_no_other_while_there_are_spare_workers(num_gro
     assert asyncio.run(run()).num_open == 0
 
 
+def test_calls_that_waited_for_another_of_their_group_are_asked_after_it() -> None:
+    async def run() -> tuple[list[Outcome], list[str]]:
+        log = Log()
+        pool = await started(log, num_spare=3)
+        hanging = asked(pool, "hang")
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            got = await asked(pool, "slow", "good", "good", "good")
+        hanging.cancel()
+        pool.close()
+        return got, log.asked
+
+    got, texts = asyncio.run(run())
+    assert all(isinstance(outcome, RewardResult) for outcome in got)
+    assert texts == ["hang", "slow", "good", "good", "good"]
+
+
 def test_spare_workers_end_when_no_call_waits() -> None:
     async def run() -> Log:
         log = Log()
