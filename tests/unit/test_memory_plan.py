@@ -165,7 +165,8 @@ def test_engines_that_do_not_fit_the_free_memory_are_refused(three: ModelSizes) 
         require_free_memory(config, three, num_engines=2, free_bytes=2 * each)
         with pytest.raises(ClusterError, match=f"free memory, got {2 * each / GIB:.2f} GiB for 2 .*kv_cache_gib"):
             require_free_memory(config, three, num_engines=2, free_bytes=2 * each - 1)
-    require_free_memory(config_of("--rollout.num_gpus=1"), three, num_engines=2, free_bytes=0)
+    on_gpus = config_of("--rollout.num_gpus=1", "--rollout.kv_cache_gib=3")
+    require_free_memory(on_gpus, three, num_engines=2, free_bytes=0)
 
 
 def test_a_cache_that_holds_no_sequence_is_refused_with_what_would(three: ModelSizes) -> None:
