@@ -7,6 +7,7 @@ import re
 import signal
 import struct
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import ModuleType
@@ -224,13 +225,16 @@ def test_a_signal_where_nobody_listens_ends_at_once() -> None:
 @pytest.mark.parametrize("from_thread", [False, True])
 def test_a_run_whose_output_nobody_reads_is_asked_to_stop_once_and_says_nothing_more(from_thread: bool) -> None:
     reader, writer = os.pipe()
-    told: list[bool] = []
+    told: list[tuple[bool, bool]] = []
+
+    def listen(interrupts: Interrupts) -> None:
+        told.append((interrupts.is_asked, threading.current_thread() is threading.main_thread()))
 
     async def work(interrupts: Interrupts) -> None:
         with os.fdopen(writer, "w", buffering=1) as file:
             shown = Progress(Screen(file=file, width=80))
             shown.when_unread(interrupts.stopper())
-            with interrupts.cleanly(lambda: told.append(interrupts.is_asked)):
+            with interrupts.cleanly(lambda: listen(interrupts)):
                 shown.say("step 1")
                 assert os.read(reader, 99) == b"step 1\n"
                 os.close(reader)
@@ -245,7 +249,7 @@ def test_a_run_whose_output_nobody_reads_is_asked_to_stop_once_and_says_nothing_
             interrupts.check()
 
     with_signals(work)
-    assert told == [True]
+    assert told == [(True, True)]
 
 
 # -- curves ---------------------------------------------------------------------------------------
