@@ -40,6 +40,9 @@ def quietly(work: Callable[[], int]) -> int:
             raise
         # what is still in the buffers must fail here, and not when the interpreter ends
         _flush()
+        # a run that was stopped has nothing left to write
+        if code == INTERRUPTED and _unread():
+            raise BrokenPipeError
         return code
     except BrokenPipeError:
         unread = _unread()

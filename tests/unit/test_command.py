@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from common.command import NOT_READ, exit_code, quietly
+from common.command import INTERRUPTED, NOT_READ, exit_code, quietly
 from common.errors import ConfigError, RewardError
 from common.screen import Screen
 
@@ -114,6 +114,13 @@ def test_output_that_nobody_reads_ends_the_work_quietly(
     # as the interpreter does at its end
     stream.flush()
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_was_stopped_for_want_of_a_reader_has_that_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quietly(lambda: INTERRUPTED) == INTERRUPTED
+    unread(monkeypatch)
+    assert [quietly(lambda code=code: code) for code in (0, 1, 2)] == [0, 1, 2]
+    assert quietly(lambda: INTERRUPTED) == NOT_READ
 
 
 def test_another_broken_pipe_is_not_taken_for_the_output() -> None:
