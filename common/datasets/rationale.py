@@ -22,8 +22,9 @@ def fault_of(completion: str, *, labels: tuple[str, ...], taxonomy: str) -> str 
         names an emotion names only others. None where nothing is wrong.
     """
     text = completion.strip()
-    think = THINK.search(text)
-    if not has_form(text) or len(TAGS.findall(text)) != 4 or think is None or not think[1].strip():
+    # the form comes first: with it, the search ends at its first `<think>`
+    think = THINK.search(text) if has_form(text) and len(TAGS.findall(text)) == 4 else None
+    if think is None or not think[1].strip():
         return "format"
     answer = normalised(answered(text), taxonomy)
     if answer is None or answer not in labels:

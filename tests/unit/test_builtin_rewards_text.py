@@ -1,13 +1,17 @@
 """Built-in rewards that read the text alone: form, length, repetition, script, quotes, cues."""
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from common.labels import answered
 from common.types import Modality
+from reward.builtin import transcript
 from reward.builtin.class_weights import class_weights
 from reward.builtin.cues import AUDIBLE, SEEN_AND_HEARD, VISIBLE
 from reward.builtin.evidence import EvidenceReward
@@ -16,7 +20,8 @@ from reward.builtin.language import LanguageReward
 from reward.builtin.length import LengthPenalty
 from reward.builtin.parts import sentences_of, think_part, words_of
 from reward.builtin.repetition import RepetitionPenalty
-from reward.builtin.transcript import TranscriptReward, edits_to_best_stretch
+from reward.builtin.transcript import MAX_QUOTED, TranscriptReward, edits_to_best_stretches
+from reward.request import RewardResult
 from tests.support.reward_requests import make_request, value_of
 
 
@@ -158,7 +163,59 @@ def test_edits_are_those_of_the_edit_table() -> None:
     for _ in range(2000):
         quote = draw.choices("abcd", k=draw.randint(1, 70))
         said = draw.choices("abcde", k=draw.randint(0, 20))
-        assert edits_to_best_stretch(quote, said) == slow_edits(quote, said)
+        assert edits_to_best_stretches([quote], said) == slow_edits(quote, said)
+
+
+WORDS = st.sampled_from("abcd")
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=12), max_size=8), st.lists(WORDS | st.just("e"), max_size=40))
+def test_the_edits_of_several_quotes_are_those_of_each(quotes: list[list[str]], said: list[str]) -> None:
+    assert edits_to_best_stretches(quotes, said) == sum(slow_edits(quote, said) for quote in quotes)
+
+
+@given(st.lists(st.text("ab 我\u2019'.", min_size=3), max_size=5), st.text("abc 我很'."), st.integers(1, 3))
+def test_the_value_is_1_less_the_word_errors_of_the_quotes(texts: list[str], said: str, min_words: int) -> None:
+    thought = " and ".join(f"“{text}”" for text in texts)
+    quotes = [words for text in texts if len(words := words_of(text)) >= min_words]
+    num_edits = sum(slow_edits(quote, words_of(said)) for quote in quotes)
+    value = 1.0 - num_edits / sum(map(len, quotes)) if quotes else 0.5
+    request = make_request(f"<think>{thought}</think>", transcript=said)
+    assert value_of(TranscriptReward(min_words=min_words)(request)) == pytest.approx(value)
+
+
+class CountedWords(list[str]):
+    """Counts the words that are read of it."""
+
+    num_read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for word in super().__iter__():
+            CountedWords.num_read += 1
+            yield word
+
+
+def test_the_transcript_is_read_once_however_many_quotes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "I am so tired of this " * 100
+    monkeypatch.setattr(transcript, "words_of", lambda text: CountedWords(words_of(text)))
+    reads: list[int] = []
+    for num_quotes in (1, 10, 1000):
+        CountedWords.num_read = 0
+        thought = '"so very" ' * num_quotes
+        assert value_of(TranscriptReward()(make_request(f"<think>{thought}", transcript=said))) == 0.5
+        reads.append(CountedWords.num_read - 2 * num_quotes)
+    assert max(reads) <= 2 * 600
+
+
+def test_more_words_than_are_compared_are_worth_nothing_and_it_is_said() -> None:
+    def asked(num_words: int) -> RewardResult:
+        quote = '"so tired" ' * (num_words // 2)
+        return TranscriptReward()(make_request(f"<think>{quote}", transcript="I am so tired"))
+
+    assert asked(MAX_QUOTED).value == 1.0
+    over = asked(MAX_QUOTED + 2)
+    assert (over.value, over.detail) == (0.0, "more than 4096 words are quoted")
+    assert over.facts == {"quoted_words": MAX_QUOTED + 2}
 
 
 @pytest.mark.parametrize(

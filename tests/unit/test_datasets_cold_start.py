@@ -53,6 +53,12 @@ def test_a_verdict_by_hand(completion: str, fault: str | None) -> None:
     assert fault_of(completion, labels=("happy",), taxonomy="dfew") == fault
 
 
+@pytest.mark.parametrize("piece", ["<think>", "<think></think>", "<answer>", "</think><answer>", "<think>.", "a "])
+def test_a_verdict_on_a_million_characters_takes_one_pass(piece: str) -> None:
+    # a pass that is not linear takes hours: the time-out of the suite ends it
+    assert fault_of(piece * (1_000_000 // len(piece)), labels=("happy",), taxonomy="dfew") == "format"
+
+
 def test_any_label_of_a_clip_is_right() -> None:
     assert fault_of(GOOD, labels=("surprise", "happy"), taxonomy="dfew") is None
 
