@@ -15,26 +15,14 @@ from prometheus_client import generate_latest
 from common.config.reward import BuiltinRewardConfig, RewardKind
 from common.errors import last_line
 from common.types import Failure
+from reward import wire
 from reward.builtin import BUILTIN
 from reward.gates import SCORE_PATH, BodyGate, Limits, RefusedError, TokenGate, busy
-from reward.meters import Meters, RequestMeter
+from reward.meters import Meters
 from reward.service import GroupReport, RewardService
-from reward.wire import (
-    Refusal,
-    RewardInfo,
-    RewardList,
-    ScoreBatch,
-    ScoreReply,
-    WireError,
-    WireResult,
-    WireSample,
-    request_of,
-    stray_path,
-)
 
 logger = logging.getLogger(__name__)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-UNREADABLE = "must be JSON in UTF-8, not nested deeply and without very long numbers"
 
 
 class Routes:
@@ -47,10 +35,10 @@ class Routes:
         self._max_samples = max_samples
         self._num_samples = 0
 
-    async def score(self, batch: ScoreBatch) -> ScoreReply:
+    async def score(self, batch: wire.ScoreBatch) -> wire.ScoreReply:
         """Scores samples; the results come in their order. A reward that fails is an error of its group."""
         for index, sample in enumerate(batch.samples):
-            field = stray_path(sample, media_root=self._media_root)
+            field = wire.stray_path(sample, media_root=self._media_root)
             if field is not None:
                 where = "lie within the service's --media-root" if self._media_root else "be left out here"
                 raise RefusedError(422, f"samples.{index}.{field}", f"must {where}")
@@ -61,14 +49,14 @@ class Routes:
         self._num_samples += count
         self._meters.in_flight.inc(count)
         try:
-            return ScoreReply(results=await self._results(batch.samples))
+            return wire.ScoreReply(results=await self._results(batch.samples))
         finally:
             self._num_samples -= count
             self._meters.in_flight.dec(count)
 
-    async def rewards(self) -> RewardList:
+    async def rewards(self) -> wire.RewardList:
         """The configured rewards, their weights and documentation."""
-        return RewardList(rewards=tuple(map(_info, self._service.config.rewards)))
+        return wire.RewardList(rewards=tuple(map(_info, self._service.config.rewards)))
 
     async def healthz(self) -> Response:
         """That the process answers."""
@@ -83,7 +71,7 @@ class Routes:
         """For Prometheus."""
         return Response(generate_latest(self._meters.registry), media_type=METRICS_TYPE)
 
-    async def _results(self, samples: Sequence[WireSample]) -> tuple[WireResult, ...]:
+    async def _results(self, samples: Sequence[wire.WireSample]) -> tuple[wire.WireResult, ...]:
         """One result per sample, in their order."""
         groups: dict[tuple[str, str | int], list[int]] = {}
         for index, sample in enumerate(samples):
@@ -92,20 +80,20 @@ class Routes:
         scoring = [self._group([samples[index] for index in indices]) for indices in groups.values()]
         # tasks cost more than rewards that never wait
         scored = [await one for one in scoring] if self._service.is_quick else await asyncio.gather(*scoring)
-        results: dict[int, WireResult] = {}
+        results: dict[int, wire.WireResult] = {}
         for indices, found in zip(groups.values(), scored, strict=True):
             results.update(zip(indices, found, strict=True))
         return tuple(results[index] for index in range(len(samples)))
 
-    async def _group(self, samples: Sequence[WireSample]) -> list[WireResult]:
+    async def _group(self, samples: Sequence[wire.WireSample]) -> list[wire.WireResult]:
         count = len(samples)
         try:
-            report = await self._service.score_requests([request_of(sample) for sample in samples])
+            report = await self._service.score_requests([wire.request_of(sample) for sample in samples])
             results = _results(report, count)
         except Exception as error:  # the process boundary: an error of the group in the response
             logger.exception("a group could not be scored")
-            failure = Failure(stage="reward", reason="service-error", detail=type(error).__name__)
-            report = GroupReport(scores=failure)
+            detail = type(error).__name__
+            report = GroupReport(scores=Failure(stage="reward", reason="service-error", detail=detail))
             results = _results(report, count)
         self._meters.add(report, count)
         for name, fault in report.faults.items():
@@ -113,15 +101,15 @@ class Routes:
         return results
 
 
-def _results(report: GroupReport, count: int) -> list[WireResult]:
+def _results(report: GroupReport, count: int) -> list[wire.WireResult]:
     """The results of a group's samples."""
     if isinstance(report.scores, Failure):
         # tracebacks go to the log alone
         detail = last_line(RuntimeError(report.scores.detail))[:500]
-        error = WireError(reason=report.scores.reason, detail=detail)
-        return [WireResult(total=None, left_out=report.left_out, error=error)] * count
+        error = wire.WireError(reason=report.scores.reason, detail=detail)
+        return [wire.WireResult(total=None, left_out=report.left_out, error=error)] * count
     return [
-        WireResult(
+        wire.WireResult(
             total=score.total,
             breakdown=dict(score.breakdown),
             details=dict(score.details),
@@ -132,17 +120,11 @@ def _results(report: GroupReport, count: int) -> list[WireResult]:
     ]
 
 
-def _info(entry: RewardKind) -> RewardInfo:
+def _info(entry: RewardKind) -> wire.RewardInfo:
     """A reward without its options and addresses, which are the operator's."""
     builtin = BUILTIN[entry.builtin_name] if isinstance(entry, BuiltinRewardConfig) else None
-    return RewardInfo(
-        name=entry.name,
-        type=entry.type,
-        weight=entry.weight,
-        on_error=entry.on_error,
-        requires=entry.requires,
-        documentation=inspect.getdoc(builtin) or "" if builtin else "",
-    )
+    shown = entry.model_dump(include=set(wire.RewardInfo.model_fields))
+    return wire.RewardInfo(**shown, documentation=inspect.getdoc(builtin) or "" if builtin else "")
 
 
 async def _refused(_: Request, error: RefusedError) -> Response:
@@ -164,7 +146,8 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 async def _unreadable(_: Request, error: Exception) -> Response:
     """FastAPI answers 400 where `json.loads` raises anything but a `JSONDecodeError`."""
-    return RefusedError(422, "body", UNREADABLE).response()
+    message = "must be JSON in UTF-8, not nested deeply and without very long numbers"
+    return RefusedError(422, "body", message).response()
 
 
 def create_app(service: RewardService, *, token: str | None, media_root: Path | None, limits: Limits) -> FastAPI:
@@ -179,18 +162,16 @@ def create_app(service: RewardService, *, token: str | None, media_root: Path | 
     app = FastAPI(title="omni-rlvr rewards", version="1", redoc_url=None)
     meters = Meters()
     routes = Routes(service, media_root=media_root, max_samples=limits.max_samples, meters=meters)
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": Refusal} for status in (401, 408, 413, 415, 422, 429)
-    }
-    app.add_api_route(SCORE_PATH, routes.score, methods=["POST"], responses=refusals)
-    app.add_api_route("/v1/rewards", routes.rewards, responses={401: {"model": Refusal}})
+    refusal: dict[str, Any] = {"model": wire.Refusal}
+    refusals = dict.fromkeys((401, 408, 413, 415, 422, 429), refusal)
+    app.add_api_route(SCORE_PATH, routes.score, methods=["POST"], responses={**refusals})
+    app.add_api_route("/v1/rewards", routes.rewards, responses={401: refusal})
     for endpoint in (routes.healthz, routes.readyz, routes.metrics):
         app.add_api_route(f"/{endpoint.__name__}", endpoint, response_class=Response)
     app.exception_handler(RefusedError)(_refused)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(400)(_unreadable)
     # the last one is the outermost
-    app.add_middleware(BodyGate, limits=limits)
-    app.add_middleware(RequestMeter, meters=meters)
+    app.add_middleware(BodyGate, limits=limits, meters=meters)
     app.add_middleware(TokenGate, token=token, limits=limits)
     return app

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import hmac
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reward.meters import Meters
 
 SCORE_PATH = "/v1/score"
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -38,7 +41,6 @@ class RefusedError(Exception):
         self.status, self.field, self.headers = status, field, dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """The response that the client gets."""
         return JSONResponse({"field": self.field, "message": str(self)}, self.status, self.headers)
 
 
@@ -75,7 +77,6 @@ class TokenGate:
         self._expected = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what shows the token."""
         if scope["type"] == "http" and self._expected is not None and scope["path"] not in OPEN_PATHS:
             shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             if not hmac.compare_digest(shown, self._expected):
@@ -87,29 +88,38 @@ class TokenGate:
 
 
 class BodyGate:
-    """Receives the bodies of score requests within the limits, and refuses those beyond."""
+    """Receives the bodies of score requests within the limits, refuses those beyond, and counts all by status."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, *, limits: Limits, meters: Meters) -> None:
+        self._app, self._limits, self._meters = app, limits, meters
         # one body always fits
         self._max_held_bytes = max(limits.max_held_bytes, limits.max_body_bytes)
         self._num_requests = self._num_held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on requests whose whole body has arrived."""
         if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
             await self._app(scope, receive, send)
             return
+        started = time.perf_counter()
+
+        async def metered(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._meters.requests.labels(str(message["status"])).inc()
+                self._meters.request_seconds.observe(time.perf_counter() - started)
+            await send(message)
+
         try:
-            await self._admit(scope, receive, send)
+            await self._admit(scope, receive, metered)
         except RefusedError as error:
-            await refuse(error, receive, send, limits=self._limits)
+            await refuse(error, receive, metered, limits=self._limits)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
         self._num_requests += 1
         try:
-            self._check_headers(Headers(scope=scope))
+            self._check_size(int(Headers(scope=scope).get("content-length", "0")))
+            if self._num_requests > self._limits.max_requests:
+                raise busy()
             await self._read(receive, body)
             whole: list[Message] = [{"type": "http.request", "body": bytes(body)}]
 
@@ -121,18 +131,12 @@ class BodyGate:
             self._num_requests -= 1
             self._num_held_bytes -= len(body)
 
-    def _check_headers(self, headers: Headers) -> None:
-        num_bytes = int(headers.get("content-length", "0"))
-        self._check_size(num_bytes)
-        if (
-            self._num_requests > self._limits.max_requests
-            or self._num_held_bytes + num_bytes > self._max_held_bytes
-        ):
-            raise busy()
-
-    def _check_size(self, num_bytes: int) -> None:
+    def _check_size(self, num_bytes: int, *, num_held: int = 0) -> None:
+        """Refuses a body of so many bytes, of which so many are held already."""
         if num_bytes > self._limits.max_body_bytes:
             raise RefusedError(413, "body", f"must have <= {self._limits.max_body_bytes} bytes")
+        if self._num_held_bytes + num_bytes - num_held > self._max_held_bytes:
+            raise busy()
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
         """Appends what arrives to `body`; all of it counts as held."""
@@ -144,9 +148,7 @@ class BodyGate:
                     if message["type"] == "http.disconnect":
                         raise RefusedError(400, "body", "must be sent to its end")
                     part = message.get("body", b"")
-                    self._check_size(len(body) + len(part))
-                    if self._num_held_bytes + len(part) > self._max_held_bytes:
-                        raise busy()
+                    self._check_size(len(body) + len(part), num_held=len(body))
                     body += part
                     self._num_held_bytes += len(part)
                     is_last = not message.get("more_body", False)

@@ -4,8 +4,7 @@
 
 `POST /v1/score` takes a batch and returns results in its order; `/docs` describes it, and `GET /v1/rewards`,
 `/healthz`, `/readyz` and `/metrics`. Other machines are served only with a bearer token, read from the environment.
-SIGTERM and Ctrl-C end the service once the requests in progress are answered, or after a few seconds; the processes
-of rewards end with it.
+SIGTERM and Ctrl-C end it, and its rewards' processes, after a few seconds for the requests in progress.
 """
 
 import argparse
@@ -74,15 +73,9 @@ async def serve(
     """
     # uvicorn shuts down at either signal, and then raises it again: as SIGINT does, SIGTERM cancels this coroutine
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    config = uvicorn.Config(
-        create_app(service, token=token, media_root=media_root, limits=Limits()),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
+    app = create_app(service, token=token, media_root=media_root, limits=Limits())
+    config = uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False)
+    config.timeout_graceful_shutdown = GRACE_S
     server = AnnouncedServer(config)
     serving = asyncio.create_task(_serve(server))
     starting = asyncio.create_task(service.start())

@@ -1,10 +1,8 @@
-"""Bodies of the reward service's requests and responses; named actors get the same samples.
+"""Bodies of the reward service's requests and responses, with their limits; named actors get the same samples.
 
-The models hold the limits, so an error names the field. Validation stops at the first fault of an array or a
-mapping: a body of a million faults would otherwise become a million errors.
+Validation stops at the first fault of an array or a mapping: a million faults would become a million errors.
 """
 
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -144,25 +142,18 @@ class Refusal(BaseModel):
     message: str
 
 
-def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
-    """A request as a mapping of plain values.
+SHARED = ("prompt_id", "question", "label", "dataset", "split", "taxonomy", "transcript")
+"""Fields of a sample that a `Record` has, too, and as the same value."""
 
-    Args:
-        request: what is known.
-        with_paths: whether the clip's files are named: they lie on this side.
-    """
+
+def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
+    """A request as a mapping of plain values; `with_paths`, it names the clip's files, which lie on this side."""
     record = request.record
     sample: dict[str, Any] = {
         "completion": request.completion,
-        "label": record.label,
+        **{name: getattr(record, name) for name in SHARED},
         "labels": list(record.labels),
         "label_distribution": None if record.label_distribution is None else dict(record.label_distribution),
-        "taxonomy": record.taxonomy,
-        "question": record.question,
-        "transcript": record.transcript,
-        "prompt_id": record.prompt_id,
-        "dataset": record.dataset,
-        "split": record.split,
         "token_ids": list(request.token_ids),
         "duration_s": request.duration_s,
     }
@@ -174,22 +165,11 @@ def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
 def request_of(sample: WireSample) -> RewardRequest:
     """A sample as rewards see it."""
     clip = Clip(clip_id=sample.prompt_id, video_path=sample.video_path, audio_path=sample.audio_path)
-    record = Record(
-        prompt_id=sample.prompt_id,
-        clip=clip,
-        question=sample.question,
-        label=sample.label,
-        dataset=sample.dataset,
-        split=sample.split,
-        labels=sample.labels,
-        label_distribution=sample.label_distribution,
-        taxonomy=sample.taxonomy,
-        transcript=sample.transcript,
-    )
+    shared: dict[str, Any] = {name: getattr(sample, name) for name in SHARED}
     return RewardRequest(
         completion=sample.completion,
         token_ids=sample.token_ids,
-        record=record,
+        record=Record(clip=clip, labels=sample.labels, label_distribution=sample.label_distribution, **shared),
         modalities=modalities_of(clip),
         duration_s=sample.duration_s,
     )
@@ -197,12 +177,9 @@ def request_of(sample: WireSample) -> RewardRequest:
 
 def stray_path(sample: WireSample, *, media_root: Path | None) -> str | None:
     """The first of a sample's paths that does not lie within a folder; None where all do."""
-    paths: Mapping[str, str | None] = {"video_path": sample.video_path, "audio_path": sample.audio_path}
-    for name, path in paths.items():
-        if path is not None:
-            is_within = media_root is not None and "\0" not in path and _lies_in(path, media_root)
-            if not is_within:
-                return name
+    for name, path in (("video_path", sample.video_path), ("audio_path", sample.audio_path)):
+        if path is not None and (media_root is None or not _lies_in(path, media_root)):
+            return name
     return None
 
 

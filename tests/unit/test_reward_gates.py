@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -87,20 +87,30 @@ def test_a_request_is_refused_before_its_body_is_received(
     assert exchange.events[:3] == ["send", "send", "receive"]
 
 
-def test_a_body_that_cannot_be_held_beside_the_others_is_refused_before_it_is_received() -> None:
+@pytest.mark.parametrize(
+    ("second", "events"),
+    [
+        # before it is received
+        (lambda: Exchange(("content-length", "600")), ["send", "send", "receive"]),
+        (lambda: Exchange(parts=[b"a" * 600]), ["receive", "send", "send"]),
+    ],
+)
+def test_a_body_that_cannot_be_held_beside_the_others_is_refused(
+    second: Callable[[], Exchange], events: list[str]
+) -> None:
     async def run() -> tuple[Exchange, Exchange]:
         app = app_with(Limits(max_body_bytes=1000, max_held_bytes=1000))
-        first, second = Exchange(parts=[b"a" * 600]), Exchange(("content-length", "600"))
+        first, late = Exchange(parts=[b"a" * 600]), second()
         async with asyncio.TaskGroup() as group:
             group.create_task(first.through(app))
             await first.has_paused.wait()
-            second.may_end.set()
-            await second.through(app)
+            late.may_end.set()
+            await late.through(app)
             first.may_end.set()
-        return first, second
+        return first, late
 
-    first, second = asyncio.run(run())
-    assert (second.status, second.events[:2]) == (429, ["send", "send"])
+    first, late = asyncio.run(run())
+    assert (late.status, late.events[:3]) == (429, events)
     assert first.status == 400
 
 
