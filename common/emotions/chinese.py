@@ -9,80 +9,47 @@ CHINESE: Mapping[str, str] = {
     "sad": """
         悲伤 悲傷 难过 難過 伤心 傷心 悲痛 哀伤 哀傷 忧伤 憂傷 悲哀 沮丧 沮喪 忧郁 憂鬱 抑郁 抑鬱 悲戚 哀愁
         悲凉 悲涼 心碎 绝望 絕望 悲切 伤感 傷感 低落""",
-    "neutral": """
-        中性 中立 面无表情 面無表情 无表情 無表情 没有表情 沒有表情 毫无表情 毫無表情""",
+    "neutral": "中性 中立 面无表情 面無表情 无表情 無表情 没有表情 沒有表情 毫无表情 毫無表情",
     "angry": """
         愤怒 憤怒 生气 生氣 气愤 氣憤 恼怒 惱怒 恼火 惱火 发怒 發怒 暴怒 怒气 怒氣 愤慨 憤慨 怒火 大怒 愤恨
         憤恨 激愤 激憤 发火 發火 震怒 狂怒""",
     "surprise": """
         惊讶 驚訝 惊奇 驚奇 吃惊 吃驚 惊喜 驚喜 震惊 震驚 诧异 詫異 惊愕 驚愕 感到意外 觉得意外 覺得意外
         很意外 惊异 驚異 惊诧 驚詫""",
-    "disgust": """
-        厌恶 厭惡 恶心 噁心 惡心 反感 嫌弃 嫌棄 憎恶 憎惡 讨厌 討厭 嫌恶 嫌惡""",
-    "fear": """
-        恐惧 恐懼 害怕 恐慌 畏惧 畏懼 惧怕 懼怕 惊恐 驚恐 惊慌 驚慌 惊吓 驚嚇 惊惧 驚懼 惶恐""",
-    "contemptuous": """
-        轻蔑 輕蔑 蔑视 蔑視 鄙视 鄙視 不屑 鄙夷 轻视 輕視 藐视 藐視""",
-    "disappointed": """
-        失望""",
-    "helpless": """
-        无助 無助 无奈 無奈 束手无策 束手無策 无能为力 無能為力""",
-    "anxious": """
-        焦虑 焦慮 焦急 不安 紧张 緊張 焦躁 忐忑""",
-    "worried": """
-        担心 擔心 担忧 擔憂 忧虑 憂慮 忧心 憂心 发愁 發愁""",
-    "calm": """
-        平静 平靜 冷静 冷靜 镇定 鎮定 镇静 鎮靜 安详 安詳 平和 宁静 寧靜 淡定 从容 從容""",
-    "excited": """
-        兴奋 興奮""",
-    "agitated": """
-        激动 激動""",
-    "satisfied": """
-        满意 滿意 满足 滿足""",
-    "dissatisfied": """
-        不满 不滿 不悦 不悅""",
-    "relieved": """
-        释然 釋然 如释重负 如釋重負""",
-    "proud": """
-        自豪 骄傲 驕傲""",
-    "loving": """
-        喜爱 喜愛 爱慕 愛慕 深情""",
-    "grateful": """
-        感激 感恩""",
-    "lonely": """
-        孤独 孤獨 寂寞 孤单 孤單""",
-    "ashamed": """
-        羞愧 羞耻 羞恥 惭愧 慚愧""",
-    "embarrassed": """
-        尴尬 尷尬 难堪 難堪""",
-    "guilty": """
-        内疚 內疚 愧疚""",
-    "remorseful": """
-        后悔 後悔 懊悔 悔恨""",
-    "jealous": """
-        嫉妒 妒忌 羡慕 羨慕""",
-    "frustrated": """
-        挫败 挫敗 受挫""",
-    "confused": """
-        困惑 疑惑 迷茫 不解""",
-    "curious": """
-        好奇""",
-    "bored": """
-        无聊 無聊 厌倦 厭倦""",
-    "indifferent": """
-        冷漠 漠然""",
-    "hateful": """
-        仇恨 憎恨 痛恨 怨恨""",
-    "impatient": """
-        不耐烦 不耐煩""",
-    "shy": """
-        害羞""",
+    "disgust": "厌恶 厭惡 恶心 噁心 惡心 反感 嫌弃 嫌棄 憎恶 憎惡 讨厌 討厭 嫌恶 嫌惡",
+    "fear": "恐惧 恐懼 害怕 恐慌 畏惧 畏懼 惧怕 懼怕 惊恐 驚恐 惊慌 驚慌 惊吓 驚嚇 惊惧 驚懼 惶恐",
+    "contemptuous": "轻蔑 輕蔑 蔑视 蔑視 鄙视 鄙視 不屑 鄙夷 轻视 輕視 藐视 藐視",
+    "disappointed": "失望",
+    "helpless": "无助 無助 无奈 無奈 束手无策 束手無策 无能为力 無能為力",
+    "anxious": "焦虑 焦慮 焦急 不安 紧张 緊張 焦躁 忐忑",
+    "worried": "担心 擔心 担忧 擔憂 忧虑 憂慮 忧心 憂心 发愁 發愁",
+    "calm": "平静 平靜 冷静 冷靜 镇定 鎮定 镇静 鎮靜 安详 安詳 平和 宁静 寧靜 淡定 从容 從容",
+    "excited": "兴奋 興奮",
+    "agitated": "激动 激動",
+    "satisfied": "满意 滿意 满足 滿足",
+    "dissatisfied": "不满 不滿 不悦 不悅",
+    "relieved": "释然 釋然 如释重负 如釋重負",
+    "proud": "自豪 骄傲 驕傲",
+    "loving": "喜爱 喜愛 爱慕 愛慕 深情",
+    "grateful": "感激 感恩",
+    "lonely": "孤独 孤獨 寂寞 孤单 孤單",
+    "ashamed": "羞愧 羞耻 羞恥 惭愧 慚愧",
+    "embarrassed": "尴尬 尷尬 难堪 難堪",
+    "guilty": "内疚 內疚 愧疚",
+    "remorseful": "后悔 後悔 懊悔 悔恨",
+    "jealous": "嫉妒 妒忌 羡慕 羨慕",
+    "frustrated": "挫败 挫敗 受挫",
+    "confused": "困惑 疑惑 迷茫 不解",
+    "curious": "好奇",
+    "bored": "无聊 無聊 厌倦 厭倦",
+    "indifferent": "冷漠 漠然",
+    "hateful": "仇恨 憎恨 痛恨 怨恨",
+    "impatient": "不耐烦 不耐煩",
+    "shy": "害羞",
 }
 """By emotion, separated by blanks. What begins with a negator and stands here is one word, not a negation."""
 
-NOT_WORDS = """
-    生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟
-"""
+NOT_WORDS = "生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟"
 """What contains a word of the table and means something else."""
 
 HAN_NEGATORS = """
@@ -105,14 +72,8 @@ HAN_NOT_NEGATORS = """
 """
 """What begins as a negator or contains one, and negates nothing."""
 
-HAN_TURNS = """
-    很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現
-"""
+HAN_TURNS = "很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現"
 """Begins to say how something is."""
-HAN_CONTRASTS = """
-    而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以
-"""
-HAN_LINKS = """
-    和 或 或者 与 與 及 以及 、 还是 還是
-"""
+HAN_CONTRASTS = "而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以"
+HAN_LINKS = "和 或 或者 与 與 及 以及 、 还是 還是"
 """What continues a list."""

@@ -62,96 +62,59 @@ ENGLISH: Mapping[str, str] = {
     "anxious": """
         anxious anxiously anxiousness anxiety anxieties nervous nervously nervousness uneasy uneasily uneasiness
         unease apprehensive apprehensively apprehension jittery fretful""",
-    "worried": """
-        worried worriedly worry worries worrying worrisome worriedness""",
+    "worried": "worried worriedly worry worries worrying worrisome worriedness",
     "calm": """
         calm calmer calmest calmly calmness serene serenely serenity tranquil tranquilly tranquillity tranquility
         peaceful peacefully peacefulness placid placidly relaxed relaxedly unruffled""",
     "excited": """
         excited excitedly excitement exciting excite excites enthusiastic enthusiastically enthusiasm eager eagerly
         eagerness""",
-    "agitated": """
-        agitated agitatedly agitation""",
-    "amused": """
-        amused amuse amuses amusing amusement amusedly""",
+    "agitated": "agitated agitatedly agitation",
+    "amused": "amused amuse amuses amusing amusement amusedly",
     "satisfied": """
         satisfied satisfaction satisfying satisfy contented contentedly contentment gratified gratification""",
-    "dissatisfied": """
-        dissatisfied dissatisfaction displeased displeasure discontent discontented discontentment""",
-    "relieved": """
-        relieved relief relieve relieves""",
-    "proud": """
-        proud prouder proudest proudly pride prideful""",
+    "dissatisfied": "dissatisfied dissatisfaction displeased displeasure discontent discontented discontentment",
+    "relieved": "relieved relief relieve relieves",
+    "proud": "proud prouder proudest proudly pride prideful",
     "loving": """
         loving lovingly love loves loved affectionate affectionately affection tender tenderly tenderness adore
         adores adored adoring adoration""",
-    "grateful": """
-        grateful gratefully gratitude thankful thankfulness appreciative""",
-    "hopeful": """
-        hopeful hopefulness hope hopes""",
-    "optimistic": """
-        optimistic optimistically optimism""",
-    "hopeless": """
-        hopeless hopelessly hopelessness""",
-    "pessimistic": """
-        pessimistic pessimistically pessimism""",
-    "lonely": """
-        lonely loneliness lonesome""",
-    "ashamed": """
-        ashamed ashamedly shame shamed shameful shamefully humiliated humiliation mortified mortification""",
-    "embarrassed": """
-        embarrassed embarrassing embarrass embarrassment embarrassedly""",
-    "guilty": """
-        guilty guiltily guilt""",
-    "remorseful": """
-        remorseful remorsefully remorse regret regrets regretted regretful regretfully""",
-    "jealous": """
-        jealous jealously jealousy envy envious enviously envies envied""",
-    "frustrated": """
-        frustrated frustratedly frustration frustrating frustrate""",
+    "grateful": "grateful gratefully gratitude thankful thankfulness appreciative",
+    "hopeful": "hopeful hopefulness hope hopes",
+    "optimistic": "optimistic optimistically optimism",
+    "hopeless": "hopeless hopelessly hopelessness",
+    "pessimistic": "pessimistic pessimistically pessimism",
+    "lonely": "lonely loneliness lonesome",
+    "ashamed": "ashamed ashamedly shame shamed shameful shamefully humiliated humiliation mortified mortification",
+    "embarrassed": "embarrassed embarrassing embarrass embarrassment embarrassedly",
+    "guilty": "guilty guiltily guilt",
+    "remorseful": "remorseful remorsefully remorse regret regrets regretted regretful regretfully",
+    "jealous": "jealous jealously jealousy envy envious enviously envies envied",
+    "frustrated": "frustrated frustratedly frustration frustrating frustrate",
     "confused": """
         confused confusedly confusion confusing confuse puzzled puzzlement puzzling perplexed perplexity bewildered
         bewilderment baffled baffling""",
-    "doubtful": """
-        doubtful doubtfully sceptical skeptical scepticism skepticism suspicious suspiciously suspicion""",
-    "curious": """
-        curious curiously curiosity inquisitive interested intrigued""",
-    "bored": """
-        bored boredom boring bore bores""",
-    "indifferent": """
-        indifferent indifferently indifference apathetic apathy unconcerned""",
-    "tense": """
-        tense tensely tension stressed stress stressful""",
-    "upset": """
-        upset upsets upsetting distressed distress distressing distraught""",
-    "desperate": """
-        desperate desperately desperation""",
-    "pensive": """
-        pensive pensively pensiveness""",
-    "shy": """
-        shy shyly shyness bashful bashfully timid timidly timidity""",
+    "doubtful": "doubtful doubtfully sceptical skeptical scepticism skepticism suspicious suspiciously suspicion",
+    "curious": "curious curiously curiosity inquisitive interested intrigued",
+    "bored": "bored boredom boring bore bores",
+    "indifferent": "indifferent indifferently indifference apathetic apathy unconcerned",
+    "tense": "tense tensely tension stressed stress stressful",
+    "upset": "upset upsets upsetting distressed distress distressing distraught",
+    "desperate": "desperate desperately desperation",
+    "pensive": "pensive pensively pensiveness",
+    "shy": "shy shyly shyness bashful bashfully timid timidly timidity",
     "sympathetic": """
         sympathetic sympathetically sympathy compassionate compassionately compassion pity empathetic empathy""",
-    "admiring": """
-        admiring admiringly admiration admire admires admired""",
-    "trusting": """
-        trusting trustingly trust trusts trusted""",
-    "awed": """
-        awed awe awestruck""",
-    "anticipating": """
-        anticipating anticipation anticipate anticipates anticipated expectant expectantly""",
-    "aggressive": """
-        aggressive aggressively aggression aggressiveness""",
-    "hateful": """
-        hate hates hated hating hateful hatefully hatred""",
-    "sarcastic": """
-        sarcastic sarcastically sarcasm mocking mockingly mockery""",
-    "impatient": """
-        impatient impatiently impatience""",
-    "determined": """
-        determined determinedly determination resolute resolutely""",
-    "nostalgic": """
-        nostalgic nostalgically nostalgia""",
+    "admiring": "admiring admiringly admiration admire admires admired",
+    "trusting": "trusting trustingly trust trusts trusted",
+    "awed": "awed awe awestruck",
+    "anticipating": "anticipating anticipation anticipate anticipates anticipated expectant expectantly",
+    "aggressive": "aggressive aggressively aggression aggressiveness",
+    "hateful": "hate hates hated hating hateful hatefully hatred",
+    "sarcastic": "sarcastic sarcastically sarcasm mocking mockingly mockery",
+    "impatient": "impatient impatiently impatience",
+    "determined": "determined determinedly determination resolute resolutely",
+    "nostalgic": "nostalgic nostalgically nostalgia",
 }
 """By emotion, separated by blanks; small letters."""
 
