@@ -10,54 +10,17 @@ from functools import cache, lru_cache
 from types import MappingProxyType
 
 from common.emotions.folding import folded
-from common.emotions.mentions import Mention, lemma, mentions, named
+from common.emotions.mentions import Mention as Mention
+from common.emotions.mentions import lemma as lemma
+from common.emotions.mentions import mentions, named
 from common.errors import ConfigError
-
-__all__ = [
-    "ANSWER",
-    "DFEW",
-    "DFEW_ORDER",
-    "FORMAT",
-    "MAFW",
-    "MAFW_COMPOUND",
-    "MAFW_ORDER",
-    "MER",
-    "R1_OMNI",
-    "RAVDESS",
-    "RAVDESS7",
-    "RAVDESS_ORDER",
-    "TAXONOMIES",
-    "Mention",
-    "answer_block",
-    "answer_of",
-    "answered",
-    "classes_in",
-    "classes_of",
-    "has_form",
-    "lemma",
-    "mentions",
-    "normalised",
-    "readable_answer",
-]
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 DFEW_ORDER = DFEW
 """By id: 1-based in DFEW's own files, 0-based in the lists of others."""
 R1_OMNI = (*DFEW, "contemptuous", "disappointed", "helpless", "anxious")
 """DFEW's seven and MAFW's four more, in the adjective forms of R1-Omni's evaluation script."""
-MAFW = (
-    "angry",
-    "disgust",
-    "fear",
-    "happy",
-    "neutral",
-    "sad",
-    "surprise",
-    "contemptuous",
-    "anxious",
-    "helpless",
-    "disappointed",
-)
+MAFW = (*sorted(DFEW), "contemptuous", "anxious", "helpless", "disappointed")
 MAFW_ORDER = MAFW
 """By id: 1-based in MAFW's own files, 0-based in the lists of others."""
 _COMPOUNDS = """

@@ -49,7 +49,7 @@ def decode_clip(
         asked.setdefault(clip.audio_path, {})["audio"] = max_audio_s
     tracks = {path: survey(path, limits=limits) for path, limits in asked.items()}
     if clip.audio_path is not None and _is_sound_file(clip.audio_path):
-        num_samples, rate = _survey_sound_file(clip.audio_path)
+        num_samples, rate = survey_sound_file(clip.audio_path)
         require_short(clip.audio_path, "audio", num_samples / rate, limit_s=max_audio_s)
     frames, fps = None, 0.0
     if clip.video_path is not None and is_folder:
@@ -120,7 +120,6 @@ def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) ->
         fps = track.num_packets / shown_s if track.num_hidden and shown_s > 0 else fps
         indices, rate = frame_indices(num_frames, fps, max_fps=max_fps, max_frames=max_frames)
         return _frames_in_turn(decord.VideoReader(path, num_threads=1), indices), rate
-    raise AssertionError("unreachable")
 
 
 def _frames_in_turn(reader: Any, indices: np.ndarray) -> np.ndarray:
@@ -145,15 +144,18 @@ def _is_sound_file(path: str) -> bool:
     return Path(path).suffix.lower() in SOUND_FILE_SUFFIXES
 
 
-def _survey_sound_file(path: str) -> tuple[int, int]:
-    """Samples and their rate, as the header has them."""
+def survey_sound_file(path: str) -> tuple[int, int]:
+    """Samples and their rate, as the header has them.
+
+    Raises:
+        MediaError: `missing`, `unreadable`, `empty` or `undecodable`.
+    """
     import soundfile
 
     require_whole(path)
     with _as_media_error(path):
         info = soundfile.info(path)
         return int(info.frames), int(info.samplerate)
-    raise AssertionError("unreachable")
 
 
 def _read_sound_file(path: str) -> tuple[np.ndarray, int]:
@@ -162,7 +164,6 @@ def _read_sound_file(path: str) -> tuple[np.ndarray, int]:
     with _as_media_error(path):
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         return samples.T, int(rate)
-    raise AssertionError("unreachable")
 
 
 def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
@@ -181,7 +182,6 @@ def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
                 reason="undecodable",
             )
         return channels, rate
-    raise AssertionError("unreachable")
 
 
 def _decord() -> Any:

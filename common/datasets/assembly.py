@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from common.config.corpora import Part, TreeConfig
 from common.datasets.corpus import Corpus, Dropped
 from common.datasets.media_tree import MediaTree
+from common.datasets.tables import require_once
 from common.errors import DatasetError
 from common.questions import QUESTION
 from common.types import Clip, Record
@@ -52,7 +53,7 @@ def assembled(
     Raises:
         DatasetError: an id stands twice, or no clip has media.
     """
-    _require_unique(items)
+    require_once((item.place, item.clip_id) for item in items)
     found = [
         (item, tree.clip(item.clip_id, prefer_frames=config.prefer_frames, frames_fps=config.frames_fps))
         for item in items
@@ -99,14 +100,3 @@ def _record(item: Labelled, clip: Clip, source: Source) -> Record:
         fold=source.fold,
         caption=item.caption,
     )
-
-
-def _require_unique(items: Sequence[Labelled]) -> None:
-    places: dict[str, str] = {}
-    for item in items:
-        if item.clip_id in places:
-            raise DatasetError(
-                f"{item.place}: each clip must stand once, got {item.clip_id!r} at {places[item.clip_id]} too; "
-                "remove one"
-            )
-        places[item.clip_id] = item.place

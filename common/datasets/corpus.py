@@ -70,7 +70,7 @@ def carved(
     if part == "test" or share == 0 or "validation" in parts:
         return tuple(records)
     wanted = part == "validation"
-    return tuple(r for r in records if (_fraction(f"{seed}/{r.dataset}/{r.prompt_id}") < share) == wanted)
+    return tuple(r for r in records if (hash_fraction(f"{seed}/{r.dataset}/{r.prompt_id}") < share) == wanted)
 
 
 def require_unique(records: Sequence[Record], *, subject: str, remedy: str = "remove one") -> None:
@@ -86,6 +86,6 @@ def require_unique(records: Sequence[Record], *, subject: str, remedy: str = "re
         seen.add(record.prompt_id)
 
 
-def _fraction(text: str) -> float:
-    """In [0, 1), of a hash."""
+def hash_fraction(text: str) -> float:
+    """A text's hash as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -5,16 +5,14 @@ Its own lists are `EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv` wi
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from common.config.corpora import DfewDataConfig
 from common.datasets.assembly import Labelled, Source, assembled
 from common.datasets.corpus import Corpus
 from common.datasets.media_tree import index_media
-from common.datasets.split_lists import Listed, find_list, read_own_list, read_public_list, shortness
+from common.datasets.split_lists import find_list, numbered, read_own_list, read_public_list, shortness
 from common.datasets.tables import require_folder
-from common.errors import DatasetError
 from common.labels import DFEW_ORDER
 
 OWN_LISTS = (
@@ -34,13 +32,7 @@ PUBLIC_LISTS = (
     "split0{fold}/{part}.csv",
 )
 """Of DFER-CLIP, MMA-DFER and MAE-DFER; read where there are none of its own."""
-FOLD_SIZES: Mapping[int, tuple[int, int]] = {
-    1: (9356, 2341),
-    2: (9356, 2341),
-    3: (9357, 2340),
-    4: (9358, 2339),
-    5: (9361, 2336),
-}
+FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339), 5: (9361, 2336)}
 """Training and test clips of the published folds."""
 
 
@@ -67,7 +59,11 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
     tree = index_media(require_folder(config.media_root or root, key="media_root"), key=dfew_id)
     read_list = read_own_list if pattern in OWN_LISTS else read_public_list
     items = [
-        Labelled(place=clip.place, clip_id=_id_of(clip), label=DFEW_ORDER[clip.class_index])
+        Labelled(
+            place=clip.place,
+            clip_id=numbered(clip.name, place=clip.place, key=dfew_id),
+            label=DFEW_ORDER[clip.class_index],
+        )
         for clip in read_list(path, num_classes=len(DFEW_ORDER))
     ]
     corpus = assembled(
@@ -86,10 +82,3 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
 def dfew_id(name: str) -> str | None:
     """`1` of `1` and of `00001`: lists and folders of frames pad with zeros, videos do not."""
     return str(int(name)) if re.fullmatch(r"\d{1,5}", name) else None
-
-
-def _id_of(clip: Listed) -> str:
-    clip_id = dfew_id(clip.name)
-    if clip_id is None:
-        raise DatasetError(f"{clip.place}: a clip must be called by its number, got {clip.name!r}; mend the line")
-    return clip_id

@@ -3,11 +3,11 @@
 What is dropped depends on seed, epoch and clip alone: a group is asked one prompt, and a resumed run asks the same.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
 from common.config.data import DataConfig
+from common.datasets.corpus import hash_fraction
 from common.datasets.phrasing import base_question, question_of
 from common.types import Record
 
@@ -33,20 +33,15 @@ def dropped_out(record: Record, *, data: DataConfig, seed: int, epoch: int) -> R
     A clip that has one modality keeps it.
     """
     key = f"{seed}/{epoch}/{record.prompt_id}"
-    clip, drawn = record.clip, _fraction(f"{key}/modality")
+    clip, drawn = record.clip, hash_fraction(f"{key}/modality")
     if clip.video_path is not None and clip.audio_path is not None:
         if drawn < data.video_dropout:
             clip = replace(clip, video_path=None, frames_fps=None)
         elif drawn < data.video_dropout + data.audio_dropout:
             clip = replace(clip, audio_path=None)
     shown = record.transcript if data.show_transcripts else None
-    keeps = shown if _fraction(f"{key}/transcript") >= data.transcript_dropout else None
+    keeps = shown if hash_fraction(f"{key}/transcript") >= data.transcript_dropout else None
     if clip == record.clip and keeps == shown:
         return record
     base = base_question(record.question, clip=record.clip, transcript=shown)
     return replace(record, clip=clip, question=question_of(clip, question=base, transcript=keeps))
-
-
-def _fraction(text: str) -> float:
-    """In [0, 1), of a hash."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -13,7 +13,7 @@ from common.config.corpora import EmerDataConfig
 from common.datasets.assembly import Labelled, Source, assembled
 from common.datasets.corpus import Corpus, Dropped
 from common.datasets.media_tree import index_media
-from common.datasets.tables import Row, read_csv, require_folder, resolved
+from common.datasets.tables import Row, read_csv, require_folder, require_once, resolved
 from common.errors import DatasetError
 
 FACES = frozenset({"openface_face", "openface_all"})
@@ -30,7 +30,7 @@ class _Layout:
     reasons: tuple[str, ...] = ()
     reason_column: str | None = None
     """None: the column called after the language."""
-    subtitles: tuple[str, ...] = ()
+    subtitles: tuple[str, ...] = ("subtitle_chieng.csv",)
     subtitle_column: str | None = None
     name_column: str = "name"
     media: str = ""
@@ -39,7 +39,12 @@ class _Layout:
     """Whether labels are open, and several to a clip."""
 
 
-_SUBTITLES = ("subtitle_chieng.csv",)
+_TRACKS = _Layout(
+    labels=("track2_train_{variant}.csv",),
+    label_column="openset",
+    reasons=("track3_train_{variant}.csv",),
+    reason_column="reason",
+)
 LAYOUTS: Mapping[str, _Layout] = {
     "emer_v1": _Layout(
         labels=("gt-eng.csv",),
@@ -54,23 +59,12 @@ LAYOUTS: Mapping[str, _Layout] = {
         labels=("final-EMER-openset.csv", "track2_train_ovmerd.csv"),
         label_column="openset",
         reasons=("final-EMER-reason.csv",),
-        subtitles=_SUBTITLES,
     ),
-    "ovmerd": _Layout(
-        labels=("track2_train_ovmerd.csv",),
-        label_column="openset",
-        reasons=("track3_train_ovmerd.csv",),
-        reason_column="reason",
-        subtitles=_SUBTITLES,
+    "ovmerd": _TRACKS,
+    "mercaptionplus": _TRACKS,
+    "mer2023": _Layout(
+        labels=("{subset}-label.csv",), label_column="discrete", subtitles=(), media="{subset}", is_open=False
     ),
-    "mercaptionplus": _Layout(
-        labels=("track2_train_mercaptionplus.csv",),
-        label_column="openset",
-        reasons=("track3_train_mercaptionplus.csv",),
-        reason_column="reason",
-        subtitles=_SUBTITLES,
-    ),
-    "mer2023": _Layout(labels=("{subset}-label.csv",), label_column="discrete", media="{subset}", is_open=False),
     "mer2024": _Layout(
         labels=("label-disdim.csv",),
         label_column="discrete",
@@ -78,9 +72,7 @@ LAYOUTS: Mapping[str, _Layout] = {
         media="video-labeled",
         is_open=False,
     ),
-    "mer2025": _Layout(
-        labels=("track1_train_disdim.csv",), label_column="discrete", subtitles=_SUBTITLES, is_open=False
-    ),
+    "mer2025": _Layout(labels=("track1_train_disdim.csv",), label_column="discrete", is_open=False),
 }
 
 
@@ -161,7 +153,7 @@ def _table(
     """A file of the user's, or the first of the variant's that is there."""
     if given is not None:
         return resolved(root / Path(given).expanduser())
-    candidates = [root / name.format(subset=config.subset) for name in known]
+    candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in known]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None and candidates and is_needed:
         raise DatasetError(
@@ -185,12 +177,5 @@ def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) 
             f"{path}: a table of subtitles must have the column {column!r}, got {', '.join(rows[0].cells)}; set "
             "language or subtitles_file"
         )
-    places: dict[str, str] = {}
-    for row in rows:
-        name = row.cells[layout.name_column]
-        if name in places:
-            raise DatasetError(
-                f"{row.place}: each clip must stand once, got {name!r} at {places[name]} too; remove one"
-            )
-        places[name] = row.place
+    require_once((row.place, row.cells[layout.name_column]) for row in rows)
     return {row.cells[layout.name_column]: row.cells[column] for row in rows if row.cells[column]}

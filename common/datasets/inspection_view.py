@@ -23,10 +23,9 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
     """
     console.print(_counts(inspection))
     if inspection.dropped:
-        reasons = Counter(dropped.reason for dropped in inspection.dropped)
-        console.print(_listed("left out", "clips", [(r, str(n)) for r, n in reasons.most_common()]))
+        console.print(_tallied("left out", "clips", [dropped.reason for dropped in inspection.dropped]))
     if inspection.problems:
-        console.print(_listed("would fail", "times", _tallied([p.reason for p in inspection.problems])))
+        console.print(_tallied("would fail", "times", [problem.reason for problem in inspection.problems]))
         for problem in islice(inspection.problems, MAX_LISTED):
             console.print(f"{problem.split} {problem.reason}: {problem.detail}", markup=False, soft_wrap=True)
         _more(console, len(inspection.problems))
@@ -43,38 +42,35 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
 
 def _counts(inspection: Inspection) -> Table:
     table = Table("class", *inspection.splits, "total", title=", ".join(inspection.files[:2]) or None)
+
+    def add(name: str, numbers: Sequence[int]) -> None:
+        table.add_row(name, *map(str, numbers), str(sum(numbers)))
+
     labels = [Counter(record.label for record in records) for records in inspection.splits.values()]
     for label in sorted({label for counts in labels for label in counts}):
-        numbers = [counts[label] for counts in labels]
-        table.add_row(label, *map(str, numbers), str(sum(numbers)))
-    sizes = list(map(len, inspection.splits.values()))
+        add(label, [counts[label] for counts in labels])
     table.add_section()
-    table.add_row("all", *map(str, sizes), str(sum(sizes)))
+    add("all", list(map(len, inspection.splits.values())))
     if inspection.published:
         published = [inspection.published.get(split) for split in inspection.splits]
         table.add_row("published", *("" if n is None else str(n) for n in published), "")
     for modality in ("video", "audio"):
         numbers = [sum(modality_of(r) == modality for r in records) for records in inspection.splits.values()]
         if any(numbers):
-            table.add_row(f"{modality} alone", *map(str, numbers), str(sum(numbers)))
+            add(f"{modality} alone", numbers)
     if any(inspection.without_sound.values()):
-        numbers = [inspection.without_sound[split] for split in inspection.splits]
-        table.add_row("asked without sound", *map(str, numbers), str(sum(numbers)))
+        add("asked without sound", [inspection.without_sound[split] for split in inspection.splits])
     hours = [inspection.seconds[split] / 3600 for split in inspection.splits]
     if any(hours):
         table.add_row("hours", *(f"{h:.2f}" for h in hours), f"{sum(hours):.2f}")
     return table
 
 
-def _listed(head: str, unit: str, rows: Sequence[tuple[str, str]]) -> Table:
+def _tallied(head: str, unit: str, reasons: Sequence[str]) -> Table:
     table = Table(head, unit)
-    for row in rows:
-        table.add_row(*row)
+    for reason, count in Counter(reasons).most_common():
+        table.add_row(reason, str(count))
     return table
-
-
-def _tallied(reasons: Sequence[str]) -> list[tuple[str, str]]:
-    return [(reason, str(count)) for reason, count in Counter(reasons).most_common()]
 
 
 def _more(console: Console, count: int) -> None:

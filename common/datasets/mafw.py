@@ -14,25 +14,14 @@ from common.config.corpora import MafwDataConfig
 from common.datasets.assembly import Labelled, Source, assembled
 from common.datasets.corpus import Corpus, Dropped
 from common.datasets.media_tree import index_media
-from common.datasets.split_lists import class_at, find_list, read_public_list, shortness, stem_of
+from common.datasets.split_lists import class_at, find_list, numbered, read_public_list, shortness, stem_of
 from common.datasets.tables import read_lines, require_folder
 from common.datasets.workbook import read_sheet
 from common.errors import DatasetError
 from common.labels import MAFW_ORDER
 
-ADJECTIVES: Mapping[str, str] = {
-    "anger": "angry",
-    "disgust": "disgust",
-    "fear": "fear",
-    "happiness": "happy",
-    "neutral": "neutral",
-    "sadness": "sad",
-    "surprise": "surprise",
-    "contempt": "contemptuous",
-    "anxiety": "anxious",
-    "helplessness": "helpless",
-    "disappointment": "disappointed",
-}
+_NOUNS = "anger disgust fear happiness neutral sadness surprise contempt anxiety helplessness disappointment"
+ADJECTIVES: Mapping[str, str] = dict(zip(_NOUNS.split(), MAFW_ORDER, strict=True))
 """In the order of the corpus' numbers, which start from 1; the public lists' start from 0."""
 LABEL_COLUMN = 12
 """Of the workbooks, from 0."""
@@ -46,13 +35,7 @@ PUBLIC_LISTS = (
     "split0{fold}/{part}.csv",
 )
 """Of single labels, without captions."""
-FOLD_SIZES: Mapping[int, tuple[int, int]] = {
-    1: (7333, 1839),
-    2: (7335, 1837),
-    3: (7339, 1833),
-    4: (7340, 1832),
-    5: (7341, 1831),
-}
+FOLD_SIZES = {1: (7333, 1839), 2: (7335, 1837), 3: (7339, 1833), 4: (7340, 1832), 5: (7341, 1831)}
 """Training and test clips of the published folds, single labels."""
 
 
@@ -159,7 +142,9 @@ def _items(path: Path, config: MafwDataConfig, *, is_public: bool) -> Iterator[L
     elif is_public:
         for clip in read_public_list(path, num_classes=len(MAFW_ORDER)):
             yield Labelled(
-                place=clip.place, clip_id=_id_of(clip.name, clip.place), label=MAFW_ORDER[clip.class_index]
+                place=clip.place,
+                clip_id=numbered(clip.name, place=clip.place, key=mafw_id),
+                label=MAFW_ORDER[clip.class_index],
             )
     else:
         for line, text in read_lines(path):
@@ -199,15 +184,8 @@ def _item(place: str, name: str, label: str, config: MafwDataConfig, *, caption:
         raise DatasetError(f"{place}: a label must be one class, got {label!r}; set labels to compound")
     return Labelled(
         place=place,
-        clip_id=_id_of(stem_of(name), place),
+        clip_id=numbered(stem_of(name), place=place, key=mafw_id),
         label="_".join(labels),
         labels=labels if len(labels) > 1 else (),
         caption=caption,
     )
-
-
-def _id_of(name: str, place: str) -> str:
-    clip_id = mafw_id(name)
-    if clip_id is None:
-        raise DatasetError(f"{place}: a clip must be called by its number, got {name!r}; mend the line")
-    return clip_id

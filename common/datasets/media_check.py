@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.errors import MediaError
 from common.frame_folder import list_frames
@@ -100,7 +100,7 @@ def _paths(clip: Clip) -> list[str]:
 def _declared_s(clip: Clip, limits: Limits) -> float:
     """Seconds as the headers have them; the files are there, whole, of the right kind and not too long."""
     from common.media import SOUND_FILE_SUFFIXES
-    from common.tracks import require_short, require_whole
+    from common.tracks import require_short
 
     seconds = {"video": 0.0, "audio": 0.0}
     for path in _paths(clip):
@@ -108,7 +108,6 @@ def _declared_s(clip: Clip, limits: Limits) -> float:
         if os.path.isdir(path):
             seconds["video"] = len(list_frames(path)) / (clip.frames_fps or 1.0)
             continue
-        require_whole(path)
         is_sound = Path(path).suffix.lower() in SOUND_FILE_SUFFIXES
         found = _sound_s(path) if is_sound else _container_s(path, asked)
         seconds.update(dict.fromkeys(asked, found))
@@ -120,21 +119,21 @@ def _declared_s(clip: Clip, limits: Limits) -> float:
 
 
 def _sound_s(path: str) -> float:
-    import soundfile
+    from common.media import survey_sound_file
 
-    try:
-        info: Any = soundfile.info(path)
-    except RuntimeError as error:
-        raise MediaError(f"{path}: {error}", reason="undecodable") from error
-    if info.frames == 0:
+    num_samples, rate = survey_sound_file(path)
+    if num_samples == 0:
         raise MediaError(f"{path}: audio must have samples, got none", reason="empty")
-    return float(info.frames) / float(info.samplerate)
+    return num_samples / rate
 
 
 def _container_s(path: str, asked: Sequence[str]) -> float:
     import av
     from av.error import FFmpegError
 
+    from common.tracks import require_whole
+
+    require_whole(path)
     try:
         with av.open(path, metadata_errors="replace") as container:
             kinds = {stream.type for stream in container.streams}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from common.datasets.media_tree import SOUND_SUFFIXES
+from common.datasets.media_tree import SOUND_SUFFIXES, Key
 from common.datasets.tables import read_lines
 from common.errors import DatasetError
 
@@ -117,6 +117,18 @@ def stem_of(name: str) -> str:
     """A clip's name without folder and suffix."""
     base = PurePosixPath(name.replace("\\", "/")).name
     return re.sub(r"\.(mp4|avi|mkv|mov|webm|wav)$", "", base, flags=re.IGNORECASE)
+
+
+def numbered(name: str, *, place: str, key: Key) -> str:
+    """The id of a clip that is called by its number.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    clip_id = key(name)
+    if clip_id is None:
+        raise DatasetError(f"{place}: a clip must be called by its number, got {name!r}; mend the line")
+    return clip_id
 
 
 def class_at(text: str, *, first: int, num_classes: int, place: str) -> int:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,21 @@ def require_folder(path: str | Path, *, key: str) -> Path:
     if not folder.is_dir():
         raise DatasetError(f"{key} must be a folder, got {str(folder)!r}; give where the corpus was unpacked")
     return folder
+
+
+def require_once(clips: Iterable[tuple[str, str]]) -> None:
+    """Each clip, given as (place, id), stands once.
+
+    Raises:
+        DatasetError: one stands twice.
+    """
+    places: dict[str, str] = {}
+    for place, clip_id in clips:
+        if clip_id in places:
+            raise DatasetError(
+                f"{place}: each clip must stand once, got {clip_id!r} at {places[clip_id]} too; remove one"
+            )
+        places[clip_id] = place
 
 
 def read_text(path: Path) -> str:
@@ -104,13 +119,12 @@ def csv_text(path: Path) -> str:
     return text
 
 
-def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
     """A table with a header.
 
     Args:
         path: of the file.
         columns: that must be there; others are kept, too.
-        optional: named in the error about a missing one.
 
     Raises:
         DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.
@@ -122,10 +136,9 @@ def read_csv(path: Path, *, columns: Sequence[str], optional: Sequence[str] = ()
     header = [cell.strip() for cell in rows[0][1]]
     missing = [column for column in columns if column not in header]
     if missing:
-        also = f" and may have {', '.join(optional)}" if optional else ""
         raise DatasetError(
-            f"{path}:{rows[0][0]}: a header must have the columns {', '.join(columns)}{also}, got no "
-            f"{missing[0]!r} in {', '.join(header)!r}; mend the header or name another file"
+            f"{path}:{rows[0][0]}: a header must have the columns {', '.join(columns)}, got no {missing[0]!r} in "
+            f"{', '.join(header)!r}; mend the header or name another file"
         )
     return [_row(path, line, header, cells) for line, cells in rows[1:]]
 
