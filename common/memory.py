@@ -1,8 +1,6 @@
 """Peak memory of a run on this node: proportional set sizes of its processes, and shared memory."""
 
-import os
 import threading
-from pathlib import Path
 from typing import cast
 
 import psutil
@@ -68,14 +66,10 @@ def _run_processes(session: str) -> set[int]:
 
 def _pss_bytes(pid: int) -> int:
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
+        return psutil.Process(pid).memory_full_info().pss
+    except psutil.Error:
         return 0  # gone since it was listed, or not ours to read
-    return 0
 
 
 def _shm_bytes() -> int:
-    stat = os.statvfs("/dev/shm")
-    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    return psutil.disk_usage("/dev/shm").used

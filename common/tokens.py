@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from common.types import ProcessedPrompt
 
@@ -63,9 +64,6 @@ def pack_tokens(
 
 def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
     """Ids and mask, both int64 [rows, longest]."""
-    ids = torch.full((len(rows), max(map(len, rows))), pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(list(tokens))
-        mask[row, : len(tokens)] = 1
+    ids = pad_sequence([torch.tensor(list(row)) for row in rows], batch_first=True, padding_value=pad_token_id)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
     return ids, mask

@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from common.tokens import TokenBatch, pack_tokens
 from common.types import Group, ProcessedPrompt
@@ -157,12 +158,9 @@ def _micro_batch(
         pad_token_id=pad_token_id,
         device=device,
     )
-    rollout_logprobs = torch.zeros(tokens.targets.shape)
-    flat = [group.rollout_logprobs[i] for group, rows in parts for i in rows]
-    for row, values in enumerate(flat):
-        rollout_logprobs[row, : len(values)] = torch.tensor(values)
+    logprobs = [torch.tensor(group.rollout_logprobs[i]) for group, rows in parts for i in rows]
     return MicroBatch(
         tokens=tokens,
-        rollout_logprobs=rollout_logprobs.to(device),
+        rollout_logprobs=pad_sequence(logprobs, batch_first=True).to(device),
         advantages=torch.tensor([group.advantages[i] for group, rows in parts for i in rows]).to(device),
     )

@@ -31,10 +31,7 @@ def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
     tree = _read_yaml(path) if path else {}
     for key, value in _pairs(overrides):
         _set(tree, key, value)
-    try:
-        return OmniConfig.model_validate(_completed(OmniConfig, tree))
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
+    return _validated(_completed(OmniConfig, tree))
 
 
 def checked(config: OmniConfig) -> OmniConfig:
@@ -43,10 +40,7 @@ def checked(config: OmniConfig) -> OmniConfig:
     Raises:
         ConfigError: as `load_config` does.
     """
-    try:
-        return OmniConfig.model_validate(config.model_dump())
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
+    return _validated(config.model_dump())
 
 
 def dump_config(config: OmniConfig) -> str:
@@ -141,10 +135,13 @@ def _lists_texts(annotation: Any) -> bool:
     return item is str or bool(choices(item))
 
 
-def _one_line(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{_explained(first)}{more}"
+def _validated(tree: dict[str, Any]) -> OmniConfig:
+    try:
+        return OmniConfig.model_validate(tree)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(f"{_explained(first)}{more}") from error
 
 
 def _located(loc: tuple[int | str, ...]) -> tuple[str, str | None, str | None]:

@@ -151,24 +151,20 @@ class OmniConfig(Config):
     @model_validator(mode="after")
     def every_stage_has_its_clips(self) -> Self:
         """Said before anything starts."""
-        source = self.data.source
-        brings_cold_start = source.type == "synthetic" and source.num_cold_start > 0
-        brings_heldout = source.type == "synthetic" and source.num_heldout > 0
-        if self.sft.is_wanted and not brings_cold_start and self.data.cold_start is None:
-            raise ValueError(
-                "data.cold_start must be given with sft.steps or sft.epochs, got nothing; give clips or "
-                "leave both out"
-            )
-        brings_validation = source.type == "synthetic" and source.num_validation > 0
-        if self.evaluation.every_checkpoints and not brings_validation and self.data.validation is None:
-            raise ValueError(
-                "data.validation must be given with evaluation.every_checkpoints > 0, got nothing; give clips or "
-                "set every_checkpoints to 0"
-            )
-        if self.evaluation.policies and not brings_heldout and self.data.heldout is None:
-            raise ValueError(
-                "data.heldout must be given with evaluation.policies, got nothing; give clips or set policies to []"
-            )
+        source, evaluation = self.data.source, self.evaluation
+        for split, is_wanted, keys, remedy in (
+            ("cold_start", self.sft.is_wanted, "sft.steps or sft.epochs", "leave both out"),
+            (
+                "validation",
+                evaluation.every_checkpoints,
+                "evaluation.every_checkpoints > 0",
+                "set every_checkpoints to 0",
+            ),
+            ("heldout", evaluation.policies, "evaluation.policies", "set policies to []"),
+        ):
+            is_brought = source.type == "synthetic" and getattr(source, f"num_{split}") > 0
+            if is_wanted and not is_brought and getattr(self.data, split) is None:
+                raise ValueError(f"data.{split} must be given with {keys}, got nothing; give clips or {remedy}")
         return self
 
     @model_validator(mode="after")

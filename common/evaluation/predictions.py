@@ -56,6 +56,7 @@ class Prediction:
 _TEXTS, _TEXTS_OR_NULL = ("id", "dataset", "label", "text"), ("taxonomy", "video", "audio", "failure")
 _INTEGERS_OR_NULL = ("fold", "policy_version")
 _REQUIRED = ("id", "dataset", "fold", "label", "text")
+_OPTIONAL = ("labels", "taxonomy", "video", "audio", "policy_version", "failure")
 _KNOWN = {*_TEXTS, *_TEXTS_OR_NULL, *_INTEGERS_OR_NULL, "labels", "condition"}
 
 
@@ -155,27 +156,10 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def line_of(prediction: Prediction) -> dict[str, Any]:
     """As `read_predictions` reads it again."""
-    values: dict[str, Any] = {
-        "id": prediction.id,
-        "dataset": prediction.dataset,
-        "fold": prediction.fold,
-        "label": prediction.label,
-        "text": prediction.text,
-    }
-    optional = {
-        "labels": list(prediction.labels) or None,
-        "taxonomy": prediction.taxonomy,
-        "video": prediction.video,
-        "audio": prediction.audio,
-        "policy_version": prediction.policy_version,
-        "failure": prediction.failure,
-    }
-    return {
-        **values,
-        "condition": prediction.condition,
-        **{name: value for name, value in optional.items() if value is not None},
-        **prediction.more,
-    }
+    values = {name: getattr(prediction, name) for name in (*_REQUIRED, "condition", *_OPTIONAL)}
+    values["labels"] = list(prediction.labels) or None
+    known = {name: value for name, value in values.items() if value is not None or name == "fold"}
+    return {**known, **prediction.more}
 
 
 def _prediction(values: Mapping[str, Any], place: str) -> Prediction:

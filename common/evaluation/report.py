@@ -18,7 +18,6 @@ from common.evaluation.controls import MEANINGS
 from common.evaluation.picture import write_confusions
 from common.evaluation.predictions import AS_GIVEN, Prediction, line_of
 from common.evaluation.published import caveats_on, published_on
-from common.evaluation.significance import PairedDifference
 
 TEMPLATE = "report.html.j2"
 
@@ -169,18 +168,16 @@ def _controls(report: Report) -> list[dict[str, Any]]:
     found = {(c.dataset, c.condition): c.difference for c in report.contributions}
     datasets = {dataset for dataset, _ in found}
     meanings = cast("Mapping[str, str]", MEANINGS)
-    rows: list[dict[str, Any]] = []
-    for a in report.assessments:
-        if a.dataset in datasets:
-            difference: PairedDifference | None = found.get((a.dataset, a.condition))
-            rows.append(
-                {
-                    "assessment": a,
-                    "difference": difference,
-                    "meaning": meanings.get(a.condition, ""),
-                    "is_base": a.condition == AS_GIVEN,
-                }
-            )
+    rows = [
+        {
+            "assessment": a,
+            "difference": found.get((a.dataset, a.condition)),
+            "meaning": meanings.get(a.condition, ""),
+            "is_base": a.condition == AS_GIVEN,
+        }
+        for a in report.assessments
+        if a.dataset in datasets
+    ]
     return sorted(rows, key=lambda row: (row["assessment"].dataset, not row["is_base"]))
 
 

@@ -1,15 +1,17 @@
 """The model families, behind one dict: what each brings to both planes."""
 
-from collections.abc import Callable, Sequence
+import importlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import ModelError
-from common.types import DecodedClip, ProcessedPrompt
+from common.types import ProcessedPrompt
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -35,40 +37,10 @@ class Family:
     """Prefixes of the parameters that feed the encoder cache."""
 
 
-def _process_qwen2_5_omni(clip: DecodedClip, question: str, **pinned: Any) -> ProcessedPrompt:
-    from common.models.qwen2_5_omni.processor import process_prompt
-
-    return process_prompt(clip, question, **pinned)
-
-
-def _encode_qwen2_5_omni(text: str, *, model_path: str) -> tuple[int, ...]:
-    from common.models.qwen2_5_omni.processor import encode_completion
-
-    return encode_completion(text, model_path=model_path)
-
-
-def _encode_text_qwen2_5_omni(text: str, *, model_path: str) -> tuple[int, ...]:
-    from common.models.qwen2_5_omni.processor import encode_text
-
-    return encode_text(text, model_path=model_path)
-
-
-def _load_qwen2_5_omni(model_path: str, *, dtype: "torch.dtype") -> "nn.Module":
-    from common.models.qwen2_5_omni.policy import load_policy
-
-    return load_policy(model_path, dtype=dtype)
-
-
-def _decode_qwen2_5_omni(token_ids: Sequence[int], *, model_path: str) -> str:
-    from common.models.qwen2_5_omni.processor import decode_completion
-
-    return decode_completion(token_ids, model_path=model_path)
-
-
-def _generate_qwen2_5_omni(policy: Any, prompt: ProcessedPrompt, **pinned: Any) -> tuple[int, ...]:
-    from common.models.qwen2_5_omni.generation import generate
-
-    return generate(policy, prompt, **pinned)
+def _call(function: str, *args: Any, **kwargs: Any) -> Any:
+    """Imports a function, given as `module.name` of a family, when it is first called: most need torch."""
+    module, _, name = function.rpartition(".")
+    return getattr(importlib.import_module(f"common.models.{module}"), name)(*args, **kwargs)
 
 
 def _families() -> dict[str, Family]:
@@ -77,12 +49,12 @@ def _families() -> dict[str, Family]:
     qwen2_5_omni = Family(
         name="qwen2_5_omni",
         architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
-        process_prompt=_process_qwen2_5_omni,
-        encode_completion=_encode_qwen2_5_omni,
-        encode_text=_encode_text_qwen2_5_omni,
-        decode_completion=_decode_qwen2_5_omni,
-        load_policy=_load_qwen2_5_omni,
-        generate=_generate_qwen2_5_omni,
+        process_prompt=partial(_call, "qwen2_5_omni.processor.process_prompt"),
+        encode_completion=partial(_call, "qwen2_5_omni.processor.encode_completion"),
+        encode_text=partial(_call, "qwen2_5_omni.processor.encode_text"),
+        decode_completion=partial(_call, "qwen2_5_omni.processor.decode_completion"),
+        load_policy=partial(_call, "qwen2_5_omni.policy.load_policy"),
+        generate=partial(_call, "qwen2_5_omni.generation.generate"),
         engine_layer=engine_layer,
         tower_prefixes=TOWER_PREFIXES,
     )
@@ -95,8 +67,6 @@ def family_of(model_path: str | Path) -> Family:
     Raises:
         ModelError: the folder is missing, has no weights, or is of no known architecture.
     """
-    import json
-
     folder = Path(model_path)
     config = folder / "config.json"
     if not folder.is_dir():
