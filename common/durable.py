@@ -33,7 +33,7 @@ def write_whole(path: Path, text: str) -> None:
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Adds a JSON line, with an fsync; a torn line before it is cut off."""
     with path.open("a+b") as file:
-        file.truncate(_end_of_lines(file))
+        file.truncate(end_of_lines(file))
         file.write(json.dumps(record).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -46,7 +46,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def _end_of_lines(file: BinaryIO) -> int:
+def end_of_lines(file: BinaryIO) -> int:
     """Length in bytes up to the last line break."""
     size = file.seek(0, os.SEEK_END)
     if size:

@@ -3,10 +3,10 @@
 import argparse
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 from common.config.load import dump_config, load_config
@@ -27,7 +27,7 @@ def run_command(
     *,
     program: str,
     purpose: str,
-    run: Callable[[OmniConfig], Awaitable[None]],
+    run: Callable[[OmniConfig], Coroutine[Any, Any, None]],
     is_resumable: bool = True,
     has_engines: bool = True,
     is_given: bool = False,
@@ -91,7 +91,7 @@ def _require_model_and_data(overrides: Sequence[str]) -> None:
 
 def _run(
     config: OmniConfig,
-    run: Callable[[OmniConfig], Awaitable[None]],
+    run: Callable[[OmniConfig], Coroutine[Any, Any, None]],
     *,
     instead: Callable[[OmniConfig], None] | None,
     is_resumable: bool,
@@ -104,7 +104,7 @@ def _run(
         if instead is not None:
             instead(config)
         else:
-            asyncio.run(_awaited(run, config))
+            asyncio.run(run(config))
     except UserError:
         raise
     except StopRequestedError:
@@ -177,10 +177,6 @@ def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines:
     if machine is not None:
         require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
         require_memory(config, sizes, device_bytes=machine.gpu_memory_bytes, host_bytes=machine.memory_bytes)
-
-
-async def _awaited(run: Callable[[OmniConfig], Awaitable[None]], config: OmniConfig) -> None:
-    await run(config)
 
 
 def _failed(what: str, resumes: str) -> str:

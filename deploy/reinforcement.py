@@ -25,11 +25,17 @@ from learner.loop import GrpoLoop, LoopParts
 from learner.phases import Phases
 from learner.producer import GroupProducer
 from learner.publisher import Publisher
-from learner.record import CurvedMetrics, RunRecorder, rewind_records
+from learner.record import CurvedMetrics, RunRecorder, take_up_records
 from learner.stream import PromptStream
 from reward.actor import RewardClient
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
+
+LAYOUT = {
+    "learner": ("num_ranks", "num_threads", "max_rows_per_micro_batch", "max_tokens_per_micro_batch"),
+    "rollout": ("num_engines", "num_threads", "max_num_seqs", "max_num_batched_tokens"),
+}
+"""Keys that the last bits of sums depend on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +108,9 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     run, start = stage.run, stage.reference_path
     state, policy = await _newest(run, start)
     state = await _with_inputs(run, start, state)
-    ledger = _take_up_records(run, state)
+    ledger = take_up_records(run.folder, state)
+    if state.step:
+        run.progress.say(f"resumed after step {state.step}")
     async with AsyncExitStack() as stack:
         async with starting(run, "learner ranks"):
             ranks, info = await stack.enter_async_context(
@@ -147,17 +155,8 @@ async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
     config = run.config
     reference = await asyncio.to_thread(checkpoint.digest_of, Path(start))
     inputs = {"corpus": run.corpora.sha256, "reference": reference}
-    learner, rollout = config.learner, config.rollout
-    layout = {
-        "learner.num_ranks": learner.num_ranks,
-        "learner.num_threads": learner.num_threads,
-        "learner.max_rows_per_micro_batch": learner.max_rows_per_micro_batch,
-        "learner.max_tokens_per_micro_batch": learner.max_tokens_per_micro_batch,
-        "rollout.num_engines": rollout.num_engines,
-        "rollout.num_threads": rollout.num_threads,
-        "rollout.max_num_seqs": rollout.max_num_seqs,
-        "rollout.max_num_batched_tokens": rollout.max_num_batched_tokens,
-    }
+    planes = {"learner": config.learner, "rollout": config.rollout}
+    layout = {f"{name}.{key}": getattr(plane, key) for name, plane in planes.items() for key in LAYOUT[name]}
     _require_same("must be resumed with the clips and the reference it was made from", state.inputs, inputs)
     if config.is_deterministic:
         _require_same(
@@ -176,19 +175,6 @@ def _require_same(rule: str, before: Any, now: Any) -> None:
             f"a run {rule}, got {values}; set that back, choose another run.name, or start from scratch "
             "with --run.resume never"
         )
-
-
-def _take_up_records(run: Run, state: RunState) -> Ledger:
-    """The ledger; where an earlier attempt went further than its checkpoint, what stands after it is void."""
-    ledger = Ledger(run.folder / "ledger.jsonl")
-    if ledger.num_bytes > state.ledger_bytes:
-        ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
-        ledger.commit()
-    rewind_records(run.folder, step=state.step)
-    checkpoint.clear_after(run.folder, state.step)
-    if state.step:
-        run.progress.say(f"resumed after step {state.step}")
-    return ledger
 
 
 async def _producer(

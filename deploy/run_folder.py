@@ -12,6 +12,7 @@ from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.config.tree import changeable_keys
 from common.config.values import format_value
+from common.durable import write_whole
 from common.errors import ConfigError
 
 RESULTS = (
@@ -115,7 +116,8 @@ def require_same_settings(folder: Path, config: OmniConfig) -> None:
     if not path.exists() or not has_results(folder):
         return
     before = _read(path)
-    changed = _changes(_tree(before), _tree(config), changeable=changeable_keys(OmniConfig))
+    trees = (each.model_dump(mode="json") for each in (before, config))
+    changed = _changes(*trees, changeable=changeable_keys(OmniConfig))
     if changed:
         raise ConfigError(
             f"a resumed run must keep its settings, got other values than in {path} ({'; '.join(changed)}); "
@@ -138,10 +140,7 @@ def take_up(folder: Path, config: OmniConfig) -> None:
     if config.run.resume == "never":
         set_results_aside(folder)
     require_same_settings(folder, config)
-    path = folder / "config.yaml"
-    partial = path.with_suffix(".partial")
-    partial.write_text(dump_config(config))
-    partial.rename(path)
+    write_whole(folder / "config.yaml", dump_config(config))
     (folder / "samples").mkdir(mode=0o700, exist_ok=True)
 
 
@@ -181,10 +180,6 @@ def _read(path: Path) -> OmniConfig:
             f"a resumed run's configuration must be valid, got {path}: {error}; mend it, or start from "
             "scratch with --run.resume never"
         ) from error
-
-
-def _tree(config: OmniConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json")
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], *, changeable: Set[str], prefix: str = "") -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Sequence
 
-from common.config.reward import BuiltinRewardConfig, RewardConfig
+from common.config.reward import BuiltinRewardConfig
 from common.models.registry import family_of
 from common.protocols import ScoreFn
 from common.types import Completion, Failure, Record, Score
@@ -14,21 +14,6 @@ from reward.checks import needs_engines
 from reward.engine_rewards import EngineRewards
 from rollout.pool import RolloutPool
 from rollout.scoring import LogprobScorer
-
-
-class ScoreBesideEngines:
-    """A `ScoreFn` that asks the engines first, and then the service, which settles and sums."""
-
-    def __init__(self, service: RewardClient, rewards: EngineRewards) -> None:
-        self._service, self._rewards = service, rewards
-
-    async def __call__(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
-        """Scores a group.
-
-        Raises:
-            RewardError: the service cannot be restarted, or a reward stops the run.
-        """
-        return await self._service(record, completions, given=await self._rewards(record, completions))
 
 
 async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, version: Callable[[], int]) -> ScoreFn:
@@ -41,7 +26,7 @@ async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, versi
         version: the policy version that all engines hold.
     """
     config = run.config
-    if not asks_engines(config.reward):
+    if not any(isinstance(entry, BuiltinRewardConfig) and needs_engines(entry) for entry in config.reward.rewards):
         return service
     encode = functools.partial(family_of(run.model_path).encode_text, model_path=run.model_path)
     # the tokenizer is loaded when it is first used
@@ -56,9 +41,8 @@ async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, versi
     )
     rewards = EngineRewards(config.reward, score_logprobs=scorer)
     await rewards.start()
-    return ScoreBesideEngines(service, rewards)
 
+    async def score(record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+        return await service(record, completions, given=await rewards(record, completions))
 
-def asks_engines(config: RewardConfig) -> bool:
-    """Whether a reward asks the rollout engines."""
-    return any(isinstance(entry, BuiltinRewardConfig) and needs_engines(entry) for entry in config.rewards)
+    return score

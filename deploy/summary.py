@@ -76,22 +76,16 @@ class Summary:
 
 def judgements(folder: Path) -> dict[Policy, Judgement]:
     """Of the policies that were judged."""
-    judged: dict[Policy, Judgement] = {}
-    for policy in POLICIES:
-        judgement = read_judgement(folder / "eval", policy)
-        if judgement is not None:
-            judged[policy] = judgement
-    return judged
+    found: dict[Policy, Judgement | None] = {policy: read_judgement(folder / "eval", policy) for policy in POLICIES}
+    return {policy: judgement for policy, judgement in found.items() if judgement is not None}
 
 
 def controls(folder: Path) -> dict[Control, Judgement]:
     """Of the last policy, in the conditions that it was judged in beside the clips as they are."""
-    found: dict[Control, Judgement] = {}
-    for control in CONTROLS:
-        judgement = read_judgement(folder / "eval", judgement_name("grpo", control))
-        if judgement is not None:
-            found[control] = judgement
-    return found
+    found: dict[Control, Judgement | None] = {
+        control: read_judgement(folder / "eval", judgement_name("grpo", control)) for control in CONTROLS
+    }
+    return {control: judgement for control, judgement in found.items() if judgement is not None}
 
 
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
@@ -121,20 +115,10 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         seed=seed,
         corpus_sha256=corpus_sha256,
         num_heldout=num_heldout,
-        war_untrained=war("untrained"),
-        war_cold_start=war("cold_start"),
-        war_grpo=war("grpo"),
-        war_grpo_video_only=war("video_only"),
-        war_grpo_audio_only=war("audio_only"),
-        war_grpo_swapped_audio=war("swapped_audio"),
-        war_grpo_no_think=war("no_think"),
-        war_grpo_label_list=war("label_list"),
-        uar_untrained=uar("untrained"),
-        uar_cold_start=uar("cold_start"),
-        uar_grpo=uar("grpo"),
-        war_exact_untrained=war_exact("untrained"),
-        war_exact_cold_start=war_exact("cold_start"),
-        war_exact_grpo=war_exact("grpo"),
+        **{f"war_{policy}": war(policy) for policy in POLICIES},
+        **{f"war_grpo_{control}": war(control) for control in CONTROLS},
+        **{f"uar_{policy}": uar(policy) for policy in POLICIES},
+        **{f"war_exact_{policy}": war_exact(policy) for policy in POLICIES},
         format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
         best_step=best.step if best else None,
         best_war=best.war if best else None,

@@ -17,7 +17,7 @@ from learner.checkpoint import START, RunState
 from learner.checkpointer import Checkpointer
 from learner.curves import curves_of
 from learner.ledger import Ledger
-from learner.record import CurvedMetrics, rewind_records
+from learner.record import CurvedMetrics, take_up_records
 from learner.stream import PromptStream
 from learner.supervise import SupervisedLoop, SupervisedParts
 
@@ -44,7 +44,9 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
     settings = run.config.sft
     newest = await asyncio.to_thread(checkpoint.newest_whole, folder)
     state = checkpoint.read_state(newest) if newest else START
-    ledger = _take_up_records(run, folder, state)
+    ledger = take_up_records(folder, state)
+    if state.step:
+        run.progress.say(f"the cold start is resumed after step {state.step}")
     # the schedule counts these steps, and nothing refers to a reference yet
     learner = run.config.learner.model_copy(
         update={"optimizer": settings.optimizer, "steps": settings.steps, "updates_per_step": 1, "beta": 0.0}
@@ -65,20 +67,6 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
         await ranks.save_hf(partial / "hf")
     await asyncio.to_thread(checkpoint.finish, partial, target)
     run.interrupts.check()
-
-
-def _take_up_records(run: Run, folder: Path, state: RunState) -> Ledger:
-    """The stage's ledger; what stands after the state is void."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    ledger = Ledger(folder / "ledger.jsonl")
-    if ledger.num_bytes > state.ledger_bytes:
-        ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
-        ledger.commit()
-    rewind_records(folder, step=state.step)
-    checkpoint.clear_after(folder, state.step)
-    if state.step:
-        run.progress.say(f"the cold start is resumed after step {state.step}")
-    return ledger
 
 
 def _parts(

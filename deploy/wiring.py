@@ -104,11 +104,7 @@ def on_node(node: str) -> NodeAffinitySchedulingStrategy:
 
 def process_env(num_threads: int) -> dict[str, str]:
     """Environment of every process that computes."""
-    return {
-        "OMP_NUM_THREADS": str(num_threads),
-        "MKL_NUM_THREADS": str(num_threads),
-        **QUIET,
-    }
+    return {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads), **QUIET}
 
 
 @asynccontextmanager
@@ -177,11 +173,7 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     actor: Any = ray.remote(EngineActor)
-    options = {
-        "num_cpus": settings.num_cpus,
-        "num_gpus": settings.num_gpus,
-        "runtime_env": {"env_vars": env},
-    }
+    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": {"env_vars": env}}
     names = [f"engine-{index}" for index in range(settings.num_engines)]
     nodes = place_engines(placement_plan(run.config), own=own_node(), nodes=node_resources())
     for name, node in zip(names, nodes, strict=True):

@@ -9,6 +9,7 @@ checkpoints/best.json names the one with the highest UAR on the validation clips
 `step_N.partial` is being written, or was when the run died; `step_N.torn` was passed over.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import blake3
 
@@ -23,7 +25,6 @@ from common.durable import sync, write_whole
 
 logger = logging.getLogger(__name__)
 MANIFEST, BEST = "manifest.json", "best.json"
-_CHUNK = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,8 +195,6 @@ def _step_of(folder: Path) -> int:
 
 
 def _digest(path: Path) -> str:
-    digest = blake3.blake3()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        digest: Any = hashlib.file_digest(file, cast(Any, blake3.blake3))
     return digest.hexdigest(length=16)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from common.command import quietly, say
+from common.durable import end_of_lines
 from common.errors import LedgerError
 from common.types import Draw, Failure
 
@@ -40,7 +41,8 @@ class Ledger:
         self.lineage = 0
         """How often the run was rewound."""
         if path.exists():
-            _cut_torn_line(path)
+            with path.open("r+b") as file:
+                file.truncate(end_of_lines(file))
             self.lineage = sum(entry.get("event") == "rewound" for entry in read_ledger(path))
 
     @property
@@ -254,14 +256,6 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         found.append((offset, cast(dict[str, Any], entry)))
         offset += len(line) + 1
     return found
-
-
-def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
 
 
 if __name__ == "__main__":

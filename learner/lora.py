@@ -43,13 +43,7 @@ def inject_adapters(policy: nn.Module, settings: LoraConfig, *, seed: int) -> li
     import peft
 
     adapted = _adapted_layers(policy, settings.targets)
-    config = cast(Any, peft).LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=adapted,
-        bias="none",
-    )
+    config = _peft_config(settings, adapted)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         cast(Any, peft).inject_adapter_in_model(config, policy, ADAPTER)
@@ -200,18 +194,22 @@ def adapter_config(policy: nn.Module, settings: LoraConfig, *, base: str) -> dic
         settings: what they were made with.
         base: checkpoint folder of the model under them.
     """
+    layers = sorted(lora_layers(policy))
+    config = _peft_config(settings, layers, base_model_name_or_path=base, inference_mode=True)
+    return json.loads(json.dumps(config.to_dict(), default=_plain))
+
+
+def _peft_config(settings: LoraConfig, layers: Sequence[str], **more: Any) -> Any:
     import peft
 
-    config = cast(Any, peft).LoraConfig(
+    return cast(Any, peft).LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=sorted(lora_layers(policy)),
+        target_modules=list(layers),
         bias="none",
-        base_model_name_or_path=base,
-        inference_mode=True,
+        **more,
     )
-    return json.loads(json.dumps(config.to_dict(), default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -25,11 +25,6 @@ MASTER = "master"
 """The float32 copy that is stepped where the parameters themselves are bfloat16."""
 
 
-def state_names(name: str, *, has_master: bool) -> tuple[str, ...]:
-    """What a checkpoint holds of one parameter."""
-    return tuple(f"{name}.{kind}" for kind in (*MOMENTS, *([MASTER] if has_master else [])))
-
-
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
     """Full float32 copies on the CPU of one parameter's state; zeros before the first step.
 
@@ -55,7 +50,7 @@ def write_state(
     Args:
         engine: whatever has DeepSpeed's `optimizer`, fresh.
         parameters: the trainable ones, by name.
-        values: by `state_names`.
+        values: by the names of `read_state`.
         num_updates: optimizer steps taken so far.
     """
     if num_updates == 0:

@@ -95,12 +95,14 @@ def write_parameter(optimizer: Any, parameter: nn.Parameter, value: Tensor) -> N
 
 def stepped_copy(optimizer: Any, parameter: nn.Parameter) -> Tensor:
     """What is stepped for a parameter that is not partitioned: itself, or at stage 0 in bfloat16 a float32 copy."""
+    return next((copy for mine, copy in _copies(optimizer) if mine is parameter), parameter)
+
+
+def _copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
+    """At stage 0 in bfloat16 each parameter with the float32 copy that is stepped; none elsewhere."""
     # the copies are in groups as the parameters are
-    for low, high in zip(*(getattr(optimizer, name, ()) for name in ("fp16_groups", "fp32_groups")), strict=False):
-        for mine, copy in zip(low, high, strict=True):
-            if mine is parameter:
-                return copy
-    return parameter
+    groups = zip(*(getattr(optimizer, name, ()) for name in ("fp16_groups", "fp32_groups")), strict=False)
+    return [pair for low, high in groups for pair in zip(low, high, strict=True)]
 
 
 def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -131,7 +133,6 @@ def forget_first_step(optimizer: Any) -> None:
 
     It would count in AdamW's bias correction, and decay the float32 copies once.
     """
-    for low, high in zip(*(getattr(optimizer, name, ()) for name in ("fp16_groups", "fp32_groups")), strict=False):
+    for mine, copy in _copies(optimizer):
         torch_optimizer(optimizer).state.clear()
-        for mine, copy in zip(low, high, strict=True):
-            copy.data.copy_(mine.data)
+        copy.data.copy_(mine.data)

@@ -12,6 +12,9 @@ from common.durable import append_line, read_lines, whole
 from common.errors import PublishError
 from common.metrics import MetricsFile
 from common.types import Group, Record, StepReport
+from learner import checkpoint
+from learner.checkpoint import RunState
+from learner.ledger import Ledger
 from learner.publisher import PublishReport
 
 PUBLISH_FAILURES = "publish_failures.jsonl"
@@ -101,6 +104,18 @@ def publish_failures(folder: Path) -> list[dict[str, Any]]:
 def sample_file(folder: Path, step: int) -> Path:
     """Where a step's samples stand."""
     return folder / "samples" / f"step_{step:06d}.jsonl.gz"
+
+
+def take_up_records(folder: Path, state: RunState) -> Ledger:
+    """The ledger of a stage; what an earlier attempt left after a state is void, and so are its checkpoints."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    ledger = Ledger(folder / "ledger.jsonl")
+    if ledger.num_bytes > state.ledger_bytes:
+        ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
+        ledger.commit()
+    rewind_records(folder, step=state.step)
+    checkpoint.clear_after(folder, state.step)
+    return ledger
 
 
 def rewind_records(folder: Path, *, step: int) -> None:
