@@ -21,9 +21,6 @@ UNKNOWN_RIFF_BYTES = 0x7FFFF000
 def declared_bytes(path: str | Path) -> int | None:
     """Where the last structure ends that the file declares.
 
-    Args:
-        path: of a file.
-
     Returns:
         At most the file's own length if it is whole; None where its kind declares nothing.
     """

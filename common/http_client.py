@@ -68,7 +68,6 @@ class HttpTarget:
 
     @property
     def shown(self) -> str:
-        """Scheme, host and port."""
         return shown_url(self.url)
 
 

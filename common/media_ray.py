@@ -52,13 +52,7 @@ class MediaStage:
     async def __call__(
         self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
     ) -> tuple[MediaRef, int] | Failure:
-        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate.
-
-        Args:
-            record: whose clip.
-            condition: what of the clip is presented.
-            sound: whose sound is heard, where sounds are swapped.
-        """
+        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
         key = memory_key(record, condition=condition, sound=sound)
         if key not in self._kept:
             task = self._running.get(key) or self._begin(key, record, condition, sound)
@@ -114,7 +108,6 @@ class MediaStage:
             self._kept.popitem(last=False)
 
     async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
-        """The longest prompt of the run, then the probe's."""
         try:
             return await self._references.remote(
                 self._settings, question=question, max_prompt_tokens=max_prompt_tokens

@@ -14,12 +14,7 @@ class MemorySampler:
     """
 
     def __init__(self, *, session: str = "", interval_s: float = 2.0) -> None:
-        """Takes what it looks at.
-
-        Args:
-            session: name of the Ray session whose processes count; any on this machine where empty.
-            interval_s: seconds between two readings.
-        """
+        """`session` names the Ray session whose processes count; any on this machine where empty."""
         self.peak_bytes = 0
         self._session = session
         self._interval_s = interval_s

@@ -24,7 +24,6 @@ class MetricsFile:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a step."""
         append_line(self._path, _as_json({"step": step, **metrics}))
 
 

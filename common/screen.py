@@ -36,10 +36,6 @@ class Screen(Console):
 def bar(console: Console, name: str) -> Generator[Callable[[int, int], None]]:
     """The progress of countable work: a bar on a terminal, a line now and then elsewhere.
 
-    Args:
-        console: to show it on.
-        name: of the work.
-
     Yields:
         A function that takes how much is done, and of how much.
     """

@@ -39,11 +39,6 @@ def attempt(folder: Path, progress: Progress, memory: MemorySampler) -> Generato
     """Records an attempt, and a publish that failed a proof, however the block ends.
 
     A block that ends well without a phase found nothing to do, and was no attempt.
-
-    Args:
-        folder: of the run.
-        progress: keeps the seconds since the command.
-        memory: has its last sample when the block ends.
     """
     phases_before = set(progress.seconds)
     try:
@@ -79,7 +74,6 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def seconds_by_phase(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Added up."""
     seconds: dict[str, float] = defaultdict(float)
     for one in attempts:
         for phase, value in one.seconds_by_phase.items():

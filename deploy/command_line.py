@@ -156,12 +156,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
 
 
 def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines: int) -> None:
-    """The memory plan.
-
-    Args:
-        config: of the run.
-        machine: that must fit it; None where the run's is not known.
-        num_engines: started here.
+    """The memory plan; without a machine, where that of the run is not known, it is not checked.
 
     Raises:
         ClusterError: it cannot fit the machine.

@@ -181,11 +181,6 @@ def _step_of(folder: Path, which: str) -> int:
 def evaluation_config(config: OmniConfig, policy: Policy, *, name: str) -> OmniConfig:
     """A configuration that asks this policy the held-out clips, and does nothing else.
 
-    Args:
-        config: of a run.
-        policy: that is asked.
-        name: of the evaluation's folder under run.root.
-
     Raises:
         ConfigError: it has no held-out clips.
     """

@@ -34,7 +34,6 @@ class Interrupts:
 
     @property
     def is_asked(self) -> bool:
-        """Whether the run was asked to stop cleanly."""
         return self._is_asked
 
     async def keeping(

@@ -67,14 +67,7 @@ class CheckpointJudge:
     """A `JudgeFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], phases: Phases, *, after_step: int) -> None:
-        """Takes what it asks, and what it tells.
-
-        Args:
-            run: everything the stages share.
-            engines: that hold the policy of the checkpoint.
-            phases: times what it does.
-            after_step: what was drawn after this step is void.
-        """
+        """What was drawn after `after_step` is void."""
         self._run, self._engines, self._phases = run, engines, phases
         config = run.config
         self._every = config.evaluation.every_checkpoints * config.learner.checkpoint.every_steps
@@ -110,15 +103,7 @@ async def _judgement(
 async def ask(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, name: str
 ) -> list[Prediction]:
-    """Asks clips once each, greedily, on all engines; in the clips' order.
-
-    Args:
-        run: everything the stages share.
-        engines: warmed up.
-        clips: what is asked, as it is asked.
-        asking: what the predictions say of themselves.
-        name: shown while it lasts.
-    """
+    """Asks clips once each, greedily, on all engines, which are warmed up; in the clips' order."""
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)

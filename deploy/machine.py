@@ -39,7 +39,6 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Where the command runs."""
     devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
     return Machine(
         num_cpus=os.cpu_count() or 1,

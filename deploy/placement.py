@@ -26,7 +26,6 @@ class PlanLine:
 
 
 def placement_plan(config: OmniConfig) -> list[PlanLine]:
-    """What a run starts."""
     rollout, learner = config.rollout, config.learner
     return [
         PlanLine(
@@ -113,7 +112,6 @@ def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping
 
 
 def format_plan(plan: list[PlanLine]) -> str:
-    """A table for people."""
     rows = [("actor", "count", "CPUs", "GPUs", "threads")]
     rows += [(p.actor, str(p.count), f"{p.num_cpus:g}", f"{p.num_gpus:g}", str(p.num_threads)) for p in plan]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

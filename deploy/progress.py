@@ -17,7 +17,6 @@ class LiveLine:
         self.show(text)
 
     def show(self, text: str) -> None:
-        """Something else has begun."""
         self._text, self._start = text, time.perf_counter()
 
     def __rich__(self) -> Text:
@@ -67,7 +66,6 @@ class Progress:
             yield update
 
     def say(self, text: str) -> None:
-        """A line."""
         print_line(self.console, text)
 
     def when_unread(self, stop: Callable[[], None]) -> None:
@@ -102,7 +100,6 @@ class StepLines:
         self._progress.task(f"{self._name} {step}/{self._num_steps}  {name}")
 
     def step(self, step: int, text: str) -> None:
-        """One finished step."""
         self._finished = step
         if step % self._every and step != self._num_steps:
             return

@@ -53,10 +53,6 @@ class _Stage:
 async def reinforce(run: Run, start: str) -> None:
     """GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
 
-    Args:
-        run: everything the stages share.
-        start: the checkpoint that the stage starts from, and refers to.
-
     Raises:
         ConfigError: the checkpoint is of another corpus or reference.
         LearnerError: ranks died more often in a row than `learner.max_rebuilds` without finishing a step.
@@ -101,9 +97,7 @@ async def _newest(run: Run, start: str) -> tuple[RunState, str]:
 async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     """From the newest checkpoint to the last step, on ranks of its own.
 
-    Args:
-        stage: what outlives the ranks.
-        synchronize: whether the engines hold other weights than the checkpoint.
+    `synchronize` where the engines may hold other weights than the checkpoint.
     """
     run, start = stage.run, stage.reference_path
     state, policy = await _newest(run, start)

@@ -17,14 +17,7 @@ from rollout.scoring import LogprobScorer
 
 
 async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, version: Callable[[], int]) -> ScoreFn:
-    """How the groups of an attempt are scored.
-
-    Args:
-        run: of the attempt.
-        service: of the rewards.
-        pool: of the engines.
-        version: the policy version that all engines hold.
-    """
+    """How the groups of an attempt are scored; `version` is the policy version that all engines hold."""
     config = run.config
     if not any(isinstance(entry, BuiltinRewardConfig) and needs_engines(entry) for entry in config.reward.rewards):
         return service

@@ -75,7 +75,6 @@ class Summary:
 
 
 def judgements(folder: Path) -> dict[Policy, Judgement]:
-    """Of the policies that were judged."""
     found: dict[Policy, Judgement | None] = {policy: read_judgement(folder / "eval", policy) for policy in POLICIES}
     return {policy: judgement for policy, judgement in found.items() if judgement is not None}
 
@@ -140,7 +139,6 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
 
 
 def write_summary(folder: Path, summary: Summary) -> Path:
-    """Puts `summary.json` in place whole."""
     target = folder / "summary.json"
     write_whole(target, json.dumps(asdict(summary), indent=1) + "\n")
     return target

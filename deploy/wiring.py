@@ -103,18 +103,12 @@ def on_node(node: str) -> NodeAffinitySchedulingStrategy:
 
 
 def process_env(num_threads: int) -> dict[str, str]:
-    """Environment of every process that computes."""
     return {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads), **QUIET}
 
 
 @asynccontextmanager
 async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool = True) -> AsyncGenerator[Run]:
     """Checks everything that can be checked, holds the run folder, and starts Ray.
-
-    Args:
-        config: of the run.
-        progress: shows what is done.
-        has_engines: whether the run starts engines.
 
     Raises:
         UserError: before any actor starts.
@@ -235,7 +229,6 @@ async def open_ranks(
 
 @asynccontextmanager
 async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
-    """The reward service."""
     config = run.config.reward
     # scoring again is harmless: a call that the service's death cut off is made anew
     options: Any = {"num_cpus": config.num_cpus, "max_restarts": -1, "max_task_retries": 2}
@@ -275,7 +268,6 @@ async def starting(run: Run, phase: str) -> AsyncGenerator[None]:
 
 
 def sampling_of(config: OmniConfig) -> SamplingSpec:
-    """How completions are drawn."""
     return SamplingSpec(**config.rollout.sampling.model_dump())
 
 

@@ -44,7 +44,6 @@ class LearnerRank:
         }
 
     def sources(self) -> dict[str, str]:
-        """What this process runs."""
         return provenance.sources()
 
     def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -56,48 +55,38 @@ class LearnerRank:
     def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[list[float]]]:
-        """Log-probabilities under the current weights."""
         return self._engine.score(prompts, completions)
 
     def sft_step(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
-        """One supervised step on this rank's examples; their media are fetched here."""
         fetched = cast(list[ProcessedPrompt], ray.get(cast(Any, list(prompts))))
         return self._engine.sft_step(
             [train_example(p, self._engine.encode(text)) for p, text in zip(fetched, completions, strict=True)]
         )
 
     def begin_save(self, folder: str, target: str, state: str) -> None:
-        """Copies what training needs to host memory, and begins to write it."""
         self._engine.checkpoints.begin_save(
             Path(folder), Path(target), state=state, num_updates=self._engine.num_updates
         )
 
     def wait_saved(self) -> None:
-        """Waits until this rank's share of the checkpoint is written."""
         self._engine.checkpoints.writer.wait()
 
     def save_hf(self, folder: str) -> None:
-        """Writes the model alone."""
         self._engine.checkpoints.save_hf(Path(folder))
 
     def load_optimizer(self, folder: str) -> None:
-        """Takes up a checkpoint's optimizer."""
         self._engine.num_updates = self._engine.checkpoints.load(Path(folder))
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        """Gathers one bucket; rank 0 writes it and answers the manifest."""
         return self._engine.sender.send_bucket(bucket)
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Mixes in a rehearsal's noise."""
         self._engine.sender.perturb(scale=scale, nonce=nonce, names=names)
 
     def restore(self, *, names: Sequence[str] | None = None) -> None:
-        """Takes the noise back."""
         self._engine.sender.restore(names=names)
 
     def close(self) -> None:
-        """Releases segments and the process group."""
         self._engine.close()
 
 
@@ -160,33 +149,26 @@ class RankClients:
         await self._each("wait_saved")
 
     async def save_hf(self, folder: Path) -> None:
-        """Writes the model alone."""
         await self._each("save_hf", str(folder))
 
     async def load_optimizer(self, folder: Path) -> None:
-        """Takes up a checkpoint's optimizer."""
         await self._each("load_optimizer", str(folder))
 
     async def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[list[float]]]:
-        """Log-probabilities under the current weights."""
         return await self._each("score", list(prompts), completions)
 
     async def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        """Gathers one bucket; rank 0's manifest."""
         return await self._each("send_bucket", bucket)
 
     async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Mixes in a rehearsal's noise."""
         await self._each("perturb", scale=scale, nonce=nonce, names=names)
 
     async def restore(self, *, names: Sequence[str] | None = None) -> None:
-        """Takes the noise back."""
         await self._each("restore", names=names)
 
     async def close(self) -> None:
-        """Releases segments and the process group."""
         await self._each("close")
 
     async def _each(self, method: str, *args: Any, **kwargs: Any) -> Any:

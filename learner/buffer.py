@@ -14,7 +14,6 @@ class GroupBuffer:
         return len(self._groups)
 
     def put(self, group: Group) -> None:
-        """Adds a scored group."""
         self._groups.append(group)
 
     def drop_stale(self, *, learner_version: int) -> list[Group]:
@@ -25,7 +24,6 @@ class GroupBuffer:
         return stale
 
     def draws(self) -> list[Draw]:
-        """Of the groups that wait."""
         return [group.prompt.draw for group in self._groups]
 
     def take(self, count: int) -> list[Group]:

@@ -51,7 +51,6 @@ START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    """Where a step's checkpoint stands."""
     return run / "checkpoints" / f"step_{step:06d}"
 
 

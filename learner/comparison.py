@@ -45,7 +45,6 @@ class Comparison:
         self.sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
 
     async def ask(self, engine: WeightReceiver, *, num_completions: int = 1) -> Answers:
-        """Has an engine answer every probe."""
         async with self._transfer.phase("probe", engine.name):
             answers = await all_ended(
                 engine.generate(

@@ -50,7 +50,6 @@ class TensorBoard:
         )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds a point to every curve."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
@@ -64,12 +63,6 @@ class WandB:
 
     def __init__(self, *, project: str, name: str, folder: Path, stage: str) -> None:
         """Starts the run or resumes it, by the id in `wandb_id`.
-
-        Args:
-            project: of W&B.
-            name: of the run, as people read it; others may have the same.
-            folder: of the run.
-            stage: whose steps are counted.
 
         Raises:
             ConfigError: wandb is not installed.
@@ -86,7 +79,6 @@ class WandB:
         self._run.define_metric(self._axis)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs a step of the stage."""
         for plane in sorted({name.split("/")[0] for name in metrics} - self._planes):
             self._planes.add(plane)
             self._run.define_metric(f"{plane}/*", step_metric=self._axis)

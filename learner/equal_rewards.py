@@ -17,13 +17,7 @@ class EqualRewards:
         self._has_warned = False
 
     def note(self, step: int, metrics: Mapping[str, float], *, batch: Path) -> None:
-        """To be called after each step.
-
-        Args:
-            step: the last one.
-            metrics: of that step.
-            batch: the file of its samples.
-        """
+        """To be called after each step; `batch` is the file of its samples."""
         self._in_a_row = self._in_a_row + 1 if metrics["reward/equal_groups_fraction"] == 1.0 else 0
         if self._in_a_row < MIN_STEPS or self._has_warned:
             return

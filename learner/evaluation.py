@@ -160,7 +160,6 @@ def require_some_asked(predictions: Sequence[Prediction]) -> None:
 
 
 def judgement_name(policy: str, condition: Condition) -> str:
-    """What a policy's judgement in a condition is called."""
     return policy if condition == AS_GIVEN else f"{policy}_{condition}"
 
 

@@ -15,7 +15,6 @@ class Exhaustion:
         self._failed: set[str] = set()
 
     def succeeded(self) -> None:
-        """A clip came to a group."""
         self._failed.clear()
 
     def failed(self, draw: Draw) -> bool:

@@ -85,7 +85,6 @@ class HfWriter:
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Writes one shard."""
         from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
         save_file(dict(tensors), self._folder / self._file(number), metadata={"format": "pt"})

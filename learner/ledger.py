@@ -65,7 +65,6 @@ class Ledger:
         self._add(draw=draw.key, fate="filtered", reason=reason, step=step)
 
     def failed(self, draw: Draw, failure: Failure) -> None:
-        """The draw came to nothing, and why."""
         self.failures[f"{failure.stage}/{failure.reason}"] += 1
         self._add(draw=draw.key, fate="failed", reason=failure.reason, stage=failure.stage, detail=failure.detail)
 

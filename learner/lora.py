@@ -113,12 +113,10 @@ class AdapterOffReference:
 
     @contextmanager
     def ready(self) -> Generator[None]:
-        """Switches the adapters off meanwhile."""
         with self._engine.evaluating(), adapters_off(self._engine.module):
             yield
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:
-        """float32 [N, C], without gradient."""
         return self._engine(tokens, temperature=temperature)[0]
 
 
@@ -138,7 +136,6 @@ class MergedLoraSource(PlainSource):
         }
 
     def moves(self, name: str) -> bool:
-        """What has an adapter."""
         return name in self._layers
 
     def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
@@ -187,13 +184,7 @@ def write_adapter(policy: nn.Module, optimizer: Any, tensors: Mapping[str, Tenso
 
 
 def adapter_config(policy: nn.Module, settings: LoraConfig, *, base: str) -> dict[str, Any]:
-    """What peft reads beside the weights, fit for JSON.
-
-    Args:
-        policy: with adapters.
-        settings: what they were made with.
-        base: checkpoint folder of the model under them.
-    """
+    """What peft reads beside the weights, fit for JSON; `base` is the folder of the model under them."""
     layers = sorted(lora_layers(policy))
     config = _peft_config(settings, layers, base_model_name_or_path=base, inference_mode=True)
     return json.loads(json.dumps(config.to_dict(), default=_plain))

@@ -14,12 +14,7 @@ class NonFiniteGuard:
     """Counts the steps in a row that the ranks did not take."""
 
     def __init__(self, *, key: str, limit: int) -> None:
-        """Takes how a step says so.
-
-        Args:
-            key: of the metric that is 1 where a step was not taken.
-            limit: steps in a row that may be left out.
-        """
+        """`key` names the metric that is 1 where a step was not taken; up to `limit` in a row may be left out."""
         self._key, self._limit = key, limit
         self._in_a_row = 0
 
@@ -30,11 +25,7 @@ class NonFiniteGuard:
         return not is_skipped
 
     def check(self, step: int, *, batch: Path) -> None:
-        """To be called when a step is in the records.
-
-        Args:
-            step: the last one.
-            batch: where its batch can be looked at.
+        """To be called when a step is in the records; its batch can be looked at in `batch`.
 
         Raises:
             NonFiniteError: more steps in a row were left out than may be.

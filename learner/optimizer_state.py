@@ -26,13 +26,7 @@ MASTER = "master"
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Full float32 copies on the CPU of one parameter's state; zeros before the first step.
-
-    Args:
-        engine: whatever has DeepSpeed's `optimizer`.
-        name: of the parameter.
-        parameter: a trainable one.
-    """
+    """Full float32 copies on the CPU of a trainable parameter's state; zeros before the first step."""
     master = _master(engine, name, parameter)
     if not torch_optimizer(engine.optimizer).state:
         return {f"{name}.{kind}": torch.zeros(full_shape(parameter)) for kind in MOMENTS} | master
@@ -45,13 +39,9 @@ def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Ten
 def write_state(
     engine: Any, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor], *, num_updates: int
 ) -> None:
-    """Puts back what `read_state` gave, and the number of steps that AdamW's bias correction counts.
+    """Puts back, into a fresh engine, what `read_state` gave for its trainable parameters.
 
-    Args:
-        engine: whatever has DeepSpeed's `optimizer`, fresh.
-        parameters: the trainable ones, by name.
-        values: by the names of `read_state`.
-        num_updates: optimizer steps taken so far.
+    `num_updates` is the number of steps that AdamW's bias correction counts.
     """
     if num_updates == 0:
         return

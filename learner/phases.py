@@ -16,12 +16,7 @@ class Phases:
     """
 
     def __init__(self, path: Path, *, show: Callable[[str], None] = lambda phase: None) -> None:
-        """Takes what it writes to.
-
-        Args:
-            path: of `events.jsonl`; lines are flushed and not synced: they tell about now, not about the past.
-            show: called with the phase that begins.
-        """
+        """Lines are flushed and not synced, as they tell about now; `show` is called with a phase that begins."""
         self._path, self._show = path, show
         self._step = 0
         self.seconds: dict[str, float] = defaultdict(float)

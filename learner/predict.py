@@ -204,7 +204,6 @@ def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str
 
 
 def _shown(clips: Sequence[Asked]) -> Iterator[Asked]:
-    """Each clip, with the progress over all on stderr."""
     from common.screen import Screen, bar
 
     with bar(Screen(stderr=True), "clips") as update:

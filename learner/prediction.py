@@ -100,11 +100,6 @@ class Predictor:
         The policy scores `<answer>CLASS</answer>` and the end behind the prompt and its own text up to its answer:
         the sum of the tokens' log-probabilities, normalised over the classes. Where it gave no answer, the classes
         stand behind its closed thinking, or, without that, at once behind the prompt.
-
-        Args:
-            prompt: processed.
-            text: what the policy said.
-            classes: that are scored.
         """
         path = self._settings.model_path
         encode = self._family.encode_completion

@@ -27,5 +27,4 @@ class ProcessGroup:
         tensor.copy_(moved)
 
     def close(self) -> None:
-        """Leaves the group."""
         torch.distributed.destroy_process_group()

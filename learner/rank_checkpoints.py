@@ -32,15 +32,7 @@ class RankCheckpoints:
         lora: LoraConfig | None,
         source_path: Path,
     ) -> None:
-        """Takes what it reads and writes.
-
-        Args:
-            source: the policy's weights by their names in the checkpoint.
-            deepspeed: the engine that trains them.
-            ranks: all of them.
-            lora: the adapters, if any.
-            source_path: a checkpoint that lasts as long as the run, whose other files are copied.
-        """
+        """`source_path` is a checkpoint that lasts as long as the run, whose other files are copied."""
         self._source, self._deepspeed, self._ranks, self._lora = source, deepspeed, ranks, lora
         self._source_path = source_path
         self.writer = ShareWriter(rank=ranks.rank, world_size=ranks.world_size)

@@ -40,7 +40,6 @@ class CurvedMetrics(MetricsFile):
         self._curves = curves
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a step and draws it."""
         super().write(step, metrics)
         for curves in self._curves:
             curves.write(step, metrics)
@@ -102,7 +101,6 @@ def publish_failures(folder: Path) -> list[dict[str, Any]]:
 
 
 def sample_file(folder: Path, step: int) -> Path:
-    """Where a step's samples stand."""
     return folder / "samples" / f"step_{step:06d}.jsonl.gz"
 
 
@@ -173,6 +171,5 @@ def _seen_of(record: Record) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """What `write_samples` wrote."""
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]

@@ -32,13 +32,7 @@ class OwnReference:
     needs_every_rank = False
 
     def __init__(self, policy: nn.Module, *, device: torch.device, is_offloaded: bool) -> None:
-        """Takes the model over.
-
-        Args:
-            policy: loaded on the host.
-            device: where it computes.
-            is_offloaded: whether it waits in host memory and is copied to the device when asked.
-        """
+        """Takes over a model on the host; an offloaded one waits there, and is copied to the device when asked."""
         policy.requires_grad_(False).eval()
         self._device = device
         self._policy = policy if is_offloaded else policy.to(device)
@@ -57,7 +51,6 @@ class OwnReference:
                 tensor.data = host
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:
-        """float32 [N, C], without gradient."""
         with torch.no_grad():
             return self._policy(tokens, temperature=temperature)[0]
 

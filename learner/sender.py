@@ -50,11 +50,9 @@ class WeightSender:
                 self._source.perturb(name, scale=scale, nonce=nonce)
 
     def restore(self, *, names: Sequence[str] | None = None) -> None:
-        """Puts the perturbed tensors back, bit for bit: all of them, or these."""
         self._source.restore(names=names)
 
     def close(self) -> None:
-        """Removes the segments."""
         for segment in self._segments:
             segment.close(unlink=True)
         self._segments.clear()

@@ -30,13 +30,7 @@ class ShareWriter:
         self._writing: Future[None] | None = None
 
     def begin(self, folder: Path, target: Path, write: Callable[[], None]) -> None:
-        """Begins to write this rank's share.
-
-        Args:
-            folder: where it is written; all ranks' is the same.
-            target: what the folder is renamed to when all ranks are done.
-            write: writes the share.
-        """
+        """Begins to write this rank's share of a folder, which is renamed to the target when all ranks are done."""
         self.wait()
         self._writing = self._pool.submit(self._write, folder, target, write)
 
@@ -96,7 +90,6 @@ def write_counts(folder: Path, counts: Mapping[str, int]) -> None:
 
 
 def read_counts(folder: Path) -> dict[str, int]:
-    """What `write_counts` wrote."""
     return json.loads((folder / "engine.json").read_text())
 
 

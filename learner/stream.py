@@ -44,7 +44,6 @@ class PromptStream:
         return list(self._returned)
 
     def next(self) -> Draw:
-        """The next draw."""
         if self._returned:
             return self._returned.popleft()
         draw = self._at(self.cursor)

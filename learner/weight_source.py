@@ -54,11 +54,9 @@ class PlainSource:
         return self._parameters
 
     def moves(self, name: str) -> bool:
-        """Whatever trains."""
         return self._parameters[name].requires_grad
 
     def num_bytes(self, name: str) -> int:
-        """Of the whole tensor, partitioned or not."""
         return full_bytes(self._parameters[name])
 
     def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
@@ -71,13 +69,11 @@ class PlainSource:
             }
 
     def perturb(self, name: str, *, scale: float, nonce: int) -> None:
-        """Mixes noise into one tensor until `restore`."""
         parameter = self._parameters[name]
         self._saved.setdefault(name, storage_of(parameter).clone())
         with torch.no_grad(), gathered([parameter], modify=True):
             parameter.copy_(perturbed(name, parameter, scale=scale, nonce=nonce))
 
     def restore(self, *, names: Sequence[str] | None = None) -> None:
-        """Puts the perturbed tensors back, bit for bit: all of them, or these."""
         for name in list(self._saved) if names is None else names:
             overwrite(self._parameters[name], self._saved.pop(name))

@@ -14,10 +14,5 @@ class Config(BaseModel):
 
 
 def changeable(default: Any, **rules: Any) -> Any:
-    """A field that a resumed run may be given another value of, as it does not change what is learned.
-
-    Args:
-        default: of the field.
-        rules: bounds, as pydantic's `Field` takes them.
-    """
+    """A field that a resumed run may be given another value of, as it does not change what is learned."""
     return Field(default=default, json_schema_extra={"changeable": True}, **rules)

@@ -86,7 +86,6 @@ class RunConfig(Config):
 
     @property
     def folder(self) -> Path:
-        """Everything that the run writes."""
         return Path(self.root) / self.name
 
 
@@ -124,7 +123,6 @@ class OmniConfig(Config):
 
     @property
     def uses_gpus(self) -> bool:
-        """Whether any actor is given a GPU."""
         return self.rollout.num_gpus > 0 or self.learner.num_gpus > 0
 
     @property

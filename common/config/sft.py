@@ -33,5 +33,4 @@ class SftConfig(Config):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is such a stage."""
         return self.steps > 0 or self.epochs is not None

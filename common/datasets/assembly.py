@@ -43,13 +43,6 @@ def assembled(
 ) -> Corpus:
     """Records of the clips that have media; the others with the reason `missing`, and what could not be searched.
 
-    Args:
-        items: in the order of the records.
-        tree: of the media.
-        config: says how frames are taken, and may name the corpus.
-        source: what the records have in common.
-        files: that were read.
-
     Raises:
         DatasetError: an id stands twice, or no clip has media.
     """

@@ -84,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """The options that say which corpus."""
     parser.add_argument("--config", help="a run's YAML file: each corpus that it names")
     parser.add_argument("--format", choices=tuple(CORPORA), help="kind of the corpus")
     parser.add_argument("--root", help="folder, or file of r1_omni, r1_omni_list and table")

@@ -37,12 +37,7 @@ FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339)
 
 
 def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
-    """One part of one fold.
-
-    Args:
-        config: of the corpus.
-        part: `train` or `test`.
-        split: recorded with each record.
+    """One part, `train` or `test`, of one fold.
 
     Raises:
         DatasetError: root, list or fold is missing, a line is wrong, an id stands twice, or no clip has media.

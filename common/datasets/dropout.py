@@ -16,12 +16,7 @@ Vary = Callable[[Record, int], Record]
 
 
 def dropout_of(data: DataConfig, *, seed: int) -> Vary | None:
-    """What the configuration drops; None where it drops nothing.
-
-    Args:
-        data: says the shares.
-        seed: of the draws.
-    """
+    """What the configuration drops; None where it drops nothing."""
     if not (data.transcript_dropout or data.video_dropout or data.audio_dropout):
         return None
     return lambda record, epoch: dropped_out(record, data=data, seed=seed, epoch=epoch)

@@ -79,9 +79,7 @@ LAYOUTS: Mapping[str, _Layout] = {
 def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
     """Every labelled clip of a variant: the explanation where there is one, all labels where there are several.
 
-    Args:
-        config: of the corpus.
-        split: recorded with each record; the cold start takes those alone that have a reason.
+    The cold start takes those alone that have a reason.
 
     Raises:
         DatasetError: root or table is missing, a column is missing, an id stands twice, or no clip has media.

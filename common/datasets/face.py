@@ -30,7 +30,6 @@ class Look:
 
 
 def look_of(identity: int) -> Look:
-    """The look of a person, by number."""
     rng = random.Random(f"identity/{identity}")
     tone = rng.randint(110, 235)
     return Look(

@@ -62,7 +62,6 @@ class Inspection:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing would bite later."""
         return not self.problems and not self.overlaps
 
     def as_json(self) -> dict[str, Any]:
@@ -90,7 +89,6 @@ class Inspection:
 
 
 def modality_of(record: Record) -> str:
-    """What of a clip is asked."""
     if record.clip.audio_path is None:
         return "video"
     return "audio" if record.clip.video_path is None else "both"
@@ -125,9 +123,6 @@ def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
 def read_stages(data: DataConfig) -> dict[str, Corpus]:
     """Every corpus of files that a run's configuration names, by what it is for.
 
-    Args:
-        data: of the run.
-
     Raises:
         DatasetError: one cannot be read.
     """
@@ -160,16 +155,7 @@ def inspect(
     published: Mapping[str, int],
     num_unlisted: int | None,
 ) -> Inspection:
-    """Looks at every clip.
-
-    Args:
-        splits: corpora as they were read.
-        limits: how closely, and how long a clip may last.
-        num_workers: processes that open files.
-        on_clip: called after each clip.
-        published: sizes of the splits as the corpus' paper has them.
-        num_unlisted: clips on disk that no list names; None where that is not known.
-    """
+    """Looks at every clip; `on_clip` is called after each."""
     problems: list[Problem] = []
     seconds: dict[str, float] = {}
     contents: dict[str, list[Facts]] = {}

@@ -14,13 +14,7 @@ MAX_LISTED = 20
 
 
 def show(inspection: Inspection, console: Console, *, level: str) -> None:
-    """Prints counts, then what is left out, then what would bite.
-
-    Args:
-        inspection: to show.
-        console: to print to.
-        level: how closely files were looked at.
-    """
+    """Prints counts, then what is left out, then what would bite."""
     console.print(_counts(inspection))
     if inspection.dropped:
         console.print(_tallied("left out", "clips", [dropped.reason for dropped in inspection.dropped]))

@@ -40,12 +40,7 @@ FOLD_SIZES = {1: (7333, 1839), 2: (7335, 1837), 3: (7339, 1833), 4: (7340, 1832)
 
 
 def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
-    """One part of one fold, or every clip of the workbook.
-
-    Args:
-        config: of the corpus.
-        part: `train` or `test`; not looked at without a fold.
-        split: recorded with each record.
+    """One part, `train` or `test`, of one fold; without a fold every clip of the workbook.
 
     Raises:
         DatasetError: root, list, workbook or fold is missing, a line is wrong, an id stands twice, or no clip has

@@ -51,14 +51,7 @@ class Facts:
 def check_clips(
     clips: Sequence[Clip], limits: Limits, *, num_workers: int, on_clip: Callable[[], None]
 ) -> Iterator[Facts]:
-    """Facts of every clip, in order.
-
-    Args:
-        clips: to look at.
-        limits: how.
-        num_workers: processes; 1 stays in this one.
-        on_clip: called after each clip.
-    """
+    """Facts of every clip, in order; `on_clip` is called after each. A single worker is this process."""
     if num_workers == 1:
         for clip in clips:
             yield check_clip(clip, limits)

@@ -30,11 +30,6 @@ class MediaTree:
     def clip(self, clip_id: str, *, prefer_frames: bool, frames_fps: float) -> Clip | None:
         """A clip with its sound: a file of its own where there is one, the video's own track otherwise.
 
-        Args:
-            clip_id: to look for.
-            prefer_frames: whether a folder of frames goes before a video.
-            frames_fps: of folders of frames.
-
         Returns:
             None where its pictures are missing, or its sound in a tree without pictures.
 

@@ -25,10 +25,6 @@ STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
     """The chosen records of every file, in the files' order; the others as `not-sampled`.
 
-    Args:
-        config: of the list.
-        split: recorded with each record.
-
     Raises:
         DatasetError: the list or a file of it is missing or malformed, or a strategy is unknown.
     """

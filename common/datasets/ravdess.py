@@ -41,12 +41,7 @@ class Code:
 
 
 def load_ravdess(config: RavdessDataConfig, *, part: str, split: str) -> Corpus:
-    """All actors, or one part of one fold.
-
-    Args:
-        config: of the corpus.
-        part: `train` or `test`; not looked at without a fold.
-        split: recorded with each record.
+    """One part, `train` or `test`, of one fold; without a fold all actors.
 
     Raises:
         DatasetError: the root is missing, holds no such file, or a clip stands twice.

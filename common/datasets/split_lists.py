@@ -62,10 +62,6 @@ def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, re
 def read_own_list(path: Path, *, num_classes: int) -> list[Listed]:
     """Every clip of a corpus' own list: `video_name,label`, numbered from 1, with or without a header.
 
-    Args:
-        path: of the list.
-        num_classes: a label must be one of as many.
-
     Raises:
         DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.
     """
@@ -97,10 +93,6 @@ def read_own_list(path: Path, *, num_classes: int) -> list[Listed]:
 
 def read_public_list(path: Path, *, num_classes: int) -> list[Listed]:
     """Every clip of a public list: `path frames label`, `path sound label` or `path label`, numbered from 0.
-
-    Args:
-        path: of the list.
-        num_classes: a label must be one of as many.
 
     Raises:
         DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.

@@ -183,7 +183,6 @@ def _recipe(split: str, labels: Sequence[str], kind: LabelFrom, rng: random.Rand
 
 
 def write_clip(path: Path, recipe: ClipRecipe) -> None:
-    """Renders a recipe as H.264 and AAC in mp4."""
     frames = render_face(
         FACES[recipe.face],
         identity=recipe.identity,

@@ -54,11 +54,6 @@ class _Line:
 def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
     """The rows of one part, or all rows of a table that tells no parts.
 
-    Args:
-        config: names the columns.
-        part: to take.
-        split: recorded with each record.
-
     Raises:
         DatasetError: the table is missing, malformed or empty, a column is missing, or an id stands twice.
     """

@@ -120,11 +120,7 @@ def csv_text(path: Path) -> str:
 
 
 def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
-    """A table with a header.
-
-    Args:
-        path: of the file.
-        columns: that must be there; others are kept, too.
+    """A table with a header; columns that are not asked for are kept, too.
 
     Raises:
         DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.

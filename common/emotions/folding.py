@@ -35,7 +35,6 @@ def fold(text: str) -> Folded:
 
 
 def folded(text: str) -> str:
-    """The text alone."""
     return fold(text).text
 
 

@@ -154,12 +154,7 @@ def english_kinds() -> dict[str, Kind]:
 
 
 def denied_behind(text: str, end: int) -> bool:
-    """Whether what follows a mention says that it is absent: "anger is not present", `anger: no`.
-
-    Args:
-        text: folded.
-        end: of the mention.
-    """
+    """Whether what follows the end of a mention in a folded text says that it is absent: `anger: no`."""
     return _ABSENT.match(text, end) is not None
 
 
@@ -228,12 +223,7 @@ class Scope:
         return reaches and self._denies
 
     def other(self, token: Token, *, goes_on: bool) -> None:
-        """Any other word or mark, while the scope is open.
-
-        Args:
-            token: it.
-            goes_on: it is a comma whose list ends in "or".
-        """
+        """Any other word or mark, while the scope is open; a comma `goes_on` where its list ends in "or"."""
         kind, is_behind = token.kind, self._tail >= 0
         if self._ends(token, is_behind=is_behind, goes_on=goes_on):
             self.is_open = False

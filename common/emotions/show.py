@@ -36,9 +36,6 @@ def reading_of(text: str, taxonomies: Sequence[str]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command.
 
-    Args:
-        argv: arguments without the program's name; the process's own where None.
-
     Returns:
         0, or 2 for a taxonomy that there is not.
     """

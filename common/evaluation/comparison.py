@@ -35,10 +35,6 @@ def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]
 def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comparison]:
     """Every condition minus the clips as they are, of each dataset that was asked both ways.
 
-    Args:
-        read: predictions of one run.
-        seed: of the resampling.
-
     Raises:
         DatasetError: the conditions of a dataset do not have the same clips and labels.
     """
@@ -63,12 +59,6 @@ def run_differences(
     first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, against: str, seed: int = 0
 ) -> list[Comparison]:
     """The first run minus the second, for each dataset and condition that both have.
-
-    Args:
-        first: predictions of one run.
-        second: of the other.
-        against: names the other.
-        seed: of the resampling.
 
     Raises:
         DatasetError: they have no dataset and condition in common, or not the same clips or labels in it.

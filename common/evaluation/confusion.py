@@ -108,10 +108,6 @@ def scores_of(confusions: Sequence[Confusion], *, seed: int = 0) -> Scores:
     """WAR, UAR and macro F1 of a table; of several folds, the mean of their values.
 
     The intervals are percentiles of a bootstrap over clips, within each fold.
-
-    Args:
-        confusions: one, or one for each fold.
-        seed: of the resampling.
     """
     rng = np.random.default_rng(seed)
     values = np.mean([shares_of(one) for one in confusions], axis=0)

@@ -121,10 +121,6 @@ def _without(record: Record, clip: Clip) -> Record:
 def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
     """Each with the sound of a record of another label; every sound is given away once.
 
-    Args:
-        records: any number.
-        seed: of which sound goes where.
-
     Raises:
         DatasetError: a record lacks picture or sound, or one label has more than half of the records: then some
             would keep a sound of their own label.

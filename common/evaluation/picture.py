@@ -19,10 +19,6 @@ def write_confusions(path: Path, tables: Sequence[tuple[str, Confusion]]) -> Non
     """Draws tables below each other: rows are labels that occur, shades shares of a row, numbers clips.
 
     A table of more than `MAX_CLASSES` classes is a line that says so.
-
-    Args:
-        path: of the PNG file.
-        tables: with the name of each.
     """
     # not pyplot: it would keep figures, and choose a backend of the screen's
     from matplotlib.backends.backend_agg import FigureCanvasAgg

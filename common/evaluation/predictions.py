@@ -63,9 +63,6 @@ _KNOWN = {*_TEXTS, *_TEXTS_OR_NULL, *_INTEGERS_OR_NULL, "labels", "condition"}
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Reads predictions.
 
-    Args:
-        path: the JSONL file, in UTF-8.
-
     Raises:
         DatasetError: the file cannot be read or is empty, a line is not as it must be, or one stands twice.
     """

@@ -123,7 +123,6 @@ def _confusion(table: Confusion) -> dict[str, Any]:
 
 
 def page(report: Report) -> str:
-    """The page, as HTML."""
     import jinja2
 
     environment = jinja2.Environment(

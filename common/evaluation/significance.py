@@ -78,10 +78,6 @@ def paired_difference(
 def mcnemar_p(only_first: int, only_second: int) -> float:
     """Exact McNemar test, two-sided: a fair coin for each clip on which just one policy is right.
 
-    Args:
-        only_first: clips that the first alone answers right.
-        only_second: clips that the second alone answers right.
-
     Returns:
         min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2); 1 where the policies never differ.
     """

@@ -84,7 +84,6 @@ class Qwen2_5OmniPolicy(nn.Module):
         return torch.cat([first, rest_output], dim=1)[:, : batch.targets.shape[1]]
 
     def _decode(self, prompts: Stretch, rest: Stretch, owner: Tensor) -> tuple[Tensor, Tensor]:
-        """Final hidden states of both."""
         model = self.thinker.model
         if self._recomputes and self.training and torch.is_grad_enabled():
             return decode(model, prompts, rest, owner)

@@ -116,7 +116,6 @@ def _special(model_path: str) -> re.Pattern[str]:
 
 
 def decode_completion(token_ids: Sequence[int], *, model_path: str) -> str:
-    """Text of token ids, special tokens left out."""
     return str(load_processor(model_path).tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
