@@ -10,6 +10,7 @@ import multiprocessing.process
 import os
 import re
 import signal
+from multiprocessing.connection import wait
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ ENDINGS = frozenset({"worker_main", "run_engine_core", "monitor_workers"})
 WRAPPED = re.compile(r"Worker failed with error '(.*)', please check the stack trace above")
 """vLLM's error in its core for one in a worker."""
 LONGEST = 800
+"""Characters of a cause."""
+EXIT_S = 5.0
 
 
 class FailureFile:
@@ -71,7 +74,10 @@ def _ended_child() -> str:
     # the only list that keeps children which have ended
     children = cast(Any, multiprocessing.process)._dangling
     for child in list(children):
-        with contextlib.suppress(ValueError):  # closed
+        with contextlib.suppress(ValueError, AssertionError):  # closed, or of another process
+            if wait([child.sentinel], timeout=0):
+                # it ends: its code is there in a moment
+                child.join(EXIT_S)
             # vLLM itself ends by SIGTERM whatever is left
             if child.exitcode and child.exitcode != -signal.SIGTERM:
                 return f"{child.name} {_ending(child.exitcode)}"

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from common.errors import EngineError
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.engines import ENGINE, BreakableEngine, start_engine
+from tests.support.clips import case_named, processed
+from tests.support.engines import ENGINE, SAMPLING, BreakableEngine, start_engine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -102,16 +103,11 @@ def test_an_engine_names_the_log_on_its_own_node(run: Run, untied: str) -> None:
 
 
 def test_a_running_engine_whose_worker_is_killed_says_so(run: Run, untied: str) -> None:
-    client = start_engine(untied, name="killed")
-
-    async def until_noticed() -> None:
-        while True:
-            await client.status()
-
+    client, prompt = start_engine(untied, name="killed"), processed(case_named("text-only"), untied)
     try:
         core = _spawned(psutil.Process(run(client.status()).extra["pid"]))[0]
         _spawned(core)[0].kill()
-        with pytest.raises(EngineError, match="engine killed: status: VllmWorker-0 was killed by SIGKILL"):
-            run(until_noticed())
+        with pytest.raises(EngineError, match="engine killed: generate: VllmWorker-0 was killed by SIGKILL"):
+            run(client.generate(prompt, sampling=SAMPLING, group_size=2, seed=0, deadline_s=60.0))
     finally:
         ray.kill(client.handle)
