@@ -373,7 +373,11 @@ def test_a_busy_endpoint_is_asked_again(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--endpoint", "http://far.example/v1"), "--endpoint must be https to another machine"),
+        (("--endpoint", "http://far.example/v1"), "--endpoint must be https to another machine, got"),
+        (
+            ("--endpoint", "http://far.example/v1", "--token-env", ""),
+            "--endpoint must be https to another machine, got",
+        ),
         (
             ("--endpoint", "http://far.example/v1", "--allow-plain-http"),
             "--endpoint must be https to another machine where there is a token",
