@@ -120,7 +120,7 @@ def test_each_side_is_clipped_for_its_sign(ratio: float, advantage: float, loss:
         logprobs, torch.tensor([[-1.0]]), torch.tensor([advantage]), clip_low=LOW, clip_high=HIGH
     )
     got.sum().backward()
-    assert float(got) == pytest.approx(loss, rel=1e-6)
+    assert got.item() == pytest.approx(loss, rel=1e-6)
     assert bool(flag) is is_clipped
     # d ratio / d logprob = ratio
     assert float(logprobs.grad) == pytest.approx(0.0 if is_clipped else -ratio * advantage, rel=1e-6)

@@ -74,7 +74,7 @@ def test_loss_and_tally_by_hand() -> None:
     kl_first, kl_second = math.exp(0.5) - 1.5, math.exp(-1.0)
     # at ratio 1 a token's loss is -A; the mean over each row, then over the two rows
     expected = ((-0.8 * 3 + BETA * kl_first) / 3 + 0.6 + BETA * kl_second) / 2
-    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert tally["loss"] == pytest.approx(expected, rel=1e-6)
     assert tally["kl_ref"] == pytest.approx(kl_first + kl_second, rel=1e-6)
     assert (tally["num_tokens"], tally["num_clipped"], tally["entropy"]) == (4.0, 0.0, 2.0)
@@ -108,7 +108,7 @@ def test_what_stands_at_masked_positions_reaches_neither_loss_nor_gradient(where
         )
         loss.backward()
         assert logprobs.grad is not None
-        return float(loss), logprobs.grad, tally
+        return loss.item(), logprobs.grad, tally
 
     loss, gradient, tally = run(0.0)
     dirty_loss, dirty_gradient, dirty_tally = run(value)
@@ -208,7 +208,7 @@ def test_a_largest_difference_that_is_nan_is_not_hidden_by_a_number(values: tupl
 def test_the_supervised_loss_is_the_mean_over_tokens_by_hand() -> None:
     logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25).requires_grad_()
     loss, tally = loss_of(examples(), logprobs, objective=SftObjective())
-    assert float(loss) == pytest.approx((1.5 + 2.0 + 0.5 + 0.25) / 4, rel=1e-6)
+    assert loss.item() == pytest.approx((1.5 + 2.0 + 0.5 + 0.25) / 4, rel=1e-6)
     loss.backward()
     assert logprobs.grad is not None
     # every token weighs the same, whatever the length of its answer; padding weighs nothing

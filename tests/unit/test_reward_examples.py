@@ -104,6 +104,12 @@ def test_loudness_listens(tmp_path: Path) -> None:
     assert scored(entry, requests).left_out == ("loudness",)
 
 
+def is_listening(port: int) -> bool:
+    """On this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_http_service() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -111,7 +117,7 @@ def test_http_service() -> None:
     server = subprocess.Popen([sys.executable, str(FOLDER / "http_service.py"), str(port)])
     try:
         deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not is_listening(port):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         entry = HttpRewardConfig.model_validate({**entry_of("http_service"), "url": f"http://127.0.0.1:{port}"})

@@ -406,11 +406,16 @@ def test_the_command_serves_and_another_run_can_be_rewarded_by_it(
 def ask_far(entry: HttpRewardConfig) -> GroupReport:
     """About a right completion and a wrong one."""
 
-    async def run() -> GroupReport:
-        service = RewardService(RewardConfig(rewards=(entry,)))
-        return await service.score_requests([make_request("happy"), make_request("sad")])
+    return asyncio.run(asked_once(RewardService(RewardConfig(rewards=(entry,)))))
 
-    return asyncio.run(run())
+
+async def asked_once(service: RewardService) -> GroupReport:
+    """About two completions; what the service has opened is closed."""
+    try:
+        return await service.score_requests([make_request("happy"), make_request("sad")])
+    finally:
+        service.close()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +457,7 @@ def answered(handle: Callable[[httpx.Request], httpx.Response], **settings: Any)
         service._asked[0] = PooledReward(
             entry, make_channel=lambda: HttpChannel(entry, transport=transport), size=1
         )
-        return await service.score_requests([make_request("happy"), make_request("sad")])
+        return await asked_once(service)
 
     return asyncio.run(run())
 
@@ -525,6 +530,27 @@ def test_a_service_that_does_not_apply_is_left_out_and_one_that_cannot_be_reache
     assert not isinstance(report.scores, Failure)
     assert [s.total for s in report.scores] == [1.0, 0.0]
     assert len(asked) == 3
+
+
+def test_connections_are_closed_with_the_service_that_opened_them() -> None:
+    closed: list[bool] = []
+
+    class Transport(httpx.MockTransport):
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    entry = HttpRewardConfig(type="http", name="far", url="https://far.example")
+    channel = HttpChannel(entry, transport=Transport(lambda _: reply(1.0)))
+
+    async def run() -> None:
+        await channel.open()
+        await channel.ask([make_request("happy")])
+        channel.end()
+        channel.end()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+    asyncio.run(run())
+    assert closed == [True]
 
 
 def test_who_is_told_to_come_again_does_and_it_is_no_attempt() -> None:
