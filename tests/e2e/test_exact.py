@@ -156,12 +156,12 @@ def kill_within(run: Case, phase: str, *, seconds: float) -> bool:
             below = psutil.Process(process.pid).children(recursive=True)
         time.sleep(0.002)
     time.sleep(random.uniform(0, seconds))
-    # the driver first: it writes the events
-    process.kill()
-    for child in below:
-        if child.is_running():
-            os.kill(child.pid, signal.SIGKILL)
-    process.wait()
+    with process:
+        # the driver first: it writes the events
+        process.kill()
+        for child in below:
+            if child.is_running():
+                os.kill(child.pid, signal.SIGKILL)
     psutil.wait_procs(below, timeout=60)
     *_, last = [e for e in run.events() if e["phase"] == phase]
     after_it = [e for e in run.events() if e["time"] > last["time"]]

@@ -98,6 +98,8 @@ class Cluster:
         """Ends the head node."""
         self.head.terminate()
         self.head.wait(timeout=60)
+        assert self.head.stdout is not None
+        self.head.stdout.close()
         shutil.rmtree(self.temp, ignore_errors=True)
 
 

@@ -83,8 +83,8 @@ def test_a_killed_run_resumes_from_its_checkpoint(cold_started: Path, corpus: Pa
     wait_for_step(folder, 3, process)
     time.sleep(random.uniform(0, 2))
     below = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    with process:
+        process.kill()
     _, left = psutil.wait_procs(below, timeout=300)
     assert not left, "everything is owned by the driver and ends with it"
     reached = steps_of(folder)
@@ -108,8 +108,8 @@ def test_a_cold_start_that_is_killed_comes_to_the_same_policy(
     stage = tmp_path / "test" / "sft"
     wait_for_step(stage, 12, process)
     time.sleep(random.uniform(0, 1))
-    process.kill()
-    process.wait()
+    with process:
+        process.kill()
     done = start(*arguments, program="learner.sft")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "the cold start is resumed after step" in done.stdout
@@ -146,8 +146,8 @@ def test_a_torn_checkpoint_is_passed_over(cold_started: Path, corpus: Path, tmp_
     folder, arguments = prepared(cold_started, tmp_path, corpus)
     process = popen(*arguments)
     wait_for_step(folder, 5, process)
-    process.kill()
-    process.wait()
+    with process:
+        process.kill()
     newest = max((folder / "checkpoints").glob("step_??????"))
     weights = newest / "hf" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
