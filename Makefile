@@ -2,6 +2,11 @@
 VENV := .venv/bin
 export OMNI_RLVR_RUNS ?= $(CURDIR)/runs
 export TQDM_DISABLE := 1
+QUICK := -m "not long and not gpu"
+# tests that wait leave a core to others
+UNIT := -n 3 --dist worksteal tests/unit
+# in this order: the engines of the end-to-end runs end before those of the integration tier start
+GROUPS := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo test test-unit test-all lint bench clean
 help:  ## this list
@@ -23,13 +28,14 @@ lint: setup  ## format, lint, types, import rules
 
 test-unit:  ## the tests without Ray; under a minute; PYTHON=python3.12 for another Python, in an environment of its own
 	@deploy/setup.sh $(if $(PYTHON),--unit)
-	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest tests/unit
+	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(QUICK) $(UNIT)
 
-test: lint  ## what CI runs; under 15 minutes
-	$(VENV)/pytest -m "not long and not gpu"
+test: lint test-unit  ## what CI runs; under 15 minutes
+	$(VENV)/pytest $(QUICK) $(GROUPS) tests/e2e tests/integration
 
 test-all: lint  ## everything that runs without a GPU; more than an hour on two cores
-	$(VENV)/pytest -m "not gpu"
+	$(VENV)/pytest $(UNIT)
+	$(VENV)/pytest -m "not gpu" tests/e2e tests/integration
 
 bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch, rewards; JSON, a plot in runs/
 	@mkdir -p runs; failed=0; \

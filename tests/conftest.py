@@ -86,3 +86,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if skipped:
         what = ", ".join(f"{len(names)} {kind}" for kind, names in sorted(skipped.items()))
         terminalreporter.line(f"skipped for want of {', '.join(sorted(MISSING))}: {what}", yellow=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Outside of the unit tier a file's tests share engines: one worker runs them, where no mark names a group."""
+    for item in items:
+        if item.path.parent.name != "unit" and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -14,6 +14,7 @@ from tests.integration.conftest import Run
 from tests.support.clips import case_named, processed
 from tests.support.engines import SAMPLING
 
+pytestmark = pytest.mark.xdist_group("engine-untied-float32")
 NAMES = ["av-12fps", "av-8fps-odd-frames", "audio-only", "video-only-one-frame", "text-only", "av-12fps"]
 SETTINGS: dict[str, Any] = {"sampling": SAMPLING, "group_size": 8, "deadline_s": 300.0}
 Bits = list[list[tuple[tuple[int, ...], tuple[float, ...]]]]

@@ -78,7 +78,13 @@ class Rig:
         ray.get(self.engine.handle.call_workers.remote(method, *args))
 
 
-@pytest.fixture(scope="module", params=["untied-float32", "tied-float32", "tied-bfloat16"])
+KINDS = ("untied-float32", "tied-float32", "tied-bfloat16")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, id=kind, marks=pytest.mark.xdist_group(f"engine-{kind}")) for kind in KINDS],
+)
 def rig(request: pytest.FixtureRequest, run: Run, untied: str, tied: str) -> Iterator[Rig]:
     """Each kind of engine with a rank of its own."""
     kind, dtype = request.param.split("-")

@@ -191,7 +191,11 @@ def test_files_are_taken_from_the_media_root_alone(tmp_path: Path) -> None:
         assert refused(response) == (422, "samples.0.audio_path")
 
 
-def test_beyond_its_limits_the_service_asks_to_come_again() -> None:
+@pytest.mark.parametrize(
+    ("limits", "codes"),
+    [(Limits(max_samples=16), [200, 200, 429, 429]), (Limits(max_requests=1), [200, 429, 429, 429])],
+)
+def test_beyond_its_limits_the_service_asks_to_come_again(limits: Limits, codes: list[int]) -> None:
     sleeping = PythonRewardConfig(
         type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
     )
@@ -203,12 +207,10 @@ def test_beyond_its_limits_the_service_asks_to_come_again() -> None:
         first = await asyncio.gather(*(ask() for _ in range(4)))
         return [*first, await client.get("/healthz")]
 
-    *answers, health = with_client(crowd, rewards=(sleeping,), limits=Limits(max_samples=16))
-    assert sorted(a.status_code for a in answers) == [200, 200, 429, 429]
+    *answers, health = with_client(crowd, rewards=(sleeping,), limits=limits)
+    assert sorted(a.status_code for a in answers) == codes
     assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)
     assert health.status_code == 200
-    *answers, _ = with_client(crowd, rewards=(sleeping,), limits=Limits(max_requests=1))
-    assert sorted(a.status_code for a in answers) == [200, 429, 429, 429]
 
 
 def test_bodies_that_are_held_are_bounded_together() -> None:

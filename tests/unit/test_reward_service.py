@@ -303,11 +303,13 @@ def test_a_group_over_the_services_deadline_tells_who_was_not_through_and_leaves
         finally:
             service.close()
 
-    bad = asyncio.run(ask())
+    async def ask_all() -> list[GroupReport]:
+        return await asyncio.gather(ask(), ask(on_error="stop_run"), ask(on_error="skip_reward_for_group"))
+
+    bad, stopping, left = asyncio.run(ask_all())
     assert (failure(bad).reason, bad.num_faults) == ("sleeping-deadline", {"sleeping": 2})
     assert failure(bad).detail.startswith("reward.deadline_s=4 s passed")
-    assert not asyncio.run(ask(on_error="stop_run")).stops_run
-    left = asyncio.run(ask(on_error="skip_reward_for_group"))
+    assert not stopping.stops_run
     assert (totals(left), left.left_out) == ([1.0, 2.0], ("sleeping",))
 
 
