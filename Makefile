@@ -2,7 +2,7 @@
 VENV := .venv/bin
 export OMNI_RLVR_RUNS ?= $(CURDIR)/runs
 export TQDM_DISABLE := 1
-QUICK := -m "not long and not gpu"
+SHORT := -m "not long and not gpu"
 # tests that wait leave a core to others
 UNIT := -n 3 --dist worksteal tests/unit
 # in this order: the engines of the end-to-end runs end before those of the integration tier start
@@ -28,10 +28,10 @@ lint: setup  ## format, lint, types, import rules
 
 test-unit:  ## the tests without Ray; under a minute; PYTHON=python3.12 for another Python, in an environment of its own
 	@deploy/setup.sh $(if $(PYTHON),--unit)
-	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(QUICK) $(UNIT)
+	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(SHORT) $(UNIT)
 
 test: lint test-unit  ## what CI runs; under 15 minutes
-	$(VENV)/pytest $(QUICK) $(GROUPS) tests/e2e tests/integration
+	$(VENV)/pytest $(SHORT) $(GROUPS) tests/e2e tests/integration
 
 test-all: lint  ## everything that runs without a GPU; more than an hour on two cores
 	$(VENV)/pytest $(UNIT)

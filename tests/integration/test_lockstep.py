@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 from typing import Any
 
-import pytest
 import ray
 
 from common.errors import EngineError
@@ -14,7 +13,6 @@ from tests.integration.conftest import Run
 from tests.support.clips import case_named, processed
 from tests.support.engines import SAMPLING
 
-pytestmark = pytest.mark.xdist_group("engine-untied-float32")
 NAMES = ["av-12fps", "av-8fps-odd-frames", "audio-only", "video-only-one-frame", "text-only", "av-12fps"]
 SETTINGS: dict[str, Any] = {"sampling": SAMPLING, "group_size": 8, "deadline_s": 300.0}
 Bits = list[list[tuple[tuple[int, ...], tuple[float, ...]]]]

@@ -16,7 +16,6 @@ from tests.integration.conftest import Run
 from tests.support.clips import CASES, QUESTION, ClipCase, case_named, decoded, processed
 from tests.support.engines import tensor_hash
 
-pytestmark = pytest.mark.xdist_group("engine-untied-float32")
 MEAN, MAX = 1e-5, 1e-3
 TENSORS_FED = ("pixel_values_videos", "video_grid_thw", "input_features", "audio_feature_lengths")
 

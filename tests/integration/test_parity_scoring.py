@@ -18,7 +18,6 @@ from tests.integration.conftest import Run
 from tests.support.clips import CASES, ClipCase, case_named, processed
 from tests.support.engines import ENGINE, SAMPLING
 
-pytestmark = pytest.mark.xdist_group("engine-untied-float32")
 TOLERANCE = 1e-3
 DEADLINE_S = 120.0
 PREFIXES = ("<answer>", "<think>The voice trembles, and she looks away.</think>\n<answer>")

@@ -78,13 +78,7 @@ class Rig:
         ray.get(self.engine.handle.call_workers.remote(method, *args))
 
 
-KINDS = ("untied-float32", "tied-float32", "tied-bfloat16")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(kind, id=kind, marks=pytest.mark.xdist_group(f"engine-{kind}")) for kind in KINDS],
-)
+@pytest.fixture(scope="module", params=["untied-float32", "tied-float32", "tied-bfloat16"])
 def rig(request: pytest.FixtureRequest, run: Run, untied: str, tied: str) -> Iterator[Rig]:
     """Each kind of engine with a rank of its own."""
     kind, dtype = request.param.split("-")

@@ -28,8 +28,8 @@ COMMANDS = {
     "reward.http": "--help",
 }
 """Each with an argument that makes it write."""
-NOT_COMMANDS = {"deploy.repair", "reward.worker"}
-"""A step of the set-up, and a process that the reward service starts."""
+NOT_COMMANDS = {"deploy.repair", "reward.plugin_check", "reward.worker"}
+"""A step of the set-up, and processes that the reward service starts."""
 
 
 def closed_pipe() -> int:
