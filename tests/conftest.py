@@ -10,8 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Generator
 from typing import Any
 
-from typing import Any
-
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook

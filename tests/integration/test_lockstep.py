@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from typing import Any
 
+import pytest
 import ray
 
 from common.errors import EngineError
