@@ -95,8 +95,8 @@ class ProcessChannel(Channel):
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        # it may take its time, where it waits for a disk
-        threading.Thread(target=process.wait, daemon=True).start()
+        if not sys.is_finalizing():  # no thread would start any more, and its start would be waited for
+            threading.Thread(target=process.wait, daemon=True).start()
         os.close(self._lifeline)
         os.close(self._trace)
         if self._listener is not None:

@@ -110,3 +110,26 @@ def test_a_process_that_left_a_fork_behind_has_died_all_the_same() -> None:
     assert isinstance(report.scores, Failure)
     assert report.scores.reason == "forking-died"
     assert "exit code 3" in report.scores.detail
+
+
+LEAVING = """
+import asyncio, sys
+from common.config.reward import PythonRewardConfig, RewardConfig
+from reward.service import RewardService
+from tests.support.builders import make_request
+
+entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")
+service = RewardService(RewardConfig(rewards=(entry,)))
+loop = asyncio.new_event_loop()
+loop.run_until_complete(service.score_requests([make_request(sys.argv[1])]))
+print("leaves")
+"""
+
+
+def test_an_owner_that_leaves_without_closing_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, str(told)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "leaves\n")
+    require_gone(child_named_in(told))
