@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
@@ -77,11 +78,17 @@ def test_a_shell_sees_the_code_of_sigpipe() -> None:
     assert done.stdout.count("\n") == 1
 
 
-def unread(monkeypatch: pytest.MonkeyPatch) -> TextIO:
-    """A standard output that nobody reads, from now on."""
-    stream = os.fdopen(closed_pipe(), "w", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdout", stream)
-    return stream
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], TextIO]]:
+    """Has the reader of the standard output go; returns the output."""
+    with ExitStack() as opened:
+
+        def leave() -> TextIO:
+            stream = opened.enter_context(os.fdopen(closed_pipe(), "w", encoding="utf-8"))
+            monkeypatch.setattr(sys, "stdout", stream)
+            return stream
+
+        yield leave
 
 
 def long_text() -> int:
@@ -104,21 +111,21 @@ def table() -> int:
 @pytest.mark.parametrize("end", [quietly, exit_code])
 @pytest.mark.parametrize("work", [long_text, short_text, table])
 def test_output_that_nobody_reads_ends_the_work_quietly(
-    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[[], TextIO],
     capsys: pytest.CaptureFixture[str],
     end: Callable[[Callable[[], int]], int],
     work: Callable[[], int],
 ) -> None:
-    stream = unread(monkeypatch)
+    stream = leave()
     assert end(work) == NOT_READ
     # as the interpreter does at its end
     stream.flush()
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_that_was_stopped_for_want_of_a_reader_has_that_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_stopped_for_want_of_a_reader_has_that_code(leave: Callable[[], TextIO]) -> None:
     assert quietly(lambda: INTERRUPTED) == INTERRUPTED
-    unread(monkeypatch)
+    leave()
     assert [quietly(lambda code=code: code) for code in (0, 1, 2)] == [0, 1, 2]
     assert quietly(lambda: INTERRUPTED) == NOT_READ
 
@@ -132,8 +139,8 @@ def test_another_broken_pipe_is_not_taken_for_the_output() -> None:
             end(work)
 
 
-def test_a_bug_keeps_its_traceback_behind_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    unread(monkeypatch)
+def test_a_bug_keeps_its_traceback_behind_a_closed_pipe(leave: Callable[[], TextIO]) -> None:
+    leave()
 
     def work() -> int:
         short_text()

@@ -86,7 +86,7 @@ def serving(*arguments: str, **env: str) -> Iterator[Server]:
         yield Server(process=process, port=int(process.stdout.readline().rsplit(":", 1)[1]))
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
