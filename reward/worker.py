@@ -79,9 +79,11 @@ def _serve(plugin: Plugin, stream: BufferedRWPair) -> None:
     while True:
         number, requests, _ = pickle.load(stream)
         outcomes = plugin.ask(requests)
-        _answer(stream, number, outcomes)
-        if any(isinstance(o, RewardFault) and o.detail.endswith("MemoryError") for o in outcomes):
-            return  # what has filled this process would fill it again
+        # what has filled this process would fill it again
+        is_full = any(isinstance(o, RewardFault) and o.detail.endswith("MemoryError") for o in outcomes)
+        _answer(stream, number, outcomes, is_last=is_full)
+        if is_full:
+            return
 
 
 async def _serve_async(plugin: Plugin, stream: BufferedRWPair) -> None:
@@ -98,8 +100,9 @@ async def _serve_async(plugin: Plugin, stream: BufferedRWPair) -> None:
         task.add_done_callback(lambda _, number=number: running.pop(number))
 
 
-def _answer(stream: BufferedRWPair, number: int, outcomes: Sequence[Outcome]) -> None:
-    _send(stream, {"number": number, "outcomes": [asdict(outcome) for outcome in outcomes]})
+def _answer(stream: BufferedRWPair, number: int, outcomes: Sequence[Outcome], *, is_last: bool = False) -> None:
+    answer = {"number": number, "outcomes": [asdict(outcome) for outcome in outcomes], "is_last": is_last}
+    _send(stream, answer)
 
 
 def _send(stream: BufferedRWPair, message: dict[str, Any]) -> None:

@@ -112,6 +112,7 @@ class ProcessChannel(Channel):
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while (message := await _message(reader)) is not None:
+            self.is_lost |= message["is_last"]  # no call may reach a process that is about to end
             answer = self._answers.get(message["number"])
             if answer is not None and not answer.done():
                 answer.set_result([_outcome(outcome) for outcome in message["outcomes"]])

@@ -13,7 +13,10 @@ import pytest
 
 from common.config.reward import PythonRewardConfig, RewardConfig
 from common.types import Failure
+from reward.outcome import RewardFault
+from reward.plugins import PluginSpec
 from reward.service import GroupReport, RewardService
+from reward.worker_process import ProcessChannel
 from tests.support.builders import make_request
 
 OWNER = """
@@ -116,6 +119,7 @@ LEAVING = """
 import asyncio, sys
 from common.config.reward import PythonRewardConfig, RewardConfig
 from reward.service import RewardService
+from reward.worker_process import ProcessChannel
 from tests.support.builders import make_request
 
 entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")
@@ -133,3 +137,18 @@ def test_an_owner_that_leaves_without_closing_ends_with_all_that_it_started(tmp_
     )
     assert (done.returncode, done.stdout) == (0, "leaves\n")
     require_gone(child_named_in(told))
+
+
+def test_a_process_that_ends_after_its_answer_is_lost_with_that_answer() -> None:
+    async def ask() -> bool:
+        plugin = PluginSpec(name="hungry", entrypoint="tests.support.rewards:hungry")
+        channel = ProcessChannel(plugin, max_memory_bytes=2**30)
+        await channel.open()
+        try:
+            (outcome,) = await channel.ask([make_request("a", label="fear")])
+            assert isinstance(outcome, RewardFault)
+            return channel.is_lost
+        finally:
+            channel.end()
+
+    assert asyncio.run(ask())
