@@ -9,6 +9,7 @@ the kernel lets go of it however the sender ends, and in whatever PID namespace 
 import contextlib
 import fcntl
 import json
+import logging
 import mmap
 import os
 import re
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+logger = logging.getLogger(__name__)
 SEGMENT_FOLDER = Path("/dev/shm")
 SEGMENT_PATTERN = re.compile(r"^omni-rlvr-\w+-\d+-[0-9a-f]{16}$")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -39,6 +41,7 @@ class Segment:
         """Creates the file when `num_bytes` is given, and maps an existing one otherwise."""
         self.path = path
         self._lock: int | None = None
+        self._pinned_at: int | None = None
         if num_bytes is not None:
             descriptor = self._lock = _create_locked(path)
             try:
@@ -60,8 +63,26 @@ class Segment:
     def num_bytes(self) -> int:
         return len(self._map)
 
+    def pin(self) -> None:
+        """Locks the memory in place where there is a GPU, which then copies into it without a detour."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return
+        address = torch.frombuffer(self._map, dtype=torch.uint8).data_ptr()
+        code = int(cast(Any, torch.cuda).cudart().cudaHostRegister(address, self.num_bytes, 0))
+        if code:
+            logger.warning("segment %s is not pinned: CUDA error %d; publishing takes longer", self.path.name, code)
+            return
+        self._pinned_at = address
+
     def write(self, tensors: Mapping[str, "torch.Tensor"]) -> list[TensorReceipt]:
-        """Writes contiguous CPU tensors, replacing what was there; returns the manifest of what lies there now.
+        """What `put` does; returns the manifest of what lies there now."""
+        self.put(tensors)
+        return self.manifest()
+
+    def put(self, tensors: Mapping[str, "torch.Tensor"]) -> None:
+        """Replaces what was there by tensors of any device; over when it returns.
 
         Raises:
             ValueError: they do not fit.
@@ -79,8 +100,10 @@ class Segment:
             if first == last:
                 continue
             source = tensor.detach().reshape(-1).view(torch.uint8)
-            torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=first).copy_(source)
-        return self.manifest()
+            target = torch.frombuffer(self._map, dtype=torch.uint8, count=last - first, offset=first)
+            target.copy_(source, non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
 
     def fill(self, data: "np.ndarray") -> None:
         """Replaces what is there by the bytes of another segment, uint8 [n], n at most this one's size."""
@@ -105,6 +128,9 @@ class Segment:
 
     def manifest(self) -> list[TensorReceipt]:
         """Name, shape, dtype and digest of every tensor in the segment, read from the memory itself."""
+        import torch
+
+        num_threads = torch.get_num_threads()
         table, start = self._table()
         with memoryview(self._map) as view:
             receipts: list[TensorReceipt] = []
@@ -115,7 +141,7 @@ class Segment:
                         name=name,
                         shape=tuple(entry["shape"]),
                         dtype=_DTYPES[entry["dtype"]],
-                        digest=blake3.blake3(view[start + first : start + last]).hexdigest(length=8),
+                        digest=_digest(view[start + first : start + last], num_threads),
                     )
                 )
         return receipts
@@ -131,6 +157,11 @@ class Segment:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._pinned_at is not None:
+            import torch
+
+            cast(Any, torch.cuda).cudart().cudaHostUnregister(self._pinned_at)
+            self._pinned_at = None
         # never unmapped here: a view does not hold the mapping open, only alive
         del self._map
 
@@ -175,6 +206,10 @@ def _create_locked(path: Path) -> int:
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
+
+
+def _digest(data: memoryview, num_threads: int) -> str:
+    return blake3.blake3(data, max_threads=num_threads).hexdigest(length=8)
 
 
 def _layout(tensors: Mapping[str, "torch.Tensor"]) -> tuple[bytes, int, int]:

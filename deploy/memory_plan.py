@@ -16,6 +16,7 @@ from typing import Any
 from common.config.learner import LearnerConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
+from common.models.registry import MAX_LOGITS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 PREFIX, VISION = "thinker.", "thinker.visual."
@@ -23,8 +24,8 @@ PREFIX, VISION = "thinker.", "thinker.visual."
 MOMENTS, COPY = 8, 4
 """Bytes per trained number of AdamW's two moments, and of the float32 copy that is stepped."""
 LOGIT_BYTES = 20
-"""Per vocabulary entry and completion token: the head's answer, float32 logits, their log-softmax, the exponentials
-of the entropy, and the gradient."""
+"""Per logit that exists at one time: the head's answer, float32 logits, their log-softmax, the exponentials of the
+entropy, and the gradient."""
 BLOCK = 128
 """Tokens of one block of vLLM's key-value cache on a CPU."""
 PROCESSES = 9 * 2**28
@@ -204,7 +205,7 @@ def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
 def _logit_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
     rows, longest = config.learner.max_rows_per_micro_batch, config.rollout.sampling.max_tokens
     tokens = min(rows * longest, config.learner.max_tokens_per_micro_batch)
-    return tokens * sizes.vocab_size * LOGIT_BYTES
+    return max(sizes.vocab_size, min(tokens * sizes.vocab_size, MAX_LOGITS)) * LOGIT_BYTES
 
 
 def engine_weight_bytes(config: OmniConfig, sizes: ModelSizes) -> int:

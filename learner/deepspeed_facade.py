@@ -136,7 +136,7 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
                 # ZeRO steps one tensor of all numbers: not fused, each operation makes another of its size
-                **({} if torch.cuda.is_available() else {"fused": True}),
+                "fused": True,
             },
         },
     }

@@ -138,12 +138,13 @@ class MergedLoraSource(PlainSource):
     def moves(self, name: str) -> bool:
         return name in self._layers
 
-    def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Whole copies on the CPU, merged in float32; over on all ranks when it returns."""
+    @contextmanager
+    def whole(self, names: Sequence[str]) -> Generator[dict[str, Tensor]]:
+        """Merged in float32."""
         pairs = {name: _pair(self._layers[name]) for name in names if name in self._layers}
         needed = [self._parameters[name] for name in names] + [p for pair in pairs.values() for p in pair]
         with torch.no_grad(), gathered(needed):
-            return {name: self._merged(name, pairs.get(name)).to("cpu", copy=True).contiguous() for name in names}
+            yield {name: self._merged(name, pairs.get(name)) for name in names}
 
     def _merged(self, name: str, pair: "tuple[nn.Parameter, nn.Parameter] | None") -> Tensor:
         weight = self._parameters[name].detach()

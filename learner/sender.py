@@ -29,13 +29,17 @@ class WeightSender:
             for path in sweep_segments():
                 logger.info("removed %s, left behind by a process that is gone", path)
             for i in range(2):
-                self._segments.append(Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes))
+                segment = Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes)
+                segment.pin()
+                self._segments.append(segment)
         return [str(s.path) for s in self._segments]
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        """Gathers one bucket on all ranks, then writes it on rank 0; returns the manifest there."""
-        tensors = self._source.gather(self.plan.buckets[bucket])
-        return self._segments[bucket % 2].write(tensors) if self._rank == 0 else []
+        """Gathers one bucket on all ranks and writes it on rank 0; returns the manifest there."""
+        with self._source.whole(self.plan.buckets[bucket]) as tensors:
+            if self._rank == 0:
+                self._segments[bucket % 2].put(tensors)
+        return self._segments[bucket % 2].manifest() if self._rank == 0 else []
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
         """Mixes noise into every published tensor, or into those of some layers; `restore` takes it back.

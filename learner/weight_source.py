@@ -3,7 +3,8 @@
 Names, sizes and what moves are known at once; `gather`, `perturb` and `restore` are collectives of all ranks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -29,8 +30,12 @@ class WeightSource(Protocol):
         """Of the whole tensor, partitioned or not."""
         ...
 
+    def whole(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
+        """Whole tensors where they are, not to be written to, until the block ends."""
+        ...
+
     def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Whole copies on the CPU."""
+        """Whole copies on the CPU, over on all ranks when it returns."""
         ...
 
     def perturb(self, name: str, *, scale: float, nonce: int) -> None:
@@ -59,14 +64,15 @@ class PlainSource:
     def num_bytes(self, name: str) -> int:
         return full_bytes(self._parameters[name])
 
+    @contextmanager
+    def whole(self, names: Sequence[str]) -> Generator[dict[str, Tensor]]:
+        chosen = {name: self._parameters[name] for name in names}
+        with gathered(list(chosen.values())):
+            yield {name: parameter.detach() for name, parameter in chosen.items()}
+
     def gather(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Whole copies on the CPU; over on all ranks when it returns."""
-        chosen = [self._parameters[name] for name in names]
-        with gathered(chosen):
-            return {
-                name: parameter.detach().to("cpu", copy=True).contiguous()
-                for name, parameter in zip(names, chosen, strict=True)
-            }
+        with self.whole(names) as tensors:
+            return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
     def perturb(self, name: str, *, scale: float, nonce: int) -> None:
         parameter = self._parameters[name]

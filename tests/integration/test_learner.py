@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
@@ -161,7 +161,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"zero_stage": 0, "gradient_checkpointing": True},
     {"zero_stage": 3, "gradient_checkpointing": True, "offload": "parameters"},
     {"zero_stage": 2, "reference": "offloaded", "max_tokens_per_micro_batch": 400},
+    *({"zero_stage": stage, "max_logits": 2_000} for stage in (0, 3)),
 ]
+"""Of the configuration, but for `max_logits`: with so few, they are made in chunks."""
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +211,11 @@ def ten_steps(model_path: str, batches: list[list[TrainGroup]]) -> list[list[tup
     """Loss and gradient norm of each step under each setting."""
     found: list[list[tuple[float, float]]] = []
     for changes in SETTINGS:
-        settings = config(1, **changes)
+        settings = config(1, **{key: value for key, value in changes.items() if key != "max_logits"})
         optimizer = settings.optimizer.model_copy(update={"weight_decay": DECAY})
         engine = start(model_path, settings.model_copy(update={"optimizer": optimizer}))
+        if "max_logits" in changes:
+            cast(Any, engine._module).max_logits = changes["max_logits"]
         metrics = [engine.train_step(share_of(batches[step % 2], engine)) for step in range(NUM_STEPS)]
         found.append([(m["learner/loss"], m["learner/grad_norm"]) for m in metrics])
     return found

@@ -14,19 +14,25 @@ SIZES: dict[str, dict[str, int]] = {
 """Of the decoders of Qwen2.5-Omni, as their `config.json` says."""
 
 
-def write_sparse_checkpoint(folder: Path, size: str) -> int:
-    """A folder that looks like the released one to whoever reads headers only; numbers in the thinker."""
-    import torch
-    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
-
+def released_config(size: str) -> dict[str, Any]:
+    """The thinker's part of a released `config.json`; what it leaves out is transformers' default."""
     text = SIZES[size]
-    thinker: dict[str, Any] = {
-        "text_config": {**text, "tie_word_embeddings": False},
+    rope = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
+    return {
+        "text_config": {**text, "rope_parameters": rope, "tie_word_embeddings": False},
         "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
         | {"out_hidden_size": text["hidden_size"]},
         "audio_config": {"output_dim": text["hidden_size"]},
         "tie_word_embeddings": False,
     }
+
+
+def write_sparse_checkpoint(folder: Path, size: str) -> int:
+    """A folder that looks like the released one to whoever reads headers only; numbers in the thinker."""
+    import torch
+    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    thinker = released_config(size)
     with torch.device("meta"):
         model = Qwen2_5OmniThinkerForConditionalGeneration(cast(Any, Qwen2_5OmniThinkerConfig)(**thinker))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

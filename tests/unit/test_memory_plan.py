@@ -9,8 +9,10 @@ import deploy.machine
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
+from common.models.registry import MAX_LOGITS
 from deploy.machine import parse_cluster
 from deploy.memory_plan import (
+    LOGIT_BYTES,
     PROCESSES,
     ModelSizes,
     engine_cache_bytes,
@@ -122,8 +124,15 @@ def test_longer_and_wider_passes_take_more_and_recomputing_less(three: ModelSize
     # a tower that is frozen keeps nothing, however that was said
     frozen = activations("--learner.freeze=['thinker.visual.*']")
     assert frozen == activations("--learner.freeze=['thinker.vis*']") < activations()
-    logits = rank_memory(config_of("--rollout.sampling.max_tokens=256"), three).device["logits"]
-    assert logits == 2 * rank_memory(config_of(), three).device["logits"]
+
+
+def test_logits_take_more_for_more_tokens_up_to_a_chunk(three: ModelSizes) -> None:
+    def logits(num_tokens: int) -> int:
+        config = config_of(f"--rollout.sampling.max_tokens={num_tokens}", "--learner.max_rows_per_micro_batch=1")
+        return rank_memory(config, three).device["logits"]
+
+    assert logits(128) == 2 * logits(64)
+    assert logits(2048) == logits(1024) == MAX_LOGITS * LOGIT_BYTES
 
 
 def test_what_cannot_fit_is_refused_with_its_parts(three: ModelSizes) -> None:

@@ -15,6 +15,8 @@ from transformers.cache_utils import DynamicCache
 from common.errors import ModelError
 from common.models.qwen2_5_omni.positions import prompt_positions
 from common.models.qwen2_5_omni.recompute import Stretch, decode, recompute_towers
+from common.models.registry import MAX_LOGITS
+from common.models.token_logprobs import token_logprobs
 from common.tokens import TokenBatch
 from common.types import Modality
 
@@ -28,6 +30,7 @@ class Qwen2_5OmniPolicy(nn.Module):
         super().__init__()
         self.thinker = thinker
         self.config: Any = thinker.config
+        self.max_logits = MAX_LOGITS
         self._recomputes = False
 
     def recompute_layers(self) -> None:
@@ -47,11 +50,13 @@ class Qwen2_5OmniPolicy(nn.Module):
             positions past a completion's end hold the values of a padding token: mask them.
         """
         hidden = self._hidden_states(batch)
-        logits = self.thinker.lm_head(hidden).float() / temperature
-        logprobs = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-        return logprobs.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1), entropy
+        return token_logprobs(
+            self.thinker.lm_head,
+            hidden,
+            batch.targets,
+            temperature=temperature,
+            max_logits=self.max_logits,
+        )
 
     def _hidden_states(self, batch: TokenBatch) -> Tensor:
         """Final hidden states that predict each completion token: [N, C, hidden].
