@@ -8,7 +8,7 @@ UNIT := -n 3 --dist worksteal tests/unit
 # in this order: the engines of the end-to-end runs end before those of the integration tier start
 GROUPS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup demo test test-unit test-all lint bench clean
+.PHONY: help setup demo test test-unit test-all lint bench gpu-check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -44,6 +44,9 @@ bench: setup  ## a step by phase, engine through its actor, ranks against plain 
 	$(VENV)/python -m tests.benchmarks.resume --check || failed=1; \
 	$(VENV)/python -m tests.benchmarks.reward --check || failed=1; \
 	exit $$failed
+
+gpu-check:  ## what only a GPU can show, in 8 minutes; needs torch with CUDA, see docs/gpu-status.md; PYTHON=...
+	@$(or $(PYTHON),python3) -m tests.gpu.check --out docs/figures
 
 clean:  ## remove .venv and runs
 	rm -rf .venv runs

@@ -1,6 +1,5 @@
 """What the check runs: Qwen2.5-Omni in two sizes with random weights, and groups of noise."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,19 +110,22 @@ RELEASED = Subject(
 def build_released(folder: Path, *, device: str, size: str = "3b") -> None:
     """A checkpoint in the released shape with random weights in bfloat16; made on the device, where it is quick."""
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
-    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-    thinker = released_config(size)
+    config = cast(Any, Qwen2_5OmniConfig)(
+        thinker_config=released_config(size),
+        enable_audio_output=False,
+        architectures=["Qwen2_5OmniForConditionalGeneration"],
+    )
     torch.manual_seed(0)
     with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)
-        model = Qwen2_5OmniThinkerForConditionalGeneration(cast(Any, Qwen2_5OmniThinkerConfig)(**thinker))
+        model = Qwen2_5OmniThinkerForConditionalGeneration(config.thinker_config)
         torch.set_default_dtype(torch.float32)
     folder.mkdir(parents=True)
     tensors = {f"thinker.{name}": t.to("cpu").contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "thinker_config": thinker}
-    (folder / "config.json").write_text(json.dumps(config))
+    config.save_pretrained(folder)
 
 
 def build_tiny(folder: Path) -> None:
