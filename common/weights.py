@@ -9,7 +9,6 @@ the kernel lets go of it however the sender ends, and in whatever PID namespace 
 import contextlib
 import fcntl
 import json
-import logging
 import mmap
 import os
 import re
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-logger = logging.getLogger(__name__)
 SEGMENT_FOLDER = Path("/dev/shm")
 SEGMENT_PATTERN = re.compile(r"^omni-rlvr-\w+-\d+-[0-9a-f]{16}$")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -41,7 +39,7 @@ class Segment:
         """Creates the file when `num_bytes` is given, and maps an existing one otherwise."""
         self.path = path
         self._lock: int | None = None
-        self._pinned_at: int | None = None
+        self._pinned: torch.Tensor | None = None
         if num_bytes is not None:
             descriptor = self._lock = _create_locked(path)
             try:
@@ -67,14 +65,11 @@ class Segment:
         """Locks the memory in place where there is a GPU, which then copies into it without a detour."""
         import torch
 
-        if not torch.cuda.is_available():
-            return
-        address = torch.frombuffer(self._map, dtype=torch.uint8).data_ptr()
-        code = int(cast(Any, torch.cuda).cudart().cudaHostRegister(address, self.num_bytes, 0))
-        if code:
-            logger.warning("segment %s is not pinned: CUDA error %d; publishing takes longer", self.path.name, code)
-            return
-        self._pinned_at = address
+        from common.pinned import pin
+
+        memory = torch.frombuffer(self._map, dtype=torch.uint8)
+        if pin(memory):
+            self._pinned = memory
 
     def write(self, tensors: Mapping[str, "torch.Tensor"]) -> list[TensorReceipt]:
         """What `put` does; returns the manifest of what lies there now."""
@@ -157,11 +152,11 @@ class Segment:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        if self._pinned_at is not None:
-            import torch
+        if self._pinned is not None:
+            from common.pinned import unpin
 
-            cast(Any, torch.cuda).cudart().cudaHostUnregister(self._pinned_at)
-            self._pinned_at = None
+            unpin(self._pinned)
+            self._pinned = None
         # never unmapped here: a view does not hold the mapping open, only alive
         del self._map
 

@@ -26,13 +26,16 @@ MASTER = "master"
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Full float32 copies on the CPU of a trainable parameter's state; zeros before the first step."""
+    """Full float32 tensors of a trainable parameter's state, on its device, which the next step may change; zeros
+    before the first step."""
     master = _master(engine, name, parameter)
     if not torch_optimizer(engine.optimizer).state:
-        return {f"{name}.{kind}": torch.zeros(full_shape(parameter)) for kind in MOMENTS} | master
+        return {
+            f"{name}.{kind}": torch.zeros(full_shape(parameter), device=parameter.device) for kind in MOMENTS
+        } | master
     if not is_partitioned(parameter):
         state = torch_optimizer(engine.optimizer).state[stepped_copy(engine.optimizer, parameter)]
-        return {f"{name}.{kind}": state[kind].detach().float().cpu().clone() for kind in MOMENTS} | master
+        return {f"{name}.{kind}": state[kind].detach().float() for kind in MOMENTS} | master
     return {f"{name}.{kind}": read_partitioned(engine.optimizer, parameter, kind) for kind in MOMENTS} | master
 
 
@@ -73,4 +76,4 @@ def _master(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor
         return {}
     if is_partitioned(parameter):
         return {f"{name}.{MASTER}": read_partitioned(engine.optimizer, parameter, None)}
-    return {f"{name}.{MASTER}": stepped_copy(engine.optimizer, parameter).detach().float().cpu().clone()}
+    return {f"{name}.{MASTER}": stepped_copy(engine.optimizer, parameter).detach().float()}

@@ -68,7 +68,7 @@ def read_partitioned(optimizer: Any, parameter: nn.Parameter, kind: str | None) 
         if kind is None
         else whole.safe_get_full_optimizer_state(parameter, kind)
     )
-    return cast(Tensor, found).detach().float().cpu().reshape(full_shape(parameter))
+    return cast(Tensor, found).detach().float().reshape(full_shape(parameter))
 
 
 def write_partitioned(parameter: nn.Parameter, value: Tensor, kind: str | None) -> None:

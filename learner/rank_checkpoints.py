@@ -16,7 +16,7 @@ from learner.hf_folder import HfWriter, shards_of
 from learner.lora import adapter_config, load_adapter_file, read_adapter, write_adapter, write_adapter_folder
 from learner.process_group import ProcessGroup
 from learner.randomness import load_rng_state, rng_state
-from learner.snapshot import ShareWriter, StoredTensors, read_counts, write_counts, write_tensors
+from learner.snapshot import HostCopies, ShareWriter, StoredTensors, read_counts, write_counts, write_tensors
 from learner.weight_source import WeightSource
 
 
@@ -35,6 +35,7 @@ class RankCheckpoints:
         """`source_path` is a checkpoint that lasts as long as the run, whose other files are copied."""
         self._source, self._deepspeed, self._ranks, self._lora = source, deepspeed, ranks, lora
         self._source_path = source_path
+        self._copies = HostCopies()
         self.writer = ShareWriter(rank=ranks.rank, world_size=ranks.world_size)
 
     def begin_save(self, folder: Path, target: Path, *, state: str, num_updates: int) -> None:
@@ -52,8 +53,8 @@ class RankCheckpoints:
         self.writer.wait()
         shards = list(shards_of(self._source.parameters))
         hf = HfWriter(folder / "hf", source=self._source_path, shards=shards)
-        weights = self._own(shards, self._source.gather)
-        moments = self._own(shards_of(self._trained()), self._optimizer_state)
+        weights = self._own(shards, self._weights)
+        moments = self._own(shards_of(self._trained()), self._moments)
         adapter = self.adapter() if self._lora else None
         counts = {"num_updates": num_updates, "world_size": self._ranks.world_size}
         rng = rng_state()
@@ -119,23 +120,31 @@ class RankCheckpoints:
         """
         write_adapter(self._deepspeed.module, self._deepspeed.optimizer, load_adapter_file(folder))
 
+    def _weights(self, names: Sequence[str], *, is_own: bool) -> dict[str, Tensor]:
+        with self._source.whole(names) as tensors:
+            return self._copies.of(names[0], tensors) if is_own else {}
+
+    def _moments(self, names: Sequence[str], *, is_own: bool) -> dict[str, Tensor]:
+        """One parameter after the other: whole ones would fill the device."""
+        trained = self._trained()
+        copies: dict[str, Tensor] = {}
+        for name in names:
+            state = optimizer_state.read_state(self._deepspeed, name, trained[name])
+            if is_own:
+                copies |= self._copies.of(f"moments of {name}", state)
+        return copies
+
     def _own(
-        self, shards: Iterable[Sequence[str]], read: Callable[[Sequence[str]], dict[str, Tensor]]
+        self, shards: Iterable[Sequence[str]], copied: Callable[..., dict[str, Tensor]]
     ) -> dict[int, dict[str, Tensor]]:
         """What falls to this rank of shards that all ranks read together."""
         own: dict[int, dict[str, Tensor]] = {}
         for number, names in enumerate(shards):
-            tensors = read(names)
-            if number % self._ranks.world_size == self._ranks.rank:
+            is_own = number % self._ranks.world_size == self._ranks.rank
+            tensors = copied(names, is_own=is_own)
+            if is_own:
                 own[number] = tensors
         return own
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self._deepspeed.module.named_parameters() if p.requires_grad}
-
-    def _optimizer_state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        trained = self._trained()
-        state: dict[str, Tensor] = {}
-        for name in names:
-            state |= optimizer_state.read_state(self._deepspeed, name, trained[name])
-        return state

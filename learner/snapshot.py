@@ -11,14 +11,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from common.errors import CheckpointError
+from common.pinned import pinned
 from learner import checkpoint
 
+_ALIGNMENT = 64
 _WRITTEN, _FINISHER = ".written-", ".finisher"
+
+
+class HostCopies:
+    """Copies in host memory; beside a GPU in the same pinned memory each time: new pages cost more than copies."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def of(self, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Contiguous copies, whole when it returns; valid until the key is used again."""
+        if not any(tensor.is_cuda for tensor in tensors.values()):
+            return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+        sizes = [t.nbytes + -t.nbytes % _ALIGNMENT for t in tensors.values()]
+        memory = self._memory.get(key)
+        if memory is None or len(memory) != sum(sizes):
+            memory = self._memory[key] = pinned(sum(sizes))
+        copies: dict[str, Tensor] = {}
+        for (name, tensor), place in zip(tensors.items(), torch.split(memory, sizes), strict=True):
+            copies[name] = place[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            copies[name].copy_(tensor.detach(), non_blocking=True)
+        torch.cuda.synchronize()
+        return copies
 
 
 class ShareWriter:

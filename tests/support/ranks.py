@@ -99,5 +99,6 @@ def state_of(engine: LearnerEngine) -> dict[str, torch.Tensor]:
     state = parameters_of(engine)
     for name, parameter in engine._module.named_parameters():
         if parameter.requires_grad:
-            state |= read_state(engine._deepspeed, name, parameter)
+            found = read_state(engine._deepspeed, name, parameter)
+            state |= {key: value.cpu().clone() for key, value in found.items()}
     return state

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 from common.errors import ModelError
 from common.models.qwen2_5_omni.positions import prompt_positions
 from common.models.qwen2_5_omni.recompute import Stretch, decode, recompute_towers
+from common.models.qwen2_5_omni.windows import attend_by_length
 from common.models.registry import MAX_LOGITS
 from common.models.token_logprobs import token_logprobs
 from common.tokens import TokenBatch
@@ -203,6 +204,7 @@ def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
             f"model.path must hold every weight of the thinker, got {Path(model_path)} without "
             f"{sorted(report['missing_keys'])[:3]}; fetch the checkpoint again"
         )
+    attend_by_length(thinker)
     return Qwen2_5OmniPolicy(thinker)
 
 

@@ -1,0 +1,80 @@
+"""Attention of the towers, whose tokens attend within windows: one call for all windows of a length.
+
+transformers makes a call for each window, 32 for a clip of four frames in each of 28 layers; on a GPU the launches
+take longer than the arithmetic. Values and gradients are those of the single calls.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import AttentionInterface
+
+NAME = "flash_by_length"
+"""Begins so that transformers hands over the borders of windows instead of cutting at them itself."""
+Windows = list[tuple[int, Tensor | None]]
+"""Length of some windows, and [W, length] their tokens; None where they are all tokens, in order."""
+_windows_of: Any = WeakTensorKeyDictionary()
+"""By borders: all layers of a pass share them, and each reading of them would wait for the device."""
+
+
+def attend_by_length(thinker: Any) -> None:
+    """Makes both towers of a thinker use it."""
+    AttentionInterface.register(NAME, _attention)
+    for tower in (thinker.visual, thinker.audio_tower):
+        tower.config._attn_implementation = NAME
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As transformers calls it: [1, heads, tokens, width] each; returns [1, tokens, heads, width]."""
+    windows = _windows(cu_seq_lens_q)
+    heads, width = query.shape[1], query.shape[3]
+    out: Tensor | None = None
+    for length, tokens in windows:
+        q, k, v = (
+            (t[0].view(heads, -1, length, width) if tokens is None else t[0][:, tokens]).transpose(0, 1)
+            for t in (query, key, value)
+        )
+        found = scaled_dot_product_attention(q, k, v, scale=scaling).permute(0, 2, 1, 3)
+        if tokens is None:
+            return found.reshape(1, -1, heads, width), None
+        if out is None:
+            out = torch.empty_like(query).transpose(1, 2)
+        out = out.index_put((torch.zeros_like(tokens), tokens), found)
+    assert out is not None, "a tower must be given something"
+    return out, None
+
+
+def _windows(borders: Tensor) -> Windows:
+    found = _windows_of.get(borders)
+    if found is None:
+        found = _windows_of[borders] = _grouped(cast(Sequence[int], borders.tolist()), borders.device)
+    return found
+
+
+def _grouped(borders: Sequence[int], device: torch.device) -> Windows:
+    starts: dict[int, list[int]] = defaultdict(list)
+    for start, end in itertools.pairwise(borders):
+        if end > start:
+            starts[end - start].append(start)
+    if len(starts) == 1:
+        return [(length, None) for length in starts]
+    return [
+        (length, (torch.tensor(first).unsqueeze(1) + torch.arange(length)).to(device))
+        for length, first in starts.items()
+    ]

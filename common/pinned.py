@@ -1,0 +1,38 @@
+"""Host memory that a GPU copies from and to without a detour."""
+
+import logging
+import mmap
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def pinned(num_bytes: int) -> Tensor:
+    """New memory, uint8 [num_bytes], in pages of its own; pinned where there is a GPU."""
+    memory = torch.frombuffer(mmap.mmap(-1, max(1, num_bytes)), dtype=torch.uint8)
+    pin(memory)
+    return memory[:num_bytes]
+
+
+def pin(memory: Tensor) -> bool:
+    """Locks memory in place, in pages of its own; returns False where it cannot be, as without a GPU."""
+    if not torch.cuda.is_available():
+        return False
+    code = int(_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    if code:
+        logger.warning(
+            "%d bytes of host memory are not pinned: CUDA error %d; copies take longer", memory.nbytes, code
+        )
+    return not code
+
+
+def unpin(memory: Tensor) -> None:
+    """Takes back `pin` where it returned True."""
+    _runtime().cudaHostUnregister(memory.data_ptr())
+
+
+def _runtime() -> Any:
+    return cast(Any, torch.cuda).cudart()
