@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,21 @@ def test_ray_is_imported_only_in_its_shells() -> None:
     assert importers
     shells = {f for f in importers if "actor" in Path(f).stem or Path(f).stem.endswith("_ray")}
     assert {f for f in importers - shells if not f.startswith("deploy/")} <= ROOTS
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "README.md"])
+def test_a_document_names_only_files_that_exist(document: str) -> None:
+    files = {name_of(f) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
+    named = set(re.findall(r"(?<![\w/.])[\w/]+\.py\b", (ROOT / document).read_text())) - {"my_rewards.py"}
+    assert len(named) > 40
+    assert {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)} == set()
+
+
+def test_the_map_names_every_module_of_a_plane() -> None:
+    # sub-folders have a line each, not one per file
+    modules = {f.name for f in FILES if len(f.relative_to(ROOT).parts) == 2} - {"__init__.py"}
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert {name for name in modules if not re.search(rf"(?<!\w){re.escape(name)}", text)} == set()
 
 
 def test_nothing_promises_to_be_done_later() -> None:
