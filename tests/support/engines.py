@@ -145,13 +145,13 @@ class BreakableRank(LearnerRank):
 
         sender, source = self._engine.sender, self._engine.source
         if how == "mend":
-            source.gather = self._gather
+            source.whole = self._whole
             sender.plan = self._plan
             return
-        self._gather, self._plan = source.gather, sender.plan
+        self._whole, self._plan = source.whole, sender.plan
         if how == "skip":
-            gather = self._gather
-            source.gather = lambda names: gather([n for n in names if n != name])
+            whole = self._whole
+            source.whole = lambda names: whole([n for n in names if n != name])
         elif how == "half":
             layer = next(layer for layer in sender.plan.layers if name in layer)
             gone = set(layer) - {name}
