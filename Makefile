@@ -2,6 +2,8 @@
 VENV := .venv/bin
 export OMNI_RLVR_RUNS ?= $(CURDIR)/runs
 export TQDM_DISABLE := 1
+# tests start hundreds of processes: none is to compile our modules anew
+export PYTHONDONTWRITEBYTECODE :=
 SHORT := -m "not long and not gpu"
 # tests that wait leave a core to others
 UNIT := -n 3 --dist worksteal tests/unit

@@ -4,6 +4,7 @@ What needs torch, vLLM, DeepSpeed or peft is skipped where that has no build for
 with a count at the end. The seconds of each folder of tests stand there too.
 """
 
+import gc
 import importlib.util
 import time
 from collections import Counter, defaultdict
@@ -65,6 +66,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[STARTED] = time.perf_counter()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Without the garbage collector, which would go over all that is imported again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Seconds by folder, summed over all tests and processes; what was skipped for want of a package."""
     seconds: dict[str, float] = defaultdict(float)
@@ -88,7 +100,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(f"skipped for want of {', '.join(sorted(MISSING))}: {what}", yellow=True)
 
 
-# these read from the first engine; test_publish.py, which changes its weights, comes after them by its name
+# these read from engines; test_publish.py, which changes their weights, comes after them by its name
 READERS = ("test_lockstep.py", "test_parity.py", "test_parity_scoring.py")
 ENGINES = ("untied-float32", "tied-float32", "tied-bfloat16")
 
@@ -114,5 +126,5 @@ def engine_or_file(nodeid: str) -> str:
     """The group of a test: an engine, or its file."""
     path = nodeid.split("::")[0]
     if path.endswith(READERS):
-        return ENGINES[0]
+        return ENGINES[1] if "[tied-" in nodeid else ENGINES[0]
     return next((engine for engine in ENGINES if f"[{engine}" in nodeid), path)

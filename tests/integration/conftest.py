@@ -14,6 +14,7 @@ from rollout.actor import EngineClient
 from tests.support.clips import case_named, processed
 from tests.support.engines import start_engine
 from tests.support.habit import teach_habit
+from tests.support.once import made_once
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -36,23 +37,25 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def _checkpoint(folder: Path, *, tied: bool) -> str:
-    build_tiny_checkpoint(folder, seed=1, tied=tied)
-    # sharp distributions: among near-uniform ones every mistake is small
-    teach_habit(folder, question=QUESTION, steps=60, seed=1)
-    return str(folder)
+def _checkpoint(factory: pytest.TempPathFactory, name: str, *, tied: bool) -> str:
+    def make(folder: Path) -> None:
+        build_tiny_checkpoint(folder, seed=1, tied=tied)
+        # sharp distributions: among near-uniform ones every mistake is small
+        teach_habit(folder, question=QUESTION, steps=60, seed=1)
+
+    return str(made_once(factory, name, make))
 
 
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint with a head of its own."""
-    return _checkpoint(tmp_path_factory.mktemp("models") / "untied", tied=False)
+    return _checkpoint(tmp_path_factory, "untied", tied=False)
 
 
 @pytest.fixture(scope="session")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint whose head is the embedding's matrix."""
-    return _checkpoint(tmp_path_factory.mktemp("models") / "tied", tied=True)
+    return _checkpoint(tmp_path_factory, "tied", tied=True)
 
 
 def _engine(run: Run, model_path: str, *, dtype: str, name: str) -> Iterator[EngineClient]:

@@ -34,6 +34,7 @@ def failure_of(run: Run, client: EngineClient) -> str:
         ray.kill(client.handle)
 
 
+@pytest.mark.long
 def test_more_cache_than_there_is_memory_is_named(run: Run, untied: str) -> None:
     said = failure_of(
         run, start_engine(untied, name="greedy", config=ENGINE.model_copy(update={"kv_cache_gib": 9e4}))
@@ -48,6 +49,7 @@ def test_a_share_of_memory_that_is_not_free_is_named(run: Run, untied: str) -> N
     assert "on startup is less than desired CPU memory utilization (1.0, " in said
 
 
+@pytest.mark.long
 def test_a_checkpoint_without_one_of_its_tensors_is_named(run: Run, untied: str, tmp_path: Path) -> None:
     folder = shutil.copytree(untied, tmp_path / "incomplete")
     tensors = load_file(folder / "model.safetensors")
@@ -57,6 +59,7 @@ def test_a_checkpoint_without_one_of_its_tensors_is_named(run: Run, untied: str,
     assert "Following weights were not initialized from checkpoint: {'language_model.model.norm.weight'}" in said
 
 
+@pytest.mark.long
 def test_a_configuration_that_vllm_refuses_is_named(run: Run, untied: str, tmp_path: Path) -> None:
     folder = shutil.copytree(untied, tmp_path / "unknown")
     config = json.loads((folder / "config.json").read_text())
@@ -89,6 +92,7 @@ def _kill_worker() -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_while_it_loads_is_named_with_its_signal(run: Run, untied: str) -> None:
     said = failure_of(run, start_engine(untied, actor=KilledEngine))
     assert "VllmWorker-0 was killed by SIGKILL" in said

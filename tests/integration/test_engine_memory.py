@@ -25,6 +25,7 @@ def config_of(model_path: str, *overrides: str) -> OmniConfig:
     return load_config(None, ["--model.path", model_path, "--model.dtype=float32", *overrides])
 
 
+@pytest.mark.long
 def test_the_planned_cache_starts_an_engine_and_holds_its_longest_sequences(run: Run, untied: str) -> None:
     # three blocks a sequence, of which the prompt alone takes three
     config = config_of(untied, "--rollout.max_model_len=300", "--rollout.max_num_seqs=1")

@@ -7,6 +7,7 @@ import pytest
 
 from common.config.data import SyntheticDataConfig
 from common.datasets.synthetic import write_synthetic_corpus
+from tests.support.once import made_once
 
 if TYPE_CHECKING:
     from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
@@ -20,7 +21,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 
     torch.set_num_threads(1)
-    return str(build_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", seed=3))
+    return str(made_once(tmp_path_factory, "tiny", lambda folder: build_tiny_checkpoint(folder, seed=3)))
 
 
 @pytest.fixture(scope="session")
@@ -48,4 +49,4 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = SyntheticDataConfig(
         type="synthetic", num_cold_start=7, num_train=56, num_validation=0, num_heldout=3, seed=5
     )
-    return write_synthetic_corpus(tmp_path_factory.mktemp("corpora") / "corpus", config)
+    return made_once(tmp_path_factory, "corpus", lambda folder: write_synthetic_corpus(folder, config))

@@ -90,6 +90,7 @@ def engine_layers(names: Iterable[str]) -> list[Layer]:
     return list(layers.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_layer_left_stale_is_found_and_named(tiny: str, dtype: torch.dtype) -> None:
     probes = probe_prompts(family_of(tiny), model_path=tiny, data=DataConfig())
