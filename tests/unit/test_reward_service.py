@@ -1,7 +1,8 @@
 """The service with rewards of the user's in real processes: whatever they do is theirs alone, and is data."""
 
 import asyncio
-import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from reward.request import RewardRequest
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_draw, make_group, make_request
 
+ROOT = Path(__file__).parents[2]
 FORMAT = BuiltinRewardConfig(type="builtin", name="format_r1omni")
 
 
@@ -177,18 +179,16 @@ def test_processes_end_with_the_service() -> None:
 
 
 def test_processes_end_with_who_started_them_even_where_they_are_stuck(tmp_path: Path) -> None:
-    text = str(tmp_path / "pid")
-    parent = os.fork()
-    if parent == 0:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        reports(python("telling"), groups=[group(texts=[text])])
-        os._exit(0)
-    while not (os.path.exists(text) and Path(text).read_text()):
-        time.sleep(0.01)
-    worker = psutil.Process(int(Path(text).read_text()))
-    os.kill(parent, 9)
-    os.waitpid(parent, 0)
+    text = tmp_path / "pid"
+    # not a fork of this process: libraries' threads would be missing in it, and whoever waits for one hangs
+    code = "from tests.unit.test_reward_service import group, python, reports; "
+    code += f"reports(python('telling'), groups=[group(texts=[{str(text)!r}])])"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as parent:
+        while not (text.exists() and text.read_text()):
+            assert parent.poll() is None
+            time.sleep(0.01)
+        worker = psutil.Process(int(text.read_text()))
+        parent.kill()
     worker.wait(timeout=30)
 
 
