@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.figures.stored import Figure, Stored, like, unit_of
+from tests.figures.stored import FOLDER, Figure, Stored, like, unit_of
 
 SEEDS = ("demo-seed-0", "demo-seed-1", "demo-seed-2")
 
@@ -74,6 +74,8 @@ def measurements(name: str) -> Table:
 def _group(group: Mapping[str, Any]) -> str:
     intro = f"{group['conditions']} (`{group['command']}`)" if group["command"] else group["conditions"]
     rows = [[entry["what"], _figure(entry), _target(entry)] for entry in group["figures"].values()]
+    if not rows:
+        return f"{intro[0].upper()}{intro[1:]}."
     return f"{intro[0].upper()}{intro[1:]}:\n\n{markdown(['what', 'figure', 'target'], rows)}"
 
 
@@ -134,7 +136,33 @@ def _run(run: Mapping[str, Any]) -> str:
     return f"{run['war']:.3f} (from {run['cold_start']:.3f}{steps})"
 
 
+GPU_SECTIONS = {
+    "agreement": "the same numbers on both devices, in both dtypes",
+    "step": "a step of the shipped configuration of one GPU",
+    "against-plain": "a step against transformers' own module with the prompt in every sample",
+    "publish": "the sending side of a publish",
+    "stall": "how long a rank stands still for a checkpoint",
+    "logits": "what log-probabilities cost above the model",
+    "step-full": "a step that trains the whole decoder",
+    "step-no-checkpointing": "a step without gradient checkpointing",
+    "step-full-zero2": "a step of the whole decoder at ZeRO stage 2",
+    "step-full-zero2-offload": "the same with the optimizer in host memory",
+}
+"""Of `tests.gpu.check`, whose figures are in `gpu-NAME.json` once it has run."""
+
+
+def on_gpu(stored: Stored) -> str:
+    """Each section's figures, or that there are none."""
+    parts: list[str] = []
+    for name, what in GPU_SECTIONS.items():
+        groups = stored.get(f"gpu-{name}", {})
+        parts.append(f"### `{name}`: {what}")
+        parts += [_group(group) for group in groups.values()] or ["Not run yet."]
+    return "\n\n".join(parts)
+
+
 TABLES = {
+    "gpu": Table(files=tuple(sorted(p.stem for p in FOLDER.glob("gpu-*.json"))), render=on_gpu),
     "demo": Table(files=SEEDS, render=summaries),
     "demo-war": Table(files=SEEDS, render=recognition),
     "controls": measurements("controls"),
