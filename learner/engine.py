@@ -79,6 +79,8 @@ class LearnerEngine:
         seed_everything(seed_of(seed, self._ranks.rank))
         self.rank, self.device = self._ranks.rank, self._ranks.device
         self._model_path = Path(model_path)
+        # torch lets convolutions round to TF32 unless told otherwise
+        torch.backends.cudnn.allow_tf32 = dtype != "float32"
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
         """Token ids of a completion to be imitated."""

@@ -20,6 +20,7 @@ ATTENTION = "scaled_dot_product"
 
 def agreement(section: Section) -> None:
     """Log-probabilities, loss and gradient norm of one batch, against float32 on the CPU."""
+    torch.backends.cudnn.allow_tf32 = False  # as the engine has it in float32
     groups = TINY.groups()
     exact = computed(section, groups, device="cpu", dtype=torch.float32)
     rough = computed(section, groups, device="cpu", dtype=torch.bfloat16)

@@ -18,17 +18,20 @@ from tests.gpu.section import Figures, Section, figure
 from tests.gpu.step import config_of
 from tests.gpu.subjects import engine_of
 
-NUM_GROUPS = 4
+NUM_GROUPS, NUM_STEPS = 2, 2
 GOAL, SHARE_OF_RECKONED, GOAL_MEMORY = 4.0, 0.85, 0.5
-SETTINGS = ("learner.beta=0", "learner.max_rows_per_micro_batch=8", "learner.max_tokens_per_micro_batch=8192")
+SETTINGS = ("learner.beta=0",)
 
 
 def against_plain(section: Section) -> None:
-    """The same groups on both sides: adapters train, a group at a time, gradient checkpointing, no reference."""
+    """The same groups on both sides: adapters train, gradient checkpointing, no reference."""
     subject = section.subject
     num = min(NUM_GROUPS, subject.num_groups)
     figures: Figures = {}
-    results = {"plain": _plain(section, num), "ours": _ours(section, num)}
+    results = {"plain": _plain(section, num)}
+    seconds = {f"plain_{m}_s": figure(f"plain, {m}", results["plain"][m]["step_s"], "s") for m in ("media", "text")}
+    section.save("against_plain", "ours has not been timed", seconds)
+    results["ours"] = _ours(section, num)
     stacks = results["plain"].pop("stacks")
     for media, goal in (("media", GOAL), ("text", None)):
         plain, ours = (results[side][media] for side in ("plain", "ours"))
@@ -59,14 +62,15 @@ def against_plain(section: Section) -> None:
             }
         section.save(
             "against_plain",
-            f"{num} of: {subject.describe()}; adapters, gradient checkpointing, a group a pass, no reference",
+            f"{num} of: {subject.describe()}; adapters, gradient checkpointing, no reference; plain a "
+            "group a pass, ours all groups",
             figures,
         )
 
 
 def _timed(section: Section, step: Any) -> dict[str, float]:
     with section.peak() as memory:
-        seconds = [section.seconds(step) for _ in range(1 + section.subject.num_steps)]
+        seconds = [section.seconds(step) for _ in range(1 + NUM_STEPS)]
     return {"step_s": statistics.median(seconds[1:]), "bytes": memory["peak"] - memory["before"]}
 
 
@@ -87,6 +91,8 @@ def _plain(section: Section, num: int) -> dict[str, Any]:
     assert settings.lora is not None
     inject_adapters(policy, settings.lora, seed=0)
     thinker: Any = policy.thinker
+    for tower in (thinker.visual, thinker.audio_tower):
+        tower.config._attn_implementation = "sdpa"
     thinker.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-5)

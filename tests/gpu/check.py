@@ -46,7 +46,7 @@ def _variant(name: str, minutes: float) -> Plan:
 
 SECTIONS = {
     "agreement": Plan(module="agreement", function="agreement", minutes=1.0),
-    "step": _variant("shipped", 1.5),
+    "step": _variant("shipped", 2.0),
     "against-plain": Plan(module="baseline", function="against_plain", minutes=2.5),
     "publish": Plan(module="moving", function="publish", minutes=1.0),
     "stall": Plan(module="moving", function="stall", minutes=1.5),

@@ -102,7 +102,7 @@ def stall(section: Section) -> None:
     pinned()
     pinned_s = section.seconds(pinned)
     with TemporaryDirectory() as folder:
-        held: list[float] = []
+        held, written_s, figures = list[float](), 0.0, Figures()
         for number in (1, 2):
             target = Path(folder) / "checkpoints" / f"step_{number:06d}"
             aside = checkpoint.begin(target)
@@ -111,7 +111,7 @@ def stall(section: Section) -> None:
                     lambda a=aside, t=target: engine.checkpoints.begin_save(a, t, state="{}\n", num_updates=1)
                 )
             )
-            figures: Figures = {
+            figures = {
                 "state_bytes": figure("weights, the adapters beside them left out", num_bytes, "B"),
                 "stall_s": figure("a rank stands still", held[-1], "s"),
                 "first_stall_s": figure("a rank stands still, the first time", held[0], "s"),
@@ -120,8 +120,12 @@ def stall(section: Section) -> None:
                 "stall_over_pinned": figure("standing still over a copy", held[-1] / pinned_s, at_most=GOAL_STALL),
             }
             section.save("stall", f"{section.subject.name}, adapters", figures)
+            if number == 2:
+                break
             begin_s = time.perf_counter()
             engine.checkpoints.writer.wait()
-            figures["write_s"] = figure("written in the background", time.perf_counter() - begin_s, "s")
-            section.save("stall", f"{section.subject.name}, adapters", figures)
+            written_s = time.perf_counter() - begin_s
+        figures["write_s"] = figure("written in the background", written_s, "s")
+        section.save("stall", f"{section.subject.name}, adapters", figures)
+        engine.checkpoints.writer.wait()
     engine.close()
