@@ -28,7 +28,7 @@ lint: setup  ## format, lint, types, import rules
 	$(VENV)/lint-imports
 	$(VENV)/pyright
 
-test-unit:  ## the tests without Ray; under a minute; PYTHON=python3.12 for another Python, in an environment of its own
+test-unit:  ## the tests without Ray; two minutes; PYTHON=python3.12 for another Python, in an environment of its own
 	@deploy/setup.sh $(if $(PYTHON),--unit)
 	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(SHORT) $(UNIT)
 

@@ -97,6 +97,7 @@ def test_whatever_a_reward_does_only_its_own_group_fails(name: str, reason: str,
     assert bad.num_faults[name] >= 1
 
 
+@pytest.mark.long
 def test_who_is_stuck_keeps_nobody_from_their_turn() -> None:
     # one process, and its deadline is longer than everything else
     entry = python("sleeping", deadline_s=12.0, num_workers=1)
@@ -236,6 +237,7 @@ def test_async_rewards_are_asked_about_many_completions_at_a_time_in_one_process
     assert len({total for other in others for total in totals(other)}) == 1
 
 
+@pytest.mark.long
 def test_async_code_that_holds_its_event_loop_is_ended_and_the_others_are_asked_again() -> None:
     entry = python("blocking", deadline_s=2.0)
     bad, *others = reports(entry, groups=[group("fear", texts=["a"]), group(), group()])
