@@ -153,14 +153,15 @@ def check(names: list[str], *, out: Path, minutes: float, device: str) -> dict[s
             else:
                 why = children[name].finish(min(60 * works[name][1], left_s))
             print(f"{name}: {why or 'done'} ({time.monotonic() - start_s:.1f} s)", file=sys.stderr, flush=True)
-            if why:
-                failed[name] = why
-                if name in SECTIONS:
-                    note_failure(out, name, why)
-            if name == "models" and why:
+            if why and name == "models":
                 for child in children.values():
                     child.end()
+                failed = dict.fromkeys(names, f"not run, for want of models: {why}")
                 break
+            if why:
+                failed[name] = why
+    for name, why in failed.items():
+        note_failure(out, name, why)
     return failed
 
 
