@@ -157,11 +157,12 @@ def check(names: list[str], *, out: Path, minutes: float, device: str) -> dict[s
                 for child in children.values():
                     child.end()
                 failed = dict.fromkeys(names, f"not run, for want of models: {why}")
+                for missed in names:
+                    note_failure(out, missed, failed[missed])
                 break
             if why:
                 failed[name] = why
-    for name, why in failed.items():
-        note_failure(out, name, why)
+                note_failure(out, name, why)
     return failed
 
 
