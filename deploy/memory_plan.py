@@ -130,13 +130,17 @@ def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
     # a float32 model at stage 0 is stepped in place
     copy = 0 if stage == 0 and width == 4 else COPY
     gradient = 4 if stage >= 2 or width == 4 else width
+    activations, logits = _activation_bytes(config, sizes), _logit_bytes(config, sizes)
+    # at stage 0 in bfloat16 DeepSpeed makes float32 gradients for its step, when activations are gone
+    stepped = 4 * trained if stage == 0 and width == 2 else 0
     held = {
         "weights": parameters * width // (ranks if stage == 3 else 1),
         "gradients": trained * gradient // (ranks if stage >= 2 else 1),
         "optimizer": trained * (MOMENTS + copy) // (ranks if stage >= 1 else 1),
         "reference": 0 if learner.beta == 0 or learner.lora else parameters * width,
-        "activations": _activation_bytes(config, sizes),
-        "logits": _logit_bytes(config, sizes),
+        "activations": activations,
+        "logits": logits,
+        "float32 gradients": max(0, stepped - activations - logits),
     }
     waits = {
         name

@@ -25,6 +25,9 @@ from deploy.memory_plan import (
 )
 from learner import sft
 from learner.main import main
+from tests.figures.stored import FOLDER
+from tests.gpu import step
+from tests.gpu.subjects import RELEASED
 from tests.support.sparse import write_sparse_checkpoint
 from tests.unit.test_command_line import mistake
 
@@ -257,3 +260,11 @@ def test_a_configuration_fits_its_cluster_and_no_smaller_one(
 
 def test_a_cluster_without_a_dry_run_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--cluster must come with --dry-run" in mistake(capsys, "--cluster", "cpus=2")
+
+
+@pytest.mark.parametrize("name", ["step", "step-full", "step-no-checkpointing"])
+def test_the_plan_is_not_much_under_what_a_gpu_was_seen_to_hold(name: str, three: ModelSizes) -> None:
+    measured = json.loads((FOLDER / f"gpu-{name}.json").read_text())["step"]["figures"]["peak_bytes"]["value"]
+    variant = "shipped" if name == "step" else name.removeprefix("step-")
+    planned = rank_memory(step.config_of(RELEASED, *step.VARIANTS[variant]), three).device_bytes
+    assert 0.9 < planned / measured < 1.3
