@@ -79,8 +79,6 @@ class LearnerEngine:
         seed_everything(seed_of(seed, self._ranks.rank))
         self.rank, self.device = self._ranks.rank, self._ranks.device
         self._model_path = Path(model_path)
-        # torch lets convolutions round to TF32 unless told otherwise
-        torch.backends.cudnn.allow_tf32 = dtype != "float32"
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
         """Token ids of a completion to be imitated."""
@@ -110,6 +108,8 @@ class LearnerEngine:
 
     def _load_policy(self, *, dtype: str, seed: int) -> nn.Module:
         """What trains of it is what is neither frozen nor under an adapter."""
+        # torch lets convolutions round to TF32 unless told otherwise
+        torch.backends.cudnn.allow_tf32 = dtype != "float32"
         policy = family_of(self._model_path).load_policy(str(self._model_path), dtype=DTYPES[dtype])
         if self.config.gradient_checkpointing:
             cast(Any, policy).recompute_layers()
