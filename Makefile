@@ -32,7 +32,7 @@ test-unit:  ## the tests without Ray; two minutes; PYTHON=python3.12 for another
 	@deploy/setup.sh $(if $(PYTHON),--unit)
 	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(SHORT) $(UNIT)
 
-test: lint test-unit  ## what CI runs; under 15 minutes
+test: lint test-unit  ## what CI runs; about 20 minutes on two cores
 	$(VENV)/pytest $(SHORT) $(GROUPS) tests/e2e tests/integration
 
 test-all: lint  ## everything that runs without a GPU; more than an hour on two cores

@@ -98,6 +98,7 @@ def test_a_worker_that_is_killed_while_it_loads_is_named_with_its_signal(run: Ru
     assert "VllmWorker-0 was killed by SIGKILL" in said
 
 
+@pytest.mark.long
 def test_an_engine_names_the_log_on_its_own_node(run: Run, untied: str) -> None:
     said = failure_of(run, start_engine(untied, config=ENGINE.model_copy(update={"max_model_len": 10**6})))
     place, _, node = said.partition("; its output is in ")[2].partition(" on node ")
@@ -106,6 +107,7 @@ def test_an_engine_names_the_log_on_its_own_node(run: Run, untied: str) -> None:
     assert any(said.partition(": ")[2][:60] in log.read_text() for log in logs)
 
 
+@pytest.mark.long
 def test_a_running_engine_whose_worker_is_killed_says_so(run: Run, untied: str) -> None:
     client, prompt = start_engine(untied, name="killed"), processed(case_named("text-only"), untied)
     try:

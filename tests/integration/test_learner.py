@@ -221,7 +221,7 @@ def ten_steps(model_path: str, batches: list[list[TrainGroup]]) -> list[list[tup
     return found
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_ranks", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
 def test_every_world_size_and_zero_stage_takes_the_plain_steps(
     num_ranks: int,
     untied: str,

@@ -78,7 +78,9 @@ class Rig:
         ray.get(self.engine.handle.call_workers.remote(method, *args))
 
 
-@pytest.fixture(scope="module", params=["untied-float32", "tied-float32", "tied-bfloat16"])
+@pytest.fixture(
+    scope="module", params=["untied-float32", pytest.param("tied-float32", marks=pytest.mark.long), "tied-bfloat16"]
+)
 def rig(request: pytest.FixtureRequest, run: Run, untied: str, tied: str) -> Iterator[Rig]:
     """Each kind of engine with a rank of its own."""
     kind, dtype = request.param.split("-")
