@@ -14,6 +14,7 @@ from common.weights import Segment
 from learner.partition import full_bytes
 from learner.plan import PublishPlan
 from learner.sender import WeightSender
+from learner.snapshot import HostCopies
 from learner.weight_source import PlainSource
 from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
 
@@ -98,6 +99,14 @@ def test_gathering_copies() -> None:
     with torch.no_grad():
         parameters["head.bias"].add_(1)
     assert torch.equal(got["head.bias"], before)
+
+
+def test_copies_for_a_checkpoint_stay_what_they_were_while_training_goes_on() -> None:
+    weight = torch.arange(6.0).view(2, 3).T
+    copies = HostCopies().of("shard", {"weight": weight})
+    weight += 1
+    assert torch.equal(copies["weight"], torch.arange(6.0).view(2, 3).T)
+    assert copies["weight"].is_contiguous()
 
 
 def test_sizes_are_in_bytes() -> None:
