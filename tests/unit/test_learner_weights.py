@@ -102,11 +102,12 @@ def test_gathering_copies() -> None:
 
 
 def test_copies_for_a_checkpoint_stay_what_they_were_while_training_goes_on() -> None:
-    weight = torch.arange(6.0).view(2, 3).T
-    copies = HostCopies().of("shard", {"weight": weight})
+    weight = torch.arange(6.0).view(2, 3)
+    copies = HostCopies().of("shard", {"whole": weight, "turned": weight.T})
     weight += 1
-    assert torch.equal(copies["weight"], torch.arange(6.0).view(2, 3).T)
-    assert copies["weight"].is_contiguous()
+    assert torch.equal(copies["whole"], torch.arange(6.0).view(2, 3))
+    assert torch.equal(copies["turned"], torch.arange(6.0).view(2, 3).T)
+    assert copies["turned"].is_contiguous()
 
 
 def test_sizes_are_in_bytes() -> None:
