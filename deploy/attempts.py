@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.durable import append_line, read_lines
 from common.errors import PublishError
-from common.memory import MemorySampler
-from common.metrics import MetricsFile
+from common.runtime.atomic_files import append_line, read_lines
+from common.runtime.metrics import MetricsFile
+from common.runtime.peak_memory import MemorySampler
 from deploy.progress import Progress
 from learner.record import note_publish_failure
 

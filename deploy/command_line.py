@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
+from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 
 if TYPE_CHECKING:
     from deploy.machine import Machine
@@ -131,7 +131,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
     Raises:
         UserError: something of it is not there, or cannot fit the cluster.
     """
-    from common.provenance import require_own_packages
+    from common.runtime.provenance import require_own_packages
     from deploy.machine import parse_cluster, shortages, this_machine
     from deploy.placement import format_plan, placement_plan
     from deploy.preflight import check_inputs, left_out, missing_clips
@@ -179,7 +179,7 @@ def _failed(what: str, resumes: str) -> str:
 
 
 def _version() -> str:
-    from common.provenance import installed_version
+    from common.runtime.provenance import installed_version
 
     return f"omni-rlvr {installed_version()}"
 

@@ -13,13 +13,13 @@ from common.config.corpora import AnyCorpusConfig, MixDataConfig, R1OmniDataConf
 from common.config.data import DataConfig, SyntheticDataConfig
 from common.config.load import checked
 from common.config.run import OmniConfig
-from common.datasets.synthetic import corpus_folder
+from common.datasets.synthetic.corpus import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
 from common.evaluation.controls import Condition, asked_in_groups
 from common.evaluation.predictions import Prediction, write_predictions
 from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
-from common.screen import Screen
+from common.runtime.screen import Screen
 from common.types import Record
 from deploy.judging import ask, warm_up
 from deploy.preflight import heldout_clips

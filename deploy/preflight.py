@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.config.corpora import AnyCorpusConfig, R1OmniDataConfig
 from common.config.data import SyntheticDataConfig
+from common.config.questions import QUESTIONS
 from common.config.reward import BuiltinRewardConfig
 from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
@@ -19,7 +20,6 @@ from common.errors import ConfigError, DatasetError
 from common.evaluation.controls import asked_in_groups
 from common.labels import TAXONOMIES
 from common.models.registry import family_of
-from common.questions import QUESTIONS
 from common.types import Record
 from reward.checks import check_rewards, needs_engines
 
@@ -178,7 +178,7 @@ def load_corpora(
     source, sources, found = config.data.source, _sources(config), found or {}
     digest: str | None = None
     if isinstance(source, SyntheticDataConfig):
-        from common.datasets.synthetic import corpus_folder, corpus_sha256, write_synthetic_corpus
+        from common.datasets.synthetic.corpus import corpus_folder, corpus_sha256, write_synthetic_corpus
 
         corpus = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
         for split in KEYS:
@@ -266,7 +266,7 @@ def resolve_model(config: OmniConfig, folder: Path) -> str:
 
 
 def _build_tiny(target: Path, config: OmniConfig) -> None:
-    from common.datasets.expressions import EXPLANATIONS
+    from common.datasets.synthetic.expressions import EXPLANATIONS
     from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 
     tiny = config.model.tiny

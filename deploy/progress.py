@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from common.screen import Screen, bar, print_line
+from common.runtime.screen import Screen, bar, print_line
 
 
 class LiveLine:

@@ -11,7 +11,7 @@ from common.config.evaluation import Policy
 from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
-from common.metrics import MetricsFile
+from common.runtime.metrics import MetricsFile
 from deploy.summary import Summary, canaries, controls, judgements
 from learner.evaluation import Judgement, answers_file
 from learner.record import read_samples, sample_file

@@ -12,8 +12,8 @@ from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.config.tree import changeable_keys
 from common.config.values import format_value
-from common.durable import write_whole
 from common.errors import ConfigError
+from common.runtime.atomic_files import write_whole
 
 RESULTS = (
     "metrics.jsonl",

@@ -9,7 +9,7 @@ import shlex
 
 import ray
 
-from common.memory import MemorySampler
+from common.runtime.peak_memory import MemorySampler
 from deploy.attempts import attempt
 from deploy.judging import judge_untrained
 from deploy.reinforcement import reinforce

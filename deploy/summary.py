@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from common.config.evaluation import Policy
-from common.durable import write_whole
 from common.evaluation.controls import CONTROLS, Control
-from common.metrics import MetricsFile
+from common.runtime.atomic_files import write_whole
+from common.runtime.metrics import MetricsFile
 from deploy.attempts import read_attempts, seconds_by_phase
 from learner.checkpoint import read_best
 from learner.evaluation import Judgement, judgement_name, read_judgement

@@ -16,12 +16,12 @@ from typing import Any, cast
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from common import provenance
 from common.config.learner import LearnerConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
-from common.media_ray import MediaSettings, MediaStage
-from common.provenance import require_own_packages
+from common.prompts.preparation_ray import MediaSettings, MediaStage
+from common.runtime import provenance
+from common.runtime.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.interrupt import Interrupts
 from deploy.machine import free_memory_bytes

@@ -10,9 +10,9 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from common import provenance
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
+from common.runtime import provenance
 from common.types import Group, MediaRef, ProcessedPrompt, TensorReceipt
 from learner.batch import split_groups, token_cost, train_example, train_group
 

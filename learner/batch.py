@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.tokens import TokenBatch, pack_tokens
+from common.models.tokens import TokenBatch, pack_tokens
 from common.types import Group, ProcessedPrompt
 from learner.advantage import group_advantages
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import blake3
 
-from common.durable import sync, write_whole
+from common.runtime.atomic_files import sync, write_whole
 
 logger = logging.getLogger(__name__)
 MANIFEST, BEST = "manifest.json", "best.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from common.config.run import RunConfig
-from common.durable import write_whole
 from common.errors import ConfigError
+from common.runtime.atomic_files import write_whole
 from learner.record import Curves
 
 FLUSH_S = 5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
-from common.tokens import TokenBatch
+from common.models.tokens import TokenBatch
 from learner.partition import forget_first_step
 
 CPU_BUCKET = 2_000_000

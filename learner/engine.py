@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from common.config.learner import LearnerConfig
 from common.errors import ConfigError
 from common.models.registry import family_of
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from common.types import ProcessedPrompt
 from learner.batch import MicroBatch, TrainGroup
 from learner.deepspeed_facade import DeepSpeedEngine

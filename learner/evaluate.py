@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from common.command import exit_code
+    from common.runtime.command import exit_code
 
     return exit_code(lambda: _evaluate(argv))
 
@@ -96,7 +96,7 @@ def finish(report: "Report", *, out: Path, is_json: bool) -> None:
     """Writes a report and says what it came to."""
     from common.evaluation.report import facts, write_report
     from common.evaluation.tables import print_tables
-    from common.screen import Screen, print_end, print_line
+    from common.runtime.screen import Screen, print_end, print_line
 
     page = write_report(out / report.name, report)
     console = Screen(stderr=is_json)

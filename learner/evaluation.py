@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.durable import write_whole
 from common.errors import DatasetError
 from common.evaluation.assessment import ReadPrediction, read_all, verbatim_answer
 from common.evaluation.controls import Condition
@@ -21,6 +20,7 @@ from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.evaluation.predictions import AS_GIVEN, Prediction
 from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
+from common.runtime.atomic_files import write_whole
 from common.types import Draw, Failure, Prompt, Record
 from learner.producer import REMEDIES
 

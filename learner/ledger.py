@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from common.command import quietly, say
-from common.durable import end_of_lines
 from common.errors import LedgerError
+from common.runtime.atomic_files import end_of_lines
+from common.runtime.command import quietly, say
 from common.types import Draw, Failure
 
 Event = Literal["asked", "generated", "scored", "stale", "cancelled"]

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Protocol
 
-from common.metrics import distribution
 from common.protocols import TrainFn
+from common.runtime.metrics import distribution
 from common.types import Group, Record, StepReport
 from learner.checkpoint import RunState
 from learner.equal_rewards import EqualRewards

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.config.learner import LoraConfig
 from common.errors import ConfigError, ModelError
-from common.tokens import TokenBatch
+from common.models.tokens import TokenBatch
 from learner.deepspeed_facade import DeepSpeedEngine
 from learner.partition import gathered, write_parameter
 from learner.weight_source import PlainSource

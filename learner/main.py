@@ -28,7 +28,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 async def run(config: "OmniConfig") -> None:
     """One run, from nothing or from where it stopped, to its closing tables."""
-    from common.screen import Screen
+    from common.runtime.screen import Screen
     from deploy.progress import Progress
     from deploy.stages import run_stages
     from deploy.wiring import open_run

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from common.command import exit_code
+    from common.runtime.command import exit_code
 
     return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
 
@@ -130,7 +130,7 @@ def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str |
 def _record(
     name: str, *, video: str | None, audio: str | None, question: str | None, label: str, dataset: str
 ) -> "Record":
-    from common.datasets.phrasing import question_of
+    from common.prompts.phrasing import question_of
     from common.types import Clip, Record
 
     clip = Clip(clip_id=name, video_path=video, audio_path=audio)
@@ -146,7 +146,7 @@ def _predict(options: argparse.Namespace) -> int:
     from common.config.load import load_config
     from common.labels import classes_of
     from common.models.registry import family_of
-    from common.screen import Screen, print_end
+    from common.runtime.screen import Screen, print_end
 
     classes_of(options.taxonomy)
     family_of(options.model)
@@ -204,7 +204,7 @@ def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str
 
 
 def _shown(clips: Sequence[Asked]) -> Iterator[Asked]:
-    from common.screen import Screen, bar
+    from common.runtime.screen import Screen, bar
 
     with bar(Screen(stderr=True), "clips") as update:
         for done, asked in enumerate(clips):

@@ -11,8 +11,8 @@ from common.config.data import DataConfig
 from common.errors import ConfigError, last_line
 from common.labels import TAXONOMIES, answered, normalised, readable_answer
 from common.models.registry import family_of
-from common.preparation import MediaSettings, prepare
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
+from common.prompts.preparation import MediaSettings, prepare
 from common.types import Failure, Modality, ProcessedPrompt, Record
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.durable import append_line, read_lines, whole
 from common.errors import PublishError
-from common.metrics import MetricsFile
+from common.runtime.atomic_files import append_line, read_lines, whole
+from common.runtime.metrics import MetricsFile
 from common.types import Group, Record, StepReport
 from learner import checkpoint
 from learner.checkpoint import RunState

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.tokens import TokenBatch
+from common.models.tokens import TokenBatch
 
 
 class Reference(Protocol):

@@ -6,8 +6,8 @@ Every method but `open` is a collective of all ranks.
 import logging
 from collections.abc import Sequence
 
+from common.shared_memory import Segment, segment_path, sweep_segments
 from common.types import TensorReceipt
-from common.weights import Segment, segment_path, sweep_segments
 from learner.plan import PublishPlan
 from learner.weight_source import WeightSource
 

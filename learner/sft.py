@@ -33,7 +33,7 @@ async def run(config: "OmniConfig") -> None:
         ConfigError: no supervised steps are asked for.
     """
     from common.errors import ConfigError
-    from common.screen import Screen, print_end
+    from common.runtime.screen import Screen, print_end
     from deploy.progress import Progress
     from deploy.stages import run_cold_start
     from deploy.wiring import open_run

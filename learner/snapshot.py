@@ -17,7 +17,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from common.errors import CheckpointError
-from common.pinned import pinned
+from common.runtime.pinned_memory import pinned
 from learner import checkpoint
 
 _ALIGNMENT = 64

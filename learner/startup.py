@@ -17,7 +17,7 @@ def guarded(work: Callable[[], int]) -> int:
     if (problem := foreign_package()) is not None:
         sys.stderr.write(f"error: {problem}\n")
         return 2
-    from common.command import quietly
+    from common.runtime.command import quietly
 
     return quietly(work)
 

@@ -15,9 +15,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from common import provenance
 from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
+from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
 from reward.given import NOTHING, Given
 from reward.host_actor import hosted

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.command import FAILURE, exit_code
 from common.config.load import load_config
 from common.config.reward import RewardConfig
 from common.errors import DatasetError
-from common.screen import Screen
+from common.runtime.command import FAILURE, exit_code
+from common.runtime.screen import Screen
 from common.types import Failure
 from reward.builtin import BUILTIN
 from reward.checks import check_rewards

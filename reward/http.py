@@ -21,9 +21,9 @@ from pathlib import Path
 
 import uvicorn
 
-from common.command import exit_code
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError
+from common.runtime.command import exit_code
 from reward.app import create_app
 from reward.checks import check_rewards
 from reward.gates import Limits

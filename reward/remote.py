@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
-from common.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
+from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
 from reward.channel import Channel, ChannelLostError
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
 from reward.pool import PooledReward

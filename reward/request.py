@@ -102,6 +102,6 @@ def modalities_of(clip: Clip) -> tuple[Modality, ...]:
 
 @lru_cache(maxsize=4)
 def _decoded(clip: Clip, max_fps: float, max_frames: int) -> DecodedClip:
-    from common.media import decode_clip
+    from common.media.decode import decode_clip
 
     return decode_clip(clip, max_fps=max_fps, max_frames=max_frames, max_audio_s=float("inf"))

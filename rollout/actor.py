@@ -11,9 +11,10 @@ import numpy as np
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from common import provenance
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError, ReceiveError, last_line
+from common.runtime import provenance
+from common.shared_memory import Segment, segment_path
 from common.types import (
     EngineStatus,
     Failure,
@@ -23,7 +24,6 @@ from common.types import (
     SamplingSpec,
     TensorReceipt,
 )
-from common.weights import Segment, segment_path
 
 if TYPE_CHECKING:
     from rollout.engine import RolloutEngine

@@ -9,7 +9,7 @@ def register() -> None:
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    from common.parent_watch import end_with_parent
+    from common.runtime.parent_watch import end_with_parent
     from rollout.failure import record_failures
     from rollout.weights import BACKEND
 

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from common.conditions import lender_of
 from common.errors import EngineError, MediaError
+from common.media.conditions import lender_of
 from common.protocols import PrepareInConditionFn
 from common.types import ClipCondition, Failure, Record
 from rollout.pool import RolloutPool

@@ -27,10 +27,10 @@ from vllm.model_executor.model_loader.reload.layerwise import (
     get_layerwise_info,
 )
 
-from common import provenance
 from common.errors import ReceiveError
+from common.runtime import provenance
+from common.shared_memory import Segment
 from common.types import TensorReceipt
-from common.weights import Segment
 
 BACKEND = "omni_shared_memory"
 logger = logging.getLogger(__name__)

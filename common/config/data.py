@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from common.config.base import Config, changeable
 from common.config.corpora import AnyCorpus, AnyCorpusConfig, SourceConfig
-from common.questions import Stage
+from common.config.questions import Stage
 
 
 class SyntheticDataConfig(Config):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.config.corpora import Part, TreeConfig
+from common.config.questions import QUESTION
 from common.datasets.corpus import Corpus, Dropped
-from common.datasets.media_tree import MediaTree
-from common.datasets.tables import require_once
+from common.datasets.files.media_tree import MediaTree
+from common.datasets.files.tables import require_once
 from common.errors import DatasetError
-from common.questions import QUESTION
 from common.types import Clip, Record
 
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from common.command import FAILURE, exit_code, say
 from common.config.corpora import AnyCorpusConfig, TreeConfig
 from common.config.data import DataConfig
 from common.config.load import load_config
 from common.config.tree import members, tag_of
 from common.config.values import parse_value
-from common.datasets.cold_start_command import add_options, make_cold_start
+from common.datasets.cold_start.command import add_options, make_cold_start
 from common.errors import ConfigError, OmniError, UserError
 from common.labels import TAXONOMIES
-from common.screen import Screen, bar
+from common.runtime.command import FAILURE, exit_code, say
+from common.runtime.screen import Screen, bar
 
 if TYPE_CHECKING:
-    from common.datasets.media_check import Limits
+    from common.datasets.inspection.media_check import Limits
 
 MIN_PARALLEL = 64
 """Clips that are worth the start of processes."""
@@ -132,7 +132,7 @@ def _make_cold_start(chosen: argparse.Namespace) -> int:
 
 def _limits(chosen: argparse.Namespace, data: DataConfig) -> "Limits":
     """Those of the options, and the configuration's where they say none."""
-    from common.datasets.media_check import Limits
+    from common.datasets.inspection.media_check import Limits
 
     given = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}
     return Limits(
@@ -142,8 +142,8 @@ def _limits(chosen: argparse.Namespace, data: DataConfig) -> "Limits":
 
 
 def _inspect(chosen: argparse.Namespace) -> int:
-    from common.datasets.inspection import inspect, published_sizes, read_splits, read_stages, unlisted
-    from common.datasets.inspection_view import show
+    from common.datasets.inspection.statistics import inspect, published_sizes, read_splits, read_stages, unlisted
+    from common.datasets.inspection.view import show
 
     if chosen.workers < 1:
         raise ConfigError(f"--workers must be >= 1, got {chosen.workers}; leave it out for one to a core")

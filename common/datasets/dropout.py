@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from common.config.data import DataConfig
 from common.datasets.corpus import hash_fraction
-from common.datasets.phrasing import base_question, question_of
+from common.prompts.phrasing import base_question, question_of
 from common.types import Record
 
 Vary = Callable[[Record, int], Record]

@@ -19,22 +19,22 @@ from common.config.corpora import (
     TableDataConfig,
     TreeConfig,
 )
+from common.config.questions import QUESTION
+from common.datasets.corpora.dfew import load_dfew
+from common.datasets.corpora.emer import load_emer
+from common.datasets.corpora.mafw import load_mafw
+from common.datasets.corpora.r1_omni import load_r1_omni
+from common.datasets.corpora.r1_omni_list import load_r1_omni_list
+from common.datasets.corpora.ravdess import load_ravdess
+from common.datasets.corpora.table import load_table
 from common.datasets.corpus import Corpus, Dropped, carved, require_unique
-from common.datasets.dfew import load_dfew
-from common.datasets.emer import load_emer
 from common.datasets.explanations import explained
+from common.datasets.files.tables import resolved
+from common.datasets.files.transcripts import Transcripts, read_transcripts
 from common.datasets.folding import in_taxonomy
-from common.datasets.mafw import load_mafw
-from common.datasets.phrasing import question_of
-from common.datasets.r1_omni import load_r1_omni
-from common.datasets.r1_omni_list import load_r1_omni_list
-from common.datasets.ravdess import load_ravdess
-from common.datasets.table import load_table
-from common.datasets.tables import resolved
-from common.datasets.transcripts import Transcripts, read_transcripts
 from common.errors import DatasetError
 from common.labels import TAXONOMIES
-from common.questions import QUESTION
+from common.prompts.phrasing import question_of
 from common.types import Record
 
 PARTS: dict[str, Part] = {"validation": "validation", "heldout": "test"}

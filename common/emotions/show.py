@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common.command import exit_code
 from common.labels import TAXONOMIES, classes_in, classes_of, mentions, normalised
+from common.runtime.command import exit_code
 
 PURPOSE = "Shows which emotions a text names, which of them it denies, and which class it is in each taxonomy."
 
@@ -63,7 +63,7 @@ def _show(reading: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from common.screen import Screen
+    from common.runtime.screen import Screen
 
     console = Screen(highlight=False)
     found = Table("characters", "words", "emotion", "", title="Mentions", title_justify="left")

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from common.datasets.phrasing import base_question, question_of
 from common.errors import DatasetError
+from common.prompts.phrasing import base_question, question_of
 from common.types import Clip, Record
 
 Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from common.durable import whole
 from common.evaluation.confusion import MAX_CLASSES, OTHER, Confusion
+from common.runtime.atomic_files import whole
 
 INK, GROUND = "#1d1f23", "#ffffff"
 CELL_INCHES = 0.62

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from common.durable import write_whole
 from common.errors import DatasetError
+from common.runtime.atomic_files import write_whole
 
 AS_GIVEN = "av"
 """The condition of a clip that is asked as it is."""

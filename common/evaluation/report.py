@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from common.durable import write_whole
 from common.evaluation.assessment import Assessment, ReadPrediction, assess, read_all
 from common.evaluation.bootstrap import NUM_RESAMPLES
 from common.evaluation.comparison import Comparison, contributions, run_differences
@@ -18,6 +17,7 @@ from common.evaluation.controls import MEANINGS
 from common.evaluation.picture import write_confusions
 from common.evaluation.predictions import AS_GIVEN, Prediction, line_of
 from common.evaluation.published import caveats_on, published_on
+from common.runtime.atomic_files import write_whole
 
 TEMPLATE = "report.html.j2"
 

@@ -1,7 +1,7 @@
 """Scores of open labels at the first level of a wheel of emotions: sets of sectors against sets of sectors.
 
 The measure is AffectGPT's: precision and recall of sets, over clips, and their harmonic mean. The wheel is
-Plutchik's, of `common.emotion_wheel`, where AffectGPT averages over five others: the figures are not comparable.
+Plutchik's, of `common.emotions.wheel`, where AffectGPT averages over five others: the figures are not comparable.
 """
 
 import functools
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.emotion_wheel import Wheel
+from common.emotions.wheel import Wheel
 from common.evaluation.bootstrap import Estimate, interval, resampled
 from common.labels import mentions, readable_answer
 

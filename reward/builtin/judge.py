@@ -11,9 +11,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from common.durable import write_whole
 from common.errors import ConfigError, ScoringError
-from common.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
+from common.runtime.atomic_files import write_whole
+from common.runtime.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
 from reward.builtin.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
 

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from common.conditions import SILENT
 from common.errors import ConfigError, MediaError, ScoringError
+from common.media.conditions import SILENT
 from common.protocols import ScoreLogprobsFn
 from common.types import ClipCondition, Modality
 from reward.builtin.accuracy import AccuracyReward

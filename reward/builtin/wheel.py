@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.emotion_wheel import Wheel
+from common.emotions.wheel import Wheel
 from common.errors import ConfigError, DatasetError
 from common.labels import mentions, readable_answer
 from reward.builtin.multi_label import set_f1
@@ -24,7 +24,7 @@ class WheelReward:
     count.
     Range: 0 to 1.
     Source: the set F1 of AffectGPT's emotion wheels and of `affect_r1`, over one wheel: Plutchik's, or a file.
-    Needs: labels in any words; `wheel` may name a file in the form of `common/emotion_wheel.json`.
+    Needs: labels in any words; `wheel` may name a file in the form of `common/emotions/wheel.json`.
     Caution: level 1 takes annoyance for rage; with a taxonomy of classes `accuracy` is sharper.
     """
 

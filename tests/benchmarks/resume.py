@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from tests.benchmarks.part import Part, boxed, parser_of
 from tests.e2e.support import lines_of, start, write_recipe
 

@@ -20,15 +20,15 @@ import ray
 
 from common.config.data import DataConfig, SyntheticDataConfig
 from common.config.learner import LearnerConfig, OptimizerConfig, PublishConfig
+from common.config.questions import QUESTION
 from common.config.reward import RewardConfig
-from common.datasets.r1_omni import load_r1_omni
-from common.datasets.synthetic import write_synthetic_corpus
-from common.media import decode_clip
-from common.memory import MemorySampler
+from common.datasets.corpora.r1_omni import load_r1_omni
+from common.datasets.synthetic.corpus import write_synthetic_corpus
+from common.media.decode import decode_clip
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.models.registry import family_of
-from common.probe import probe_prompts
-from common.questions import QUESTION
+from common.prompts.probe_clips import probe_prompts
+from common.runtime.peak_memory import MemorySampler
 from common.types import Draw, Generation, Group, ProcessedPrompt, Prompt, Record, Sample, SamplingSpec
 from deploy.wiring import process_env, start_ray
 from learner.publisher import Publisher

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.questions import QUESTION
+from common.config.questions import QUESTION
 
 RECIPE = """
 run: {{name: test, root: {root}}}

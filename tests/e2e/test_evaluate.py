@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from common.evaluation.controls import CONDITIONS
 from tests.e2e.support import lines_of, start, write_recipe
 

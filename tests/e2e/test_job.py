@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from learner.ledger import check_ledger
 from tests.e2e.cluster import REPOSITORY, Cluster
 from tests.e2e.support import steps_of, write_recipe

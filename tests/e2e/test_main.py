@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from common.labels import answered, normalised
 from tests.e2e.support import start, write_recipe, write_records
 

@@ -8,7 +8,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from learner.ledger import check_ledger
 from tests.e2e.support import start, steps_of, write_recipe
 

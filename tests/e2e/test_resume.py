@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from learner.ledger import check_ledger
 from tests.e2e.support import popen, start, steps_of, wait_for_step, write_recipe
 

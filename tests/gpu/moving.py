@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.weights import Segment
+from common.shared_memory import Segment
 from learner import checkpoint
 from learner.engine import LearnerEngine
 from tests.gpu.section import Figures, Section, figure

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
+from common.config.questions import QUESTION
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-from common.questions import QUESTION
 from rollout.actor import EngineClient
 from tests.support.clips import case_named, processed
 from tests.support.engines import start_engine

@@ -10,7 +10,7 @@ import torch
 
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.models.qwen2_5_omni.policy import load_policy
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from common.types import Clip, Completion, Draw, Group, ProcessedPrompt, Prompt, Record, Sample, Score
 from learner.actor import RankClients
 from learner.batch import TrainGroup, train_group

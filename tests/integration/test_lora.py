@@ -12,7 +12,7 @@ from common.config.learner import LearnerConfig, LoraConfig, OptimizerConfig
 from common.errors import ConfigError, ModelError
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from learner import optimizer_state
 from learner.batch import TrainGroup
 from learner.engine import LearnerEngine

@@ -9,7 +9,7 @@ import torch
 
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.qwen2_5_omni.processor import load_processor
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from common.types import Generation, ProcessedPrompt, SamplingSpec
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run

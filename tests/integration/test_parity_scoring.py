@@ -11,7 +11,7 @@ import torch
 
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.processor import encode_text
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from common.types import Failure, MediaRef, ProcessedPrompt
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run

@@ -12,7 +12,7 @@ from common.config.data import DataConfig
 from common.config.learner import LearnerConfig, PublishConfig
 from common.errors import PublishError
 from common.models.registry import family_of
-from common.probe import probe_prompts
+from common.prompts.probe_clips import probe_prompts
 from common.types import Generation, ProcessedPrompt
 from learner.publisher import Publisher
 from rollout.actor import EngineClient

@@ -12,7 +12,7 @@ import torch
 
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.processor import load_processor, process_prompt
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from common.types import DecodedClip, ProcessedPrompt
 
 LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")

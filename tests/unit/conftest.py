@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 from tests.support.once import made_once
 
 if TYPE_CHECKING:

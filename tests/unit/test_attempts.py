@@ -11,8 +11,8 @@ from rich.console import Console
 
 import deploy.attempts
 from common.errors import PublishError, StopRequestedError
-from common.memory import MemorySampler
-from common.metrics import MetricsFile
+from common.runtime.metrics import MetricsFile
+from common.runtime.peak_memory import MemorySampler
 from deploy.attempts import Attempt, attempt, read_attempts
 from deploy.progress import Progress
 from learner.record import publish_failures

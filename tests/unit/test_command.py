@@ -12,9 +12,9 @@ from typing import TextIO
 
 import pytest
 
-from common.command import INTERRUPTED, NOT_READ, exit_code, quietly
 from common.errors import ConfigError, RewardError
-from common.screen import Screen
+from common.runtime.command import INTERRUPTED, NOT_READ, exit_code, quietly
+from common.runtime.screen import Screen
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = {

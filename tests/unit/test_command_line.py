@@ -19,7 +19,7 @@ from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.errors import ClusterError, ConfigError, LearnerError, PublishError, StopRequestedError
-from common.provenance import installed_version
+from common.runtime.provenance import installed_version
 from deploy.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
 from deploy.machine import this_machine
 from deploy.run_folder import take_up

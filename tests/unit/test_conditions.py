@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.conditions import lender_of, presented
 from common.config.data import DataConfig
-from common.datasets.mp4 import write_mp4
+from common.datasets.synthetic.mp4 import write_mp4
 from common.errors import MediaError
-from common.media_ray import memory_key
-from common.preparation import MediaSettings, prepare
+from common.media.conditions import lender_of, presented
+from common.prompts.preparation import MediaSettings, prepare
+from common.prompts.preparation_ray import memory_key
 from common.types import Clip, ClipCondition, DecodedClip, Failure, ProcessedPrompt, Record
 
 WAVE = np.sin(np.arange(16_000, dtype=np.float32) / 9) * np.float32(0.3)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.datasets.r1_omni import QUESTION
+from common.datasets.corpora.r1_omni import QUESTION
 from common.errors import DatasetError
 from common.evaluation.controls import CONDITIONS, MEANINGS, THINK, Condition, asked_as, no_think, swapped_audio
 from common.labels import DFEW

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.config.load import load_config
+from common.config.questions import QUESTIONS
 from common.config.run import OmniConfig
 from common.errors import DatasetError
-from common.questions import QUESTIONS
 from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips, with_steps
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from common.config.corpora import R1OmniDataConfig
-from common.datasets.r1_omni import load_r1_omni
+from common.config.questions import QUESTION
+from common.datasets.corpora.r1_omni import load_r1_omni
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
-from common.questions import QUESTION
 from common.types import Record
 
 
@@ -177,7 +177,7 @@ def test_a_corpus_is_utf8_with_or_without_a_byte_order_mark(tmp_path: Path) -> N
     for name, mark in (("a", "\ufeff"), ("b", "")):
         (tmp_path / f"{name}.json").write_bytes((mark + text).encode())
     command = (
-        "import sys; from common.datasets.r1_omni import load_r1_omni as load\n"
+        "import sys; from common.datasets.corpora.r1_omni import load_r1_omni as load\n"
         "for path in sys.argv[1:]:\n"
         "    print(ascii(load(path, media_root=None, question=None, split='train')[0].prompt_id))"
     )

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.datasets.cold_start.endpoint import MAX_REPLY_BYTES, Endpoint, EndpointError, clip_parts
+from common.datasets.cold_start.rationale import fault_of
 from common.datasets.command import main
-from common.datasets.endpoint import MAX_REPLY_BYTES, Endpoint, EndpointError, clip_parts
-from common.datasets.r1_omni import load_r1_omni
-from common.datasets.rationale import fault_of
+from common.datasets.corpora.r1_omni import load_r1_omni
 from common.errors import ConfigError
 from common.types import DecodedClip
 from tests.support.corpora import put_dfew, put_ovmerd

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.config.corpora import EmerDataConfig
+from common.datasets.corpora.emer import open_labels
 from common.datasets.corpus import Corpus
-from common.datasets.emer import open_labels
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
 from tests.support.corpora import put_mp4, put_text, put_wav

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from common.datasets.command import main
-from common.datasets.dfew import FOLD_SIZES as DFEW_SIZES
-from common.datasets.mafw import FOLD_SIZES as MAFW_SIZES
-from common.datasets.media_check import Limits, check_clip, check_clips
+from common.datasets.corpora.dfew import FOLD_SIZES as DFEW_SIZES
+from common.datasets.corpora.mafw import FOLD_SIZES as MAFW_SIZES
+from common.datasets.inspection.media_check import Limits, check_clip, check_clips
 from common.types import Clip
 from tests.support.corpora import put_dfew, put_mafw, put_mp4, put_ravdess, put_text, put_wav, put_workbook
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.config.corpora import RavdessDataConfig
+from common.datasets.corpora.ravdess import parse_code
 from common.datasets.corpus import Corpus
-from common.datasets.ravdess import parse_code
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
 from tests.support.corpora import put_ravdess

@@ -10,14 +10,14 @@ from pydantic import TypeAdapter
 from common.config.corpora import AnyCorpusConfig
 from common.config.data import DataConfig
 from common.config.load import load_config
+from common.config.questions import QUESTION
+from common.datasets.corpora.r1_omni_list import sampled
 from common.datasets.corpus import Corpus
 from common.datasets.dropout import dropout_of
-from common.datasets.phrasing import AUDIO_QUESTION, VIDEO_QUESTION, base_question, question_of
-from common.datasets.r1_omni_list import sampled
+from common.datasets.files.transcripts import spoken
 from common.datasets.reader import read_corpus
-from common.datasets.transcripts import spoken
 from common.errors import ConfigError, DatasetError
-from common.questions import QUESTION
+from common.prompts.phrasing import AUDIO_QUESTION, VIDEO_QUESTION, base_question, question_of
 from common.types import Clip, Record
 from deploy.preflight import check_inputs, left_out, load_corpora
 from learner.stream import PromptStream

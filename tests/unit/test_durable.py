@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.durable import append_line, read_lines, whole, write_whole
+from common.runtime.atomic_files import append_line, read_lines, whole, write_whole
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from common.config.data import SyntheticDataConfig
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
-from common.datasets.synthetic import corpus_folder
+from common.datasets.synthetic.corpus import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
 from common.evaluation.controls import Condition, asked_in_groups
 from common.evaluation.predictions import Prediction, read_predictions

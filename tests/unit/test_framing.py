@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.framing import GREY, framed
+from common.media.framing import GREY, framed
 from common.types import DecodedClip
 
 

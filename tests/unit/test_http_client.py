@@ -22,9 +22,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common import http_client
 from common.errors import ConfigError
-from common.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
+from common.runtime import http_client
+from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
 from tests.support.http_server import HttpServer, Reply, http_server
 
 TOKEN = "sk-Sesame+123/of=a.test"
@@ -412,7 +412,7 @@ def test_connections_are_as_many_as_allowed() -> None:
 
 
 def test_the_product_has_one_http_client() -> None:
-    root = Path(http_client.__file__).parents[1]
+    root = Path(http_client.__file__).parents[2]
     users = {
         path.relative_to(root).as_posix()
         for package in ("common", "learner", "rollout", "reward", "deploy")
@@ -420,5 +420,5 @@ def test_the_product_has_one_http_client() -> None:
         if any(f"{name}(" in path.read_text() for name in ("httpx.AsyncClient", "httpx.Client", "urlopen"))
         or any(f"httpx.{verb}(" in path.read_text() for verb in ("get", "post", "stream", "request"))
     }
-    assert users == {"common/http_client.py"}
+    assert users == {"common/runtime/http_client.py"}
     assert issubclass(httpx.TransportError, httpx.HTTPError)

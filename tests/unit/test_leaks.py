@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 
-from common.datasets.expressions import EMOTIONS
-from common.datasets.mp4 import AAC_FRAME_BYTES, VIDEO_BITS_PER_S
+from common.datasets.synthetic.expressions import EMOTIONS
+from common.datasets.synthetic.mp4 import AAC_FRAME_BYTES, VIDEO_BITS_PER_S
 
 CHANCE = 1 / len(EMOTIONS)
 SIGNIFICANCE = 1e-4

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import common.weights
+import common.shared_memory
 from common.errors import ConfigError
-from common.weights import Segment
+from common.shared_memory import Segment
 from learner.partition import full_bytes
 from learner.plan import PublishPlan
 from learner.sender import WeightSender
@@ -118,7 +118,7 @@ def test_sizes_are_in_bytes() -> None:
 @pytest.fixture
 def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightSender]:
     """Publishes `text` and `head`, in two buckets, into a folder of its own."""
-    monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
+    monkeypatch.setattr(common.shared_memory, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
     names = (("text.weight", "text.bias"), ("head.weight", "head.bias"))
     plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, tower_names=(), closed_over=())
     sender = WeightSender(PlainSource(model()), plan, rank=0)

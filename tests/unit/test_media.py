@@ -9,9 +9,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.datasets.mp4 import write_mp4
+from common.datasets.synthetic.mp4 import write_mp4
 from common.errors import MediaError
-from common.media import SAMPLE_RATE, decode_clip, frame_indices
+from common.media.decode import SAMPLE_RATE, decode_clip, frame_indices
 from common.types import Clip, DecodedClip
 from tests.support.builders import write_stereo_mp4
 

@@ -8,11 +8,11 @@ import pytest
 import soundfile
 
 from common.config.data import DataConfig
-from common.datasets.mp4 import write_mp4
+from common.datasets.synthetic.mp4 import write_mp4
 from common.evaluation.controls import CONDITIONS, asked_as
-from common.media_ray import memory_key
 from common.models.qwen2_5_omni.processor import load_processor
-from common.preparation import MediaSettings, prepare
+from common.prompts.preparation import MediaSettings, prepare
+from common.prompts.preparation_ray import memory_key
 from common.types import Clip, Failure, ProcessedPrompt, Record
 
 FRAMES = np.full((5, 64, 64, 3), 90, dtype=np.uint8)

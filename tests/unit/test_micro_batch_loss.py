@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.config.learner import LearnerConfig
-from common.tokens import TokenBatch
+from common.models.tokens import TokenBatch
 from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
 from learner.deepspeed_facade import Stepped
 from learner.engine import LearnerEngine

@@ -15,7 +15,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from common.config.data import SyntheticDataConfig
-from common.datasets.synthetic import write_synthetic_corpus
+from common.datasets.synthetic.corpus import write_synthetic_corpus
 
 if __name__ == "__main__":
     write_synthetic_corpus(Path(sys.argv[1]), SyntheticDataConfig(type="synthetic"))

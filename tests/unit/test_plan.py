@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
-from common.weights import segment_bytes
+from common.shared_memory import segment_bytes
 from learner.plan import PublishPlan, plan_publish
 from learner.weight_source import PlainSource
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.errors import ModelError
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
-from common.tokens import TokenBatch, pack_tokens
+from common.models.tokens import TokenBatch, pack_tokens
 from common.types import ProcessedPrompt
 from tests.support.clips import CASES, ClipCase, processed
 

@@ -15,15 +15,15 @@ import soundfile
 import torch
 
 from common.config.data import DataConfig
-from common.datasets.mp4 import write_mp4
+from common.config.questions import QUESTION
+from common.datasets.synthetic.mp4 import write_mp4
 from common.evaluation.predictions import read_predictions
 from common.labels import DFEW
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
 from common.models.qwen2_5_omni.processor import encode_completion
 from common.models.registry import family_of
-from common.preparation import MediaSettings, prepare
-from common.questions import QUESTION
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
+from common.prompts.preparation import MediaSettings, prepare
 from common.types import Clip, Record
 from learner.evaluate import main as evaluate
 from learner.predict import clips_of, main

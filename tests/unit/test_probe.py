@@ -5,7 +5,7 @@ import pytest
 
 from common.config.data import DataConfig
 from common.models.registry import family_of
-from common.probe import longest_prompt, probe_prompts
+from common.prompts.probe_clips import longest_prompt, probe_prompts
 
 
 def test_the_probe_is_a_clip_with_both_modalities_and_a_text(tiny: str) -> None:

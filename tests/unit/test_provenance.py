@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ClusterError
-from common.provenance import PACKAGES, require_own_packages, require_same_sources, sources
+from common.runtime.provenance import PACKAGES, require_own_packages, require_same_sources, sources
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def test_a_foreign_package_of_our_name_stops_with_its_path(tmp_path: Path) -> No
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import common\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from common.errors import ConfigError\n"
-        "from common.provenance import require_own_packages\n"
+        "from common.runtime.provenance import require_own_packages\n"
         "try:\n    require_own_packages()\nexcept ConfigError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from common.metrics import MetricsFile, distribution
+from common.runtime.metrics import MetricsFile, distribution
 from common.types import StepReport
 from learner.proofs import Agreement
 from learner.publisher import PublishReport

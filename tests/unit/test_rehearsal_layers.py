@@ -12,8 +12,8 @@ from common.config.data import DataConfig
 from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.registry import family_of
-from common.probe import probe_prompts
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
+from common.prompts.probe_clips import probe_prompts
 from learner.proofs import Logprobs, minus
 from learner.rehearsal import NUM_COMPLETIONS, SCALE, Layer, Trial
 from learner.weights import perturbed

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.durable import append_line
 from common.evaluation.predictions import Prediction, write_predictions
-from common.metrics import MetricsFile
+from common.runtime.atomic_files import append_line
+from common.runtime.metrics import MetricsFile
 from common.types import Failure, Group
 from deploy.report import print_report
 from deploy.summary import POLICIES, summarize

@@ -18,7 +18,7 @@ import learner.curves
 from common.config.load import load_config
 from common.errors import DatasetError, PublishError
 from common.evaluation.predictions import Prediction, read_predictions
-from common.metrics import MetricsFile
+from common.runtime.metrics import MetricsFile
 from common.types import Clip, Record
 from deploy.judging import is_due, judge_policy
 from deploy.progress import Progress

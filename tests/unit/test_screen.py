@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from common.errors import ConfigError, StopRequestedError
-from common.metrics import MetricsFile
-from common.screen import Screen
+from common.runtime.metrics import MetricsFile
+from common.runtime.screen import Screen
 from deploy.interrupt import Interrupts
 from deploy.progress import Progress, StepLines
 from learner.curves import TensorBoard, WandB
@@ -144,7 +144,7 @@ def test_a_log_shows_nothing_of_what_goes_on() -> None:
 
 def test_a_log_gets_a_line_of_countable_work_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("common.screen.time.monotonic", lambda: now)
+    monkeypatch.setattr("common.runtime.screen.time.monotonic", lambda: now)
     shown, text = progress()
     with shown.bar("clips [x]") as update:
         for done in range(6):

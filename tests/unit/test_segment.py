@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import common.weights
-from common.weights import Segment, segment_bytes, segment_path, sweep_segments
+import common.shared_memory
+from common.shared_memory import Segment, segment_bytes, segment_path, sweep_segments
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +161,7 @@ def test_memory_stays_mapped_until_the_last_view_goes(segment: Segment) -> None:
 OWNER = """
 import sys
 from pathlib import Path
-from common.weights import Segment
+from common.shared_memory import Segment
 segment = Segment(Path(sys.argv[1]), num_bytes=4096)
 print("ready", flush=True)
 sys.stdin.read()
@@ -171,7 +171,7 @@ sys.stdin.read()
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where segments lie."""
-    monkeypatch.setattr(common.weights, "SEGMENT_FOLDER", tmp_path)
+    monkeypatch.setattr(common.shared_memory, "SEGMENT_FOLDER", tmp_path)
     return tmp_path
 
 
@@ -242,7 +242,7 @@ def test_a_segment_swept_before_it_was_locked_is_made_again(folder: Path, monkey
             path.unlink()
         flock(descriptor, operation)
 
-    monkeypatch.setattr(common.weights.fcntl, "flock", swept_first)
+    monkeypatch.setattr(common.shared_memory.fcntl, "flock", swept_first)
     segment = Segment(path, num_bytes=4096)
     assert sweeps == 1
     assert path.stat().st_ino == os.fstat(segment._lock or -1).st_ino  # pyright: ignore[reportPrivateUsage]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from common.durable import append_line
 from common.errors import PublishError
 from common.evaluation.controls import CONTROLS
 from common.evaluation.predictions import Prediction
-from common.metrics import MetricsFile
+from common.runtime.atomic_files import append_line
+from common.runtime.metrics import MetricsFile
 from common.types import Failure
 from deploy.summary import Summary, summarize, write_summary
 from learner.evaluation import judgement_of, write_judgement

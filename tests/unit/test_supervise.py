@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import DatasetError, NonFiniteError, StopRequestedError
-from common.metrics import MetricsFile
+from common.runtime.metrics import MetricsFile
 from common.types import Failure, MediaRef, Record
 from learner.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger

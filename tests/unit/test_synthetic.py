@@ -14,10 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.data import SyntheticDataConfig
-from common.datasets.expressions import EMOTIONS, FACES, NEUTRAL, VOICES
-from common.datasets.face import render_face
-from common.datasets.r1_omni import load_r1_omni
-from common.datasets.synthetic import (
+from common.datasets.corpora.r1_omni import load_r1_omni
+from common.datasets.synthetic.corpus import (
     ClipRecipe,
     corpus_folder,
     corpus_sha256,
@@ -25,8 +23,10 @@ from common.datasets.synthetic import (
     render_voice,
     write_clip,
 )
+from common.datasets.synthetic.expressions import EMOTIONS, FACES, NEUTRAL, VOICES
+from common.datasets.synthetic.face import render_face
 from common.labels import DFEW
-from common.media import decode_clip
+from common.media.decode import decode_clip
 
 DEFAULT = SyntheticDataConfig(type="synthetic")
 PLAN = plan_corpus(DEFAULT)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from common.config.questions import QUESTIONS, Stage
 from common.models.qwen2_5_omni.processor import load_processor
 from common.models.qwen2_5_omni.template import CHAT_TEMPLATE, SYSTEM, render_prompt
-from common.questions import QUESTIONS, Stage
 from common.types import Modality
 
 MODALITIES: tuple[tuple[Modality, ...], ...] = ((), ("video",), ("audio",), ("video", "audio"))

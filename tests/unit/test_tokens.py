@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from tests.support.builders import text_prompt
 
 PAD = 99

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.emotion_wheel import PACKAGED, Wheel
+from common.emotions.wheel import PACKAGED, Wheel
 from common.emotions.words import ENGLISH
 from common.errors import ConfigError
 from common.labels import TAXONOMIES
@@ -83,8 +83,8 @@ def test_a_wheel_may_be_replaced(tmp_path: Path) -> None:
             "a word must lie at one place of an emotion wheel, got 'angry' at 'anger' and 'angry'",
         ),
         ({"dyads": {"love": {"of": ["joy", "thrust"], "words": []}}}, "got 'thrust' in 'love' of"),
-        ({"colours": {}}, "must have the form of emotion_wheel.json, got 'colours' of"),
-        ({"centre": None}, "must have the form of emotion_wheel.json, got 'centre' of"),
+        ({"colours": {}}, "must have the form of wheel.json, got 'colours' of"),
+        ({"centre": None}, "must have the form of wheel.json, got 'centre' of"),
     ],
 )
 def test_a_faulty_wheel_is_refused_with_its_fault(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.containers import declared_bytes
 from common.errors import MediaError
-from common.media import SAMPLE_RATE, decode_clip
+from common.media.containers import declared_bytes
+from common.media.decode import SAMPLE_RATE, decode_clip
 from common.types import Clip, DecodedClip
 from tests.support.media_files import FASTSTART, FRAGMENTED, copy_from, cut, pictures, write_media
 
@@ -215,7 +215,7 @@ def test_a_file_that_may_not_be_read_says_so(folder: Path, monkeypatch: pytest.M
     def forbid(_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("common.tracks.declared_bytes", forbid)
+    monkeypatch.setattr("common.media.tracks.declared_bytes", forbid)
     error = refusal(written(folder, VIDEOS[0]))
     assert (error.reason, str(error).endswith("Permission denied")) == ("unreadable", True)
 
@@ -258,7 +258,7 @@ def test_a_video_of_which_too_little_can_be_decoded_says_both_numbers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(folder, VIDEOS[1])
-    monkeypatch.setattr("common.media.num_decodable_frames", lambda _: 40)
+    monkeypatch.setattr("common.media.decode.num_decodable_frames", lambda _: 40)
 
     def repeats(*_: Any, **__: Any) -> None:
         raise decord.DECORDLimitReachedError("You have received more than 0 duplicate frames")
@@ -267,7 +267,7 @@ def test_a_video_of_which_too_little_can_be_decoded_says_both_numbers(
     error = refusal(path)
     assert error.reason == "undecodable"
     assert "must have the 48 frames that it declares, got 40" in str(error)
-    monkeypatch.setattr("common.media.num_decodable_frames", lambda _: 46)
+    monkeypatch.setattr("common.media.decode.num_decodable_frames", lambda _: 46)
     assert num_frames(decode(path)) == 46
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.models.qwen2_5_omni import windows
 from common.models.qwen2_5_omni.policy import load_policy
-from common.tokens import pack_tokens
+from common.models.tokens import pack_tokens
 from tests.gpu.subjects import TINY
 
 

@@ -18,7 +18,7 @@ from common.models.qwen2_5_omni.recompute import Stretch, decode, recompute_towe
 from common.models.qwen2_5_omni.windows import attend_by_length
 from common.models.registry import MAX_LOGITS
 from common.models.token_logprobs import token_logprobs
-from common.tokens import TokenBatch
+from common.models.tokens import TokenBatch
 from common.types import Modality
 
 DUMMY_MEL_FRAMES = 8

@@ -14,7 +14,7 @@ import blake3
 import numpy as np
 
 from common.errors import MediaError
-from common.media import SAMPLE_RATE
+from common.media.decode import SAMPLE_RATE
 from common.models.qwen2_5_omni.template import render_prompt
 from common.types import DecodedClip, Modality, ProcessedPrompt
 

@@ -1,0 +1,1 @@
+"""Data for the cold start: explanations by rejection sampling."""

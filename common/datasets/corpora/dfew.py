@@ -1,0 +1,79 @@
+"""DFEW: clips of films with one of seven labels, in five folds (Jiang et al., 2020).
+
+Its own lists are `EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv` with `video_name,label`, labels from
+1; the public ones are read, too. Media are `part_*/N.mp4`, folders of frames `00001/`, or wav files beside them.
+"""
+
+import re
+from dataclasses import replace
+
+from common.config.corpora import DfewDataConfig
+from common.datasets.assembly import Labelled, Source, assembled
+from common.datasets.corpus import Corpus
+from common.datasets.files.media_tree import index_media
+from common.datasets.files.split_lists import find_list, numbered, read_own_list, read_public_list, shortness
+from common.datasets.files.tables import require_folder
+from common.labels import DFEW_ORDER
+
+OWN_LISTS = (
+    "EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv",
+    "{part}(single-labeled)/set_{fold}.csv",
+    "dfew_annotation/{part}(single-labeled)/set_{fold}.csv",
+    "label/single_{part}set_{fold}.csv",
+    "label/single_{part}_set_{fold}.csv",
+    "label/single_{part}/set_{fold}.csv",
+    "single_{part}set_{fold}.csv",
+)
+"""Where its own lists stand in the distributions that are known."""
+PUBLIC_LISTS = (
+    "annotation/DFEW_set_{fold}_{part}.txt",
+    "DFEW_set_{fold}_{part}.txt",
+    "saved/data/dfew/org/split0{fold}/{part}.csv",
+    "split0{fold}/{part}.csv",
+)
+"""Of DFER-CLIP, MMA-DFER and MAE-DFER; read where there are none of its own."""
+FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339), 5: (9361, 2336)}
+"""Training and test clips of the published folds."""
+
+
+def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
+    """One part, `train` or `test`, of one fold.
+
+    Raises:
+        DatasetError: root, list or fold is missing, a line is wrong, an id stands twice, or no clip has media.
+    """
+    root = require_folder(config.root, key="root")
+    lists = require_folder(config.lists or config.root, key="lists")
+    path, pattern = find_list(
+        lists,
+        (*OWN_LISTS, *PUBLIC_LISTS),
+        fold=config.fold,
+        part=part,
+        remedy="unpack EmoLabel_DataSplit there or set lists",
+    )
+    tree = index_media(require_folder(config.media_root or root, key="media_root"), key=dfew_id)
+    read_list = read_own_list if pattern in OWN_LISTS else read_public_list
+    items = [
+        Labelled(
+            place=clip.place,
+            clip_id=numbered(clip.name, place=clip.place, key=dfew_id),
+            label=DFEW_ORDER[clip.class_index],
+        )
+        for clip in read_list(path, num_classes=len(DFEW_ORDER))
+    ]
+    corpus = assembled(
+        items,
+        tree=tree,
+        config=config,
+        source=Source(
+            dataset="dfew", taxonomy="dfew", split=split, fold=config.fold, parts=frozenset({"train", "test"})
+        ),
+        files=(str(path),),
+    )
+    published = FOLD_SIZES[config.fold][part == "test"]
+    return replace(corpus, short_lists=shortness(path, len(items), published=published))
+
+
+def dfew_id(name: str) -> str | None:
+    """`1` of `1` and of `00001`: lists and folders of frames pad with zeros, videos do not."""
+    return str(int(name)) if re.fullmatch(r"\d{1,5}", name) else None

@@ -1,0 +1,179 @@
+"""EMER, OV-MERD, MER-Caption+ and the labelled parts of MER2023 to MER2025 (Lian et al., 2023 to 2025).
+
+Tables of `name` and one more column each: open labels or one of six classes, reasons, subtitles in two languages;
+media by name, as `video/NAME.mp4` and `audio/NAME.wav` or either alone.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.config.corpora import EmerDataConfig
+from common.datasets.assembly import Labelled, Source, assembled
+from common.datasets.corpus import Corpus, Dropped
+from common.datasets.files.media_tree import index_media
+from common.datasets.files.tables import Row, read_csv, require_folder, require_once, resolved
+from common.errors import DatasetError
+
+FACES = frozenset({"openface_face", "openface_all"})
+"""Folders of cropped faces, a folder to a clip: not looked into."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """The files of one variant, by the columns that they have."""
+
+    labels: tuple[str, ...]
+    """Tables of labels, the first that is there."""
+    label_column: str
+    reasons: tuple[str, ...] = ()
+    reason_column: str | None = None
+    """None: the column called after the language."""
+    subtitles: tuple[str, ...] = ("subtitle_chieng.csv",)
+    subtitle_column: str | None = None
+    name_column: str = "name"
+    media: str = ""
+    """Folder of the media, where it is there."""
+    is_open: bool = True
+    """Whether labels are open, and several to a clip."""
+
+
+_TRACKS = _Layout(
+    labels=("track2_train_{variant}.csv",),
+    label_column="openset",
+    reasons=("track3_train_{variant}.csv",),
+    reason_column="reason",
+)
+LAYOUTS: Mapping[str, _Layout] = {
+    "emer_v1": _Layout(
+        labels=("gt-eng.csv",),
+        label_column="emotions",
+        reasons=("gt-eng.csv",),
+        reason_column="reasons",
+        subtitles=("gt-eng.csv",),
+        subtitle_column="subtitles",
+        name_column="names",
+    ),
+    "emer_v2": _Layout(
+        labels=("final-EMER-openset.csv", "track2_train_ovmerd.csv"),
+        label_column="openset",
+        reasons=("final-EMER-reason.csv",),
+    ),
+    "ovmerd": _TRACKS,
+    "mercaptionplus": _TRACKS,
+    "mer2023": _Layout(
+        labels=("{subset}-label.csv",), label_column="discrete", subtitles=(), media="{subset}", is_open=False
+    ),
+    "mer2024": _Layout(
+        labels=("label-disdim.csv",),
+        label_column="discrete",
+        subtitles=("label-transcription.csv",),
+        media="video-labeled",
+        is_open=False,
+    ),
+    "mer2025": _Layout(labels=("track1_train_disdim.csv",), label_column="discrete", is_open=False),
+}
+
+
+def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
+    """Every labelled clip of a variant: the explanation where there is one, all labels where there are several.
+
+    The cold start takes those alone that have a reason.
+
+    Raises:
+        DatasetError: root or table is missing, a column is missing, an id stands twice, or no clip has media.
+    """
+    root = require_folder(config.root, key="root")
+    layout = LAYOUTS[config.variant]
+    labels = _table(root, config.labels_file, layout.labels, config, key="labels_file")
+    assert labels is not None
+    reasons = _table(root, config.reasons_file, layout.reasons, config, key="reasons_file")
+    subtitles = _table(root, config.subtitles_file, layout.subtitles, config, key="subtitles_file", is_needed=False)
+    explained = _texts(reasons, layout.reason_column or config.language, layout, is_needed=True)
+    said = _texts(subtitles, layout.subtitle_column or config.language, layout, is_needed=False)
+    items: list[Labelled] = []
+    dropped: list[Dropped] = []
+    for row in read_csv(labels, columns=(layout.name_column, layout.label_column)):
+        name = row.cells[layout.name_column]
+        found = open_labels(row.cells[layout.label_column]) if layout.is_open else _closed(row, layout)
+        if not found:
+            dropped.append(Dropped(clip_id=name, reason="no-label", detail=f"{row.place}: its label is empty"))
+            continue
+        if split == "cold_start" and name not in explained:
+            dropped.append(Dropped(clip_id=name, reason="no-reason", detail=f"{row.place}: {name!r} has no reason"))
+            continue
+        items.append(
+            Labelled(
+                place=row.place,
+                clip_id=name,
+                label=found[0],
+                labels=found if len(found) > 1 else (),
+                response=explained.get(name),
+                transcript=said.get(name),
+            )
+        )
+    wanted = {item.clip_id for item in items}
+    below = root / layout.media.format(subset=config.subset)
+    folder = require_folder(config.media_root or (below if below.is_dir() else root), key="media_root")
+    tree = index_media(folder, key=lambda n: n if n in wanted else None, ignored=FACES)
+    files = tuple(dict.fromkeys(str(f) for f in (labels, reasons, subtitles) if f is not None))
+    corpus = assembled(
+        items,
+        tree=tree,
+        config=config,
+        source=Source(dataset=config.variant, taxonomy="open" if layout.is_open else "mer", split=split, fold=None),
+        files=files,
+    )
+    known = wanted | {d.clip_id for d in dropped}
+    dropped += [
+        Dropped(clip_id=name, reason="no-label", detail=f"{reasons}: {name!r} has a reason and no label")
+        for name in explained
+        if name not in known
+    ]
+    return replace(corpus, dropped=(*corpus.dropped, *dropped))
+
+
+def open_labels(text: str) -> tuple[str, ...]:
+    """The labels of `['happy', 'at ease']` or of `happy, at ease`, in lower case, each once."""
+    parts = (part.strip(" \t\"'.").lower() for part in re.split(r"[,;\u3001\uff0c]", text.strip(" []")))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _closed(row: Row, layout: _Layout) -> tuple[str, ...]:
+    label = row.cells[layout.label_column].lower()
+    return (label,) if label else ()
+
+
+def _table(
+    root: Path, given: str | None, known: Sequence[str], config: EmerDataConfig, *, key: str, is_needed: bool = True
+) -> Path | None:
+    """A file of the user's, or the first of the variant's that is there."""
+    if given is not None:
+        return resolved(root / Path(given).expanduser())
+    candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in known]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None and candidates and is_needed:
+        raise DatasetError(
+            f"{root}: must hold {candidates[0].name} of {config.variant}, got no such file; unpack it there or set "
+            f"{key}"
+        )
+    return found
+
+
+def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) -> dict[str, str]:
+    """By name; empty texts are left out, as they say nothing.
+
+    Raises:
+        DatasetError: a name stands twice.
+    """
+    if path is None:
+        return {}
+    rows = read_csv(path, columns=(layout.name_column, column) if is_needed else (layout.name_column,))
+    if rows and column not in rows[0].cells:
+        raise DatasetError(
+            f"{path}: a table of subtitles must have the column {column!r}, got {', '.join(rows[0].cells)}; set "
+            "language or subtitles_file"
+        )
+    require_once((row.place, row.cells[layout.name_column]) for row in rows)
+    return {row.cells[layout.name_column]: row.cells[column] for row in rows if row.cells[column]}

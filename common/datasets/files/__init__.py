@@ -1,0 +1,1 @@
+"""The files of a corpus: lists, tables, workbooks, transcripts, folders of media."""

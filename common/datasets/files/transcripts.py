@@ -1,0 +1,98 @@
+"""What is said in the clips, from a file or folder beside a corpus.
+
+JSONL of `{"name", "text"}`, CSV of `name,text`, or a folder of `NAME.srt`. A name is the clip's id or its last part
+without suffix; numbers are compared as numbers, as `00025` and `25` are the same clip.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.datasets.files.split_lists import stem_of
+from common.datasets.files.tables import read_csv, read_lines, read_text, resolved
+from common.errors import DatasetError
+
+TIMES = re.compile(r"\d+:\d\d:\d\d[,.]\d+\s*-->.*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcripts:
+    """Texts by clip."""
+
+    files: tuple[str, ...] = ()
+    by_name: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def of(self, prompt_id: str) -> str | None:
+        """What is said in a clip; None where it is not known."""
+        return self.by_name.get(_key(prompt_id))
+
+
+def read_transcripts(path: str | None) -> Transcripts:
+    """Reads them; nothing where there is no path.
+
+    Raises:
+        DatasetError: the path is missing or of another form, or a name stands twice.
+    """
+    if path is None:
+        return Transcripts()
+    source = resolved(path)
+    found: dict[str, str] = {}
+    for place, name, text in _entries(source):
+        if _key(name) in found:
+            raise DatasetError(f"{place}: a clip must have one transcript, got a second of {name!r}; remove one")
+        found[_key(name)] = text
+    files = tuple(map(str, sorted(source.glob("*.srt")))) if source.is_dir() else (str(source),)
+    return Transcripts(files=files, by_name={name: text for name, text in found.items() if text})
+
+
+def spoken(subtitles: str) -> str:
+    """The words of an SRT file, without numbers, times and tags, in one line."""
+    lines = [line.strip() for line in subtitles.splitlines()]
+    is_count = {
+        i for i, line in enumerate(lines) if line.isdigit() and i + 1 < len(lines) and TIMES.match(lines[i + 1])
+    }
+    kept = [line for i, line in enumerate(lines) if line and i not in is_count and not TIMES.match(line)]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(kept))).strip()
+
+
+def _entries(source: Path) -> Iterator[tuple[str, str, str]]:
+    """(place, name, text)"""
+    if source.is_dir():
+        files = sorted(source.glob("*.srt"))
+        if not files:
+            raise DatasetError(
+                f"{source}: a folder of transcripts must hold NAME.srt files, got none; name another"
+            )
+        for file in files:
+            yield str(file), file.stem, spoken(read_text(file))
+    elif source.suffix.lower() == ".csv":
+        for row in read_csv(source, columns=("name", "text")):
+            yield row.place, row.cells["name"], row.cells["text"]
+    elif source.suffix.lower() == ".jsonl":
+        for number, line in read_lines(source):
+            yield f"{source}:{number}", *_pair(f"{source}:{number}", line)
+    else:
+        raise DatasetError(
+            f"transcripts must be a .jsonl or .csv file or a folder of srt files, got {str(source)!r}; name one"
+        )
+
+
+def _pair(place: str, line: str) -> tuple[str, str]:
+    try:
+        item: Any = json.loads(line)
+        name, text = item["name"], item["text"]
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f'{place}: a line must be {{"name", "text"}}, both texts, got {line[:60]!r}; mend it'
+        ) from error
+    return name, text.strip()
+
+
+def _key(name: str) -> str:
+    stem = stem_of(name)
+    return str(int(stem)) if re.fullmatch(r"\d+", stem) else stem

@@ -1,0 +1,1 @@
+"""The synthetic corpus: drawn faces and synthesized speech."""

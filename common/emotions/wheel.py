@@ -1,0 +1,139 @@
+"""Plutchik's wheel of emotions: where a word lies, for open vocabularies.
+
+Eight primary emotions in a circle, each in three intensities, and the 24 dyads of two of them (Plutchik, 1980
+and 2001); `neutral` lies at the centre. The table is `wheel.json`; `Wheel.load(path)` takes another of its
+form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.emotions.folding import folded
+from common.emotions.mentions import lemma
+from common.errors import ConfigError
+
+PACKAGED = Path(__file__).with_suffix(".json")
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Dyad(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    of: tuple[Name, Name]
+    words: list[Name]
+
+
+class _Table(BaseModel):
+    """The file's form."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: str
+    primaries: dict[Name, dict[Name, list[Name]]]
+    dyads: dict[Name, _Dyad]
+    centre: list[Name]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a word lies."""
+
+    level1: str
+    """A primary emotion; of a dyad, the one that stands first; the word itself at the centre."""
+    level2: str
+    """An intensity of the primary emotion, or a dyad."""
+    primaries: tuple[str, ...]
+    """One, the two of a dyad, or none at the centre."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheel:
+    """Places by word.
+
+    A word that the wheel does not list lies where its emotion in `common.labels` does: `wrathfully` with `angry`.
+    """
+
+    source: str
+    """Who says so."""
+    places: Mapping[str, Place]
+    """By word, folded."""
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "Wheel":
+        """Reads a wheel.
+
+        Args:
+            path: a JSON file of the packaged one's form; the packaged one where None.
+
+        Raises:
+            ConfigError: the file is missing or of another form, a word lies at two places, or a dyad is of what is
+                not a primary emotion.
+        """
+        file = PACKAGED if path is None else Path(path).expanduser()
+        try:
+            table = _Table.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigError(
+                f"an emotion wheel must have the form of {PACKAGED.name}, got {where!r} of {str(file)!r}: "
+                f"{first['msg']}; mend it"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"an emotion wheel must be a readable JSON file, got {str(file)!r}: {error}; give another path"
+            ) from error
+        return cls(source=table.source, places=_places(table, file))
+
+    def place(self, word: str) -> Place | None:
+        """Where a word lies; None where neither the wheel nor the label table knows it."""
+        own = self.places.get(_key(word))
+        if own is not None:
+            return own
+        emotion = lemma(word)
+        return None if emotion is None else self.places.get(emotion)
+
+    def level1(self, word: str) -> str | None:
+        """The word's primary emotion: `joy` for `delighted`, `disgust` for the dyad `contempt`."""
+        place = self.place(word)
+        return None if place is None else place.level1
+
+    def level2(self, word: str) -> str | None:
+        """The word's intensity or dyad: `rage` for `furious`, `contempt` for `scornful`."""
+        place = self.place(word)
+        return None if place is None else place.level2
+
+
+def _key(word: str) -> str:
+    return folded(word).strip(" \t\n.,;:!?\"'*()[]{}<>。、_")
+
+
+def _places(table: _Table, file: Path) -> dict[str, Place]:
+    """By word; a node is a word too."""
+    found: dict[str, Place] = {}
+
+    def put(words: list[str], place: Place) -> None:
+        for word in map(_key, dict.fromkeys(words)):
+            if word in found:
+                raise ConfigError(
+                    f"a word must lie at one place of an emotion wheel, got {word!r} at {found[word].level2!r} and "
+                    f"{place.level2!r} of {str(file)!r}; remove one"
+                )
+            found[word] = place
+
+    for primary, intensities in table.primaries.items():
+        for name, words in intensities.items():
+            put([name, *words], Place(level1=primary, level2=name, primaries=(primary,)))
+    for name, dyad in table.dyads.items():
+        for parent in dyad.of:
+            if parent not in table.primaries:
+                raise ConfigError(
+                    f"a dyad must be of two of {', '.join(table.primaries)}, got {parent!r} in {name!r} of "
+                    f"{str(file)!r}; mend it"
+                )
+        put([name, *dyad.words], Place(level1=dyad.of[0], level2=name, primaries=dyad.of))
+    for word in table.centre:
+        put([word], Place(level1=word, level2=word, primaries=()))
+    return found

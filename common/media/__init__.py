@@ -1,0 +1,1 @@
+"""Clips: decoding, lengths, framing, and conditions such as silence."""

@@ -1,0 +1,205 @@
+"""Clips from files: decord for frames and audio tracks, soundfile for wav, flac and ogg.
+
+The typed facade over decord. Every failure is a `MediaError` with a countable reason.
+"""
+
+import contextlib
+import math
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+from common.errors import MediaError, last_line
+from common.media.frame_folder import list_frames, read_frames
+from common.media.tracks import SLACK_S, Track, num_decodable_frames, require_short, require_whole, survey
+from common.types import Clip, DecodedClip, Modality
+
+SAMPLE_RATE = 16_000
+SOUND_FILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
+NO_REPEATS = 1e-9
+"""Share of frames that decord may fill up with the one before where it has none: any is an error."""
+MAX_MISSING_FRAMES, MAX_MISSING_FRACTION = 2, 0.1
+"""Packets that healthy videos have without a picture: leading ones of a cut, references that are never shown."""
+
+
+def decode_clip(
+    clip: Clip, *, max_fps: float, max_frames: int, max_audio_s: float, max_video_s: float = math.inf
+) -> DecodedClip:
+    """Decodes a clip's frames and waveform. What is refused for its length is not decoded.
+
+    Args:
+        clip: at least one of its paths is set.
+        max_fps: frames are taken at this rate where the file has more.
+        max_frames: no more than this many frames, spread evenly over the clip.
+        max_audio_s: a longer waveform is refused, never cut.
+        max_video_s: a longer video is refused, never thinned out.
+
+    Raises:
+        MediaError: `missing`, `unreadable`, `undecodable`, `empty`, `no-video-track`, `no-audio-track` or
+            `too-long`.
+    """
+    asked: dict[str, dict[Modality, float]] = {}
+    is_folder = clip.video_path is not None and Path(clip.video_path).is_dir()
+    if clip.video_path is not None and not is_folder:
+        asked.setdefault(clip.video_path, {})["video"] = max_video_s
+    if clip.audio_path is not None and not _is_sound_file(clip.audio_path):
+        asked.setdefault(clip.audio_path, {})["audio"] = max_audio_s
+    tracks = {path: survey(path, limits=limits) for path, limits in asked.items()}
+    if clip.audio_path is not None and _is_sound_file(clip.audio_path):
+        num_samples, rate = survey_sound_file(clip.audio_path)
+        require_short(clip.audio_path, "audio", num_samples / rate, limit_s=max_audio_s)
+    frames, fps = None, 0.0
+    if clip.video_path is not None and is_folder:
+        frames, fps = _read_folder(clip, max_fps=max_fps, max_frames=max_frames, max_video_s=max_video_s)
+    elif clip.video_path is not None:
+        track = tracks[clip.video_path]["video"]
+        frames, fps = _read_frames(clip.video_path, track, max_fps=max_fps, max_frames=max_frames)
+    waveform = None
+    if clip.audio_path is not None:
+        if _is_sound_file(clip.audio_path):
+            channels, rate = _read_sound_file(clip.audio_path)
+        else:
+            channels, rate = _read_audio_track(clip.audio_path, tracks[clip.audio_path]["audio"])
+        waveform = _waveform(channels, rate, path=clip.audio_path)
+        require_short(clip.audio_path, "audio", len(waveform) / SAMPLE_RATE, limit_s=max_audio_s)
+    return DecodedClip(frames=frames, fps=fps, waveform=waveform)
+
+
+def frame_indices(num_frames: int, fps: float, *, max_fps: float, max_frames: int) -> tuple[np.ndarray, float]:
+    """Which frames to take, and their true rate.
+
+    Returns:
+        int64 [T] strictly increasing, and the frames per second of what was taken. All frames at the
+        file's rate where both limits allow it; otherwise one frame nearest to each tick of the lower rate.
+    """
+    rate = min(fps, max_fps)
+    if num_frames * rate / fps > max_frames:
+        rate = max_frames * fps / num_frames
+    if rate >= fps:
+        return np.arange(num_frames), fps
+    num_taken = max(1, min(max_frames, int(num_frames * rate / fps + 1e-9)))
+    return np.minimum(np.round(np.arange(num_taken) * fps / rate), num_frames - 1).astype(np.int64), rate
+
+
+def _read_folder(clip: Clip, *, max_fps: float, max_frames: int, max_video_s: float) -> tuple[np.ndarray, float]:
+    path = str(clip.video_path)
+    if clip.frames_fps is None:
+        raise MediaError(
+            f"{path}: a folder of frames must come with frames per second, got none", reason="undecodable"
+        )
+    paths = list_frames(path)
+    require_short(path, "video", len(paths) / clip.frames_fps, limit_s=max_video_s)
+    indices, rate = frame_indices(len(paths), clip.frames_fps, max_fps=max_fps, max_frames=max_frames)
+    return read_frames(paths, indices), rate
+
+
+def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) -> tuple[np.ndarray, float]:
+    decord = _decord()
+    with _as_media_error(path):
+        reader = decord.VideoReader(path, num_threads=1, fault_tol=NO_REPEATS)
+        fps = float(reader.get_avg_fps())
+        if not fps > 0:
+            raise MediaError(f"{path}: a video must have a frame rate, got {fps}", reason="undecodable")
+        # decord finds frames by counting packets: where some show nothing, it would take others than asked
+        if track.num_hidden == 0:
+            with contextlib.suppress(decord.DECORDLimitReachedError):
+                indices, rate = frame_indices(len(reader), fps, max_fps=max_fps, max_frames=max_frames)
+                return reader.get_batch(indices.tolist()).asnumpy(), rate
+        num_frames = num_decodable_frames(path)
+        missing = track.num_packets - num_frames
+        if num_frames == 0 or missing > max(MAX_MISSING_FRAMES, MAX_MISSING_FRACTION * track.num_packets):
+            raise MediaError(
+                f"{path}: must have the {track.num_packets} frames that it declares, got {num_frames}",
+                reason="undecodable",
+            )
+        shown_s = track.end_s - track.start_s
+        # decord's rate counts what is hidden
+        fps = track.num_packets / shown_s if track.num_hidden and shown_s > 0 else fps
+        indices, rate = frame_indices(num_frames, fps, max_fps=max_fps, max_frames=max_frames)
+        return _frames_in_turn(decord.VideoReader(path, num_threads=1), indices), rate
+
+
+def _frames_in_turn(reader: Any, indices: np.ndarray) -> np.ndarray:
+    wanted = set(indices.tolist())
+    frames = ((index, reader.next()) for index in range(int(indices[-1]) + 1))
+    return np.stack([frame.asnumpy() for index, frame in frames if index in wanted])
+
+
+def _waveform(channels: np.ndarray, rate: int, *, path: str) -> np.ndarray:
+    """float32 [S] at 16 kHz of float32 [C, S] at another rate."""
+    waveform = channels.mean(axis=0, dtype=np.float32)
+    if rate != SAMPLE_RATE:
+        waveform = soxr.resample(waveform, rate, SAMPLE_RATE).astype(np.float32)
+    if len(waveform) == 0:
+        raise MediaError(f"{path}: audio must have samples, got none", reason="empty")
+    if not np.isfinite(waveform).all():
+        raise MediaError(f"{path}: audio must be finite, got NaN or infinity", reason="undecodable")
+    return waveform
+
+
+def _is_sound_file(path: str) -> bool:
+    return Path(path).suffix.lower() in SOUND_FILE_SUFFIXES
+
+
+def survey_sound_file(path: str) -> tuple[int, int]:
+    """Samples and their rate, as the header has them.
+
+    Raises:
+        MediaError: `missing`, `unreadable`, `empty` or `undecodable`.
+    """
+    import soundfile
+
+    require_whole(path)
+    with _as_media_error(path):
+        info = soundfile.info(path)
+        return int(info.frames), int(info.samplerate)
+
+
+def _read_sound_file(path: str) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    with _as_media_error(path):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return samples.T, int(rate)
+
+
+def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
+    rate = track.sample_rate
+    if rate == 0:
+        raise MediaError(f"{path}: audio must have a sample rate, got none", reason="undecodable")
+    # decord's own mono mix is 0.707 (L + R) and its resampler slips: native rate, channels apart.
+    with _as_media_error(path):
+        reader = _decord().AudioReader(path, sample_rate=rate, mono=False)
+        channels = np.asarray(reader[:].asnumpy(), dtype=np.float32)
+        # it ends without a word at the first packet that it cannot decode
+        if channels.shape[-1] / rate < track.packets_s - SLACK_S:
+            raise MediaError(
+                f"{path}: must have the {track.packets_s:.2f} s of audio that it declares, got "
+                f"{channels.shape[-1] / rate:.2f} s that can be decoded",
+                reason="undecodable",
+            )
+        return channels, rate
+
+
+def _decord() -> Any:
+    import decord
+
+    # what FFmpeg would print on stderr is in the exception already
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+@contextlib.contextmanager
+def _as_media_error(path: str) -> Generator[None]:
+    """What decord and soundfile raise for whatever they could not do."""
+    import decord  # pyright: ignore[reportMissingTypeStubs]
+    from av.error import FFmpegError
+
+    failures = (RuntimeError, IndexError, AssertionError, FFmpegError)
+    try:
+        yield
+    except (*failures, decord.DECORDError, decord.DECORDLimitReachedError) as error:
+        raise MediaError(f"{path}: {last_line(error)}", reason="undecodable") from error

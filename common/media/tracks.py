@@ -1,0 +1,199 @@
+"""What a clip's file holds, read from its packets before anything is decoded: the typed facade over PyAV.
+
+A file is complete if its length (`common/media/containers.py`), its packets (FFmpeg marks the one in which a file
+ends) and the duration that MP4, Matroska and FLV declare agree. Two kinds of damage are not detected: damage inside
+a packet that the decoder conceals, and the cases that `common/media/containers.py` lists.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import MediaError
+from common.media.containers import declared_bytes
+from common.types import Modality
+
+SLACK_S = 0.25
+"""What healthy tracks are off by: an encoder's priming and padding take up to 3136 samples, 0.2 s at 16 kHz."""
+DECLARING_FORMATS = frozenset({"mov", "matroska", "flv"})
+"""Elsewhere a duration may be FFmpeg's guess from the bit rate."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Track:
+    """The pictures or the sound of a file."""
+
+    modality: Modality
+    limit_s: float
+    """How long it may last."""
+    sample_rate: int
+    """Hz; 0 for pictures."""
+    period_s: float
+    """Of one picture on average; 0.0 for sound."""
+    declared_s: float | None
+    """When the container says that it ends."""
+    start_s: float
+    num_packets: int = 0
+    """That are shown: one for each frame of a video."""
+    num_hidden: int = 0
+    """That are there to decode others by: an edit list shows a part of the track."""
+    packets_s: float = 0.0
+    """Durations of what is shown, summed."""
+    end_s: float = 0.0
+    """When the last packet ends."""
+
+
+def survey(path: str, *, limits: Mapping[Modality, float]) -> dict[Modality, Track]:
+    """Reads the tracks of a file without decoding them, and no further than they may last.
+
+    Args:
+        path: of the file.
+        limits: the tracks that are asked for, each with the seconds that it may last.
+
+    Raises:
+        MediaError: `missing`, `unreadable`, `empty`, `undecodable`, `too-long`, `no-video-track` or
+            `no-audio-track`.
+    """
+    import av
+    from av.error import FFmpegError
+
+    require_whole(path)
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            is_declaring = container.format.name.split(",")[0] in DECLARING_FORMATS
+            tracks: dict[int, Track] = {}
+            for modality, limit_s in limits.items():
+                stream = _stream(container, modality, path)
+                tracks[stream.index] = _track(stream, modality, limit_s=limit_s, is_declaring=is_declaring)
+            for track in tracks.values():
+                _require_within(path, track, (track.declared_s or 0.0) - track.start_s)
+            end_s = _read_packets(container, path, tracks)
+            if is_declaring:
+                declared_s = container.duration / 1e6 if container.duration else None
+                _require_all_there(path, list(tracks.values()), declared_s=declared_s, end_s=end_s)
+    except FFmpegError as error:
+        raise MediaError(f"{path}: {error}", reason="undecodable") from error
+    for track in tracks.values():
+        if track.num_packets == 0:
+            raise MediaError(f"{path}: {track.modality} must have packets, got none", reason="empty")
+    return {track.modality: track for track in tracks.values()}
+
+
+def require_whole(path: str) -> None:
+    """The file is there, and as long as it says.
+
+    Raises:
+        MediaError: `missing`, `unreadable`, `empty` or `undecodable`.
+    """
+    try:
+        if not Path(path).is_file():
+            raise MediaError(f"{path}: no such file", reason="missing")
+        size = Path(path).stat().st_size
+        if size == 0:
+            raise MediaError(f"{path}: the file has no bytes", reason="empty")
+        declared = declared_bytes(path)
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror}", reason="unreadable") from error
+    if declared is not None and declared > size:
+        raise MediaError(
+            f"{path}: must have the {declared} bytes that it declares, got {size}; it was cut off",
+            reason="undecodable",
+        )
+
+
+def require_short(path: str, modality: Modality, seconds: float, *, limit_s: float) -> None:
+    """A track keeps to its limit.
+
+    Raises:
+        MediaError: `too-long`.
+    """
+    if seconds > limit_s:
+        raise MediaError(
+            f"{path}: {modality} must last at most {limit_s} s, got {seconds:.2f} s", reason="too-long"
+        )
+
+
+def num_decodable_frames(path: str) -> int:
+    """Decodes a video to count its frames."""
+    import av
+
+    with av.open(path, metadata_errors="replace") as container:
+        return sum(1 for _ in container.decode(container.streams.best("video")))
+
+
+def _stream(container: Any, modality: Modality, path: str) -> Any:
+    # those that decord takes: the best of the pictures, the first of the sounds
+    audio = container.streams.audio
+    stream = container.streams.best("video") if modality == "video" else audio[0] if audio else None
+    if stream is None:
+        raise MediaError(f"{path}: has no {modality} track", reason=f"no-{modality}-track")
+    return stream
+
+
+def _track(stream: Any, modality: Modality, *, limit_s: float, is_declaring: bool) -> Track:
+    is_video = modality == "video"
+    declared_s = None
+    if is_declaring:
+        tag = stream.metadata.get("DURATION")
+        declared_s = float(stream.duration * stream.time_base) if stream.duration else _seconds(tag)
+    return Track(
+        modality=modality,
+        limit_s=limit_s,
+        sample_rate=0 if is_video else int(stream.rate or 0),
+        period_s=1 / float(stream.average_rate) if is_video and stream.average_rate else 0.0,
+        declared_s=declared_s,
+        start_s=max(0.0, float(stream.start_time * stream.time_base)) if stream.start_time else 0.0,
+    )
+
+
+def _seconds(tag: str | None) -> float | None:
+    """Of Matroska's `00:01:02.345000000`."""
+    try:
+        hours, minutes, seconds = (tag or "").strip("\0 ").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _read_packets(container: Any, path: str, tracks: Mapping[int, Track]) -> float:
+    """Fills the tracks in, which are given by stream; when the last packet of any stream ends."""
+    end_s = 0.0
+    for packet in container.demux():
+        if packet.size == 0:
+            continue
+        if packet.is_corrupt:
+            raise MediaError(
+                f"{path}: every packet must be whole, got a torn one at byte {packet.pos}", reason="undecodable"
+            )
+        seconds = float((packet.duration or 0) * packet.time_base)
+        ends_s = float(packet.pts * packet.time_base) + seconds if packet.pts is not None else end_s
+        end_s = max(end_s, ends_s)
+        track = tracks.get(packet.stream_index)
+        if track is None:
+            continue
+        track.end_s = max(track.end_s, ends_s)
+        if packet.is_discard:
+            track.num_hidden += 1
+            continue
+        track.num_packets += 1
+        track.packets_s += seconds
+        _require_within(path, track, track.end_s - track.start_s)
+    return end_s
+
+
+def _require_within(path: str, track: Track, seconds: float) -> None:
+    """What is longer by less is measured when it has been decoded."""
+    if seconds > track.limit_s + SLACK_S:
+        require_short(path, track.modality, seconds, limit_s=track.limit_s)
+
+
+def _require_all_there(path: str, tracks: Sequence[Track], *, declared_s: float | None, end_s: float) -> None:
+    # the last frames' durations may be missing
+    slack_s = SLACK_S + 2 * max(track.period_s for track in tracks)
+    for declared, held in [*((t.declared_s, t.end_s) for t in tracks), (declared_s, end_s)]:
+        if declared is not None and declared > held + slack_s:
+            raise MediaError(
+                f"{path}: must last the {declared:.2f} s that it declares, got {held:.2f} s; it was cut off",
+                reason="undecodable",
+            )

@@ -1,0 +1,1 @@
+"""From a record to the prompt that both planes consume."""

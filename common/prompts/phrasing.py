@@ -1,0 +1,40 @@
+"""What a clip is asked: the question says what of it is there, and may say what is said in it."""
+
+from collections.abc import Mapping
+
+from common.config.questions import QUESTION
+from common.types import Clip
+
+VIDEO_QUESTION = QUESTION.replace("throughout the video,", "throughout the video, which has no sound,")
+AUDIO_QUESTION = QUESTION.replace(
+    "throughout the video,", "throughout the recording, which has no picture,"
+).replace("conveyed by the characters", "conveyed by the voices")
+VIDEO_ALONE = "\nThe clip has no sound."
+AUDIO_ALONE = "\nThe clip has no picture."
+_PAPERS: Mapping[str, str] = {"av": QUESTION, "v": VIDEO_QUESTION, "a": AUDIO_QUESTION}
+
+
+def question_of(clip: Clip, *, question: str | None, transcript: str | None = None) -> str:
+    """The text that a clip is asked.
+
+    Args:
+        clip: what is not there is said.
+        question: the user's; the paper's where None.
+        transcript: shown before the question; not known or not shown where None.
+    """
+    has_video, has_audio = clip.video_path is not None, clip.audio_path is not None
+    if question is None:
+        asked = _PAPERS["av" if has_video == has_audio else "v" if has_video else "a"]
+    else:
+        asked = question + ("" if has_video == has_audio else VIDEO_ALONE if has_video else AUDIO_ALONE)
+    return asked if transcript is None else f"What is said: {transcript}\n{asked}"
+
+
+def base_question(asked: str, *, clip: Clip, transcript: str | None) -> str | None:
+    """The question that `question_of` made a text from; None for the paper's."""
+    base = asked.removeprefix(f"What is said: {transcript}\n") if transcript is not None else asked
+    if base in _PAPERS.values():
+        return None
+    if clip.audio_path is None:
+        return base.removesuffix(VIDEO_ALONE)
+    return base.removesuffix(AUDIO_ALONE) if clip.video_path is None else base

@@ -1,0 +1,116 @@
+"""The media stage: each clip is decoded and processed in a Ray task whose results the driver owns.
+
+The driver sees a length and a handle; pixels go from the task to the engine and to the ranks.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError
+
+from common.errors import OmniError, last_line
+from common.prompts.preparation import MediaSettings, prepare, reference_prompts
+from common.types import ClipCondition, Failure, MediaRef, ProcessedPrompt, Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    """A clip in the object store."""
+
+    media: MediaRef
+    num_tokens: int
+    num_bytes: int
+
+
+MemoryKey = tuple[str | None, ...]
+
+
+def memory_key(record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None) -> MemoryKey:
+    """What a prepared clip is remembered by: the same clip may be asked without its sound, or with another's."""
+    clip, heard = record.clip, sound and sound.clip.audio_path
+    files = (clip.video_path, clip.audio_path)
+    return record.dataset, record.split, record.prompt_id, record.question, *files, condition, heard
+
+
+class MediaStage:
+    """A `PrepareInConditionFn` over Ray tasks, which remembers the clips that were asked last."""
+
+    def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
+        self._settings = ray.put(settings)
+        self._deadline_s = settings.data.deadline_s
+        self._max_bytes = int(settings.data.cache_gib * 2**30)
+        self._kept: OrderedDict[MemoryKey, _Prepared] = OrderedDict()
+        self._running: dict[MemoryKey, asyncio.Task[_Prepared | Failure]] = {}
+        options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
+        self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
+        self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
+
+    async def __call__(
+        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+    ) -> tuple[MediaRef, int] | Failure:
+        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
+        key = memory_key(record, condition=condition, sound=sound)
+        if key not in self._kept:
+            task = self._running.get(key) or self._begin(key, record, condition, sound)
+            # another draw may wait for the same clip: who is cancelled does not cancel it
+            found = await asyncio.shield(task)
+            if isinstance(found, Failure):
+                return found
+            return found.media, found.num_tokens
+        self._kept.move_to_end(key)
+        return self._kept[key].media, self._kept[key].num_tokens
+
+    def prefetch(self, records: Sequence[Record]) -> None:
+        """Begins what will be asked next; a failure is found again by who asks."""
+        for record in records:
+            key = memory_key(record)
+            if self._max_bytes and key not in self._kept and key not in self._running:
+                self._begin(key, record)
+
+    def _begin(
+        self,
+        key: MemoryKey,
+        record: Record,
+        condition: ClipCondition = "as_given",
+        sound: Record | None = None,
+    ) -> "asyncio.Task[_Prepared | Failure]":
+        task = asyncio.create_task(self._prepare(key, record, condition, sound))
+        self._running[key] = task
+        task.add_done_callback(lambda _: self._running.pop(key, None))
+        return task
+
+    async def _prepare(
+        self, key: MemoryKey, record: Record, condition: ClipCondition, sound: Record | None
+    ) -> "_Prepared | Failure":
+        header, prompt = self._task.remote(record, self._settings, condition, sound)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                answer: tuple[int, int] | Failure = await header
+        except TimeoutError:
+            ray.cancel(header, force=True)
+            return Failure(stage="media", reason="deadline", detail=f"{self._deadline_s:g} s passed")
+        except RayError as error:
+            return Failure(stage="media", reason="task-error", detail=last_line(error))
+        if isinstance(answer, Failure):
+            return answer
+        num_tokens, num_bytes = answer
+        prepared = _Prepared(media=prompt, num_tokens=num_tokens, num_bytes=num_bytes)
+        self._keep(key, prepared)
+        return prepared
+
+    def _keep(self, key: MemoryKey, prepared: "_Prepared") -> None:
+        self._kept[key] = prepared
+        while sum(p.num_bytes for p in self._kept.values()) > self._max_bytes:
+            self._kept.popitem(last=False)
+
+    async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
+        try:
+            return await self._references.remote(
+                self._settings, question=question, max_prompt_tokens=max_prompt_tokens
+            )
+        except RayError as error:
+            raise OmniError(f"the probe could not be processed: {last_line(error)}") from error

@@ -1,0 +1,1 @@
+"""A process and its surroundings: command lines, files, HTTP, memory, metrics."""

@@ -1,0 +1,67 @@
+"""Which sources a process runs: two versions in one run would train one thing and believe another."""
+
+import importlib.util
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import blake3
+
+from common.errors import ClusterError, ConfigError
+
+PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
+
+
+def installed_version() -> str:
+    """Of the distribution; `source` where it runs from a folder that was never installed."""
+    try:
+        return version("omni-rlvr")
+    except PackageNotFoundError:
+        return "source"
+
+
+def sources() -> dict[str, str]:
+    """Digest of every source file that this process would import, by path; and the version."""
+    found = {"version": installed_version()}
+    for package in PACKAGES:
+        folder = _folder_of(package)
+        for path in sorted(folder.rglob("*.py")):
+            name = str(path.relative_to(folder.parent))
+            found[name] = blake3.blake3(path.read_bytes()).hexdigest(length=8)
+    return found
+
+
+def require_own_packages() -> None:
+    """Our packages have plain names: another of the same name on the path would be imported in its place.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    home = Path(__file__).parents[2]
+    for package in PACKAGES:
+        folder = _folder_of(package)
+        if folder.parent != home:
+            raise ConfigError(
+                f"the package {package!r} must be omni-rlvr's in {home}, got {folder}; rename the other, or start "
+                "from another directory"
+            )
+
+
+def require_same_sources(own: dict[str, str], theirs: dict[str, str], *, who: str) -> None:
+    """Compares another process's sources with this one's.
+
+    Raises:
+        ClusterError: names the process and the first file that differs.
+    """
+    for name in sorted({*own, *theirs}):
+        if own.get(name) != theirs.get(name):
+            raise ClusterError(
+                f"{who} must run the same sources as the driver, got {theirs.get(name, 'none')} for "
+                f"{own.get(name, 'none')} in {name}; install the same omni-rlvr everywhere"
+            )
+
+
+def _folder_of(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the package {package!r} must be importable, got nothing; install omni-rlvr")
+    return Path(spec.origin).parent
