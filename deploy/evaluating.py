@@ -25,8 +25,8 @@ from deploy.judging import ask, warm_up
 from deploy.preflight import heldout_clips
 from deploy.progress import Progress
 from deploy.wiring import Run, open_engines, open_run
-from learner import checkpoint
-from learner.evaluation import Asking, require_some_asked
+from learner.checkpoints import checkpoint
+from learner.loops.evaluation import Asking, require_some_asked
 
 SUFFIX = "-evaluation"
 """Of the folder beside a run's."""

@@ -9,10 +9,9 @@ from common.evaluation.predictions import Prediction, write_predictions
 from common.labels import TAXONOMIES
 from common.types import ProcessedPrompt, Record, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
-from learner import checkpoint
-from learner.checkpoint import Best, RunState
-from learner.curves import curves_of
-from learner.evaluation import (
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import Best, RunState
+from learner.loops.evaluation import (
     Asking,
     Judgement,
     answers_file,
@@ -24,7 +23,8 @@ from learner.evaluation import (
     validation_metrics,
     write_judgement,
 )
-from learner.phases import Phases
+from learner.records.curves import curves_of
+from learner.records.event_log import Phases
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
 

@@ -14,19 +14,19 @@ from deploy.judging import CheckpointJudge, is_due, judge_policy, warm_up
 from deploy.progress import StepLines
 from deploy.scoring import scored_by
 from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
-from learner import checkpoint
 from learner.actor import RankClients
-from learner.buffer import GroupBuffer
-from learner.checkpoint import START, RunState
-from learner.checkpointer import Checkpointer
-from learner.curves import curves_of
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import START, RunState
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.ledger import Ledger
-from learner.loop import GrpoLoop, LoopParts
-from learner.phases import Phases
-from learner.producer import GroupProducer
-from learner.publisher import Publisher
-from learner.record import CurvedMetrics, RunRecorder, take_up_records
-from learner.stream import PromptStream
+from learner.loops.grpo_loop import GrpoLoop, LoopParts
+from learner.loops.producer import GroupProducer
+from learner.loops.staleness_buffer import GroupBuffer
+from learner.loops.stream import PromptStream
+from learner.publishing.publisher import Publisher
+from learner.records.curves import curves_of
+from learner.records.event_log import Phases
+from learner.records.record import CurvedMetrics, RunRecorder, take_up_records
 from reward.actor import RewardClient
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool

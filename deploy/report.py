@@ -13,8 +13,8 @@ from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
 from deploy.summary import Summary, canaries, controls, judgements
-from learner.evaluation import Judgement, answers_file
-from learner.record import read_samples, sample_file
+from learner.loops.evaluation import Judgement, answers_file
+from learner.records.record import read_samples, sample_file
 
 NUM_EXAMPLES = 3
 FEW_CLIPS = 100

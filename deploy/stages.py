@@ -17,7 +17,7 @@ from deploy.report import print_report
 from deploy.summary import Summary, summarize, write_summary
 from deploy.supervision import cold_start
 from deploy.wiring import Run
-from learner.checkpoint import checkpoints
+from learner.checkpoints.checkpoint import checkpoints
 
 
 async def run_cold_start(run: Run) -> str:

@@ -12,10 +12,10 @@ from common.evaluation.controls import CONTROLS, Control
 from common.runtime.atomic_files import write_whole
 from common.runtime.metrics import MetricsFile
 from deploy.attempts import read_attempts, seconds_by_phase
-from learner.checkpoint import read_best
-from learner.evaluation import Judgement, judgement_name, read_judgement
+from learner.checkpoints.checkpoint import read_best
 from learner.ledger import live_entries
-from learner.record import publish_failures
+from learner.loops.evaluation import Judgement, judgement_name, read_judgement
+from learner.records.record import publish_failures
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from common.datasets.dropout import dropout_of
 from deploy.progress import StepLines
 from deploy.wiring import Run, open_ranks, starting
-from learner import checkpoint
 from learner.actor import RankClients
-from learner.checkpoint import START, RunState
-from learner.checkpointer import Checkpointer
-from learner.curves import curves_of
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import START, RunState
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.ledger import Ledger
-from learner.record import CurvedMetrics, take_up_records
-from learner.stream import PromptStream
-from learner.supervise import SupervisedLoop, SupervisedParts
+from learner.loops.sft_loop import SupervisedLoop, SupervisedParts
+from learner.loops.stream import PromptStream
+from learner.records.curves import curves_of
+from learner.records.record import CurvedMetrics, take_up_records
 
 
 async def cold_start(run: Run) -> str:

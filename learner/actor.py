@@ -14,7 +14,7 @@ from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
 from common.runtime import provenance
 from common.types import Group, MediaRef, ProcessedPrompt, TensorReceipt
-from learner.batch import split_groups, token_cost, train_example, train_group
+from learner.training.batch import split_groups, token_cost, train_example, train_group
 
 
 class LearnerRank:

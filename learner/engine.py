@@ -22,22 +22,22 @@ from common.errors import ConfigError
 from common.models.registry import family_of
 from common.models.tokens import pack_tokens
 from common.types import ProcessedPrompt
-from learner.batch import MicroBatch, TrainGroup
-from learner.deepspeed_facade import DeepSpeedEngine
-from learner.lora import AdapterOffReference, MergedLoraSource, inject_adapters
-from learner.loss import Denominators
-from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
-from learner.plan import plan_publish
-from learner.process_group import ProcessGroup
-from learner.randomness import seed_everything, seed_of
-from learner.rank_checkpoints import RankCheckpoints
-from learner.reference import OwnReference, Reference
-from learner.schedule import learning_rate
-from learner.sender import WeightSender
-from learner.share import share_of_step
-from learner.tally import Tally
-from learner.weight_source import PlainSource, WeightSource
-from learner.weights import freeze_parameters
+from learner.checkpoints.rank_checkpoints import RankCheckpoints
+from learner.publishing.plan import plan_publish
+from learner.publishing.sender import WeightSender
+from learner.training.batch import MicroBatch, TrainGroup
+from learner.training.lora import AdapterOffReference, MergedLoraSource, inject_adapters
+from learner.training.loss import Denominators
+from learner.training.micro_batches import share_of_step
+from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
+from learner.training.process_group import ProcessGroup
+from learner.training.randomness import seed_everything, seed_of
+from learner.training.reference import OwnReference, Reference
+from learner.training.schedule import learning_rate
+from learner.training.step_sums import Tally
+from learner.zero.deepspeed_facade import DeepSpeedEngine
+from learner.zero.frozen_and_noise import freeze_parameters
+from learner.zero.weight_source import PlainSource, WeightSource
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -155,7 +155,7 @@ def _predict(options: argparse.Namespace) -> int:
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # torch takes seconds: only now that nothing of the user's stands in the way
-    from learner.checkpoint import version_of
+    from learner.checkpoints.checkpoint import version_of
     from learner.prediction import Predictor
 
     version = version_of(Path(options.model))

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["learner.advantage", "learner.loss", "learner.logprobs"], "beartype.beartype")
+install_import_hook(
+    ["learner.training.advantage", "learner.training.loss", "learner.training.logprobs"], "beartype.beartype"
+)
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("repeatable")
 

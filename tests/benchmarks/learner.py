@@ -24,12 +24,12 @@ import torch
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-from learner import checkpoint
-from learner.batch import TrainGroup
-from learner.deepspeed_facade import decay_groups
+from learner.checkpoints import checkpoint
 from learner.engine import LearnerEngine
-from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
-from learner.tally import Tally
+from learner.training.batch import TrainGroup
+from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
+from learner.training.step_sums import Tally
+from learner.zero.deepspeed_facade import decay_groups
 from tests.benchmarks.part import Part, boxed, parser_of
 from tests.support.ranks import on_ranks, recorded, share_of, start, state_of
 

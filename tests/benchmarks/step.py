@@ -31,7 +31,7 @@ from common.prompts.probe_clips import probe_prompts
 from common.runtime.peak_memory import MemorySampler
 from common.types import Draw, Generation, Group, ProcessedPrompt, Prompt, Record, Sample, SamplingSpec
 from deploy.wiring import process_env, start_ray
-from learner.publisher import Publisher
+from learner.publishing.publisher import Publisher
 from reward.request import requests_of
 from reward.service import RewardService
 from rollout.actor import EngineClient

@@ -13,7 +13,7 @@ import pytest
 from common.config.data import SyntheticDataConfig
 from common.datasets.synthetic.corpus import write_synthetic_corpus
 from learner.ledger import check_ledger
-from learner.record import read_samples, sample_file
+from learner.records.record import read_samples, sample_file
 from tests.e2e.support import lines_of, popen, start, steps_of, write_recipe
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]

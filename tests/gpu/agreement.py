@@ -8,10 +8,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
-from learner.batch import TrainGroup, micro_batches
-from learner.loss import Denominators
-from learner.objectives import GrpoObjective, Pass
-from learner.tally import Tally
+from learner.training.batch import TrainGroup, micro_batches
+from learner.training.loss import Denominators
+from learner.training.objectives import GrpoObjective, Pass
+from learner.training.step_sums import Tally
 from tests.gpu.section import Figures, Section, figure
 from tests.gpu.subjects import TINY, configured, repeated
 

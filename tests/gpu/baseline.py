@@ -11,8 +11,8 @@ from torch import Tensor
 
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.qwen2_5_omni.positions import prompt_positions
-from learner.batch import TrainGroup
-from learner.lora import inject_adapters
+from learner.training.batch import TrainGroup
+from learner.training.lora import inject_adapters
 from tests.gpu.flops import operations, stacks_of, works_of
 from tests.gpu.section import Figures, Section, figure
 from tests.gpu.step import config_of

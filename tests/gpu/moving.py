@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.shared_memory import Segment
-from learner import checkpoint
+from learner.checkpoints import checkpoint
 from learner.engine import LearnerEngine
 from tests.gpu.section import Figures, Section, figure
 from tests.gpu.step import config_of

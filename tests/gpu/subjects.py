@@ -12,8 +12,8 @@ from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.types import Modality, ProcessedPrompt
-from learner.batch import TrainGroup
 from learner.engine import LearnerEngine
+from learner.training.batch import TrainGroup
 from tests.support.sparse import released_config
 
 SHIPPED = "deploy/configs/qwen2_5_omni_3b_1gpu.yaml"

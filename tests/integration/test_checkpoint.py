@@ -10,8 +10,8 @@ import torch
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.types import Group
-from learner import checkpoint
 from learner.actor import RankClients
+from learner.checkpoints import checkpoint
 from tests.integration.conftest import Run
 from tests.integration.test_learner import recorded_groups
 from tests.support.engines import start_ranks, stop_ranks

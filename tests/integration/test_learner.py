@@ -13,7 +13,7 @@ from common.models.qwen2_5_omni.policy import load_policy
 from common.models.tokens import pack_tokens
 from common.types import Clip, Completion, Draw, Group, ProcessedPrompt, Prompt, Record, Sample, Score
 from learner.actor import RankClients
-from learner.batch import TrainGroup, train_group
+from learner.training.batch import TrainGroup, train_group
 from tests.integration.conftest import Run
 from tests.support.clips import case_named, processed
 from tests.support.engines import start_ranks, stop_ranks

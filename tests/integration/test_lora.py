@@ -13,11 +13,11 @@ from common.errors import ConfigError, ModelError
 from common.models.qwen2_5_omni.policy import load_policy
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from common.models.tokens import pack_tokens
-from learner import optimizer_state
-from learner.batch import TrainGroup
 from learner.engine import LearnerEngine
-from learner.lora import CONFIG_FILE, WEIGHTS_FILE, inject_adapters
-from learner.randomness import load_rng_state, rng_state
+from learner.training.batch import TrainGroup
+from learner.training.lora import CONFIG_FILE, WEIGHTS_FILE, inject_adapters
+from learner.training.randomness import load_rng_state, rng_state
+from learner.zero import optimizer_state
 from tests.support.ranks import on_ranks, parameters_of, recorded, share_of, start, state_of
 
 pytestmark = pytest.mark.long

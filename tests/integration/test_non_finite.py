@@ -9,7 +9,7 @@ import torch
 
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-from learner.batch import TrainGroup
+from learner.training.batch import TrainGroup
 from tests.support.ranks import on_ranks, recorded, share_of, start, state_of
 
 NAMES = ["av-8fps-odd-frames", "text-only"]

@@ -7,10 +7,10 @@ import torch
 
 from common.config.learner import LearnerConfig, OptimizerConfig
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
-from learner import optimizer_state
-from learner.batch import TrainGroup
 from learner.engine import LearnerEngine
-from learner.partition import write_parameter
+from learner.training.batch import TrainGroup
+from learner.zero import optimizer_state
+from learner.zero.parameters import write_parameter
 from tests.support.ranks import on_ranks, parameters_of, recorded, share_of, start, state_of
 
 pytestmark = pytest.mark.long

@@ -14,7 +14,7 @@ from common.errors import PublishError
 from common.models.registry import family_of
 from common.prompts.probe_clips import probe_prompts
 from common.types import Generation, ProcessedPrompt
-from learner.publisher import Publisher
+from learner.publishing.publisher import Publisher
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
 from tests.support.clips import CASES, processed

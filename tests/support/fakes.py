@@ -20,8 +20,8 @@ from common.types import (
     SamplingSpec,
     TensorReceipt,
 )
-from learner.plan import PublishPlan
-from learner.rehearsal import ROUNDING
+from learner.publishing.plan import PublishPlan
+from learner.publishing.rehearsal import ROUNDING
 from tests.support.builders import make_receipt
 
 SEGMENTS = ("segment-0", "segment-1")

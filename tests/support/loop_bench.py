@@ -8,14 +8,14 @@ from typing import Any
 
 from common.errors import PublishError
 from common.types import Completion, Draw, Failure, Generation, Group, MediaRef, Prompt, Record, Score, StepReport
-from learner.buffer import GroupBuffer
-from learner.checkpoint import START, RunState
+from learner.checkpoints.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
-from learner.loop import GrpoLoop, LoopParts
-from learner.phases import Phases
-from learner.producer import GroupProducer
-from learner.publisher import PublishReport
-from learner.stream import PromptStream
+from learner.loops.grpo_loop import GrpoLoop, LoopParts
+from learner.loops.producer import GroupProducer
+from learner.loops.staleness_buffer import GroupBuffer
+from learner.loops.stream import PromptStream
+from learner.publishing.publisher import PublishReport
+from learner.records.event_log import Phases
 from tests.support.builders import make_generation, make_record
 from tests.support.clock import run
 

@@ -5,8 +5,8 @@ import pytest
 from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.types import ProcessedPrompt, SamplingSpec
-from learner.plan import PublishPlan
-from learner.publisher import Publisher, PublishReport
+from learner.publishing.plan import PublishPlan
+from learner.publishing.publisher import Publisher, PublishReport
 from tests.support.builders import text_prompt
 from tests.support.clock import run
 from tests.support.fakes import SEGMENTS, FakeEngine, FakeSenders, Fleet, plan_of

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from common.config.learner import LearnerConfig
-from learner.batch import TrainGroup
 from learner.engine import LearnerEngine
+from learner.training.batch import TrainGroup
 from tests.support.clips import case_named, processed
 
 TIMEOUT_S = 400
@@ -94,7 +94,7 @@ def parameters_of(engine: LearnerEngine) -> dict[str, torch.Tensor]:
 
 def state_of(engine: LearnerEngine) -> dict[str, torch.Tensor]:
     """Whole parameters, moments and float32 copies of what trains."""
-    from learner.optimizer_state import read_state
+    from learner.zero.optimizer_state import read_state
 
     state = parameters_of(engine)
     for name, parameter in engine._module.named_parameters():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from learner.advantage import group_advantages
+from learner.training.advantage import group_advantages
 
 
 def by_hand(rewards: list[float]) -> list[float]:

@@ -15,7 +15,7 @@ from common.runtime.metrics import MetricsFile
 from common.runtime.peak_memory import MemorySampler
 from deploy.attempts import Attempt, attempt, read_attempts
 from deploy.progress import Progress
-from learner.record import publish_failures
+from learner.records.record import publish_failures
 
 
 class Run:

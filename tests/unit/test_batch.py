@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batch import (
+from learner.training.batch import (
     MicroBatch,
     TrainGroup,
     empty_micro_batch,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from learner import checkpoint
-from learner.checkpoint import RunState
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import RunState
 
 STATE = RunState(
     step=2,

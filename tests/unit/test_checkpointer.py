@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import CheckpointError, LearnerError, StopRequestedError
-from learner import checkpoint
-from learner.checkpoint import START, RunState
-from learner.checkpointer import Checkpointer
-from learner.snapshot import ShareWriter
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import START, RunState
+from learner.checkpoints.checkpointer import Checkpointer
+from learner.checkpoints.shard_writer import ShareWriter
 
 STATE = RunState(step=3, policy_version=3, cursor=6, ledger_bytes=9)
 

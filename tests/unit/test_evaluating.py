@@ -36,9 +36,9 @@ from deploy.evaluating import (
 )
 from deploy.progress import Progress
 from deploy.wiring import Run
-from learner import checkpoint
-from learner.checkpoint import Best, RunState
-from learner.evaluation import Asking
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import Best, RunState
+from learner.loops.evaluation import Asking
 from tests.support.builders import make_record
 from tests.support.clock import run as run_loop
 

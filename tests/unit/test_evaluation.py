@@ -11,7 +11,7 @@ from common.errors import DatasetError
 from common.evaluation.predictions import Prediction, read_predictions, write_predictions
 from common.types import Failure, Generation, MediaRef, Prompt, Record
 from learner.evaluate import main
-from learner.evaluation import (
+from learner.loops.evaluation import (
     Asking,
     answers_file,
     judge,

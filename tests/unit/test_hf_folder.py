@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import learner.hf_folder
-from learner.hf_folder import HfWriter, shards_of
+import learner.checkpoints.hf_folder
+from learner.checkpoints.hf_folder import HfWriter, shards_of
 
 
 def source_of(folder: Path, *files: dict[str, Tensor]) -> Path:
@@ -111,7 +111,7 @@ def test_what_the_policy_does_not_hold_is_carried_over_from_every_file_of_the_so
 def test_shards_hold_as_much_as_fits_and_keep_the_order(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], expected: list[list[str]]
 ) -> None:
-    monkeypatch.setattr(learner.hf_folder, "SHARD_BYTES", 40)
+    monkeypatch.setattr(learner.checkpoints.hf_folder, "SHARD_BYTES", 40)
     parameters = {f"p{i}": nn.Parameter(torch.zeros(size)) for i, size in enumerate(sizes)}
     assert list(shards_of(parameters)) == expected
 
@@ -120,7 +120,7 @@ def test_a_policy_saved_is_the_policy_loaded(tiny: str, tmp_path: Path, monkeypa
     from common.models.qwen2_5_omni.policy import load_policy
     from common.models.registry import family_of
 
-    monkeypatch.setattr(learner.hf_folder, "SHARD_BYTES", 200_000)
+    monkeypatch.setattr(learner.checkpoints.hf_folder, "SHARD_BYTES", 200_000)
     policy = load_policy(tiny, dtype=torch.float32)
     parameters = dict(policy.named_parameters())
     with torch.no_grad():

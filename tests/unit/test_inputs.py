@@ -11,7 +11,7 @@ import pytest
 from common.config.load import load_config
 from common.errors import ConfigError
 from deploy.reinforcement import _with_inputs  # pyright: ignore[reportPrivateUsage]
-from learner.checkpoint import START, RunState
+from learner.checkpoints.checkpoint import START, RunState
 
 
 def state_of(folder: Path, state: RunState = START, *overrides: str, corpus: str = "clips") -> RunState:

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import PublishError, StopRequestedError
 from deploy.interrupt import Interrupts
-from learner.checkpoint import START
+from learner.checkpoints.checkpoint import START
 from tests.support.clock import run
 from tests.support.loop_bench import Bench, Plan
 

@@ -11,12 +11,12 @@ from torch import nn
 import common.shared_memory
 from common.errors import ConfigError
 from common.shared_memory import Segment
-from learner.partition import full_bytes
-from learner.plan import PublishPlan
-from learner.sender import WeightSender
-from learner.snapshot import HostCopies
-from learner.weight_source import PlainSource
-from learner.weights import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
+from learner.checkpoints.shard_writer import HostCopies
+from learner.publishing.plan import PublishPlan
+from learner.publishing.sender import WeightSender
+from learner.zero.frozen_and_noise import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
+from learner.zero.parameters import full_bytes
+from learner.zero.weight_source import PlainSource
 
 
 def model() -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.types import Failure, MediaRef, Record
-from learner.stream import PromptStream
+from learner.loops.stream import PromptStream
 from tests.support.loop_bench import Bench, Plan, failure
 
 

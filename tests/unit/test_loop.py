@@ -7,11 +7,11 @@ import pytest
 
 from common.errors import EngineError, NonFiniteError, PublishError, StopRequestedError
 from common.types import Failure, Generation, MediaRef, Prompt, Record, Score
-from learner.checkpoint import START
-from learner.equal_rewards import MIN_STEPS, EqualRewards
+from learner.checkpoints.checkpoint import START
 from learner.ledger import live_entries
-from learner.loop import group_metrics
-from learner.stream import PromptStream, group_seed
+from learner.loops.equal_rewards import MIN_STEPS, EqualRewards
+from learner.loops.grpo_loop import group_metrics
+from learner.loops.stream import PromptStream, group_seed
 from tests.support.builders import make_completion, make_draw, make_generation, make_group
 from tests.support.loop_bench import Bench, Plan, failure
 
@@ -347,7 +347,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path: Path
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was said of equal rewards."""
-    return [r.getMessage() for r in caplog.records if r.name == "learner.equal_rewards"]
+    return [r.getMessage() for r in caplog.records if r.name == "learner.loops.equal_rewards"]
 
 
 def test_rewards_that_stay_equal_are_said_once_with_a_remedy(

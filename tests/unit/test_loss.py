@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from learner.loss import Aggregation, Denominators, aggregate, k3, masked_sum, policy_loss
+from learner.training.loss import Aggregation, Denominators, aggregate, k3, masked_sum, policy_loss
 
 HOWS = get_args(Aggregation)
 LOW, HIGH, BETA = 0.2, 0.3, 0.04

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from common.config.learner import LearnerConfig
 from common.models.tokens import TokenBatch
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
-from learner.deepspeed_facade import Stepped
 from learner.engine import LearnerEngine
-from learner.loss import Denominators
-from learner.objectives import GrpoObjective, Objective, Pass, SftObjective
-from learner.tally import Tally
+from learner.training.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
+from learner.training.loss import Denominators
+from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
+from learner.training.step_sums import Tally
+from learner.zero.deepspeed_facade import Stepped
 from tests.support.builders import text_prompt
 
 BETA = 0.04

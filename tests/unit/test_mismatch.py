@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from learner.logprobs import mismatch
+from learner.training.logprobs import mismatch
 
 
 def test_by_hand() -> None:

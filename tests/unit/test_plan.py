@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
 from common.shared_memory import segment_bytes
-from learner.plan import PublishPlan, plan_publish
-from learner.weight_source import PlainSource
+from learner.publishing.plan import PublishPlan, plan_publish
+from learner.zero.weight_source import PlainSource
 
 ATTENTION = "thinker.model.layers.0.self_attn"
 

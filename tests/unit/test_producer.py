@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import DatasetError, EngineError, StopRequestedError
 from common.types import Generation, Prompt
-from learner.stream import PromptStream, group_seed
+from learner.loops.stream import PromptStream, group_seed
 from tests.support.clock import run
 from tests.support.loop_bench import Bench, Plan, failure
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import PublishError
 from common.types import TensorReceipt
-from learner.proofs import agreement_of, check_receipt, evidence_of, num_bytes
+from learner.publishing.verification import agreement_of, check_receipt, evidence_of, num_bytes
 from tests.support.builders import make_receipt
 
 NAMES = ("a", "b", "c")

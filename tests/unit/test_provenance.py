@@ -16,7 +16,7 @@ def test_every_source_file_of_our_packages_is_listed() -> None:
     found = set(sources()) - {"version"}
     expected = {str(p.relative_to(REPOSITORY)) for name in PACKAGES for p in (REPOSITORY / name).rglob("*.py")}
     assert found == expected
-    assert "learner/loop.py" in found
+    assert "learner/loops/grpo_loop.py" in found
 
 
 def test_the_same_sources_pass() -> None:
@@ -24,7 +24,7 @@ def test_the_same_sources_pass() -> None:
     require_same_sources(sources(), sources(), who="engine-0")
 
 
-@pytest.mark.parametrize("name", ["learner/loop.py", "version"])
+@pytest.mark.parametrize("name", ["learner/loops/grpo_loop.py", "version"])
 def test_a_difference_stops_with_process_and_file(name: str) -> None:
     with pytest.raises(ClusterError) as caught:
         require_same_sources(sources(), sources() | {name: "0123"}, who="engine-1, worker 0")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from learner.randomness import load_rng_state, rng_state, seed_everything, seed_of
+from learner.training.randomness import load_rng_state, rng_state, seed_everything, seed_of
 
 
 def draws() -> list[float]:

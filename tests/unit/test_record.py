@@ -13,9 +13,16 @@ import pytest
 
 from common.runtime.metrics import MetricsFile, distribution
 from common.types import StepReport
-from learner.proofs import Agreement
-from learner.publisher import PublishReport
-from learner.record import CurvedMetrics, RunRecorder, read_samples, rewind_records, sample_file, write_samples
+from learner.publishing.publisher import PublishReport
+from learner.publishing.verification import Agreement
+from learner.records.record import (
+    CurvedMetrics,
+    RunRecorder,
+    read_samples,
+    rewind_records,
+    sample_file,
+    write_samples,
+)
 from tests.support.builders import make_draw, make_group
 
 

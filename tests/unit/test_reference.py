@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from learner.reference import OwnReference
+from learner.training.reference import OwnReference
 
 
 class Doubling(nn.Module):

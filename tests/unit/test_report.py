@@ -13,9 +13,9 @@ from common.runtime.metrics import MetricsFile
 from common.types import Failure, Group
 from deploy.report import print_report
 from deploy.summary import POLICIES, summarize
-from learner.evaluation import answers_file, judgement_of, write_judgement
 from learner.ledger import Ledger
-from learner.record import sample_file, write_samples
+from learner.loops.evaluation import answers_file, judgement_of, write_judgement
+from learner.records.record import sample_file, write_samples
 from tests.support.builders import make_draw, make_group, make_judged, metrics_line
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from common.config.reward import RewardConfig
-from learner.record import write_samples
+from learner.records.record import write_samples
 from reward.check import main
 from tests.support.builders import make_draw, make_group
 

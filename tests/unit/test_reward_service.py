@@ -17,7 +17,7 @@ from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRe
 from common.errors import ConfigError
 from common.types import Failure
 from learner.ledger import Ledger, read_ledger
-from learner.record import read_samples, write_samples
+from learner.records.record import read_samples, write_samples
 from reward.checks import check_rewards
 from reward.request import RewardRequest
 from reward.service import GroupReport, RewardService

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import deploy.judging
 import deploy.stages
-import learner.curves
+import learner.records.curves
 from common.config.load import load_config
 from common.errors import DatasetError, PublishError
 from common.evaluation.predictions import Prediction, read_predictions
@@ -24,9 +24,9 @@ from deploy.judging import is_due, judge_policy
 from deploy.progress import Progress
 from deploy.stages import run_stages
 from deploy.wiring import Run
-from learner.evaluation import Asking
+from learner.loops.evaluation import Asking
 from learner.predict import _parse
-from learner.record import publish_failures
+from learner.records.record import publish_failures
 from tests.support.builders import make_judged, make_record, metrics_line
 from tests.support.clock import run as run_loop
 
@@ -169,7 +169,7 @@ opened: list[Drawing] = []
 def drawings(monkeypatch: pytest.MonkeyPatch) -> list[Drawing]:
     """Those that the test opens."""
     opened.clear()
-    monkeypatch.setattr(learner.curves, "TensorBoard", Drawing)
+    monkeypatch.setattr(learner.records.curves, "TensorBoard", Drawing)
     return opened
 
 
@@ -280,5 +280,5 @@ def test_what_was_said_is_kept_where_it_cannot_be_scored(
 def test_a_stage_that_resumes_hides_only_its_own_points(tmp_path: Path, drawings: list[Drawing]) -> None:
     run = run_in(tmp_path / "run")
     for stage, after_step in (("sft", 0), ("grpo", 20)):
-        learner.curves.curves_of(run.folder, run.config.run, stage, after_step=after_step)
+        learner.records.curves.curves_of(run.folder, run.config.run, stage, after_step=after_step)
     assert [(d.folder.name, d.after_step) for d in drawings] == [("sft", 0), ("grpo", 20)]

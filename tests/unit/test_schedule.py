@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from learner.schedule import Schedule, learning_rate
+from learner.training.schedule import Schedule, learning_rate
 
 
 def rates(schedule: Schedule, *, warmup_steps: int, total_steps: int, steps: int) -> list[float]:

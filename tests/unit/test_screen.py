@@ -21,8 +21,8 @@ from common.runtime.metrics import MetricsFile
 from common.runtime.screen import Screen
 from deploy.interrupt import Interrupts
 from deploy.progress import Progress, StepLines
-from learner.curves import TensorBoard, WandB
-from learner.record import CurvedMetrics
+from learner.records.curves import TensorBoard, WandB
+from learner.records.record import CurvedMetrics
 
 
 def progress() -> tuple[Progress, Callable[[], str]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.types import Draw
-from learner.stream import PromptStream, group_seed
+from learner.loops.stream import PromptStream, group_seed
 from tests.support.builders import make_draw, make_record
 
 

@@ -14,9 +14,9 @@ from common.runtime.atomic_files import append_line
 from common.runtime.metrics import MetricsFile
 from common.types import Failure
 from deploy.summary import Summary, summarize, write_summary
-from learner.evaluation import judgement_of, write_judgement
 from learner.ledger import Ledger
-from learner.record import note_publish_failure
+from learner.loops.evaluation import judgement_of, write_judgement
+from learner.records.record import note_publish_failure
 from tests.support.builders import make_draw, make_judged, metrics_line
 
 

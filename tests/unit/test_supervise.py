@@ -9,10 +9,10 @@ import pytest
 from common.errors import DatasetError, NonFiniteError, StopRequestedError
 from common.runtime.metrics import MetricsFile
 from common.types import Failure, MediaRef, Record
-from learner.checkpoint import START, RunState
+from learner.checkpoints.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
-from learner.stream import PromptStream
-from learner.supervise import SupervisedLoop, SupervisedParts
+from learner.loops.sft_loop import SupervisedLoop, SupervisedParts
+from learner.loops.stream import PromptStream
 from tests.support.builders import make_record
 from tests.support.clock import run
 

@@ -10,14 +10,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.config.learner import LoraConfig
-from learner import optimizer_state
-from learner.deepspeed_facade import DeepSpeedEngine
-from learner.hf_folder import HfWriter, shards_of
-from learner.lora import adapter_config, load_adapter_file, read_adapter, write_adapter, write_adapter_folder
-from learner.process_group import ProcessGroup
-from learner.randomness import load_rng_state, rng_state
-from learner.snapshot import HostCopies, ShareWriter, StoredTensors, read_counts, write_counts, write_tensors
-from learner.weight_source import WeightSource
+from learner.checkpoints.hf_folder import HfWriter, shards_of
+from learner.checkpoints.shard_writer import (
+    HostCopies,
+    ShareWriter,
+    StoredTensors,
+    read_counts,
+    write_counts,
+    write_tensors,
+)
+from learner.training.lora import (
+    adapter_config,
+    load_adapter_file,
+    read_adapter,
+    write_adapter,
+    write_adapter_folder,
+)
+from learner.training.process_group import ProcessGroup
+from learner.training.randomness import load_rng_state, rng_state
+from learner.zero import optimizer_state
+from learner.zero.deepspeed_facade import DeepSpeedEngine
+from learner.zero.weight_source import WeightSource
 
 
 class RankCheckpoints:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.errors import CheckpointError
 from common.runtime.pinned_memory import pinned
-from learner import checkpoint
+from learner.checkpoints import checkpoint
 
 _ALIGNMENT = 64
 _WRITTEN, _FINISHER = ".written-", ".finisher"

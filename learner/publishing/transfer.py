@@ -16,8 +16,8 @@ from typing import TypeVar
 from common.errors import LearnerError, PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import TensorReceipt
-from learner.plan import PublishPlan
-from learner.proofs import check_receipt
+from learner.publishing.plan import PublishPlan
+from learner.publishing.verification import check_receipt
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from common.errors import DatasetError, StopRequestedError
 from common.protocols import GenerateFn, GenerateTogetherFn, PrepareFn, ScoreFn
 from common.types import Draw, Failure, Generation, Group, Prompt, Sample
-from learner.buffer import GroupBuffer
-from learner.exhaustion import Exhaustion
 from learner.ledger import Ledger
-from learner.phases import Phases
-from learner.stream import PromptStream, group_seed
+from learner.loops.failure_tracker import Exhaustion
+from learner.loops.staleness_buffer import GroupBuffer
+from learner.loops.stream import PromptStream, group_seed
+from learner.records.event_log import Phases
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.partition import full_bytes, gathered, overwrite, storage_of
-from learner.weights import perturbed
+from learner.zero.frozen_and_noise import perturbed
+from learner.zero.parameters import full_bytes, gathered, overwrite, storage_of
 
 
 class WeightSource(Protocol):

@@ -17,13 +17,13 @@ from typing import Protocol
 from common.protocols import TrainFn
 from common.runtime.metrics import distribution
 from common.types import Group, Record, StepReport
-from learner.checkpoint import RunState
-from learner.equal_rewards import EqualRewards
+from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
-from learner.non_finite import REASON, NonFiniteGuard
-from learner.phases import Phases
-from learner.producer import GroupProducer
-from learner.publisher import Publisher, PublishReport
+from learner.loops.equal_rewards import EqualRewards
+from learner.loops.non_finite import REASON, NonFiniteGuard
+from learner.loops.producer import GroupProducer
+from learner.publishing.publisher import Publisher, PublishReport
+from learner.records.event_log import Phases
 
 
 class StepRecorder(Protocol):

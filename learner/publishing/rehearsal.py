@@ -13,10 +13,18 @@ from dataclasses import dataclass, replace
 
 from common.config.learner import PublishConfig
 from common.protocols import WeightReceiver, WeightSenders
-from learner.comparison import Answers, Comparison
-from learner.plan import PublishPlan
-from learner.proofs import Agreement, Evidence, Logprobs, agreement_of, evidence_of, minus, name_layers
-from learner.transfer import Identity, Transfer
+from learner.publishing.plan import PublishPlan
+from learner.publishing.probe import Answers, Comparison
+from learner.publishing.transfer import Identity, Transfer
+from learner.publishing.verification import (
+    Agreement,
+    Evidence,
+    Logprobs,
+    agreement_of,
+    evidence_of,
+    minus,
+    name_layers,
+)
 
 Layer = tuple[str, ...]
 MAX_TRIALS = 3

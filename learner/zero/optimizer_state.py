@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from learner.partition import (
+from learner.zero.parameters import (
     full_shape,
     is_partitioned,
     link_states,

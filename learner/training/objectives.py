@@ -6,10 +6,10 @@ from typing import Protocol
 from torch import Tensor
 
 from common.config.learner import LearnerConfig
-from learner.batch import MicroBatch
-from learner.logprobs import mismatch
-from learner.loss import Denominators, aggregate, k3, masked_sum, policy_loss
-from learner.tally import Tally
+from learner.training.batch import MicroBatch
+from learner.training.logprobs import mismatch
+from learner.training.loss import Denominators, aggregate, k3, masked_sum, policy_loss
+from learner.training.step_sums import Tally
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,10 +12,10 @@ from common.errors import PublishError
 from common.runtime.atomic_files import append_line, read_lines, whole
 from common.runtime.metrics import MetricsFile
 from common.types import Group, Record, StepReport
-from learner import checkpoint
-from learner.checkpoint import RunState
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
-from learner.publisher import PublishReport
+from learner.publishing.publisher import PublishReport
 
 PUBLISH_FAILURES = "publish_failures.jsonl"
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learner.loss import k3, masked_sum
+from learner.training.loss import k3, masked_sum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

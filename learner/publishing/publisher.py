@@ -20,11 +20,11 @@ from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import ProcessedPrompt, SamplingSpec, TensorReceipt
-from learner.comparison import Comparison
-from learner.plan import PublishPlan
-from learner.proofs import Agreement, num_bytes
-from learner.rehearsal import NUM_COMPLETIONS, Rehearsal, describe
-from learner.transfer import Identity, Transfer
+from learner.publishing.plan import PublishPlan
+from learner.publishing.probe import Comparison
+from learner.publishing.rehearsal import NUM_COMPLETIONS, Rehearsal, describe
+from learner.publishing.transfer import Identity, Transfer
+from learner.publishing.verification import Agreement, num_bytes
 
 logger = logging.getLogger(__name__)
 

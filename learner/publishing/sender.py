@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from common.shared_memory import Segment, segment_path, sweep_segments
 from common.types import TensorReceipt
-from learner.plan import PublishPlan
-from learner.weight_source import WeightSource
+from learner.publishing.plan import PublishPlan
+from learner.zero.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 

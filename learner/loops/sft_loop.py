@@ -14,13 +14,13 @@ from typing import Protocol
 from common.errors import DatasetError
 from common.protocols import PrepareFn
 from common.types import Draw, Failure, MediaRef
-from learner.checkpoint import RunState
-from learner.exhaustion import Exhaustion
+from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
-from learner.loop import KeepFn
-from learner.non_finite import REASON, NonFiniteGuard
-from learner.record import StepDisplay
-from learner.stream import PromptStream
+from learner.loops.failure_tracker import Exhaustion
+from learner.loops.grpo_loop import KeepFn
+from learner.loops.non_finite import REASON, NonFiniteGuard
+from learner.loops.stream import PromptStream
+from learner.records.record import StepDisplay
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from learner.partition import full_bytes
+from learner.zero.parameters import full_bytes
 
 logger = logging.getLogger(__name__)
 SHARD_BYTES = 2 * 2**30

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # the driver reads plans and needs no torch for it
-    from learner.weight_source import WeightSource
+    from learner.zero.weight_source import WeightSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

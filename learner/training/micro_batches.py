@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from learner.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
-from learner.loss import Denominators
-from learner.process_group import ProcessGroup
+from learner.training.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
+from learner.training.loss import Denominators
+from learner.training.process_group import ProcessGroup
 
 
 def share_of_step(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from common.config.learner import LoraConfig
 from common.errors import ConfigError, ModelError
 from common.models.tokens import TokenBatch
-from learner.deepspeed_facade import DeepSpeedEngine
-from learner.partition import gathered, write_parameter
-from learner.weight_source import PlainSource
+from learner.zero.deepspeed_facade import DeepSpeedEngine
+from learner.zero.parameters import gathered, write_parameter
+from learner.zero.weight_source import PlainSource
 
 ADAPTER = "default"
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"

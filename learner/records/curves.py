@@ -9,7 +9,7 @@ from typing import Any, cast
 from common.config.run import RunConfig
 from common.errors import ConfigError
 from common.runtime.atomic_files import write_whole
-from learner.record import Curves
+from learner.records.record import Curves
 
 FLUSH_S = 5
 """Seconds after which the library's thread has written; it does not do so when asked to flush."""

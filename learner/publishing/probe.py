@@ -7,8 +7,8 @@ from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import Completion, Failure, Generation, ProcessedPrompt, SamplingSpec
-from learner.proofs import Agreement, Logprobs, agreement_of, minus
-from learner.transfer import Transfer, all_ended
+from learner.publishing.transfer import Transfer, all_ended
+from learner.publishing.verification import Agreement, Logprobs, agreement_of, minus
 
 PROBE_SEED = 2**61
 SEEDS_PER_PROBE = 64

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Protocol
 
 from common.errors import LearnerError
-from learner import checkpoint
-from learner.checkpoint import RunState
+from learner.checkpoints import checkpoint
+from learner.checkpoints.checkpoint import RunState
 
 
 class Savers(Protocol):

@@ -22,7 +22,7 @@ from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.runtime.atomic_files import write_whole
 from common.types import Draw, Failure, Prompt, Record
-from learner.producer import REMEDIES
+from learner.loops.producer import REMEDIES
 
 logger = logging.getLogger(__name__)
 _REMEDIES = {**REMEDIES, "media": "check data.heldout.media_root and the files"}

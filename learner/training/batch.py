@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.models.tokens import TokenBatch, pack_tokens
 from common.types import Group, ProcessedPrompt
-from learner.advantage import group_advantages
+from learner.training.advantage import group_advantages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

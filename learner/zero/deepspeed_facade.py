@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.config.learner import LearnerConfig
 from common.models.tokens import TokenBatch
-from learner.partition import forget_first_step
+from learner.zero.parameters import forget_first_step
 
 CPU_BUCKET = 2_000_000
 """Numbers that are reduced at once. More memory the C library gives back at once, and every pass would pay for
@@ -41,7 +41,7 @@ class DeepSpeedEngine:
         self._engine: Any = initialize(model=policy, model_parameters=trained, config=settings)[0]
         self.module: nn.Module = self._engine.module
         self.optimizer: Any = self._engine.optimizer
-        """DeepSpeed's, for `learner.optimizer_state`."""
+        """DeepSpeed's, for `learner.zero.optimizer_state`."""
         forget_first_step(self.optimizer)
         self._world_size = int(self._engine.world_size)
         self._is_plain = config.zero_stage == 0 and dtype == "float32"

@@ -1,0 +1,1 @@
+"""Checkpoints: written by every rank, completed by a manifest."""

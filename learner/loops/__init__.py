@@ -1,0 +1,1 @@
+"""The driver's loops: GRPO, supervised training, evaluation."""

@@ -1,0 +1,1 @@
+"""Weights sent to the rollout engines, and the proofs that they arrived."""

@@ -1,0 +1,1 @@
+"""The records of a run: samples, metrics, curves, events."""

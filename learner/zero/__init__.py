@@ -1,0 +1,1 @@
+"""Parameters and optimizer state under DeepSpeed's ZeRO."""
