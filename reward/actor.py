@@ -1,8 +1,9 @@
 """The reward service as a Ray actor, and its handle in the driver.
 
-Code of the user's runs in processes and actors beside it, with deadlines of their own (`reward/pool.py`), so what
-ends the service is rare: it is restarted, and the groups that were in it are scored again. Who ended it cannot
-always be told: all that were in it are then scored alone, and what ends it again fails as data.
+User code runs in other processes and actors, each with a deadline (`reward/hosts/deadlines_and_retries.py`), so the
+service rarely dies. When it does, Ray restarts it and the groups that were in it are scored again. The group that
+caused the death is not always known: all of them are then scored one at a time, and a group that kills the service
+again becomes a `Failure`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from common.errors import RewardError, last_line
 from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
 from reward.given import NOTHING, Given
-from reward.host_actor import hosted
+from reward.hosts.host_actor import hosted
 from reward.observations import Observations
 from reward.request import requests_of
 from reward.service import GroupReport, RewardService, stop_reason

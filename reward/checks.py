@@ -7,9 +7,9 @@ from typing import Any, cast
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, RewardConfig, UserCodeConfig
 from common.errors import ConfigError
 from reward.builtin import BUILTIN
-from reward.plugin_check import check_in_process
-from reward.plugins import PluginSpec
-from reward.remote import check_http
+from reward.hosts.import_check import check_in_process
+from reward.hosts.remote import check_http
+from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest
 
 

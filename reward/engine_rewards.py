@@ -13,11 +13,11 @@ from common.errors import OmniError
 from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
 from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
-from reward.channel import Channel
 from reward.checks import make_builtin, needs_engines
 from reward.given import Given
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.reward_host import Channel
 from reward.outcome import Outcome, checked, fault_of
-from reward.pool import PooledReward
 from reward.request import RewardRequest, requests_of
 
 NUM_CALLS = 64

@@ -24,10 +24,10 @@ import uvicorn
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError
 from common.runtime.command import exit_code
-from reward.app import create_app
 from reward.checks import check_rewards
-from reward.gates import Limits
 from reward.service import RewardService
+from reward.web.app import create_app
+from reward.web.gates import Limits
 
 TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
 MIN_TOKEN = 16

@@ -23,16 +23,16 @@ from common.config.reward import (
 )
 from common.errors import ConfigError, RewardError
 from common.types import Completion, Failure, Record, Score
-from reward.channel import Channel
 from reward.checks import make_builtin, needs_engines
 from reward.given import NOTHING, Given, columns_of
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.remote import over_http
+from reward.hosts.reward_host import Channel
+from reward.hosts.worker_process import ProcessChannel
 from reward.outcome import Outcome, RewardFault, checked, fault_of
-from reward.plugins import PluginSpec
-from reward.pool import PooledReward
-from reward.remote import over_http
+from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult, requests_of
 from reward.rubric import Rubric
-from reward.worker_process import ProcessChannel
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})

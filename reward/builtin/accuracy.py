@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from common.errors import ConfigError, DatasetError
 from common.labels import normalised
-from reward.builtin.class_weights import class_weights
-from reward.builtin.options import check_number
-from reward.builtin.record_classes import class_answered, class_of_label
+from reward.builtin.parts.class_weights import class_weights
+from reward.builtin.parts.options import check_number
+from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest
 
 

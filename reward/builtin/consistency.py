@@ -7,9 +7,9 @@ from typing import Literal, cast
 
 from common.errors import ConfigError, ScoringError
 from common.labels import classes_in, normalised
-from reward.builtin.options import check_choice
-from reward.builtin.parts import sentences_of, think_part
-from reward.builtin.record_classes import class_answered, class_of_label
+from reward.builtin.parts.completion import sentences_of, think_part
+from reward.builtin.parts.options import check_choice
+from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest, RewardResult
 
 Classifier = Callable[[Sequence[str]], Sequence[Collection[str]]]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 
 from common.types import Modality
-from reward.builtin.cues import LEXICONS
-from reward.builtin.options import check_count, check_number
-from reward.builtin.parts import think_part
+from reward.builtin.parts.completion import think_part
+from reward.builtin.parts.cues import LEXICONS
+from reward.builtin.parts.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
 
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
@@ -17,8 +17,8 @@ class EvidenceReward:
     """How fully the thought names cues of every modality that the policy was given.
 
     Formula: the mean over given modalities of min(1, distinct cues / `needed`), minus `absent_penalty` times the
-    same mean over the others. Cues are those of `reward/builtin/cues.py`: what shows in face, gesture and posture,
-    and what is heard of voice and sound. A cue that is said to be missing ("no voice is heard") counts where its
+    same mean over the others. Cues are listed in `reward/builtin/parts/cues.py`: face, gesture and posture for the
+    picture, voice and sound for the audio. A cue that is said to be missing ("no voice is heard") counts where its
     modality was given and is no offence where it was not.
     Range: -`absent_penalty` to 1.
     Source: the evidence coverage of HyDRA and of `affect_r1` (cosine to clues), with lexicons for embeddings.

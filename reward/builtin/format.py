@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from common.labels import has_form
-from reward.builtin.parts import TAG
+from reward.builtin.parts.completion import TAG
 from reward.request import RewardRequest
 
 OPENING, CLOSING = "<think>", "</answer>"

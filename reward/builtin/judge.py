@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import ConfigError, ScoringError
 from common.runtime.atomic_files import write_whole
 from common.runtime.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
-from reward.builtin.options import check_count, check_number
+from reward.builtin.parts.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
 
 PLACES = ("completion", "question", "label", "transcript")

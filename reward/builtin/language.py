@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from reward.builtin.options import check_choice
-from reward.builtin.parts import HAN, TAG, think_part
+from reward.builtin.parts.completion import HAN, TAG, think_part
+from reward.builtin.parts.options import check_choice
 from reward.request import RewardRequest
 
 _LETTERS = re.compile(r"[^\W\d_]+")

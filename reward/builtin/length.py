@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from reward.builtin.options import check_choice, check_count
+from reward.builtin.parts.options import check_choice, check_count
 from reward.request import RewardRequest, RewardResult
 
 

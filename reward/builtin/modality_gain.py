@@ -10,10 +10,10 @@ from common.media.conditions import SILENT
 from common.protocols import ScoreLogprobsFn
 from common.types import ClipCondition, Modality
 from reward.builtin.accuracy import AccuracyReward
-from reward.builtin.cues import LEXICONS
-from reward.builtin.options import check_choice, check_count, check_number
-from reward.builtin.parts import think_part
-from reward.builtin.record_classes import class_of_label
+from reward.builtin.parts.completion import think_part
+from reward.builtin.parts.cues import LEXICONS
+from reward.builtin.parts.options import check_choice, check_count, check_number
+from reward.builtin.parts.record_classes import class_of_label
 from reward.request import RewardRequest, RewardResult
 
 MODALITY_OF: dict[ClipCondition, Modality] = {

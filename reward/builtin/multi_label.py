@@ -4,7 +4,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from common.labels import readable_answer
-from reward.builtin.record_classes import classes_named, classes_of_labels
+from reward.builtin.parts.record_classes import classes_named, classes_of_labels
 from reward.request import RewardRequest
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from reward.builtin.options import check_count
-from reward.builtin.parts import TAG, words_of
+from reward.builtin.parts.completion import TAG, words_of
+from reward.builtin.parts.options import check_count
 from reward.request import RewardRequest
 
 

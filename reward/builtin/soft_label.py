@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from common.labels import normalised
-from reward.builtin.options import check_flag
-from reward.builtin.record_classes import class_answered
+from reward.builtin.parts.options import check_flag
+from reward.builtin.parts.record_classes import class_answered
 from reward.request import RewardRequest, RewardResult
 
 

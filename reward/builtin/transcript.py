@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reward.builtin.options import check_count, check_number
-from reward.builtin.parts import think_part, words_of
+from reward.builtin.parts.completion import think_part, words_of
+from reward.builtin.parts.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
 
 MAX_QUOTED = 4096

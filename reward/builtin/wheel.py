@@ -9,7 +9,7 @@ from common.emotions.wheel import Wheel
 from common.errors import ConfigError, DatasetError
 from common.labels import mentions, readable_answer
 from reward.builtin.multi_label import set_f1
-from reward.builtin.options import check_count
+from reward.builtin.parts.options import check_count
 from reward.request import RewardRequest
 
 _TERM = re.compile(r"[^,;/&+\n，；、]+")

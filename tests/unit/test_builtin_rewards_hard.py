@@ -8,7 +8,7 @@ import pytest
 from common.labels import ANSWER, FORMAT, answered, has_form
 from common.types import Modality
 from reward.builtin import BUILTIN
-from reward.builtin.parts import sentences_of, think_part, words_of
+from reward.builtin.parts.completion import sentences_of, think_part, words_of
 from tests.support.hard_texts import long_texts, random_texts
 from tests.support.reward_requests import make_request, value_of
 

@@ -12,13 +12,13 @@ from common.errors import ConfigError
 from common.labels import answered
 from common.types import Modality
 from reward.builtin import transcript
-from reward.builtin.class_weights import class_weights
-from reward.builtin.cues import AUDIBLE, SEEN_AND_HEARD, VISIBLE
 from reward.builtin.evidence import EvidenceReward
 from reward.builtin.format import FormatReward
 from reward.builtin.language import LanguageReward
 from reward.builtin.length import LengthPenalty
-from reward.builtin.parts import sentences_of, think_part, words_of
+from reward.builtin.parts.class_weights import class_weights
+from reward.builtin.parts.completion import sentences_of, think_part, words_of
+from reward.builtin.parts.cues import AUDIBLE, SEEN_AND_HEARD, VISIBLE
 from reward.builtin.repetition import RepetitionPenalty
 from reward.builtin.transcript import MAX_QUOTED, TranscriptReward, edits_to_best_stretches
 from reward.request import RewardResult

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from common.config.reward import RewardConfig
-from reward.app import create_app
-from reward.gates import Limits
 from reward.service import RewardService
+from reward.web.app import create_app
+from reward.web.gates import Limits
 
 TOKEN = "a-token-of-enough-letters"
 

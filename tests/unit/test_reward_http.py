@@ -23,14 +23,14 @@ from common.config.load import load_config
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
-from reward import remote
-from reward.app import create_app
-from reward.channel import ChannelLostError
-from reward.gates import Limits
+from reward.hosts import remote
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.remote import HttpChannel
+from reward.hosts.reward_host import ChannelLostError
 from reward.http import is_loopback, token_for
-from reward.pool import PooledReward
-from reward.remote import HttpChannel
 from reward.service import GroupReport, RewardService
+from reward.web.app import create_app
+from reward.web.gates import Limits
 from tests.support.builders import make_request
 from tests.support.http_server import Reply, http_server
 

@@ -14,7 +14,7 @@ import pytest
 from common.errors import ConfigError
 from common.types import Record
 from reward.outcome import RewardFault, checked, checked_all, fault_of
-from reward.plugins import Plugin, PluginSpec, Shape, check_plugin, load_plugin
+from reward.plugins.plugin import Plugin, PluginSpec, Shape, check_plugin, load_plugin
 from reward.request import RewardResult
 from tests.support.builders import make_record, make_request
 

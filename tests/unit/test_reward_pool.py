@@ -1,4 +1,4 @@
-"""The policy of `reward/pool.py`, over workers that do what a test says."""
+"""The policy of `reward/hosts/deadlines_and_retries.py`, over workers that do what a test says."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from common.config.reward import ActorRewardConfig, PythonRewardConfig, RewardEntry
-from reward import pool as policy
-from reward.channel import Channel, ChannelLostError
+from reward.hosts import deadlines_and_retries as policy
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.reward_host import Channel, ChannelLostError
 from reward.outcome import Outcome, RewardFault
-from reward.pool import PooledReward
 from reward.request import RewardRequest, RewardResult
 from tests.support.reward_requests import make_request
 
@@ -89,7 +89,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are busy for long after 200 ms; one of async code that is stuck is found out after as much."""
     monkeypatch.setattr(policy, "MIN_BUSY_S", 0.2)
     monkeypatch.setattr(policy, "BUSY_FRACTION", 0.0)
-    monkeypatch.setattr("reward.channel.ANSWER_S", 0.2)
+    monkeypatch.setattr("reward.hosts.reward_host.ANSWER_S", 0.2)
 
 
 async def started(

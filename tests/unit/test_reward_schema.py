@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from common.config.reward import BuiltinRewardConfig, RewardConfig
-from reward.app import create_app
 from reward.builtin import BUILTIN
-from reward.gates import Limits
 from reward.service import RewardService
+from reward.web.app import create_app
+from reward.web.gates import Limits
 
 OPTIONS = {"class_balanced": {"frequencies": {"happy": 0.9, "sad": 0.1}}}
 ELSEWHERE = {"judge", "modality_gain"}

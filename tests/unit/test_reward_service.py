@@ -168,7 +168,11 @@ def test_after_a_memory_error_the_process_is_another() -> None:
 def children() -> set[int]:
     """Processes of rewards that this one has started and that live."""
     found = psutil.Process().children()
-    return {p.pid for p in found if p.status() != psutil.STATUS_ZOMBIE and "reward.worker" in " ".join(p.cmdline())}
+    return {
+        p.pid
+        for p in found
+        if p.status() != psutil.STATUS_ZOMBIE and "reward.hosts.worker" in " ".join(p.cmdline())
+    }
 
 
 def test_processes_end_with_the_service() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from common.config.reward import PythonRewardConfig, RewardConfig
 from common.types import Failure
+from reward.hosts.worker_process import ProcessChannel
 from reward.outcome import RewardFault
-from reward.plugins import PluginSpec
+from reward.plugins.plugin import PluginSpec
 from reward.service import GroupReport, RewardService
-from reward.worker_process import ProcessChannel
 from tests.support.builders import make_request
 
 OWNER = """
@@ -80,7 +80,7 @@ def test_children_of_reward_code_end_with_the_owner_of_its_process(
         child = child_named_in(told)
         worker = child.parent()
         assert worker is not None
-        assert "reward.worker" in worker.cmdline()
+        assert "reward.hosts.worker" in worker.cmdline()
     finally:
         os.kill(owner.pid, number)
         owner.wait()
@@ -119,7 +119,7 @@ LEAVING = """
 import asyncio, sys
 from common.config.reward import PythonRewardConfig, RewardConfig
 from reward.service import RewardService
-from reward.worker_process import ProcessChannel
+from reward.hosts.worker_process import ProcessChannel
 from tests.support.builders import make_request
 
 entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")

@@ -13,11 +13,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from reward.channel import START_S, Channel, ChannelLostError
+from reward.hosts.reward_host import START_S, Channel, ChannelLostError
+from reward.hosts.worker import STACK_SIGNAL
 from reward.outcome import MAX_DETAIL, Outcome, RewardFault
-from reward.plugins import PluginSpec
+from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult
-from reward.worker import STACK_SIGNAL
 
 TICK_S, NUM_TICKS = 0.05, 20
 """How often, and how many times, the end of a process or its stacks are looked for."""
@@ -55,7 +55,7 @@ class ProcessChannel(Channel):
         self._trace = os.memfd_create("omni-rlvr-stacks")
         fds = (theirs.fileno(), lifeline, self._trace)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "reward.worker", *map(str, fds)],
+            [sys.executable, "-P", "-m", "reward.hosts.worker", *map(str, fds)],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

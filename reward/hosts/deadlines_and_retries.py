@@ -22,7 +22,7 @@ from typing import Any
 
 from common.config.reward import RewardEntry
 from common.errors import ConfigError
-from reward.channel import Channel, ChannelLostError
+from reward.hosts.reward_host import Channel, ChannelLostError
 from reward.outcome import Outcome, RewardFault, fault_of
 from reward.request import RewardRequest
 

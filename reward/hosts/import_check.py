@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from common.errors import ConfigError
-from reward.plugins import PluginSpec, check_plugin
-from reward.worker_process import worker_environment
+from reward.hosts.worker_process import worker_environment
+from reward.plugins.plugin import PluginSpec, check_plugin
 
 
 def check_in_process(specs: Sequence[PluginSpec]) -> None:
@@ -21,7 +21,7 @@ def check_in_process(specs: Sequence[PluginSpec]) -> None:
     if not specs:
         return
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "reward.plugin_check"],
+        [sys.executable, "-P", "-m", "reward.hosts.import_check"],
         input=pickle.dumps(list(specs)),
         stdout=subprocess.PIPE,
         env=worker_environment(),

@@ -17,9 +17,9 @@ from common.errors import last_line
 from common.types import Failure
 from reward import wire
 from reward.builtin import BUILTIN
-from reward.gates import SCORE_PATH, BodyGate, Limits, RefusedError, TokenGate, busy
-from reward.meters import Meters
 from reward.service import GroupReport, RewardService
+from reward.web.gates import SCORE_PATH, BodyGate, Limits, RefusedError, TokenGate, busy
+from reward.web.meters import Meters
 
 logger = logging.getLogger(__name__)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
 from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
-from reward.channel import Channel, ChannelLostError
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.reward_host import Channel, ChannelLostError
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
-from reward.pool import PooledReward
 from reward.request import RewardRequest, RewardResult
 from reward.wire import ScoreReply, sample_of
 

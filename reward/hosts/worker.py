@@ -1,6 +1,6 @@
 """A process that runs one reward of the user's: loads it, answers calls, and ends with its owner.
 
-    python -P -m reward.worker SOCKET LIFELINE TRACE     all are file descriptors
+    python -P -m reward.hosts.worker SOCKET LIFELINE TRACE     all are file descriptors
 
 Through the socket come pickles: first a `PluginSpec` and the memory limit in bytes or None, then calls `(number,
 requests, cancels)`. A call without requests is answered at once, which shows that the process is not stuck;
@@ -26,7 +26,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from reward.outcome import Outcome, RewardFault
-from reward.plugins import Plugin, PluginSpec, load_plugin
+from reward.plugins.plugin import Plugin, PluginSpec, load_plugin
 
 STACK_SIGNAL = signal.SIGUSR1
 """Has the stacks of all threads written, even while C code holds the interpreter."""

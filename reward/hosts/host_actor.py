@@ -10,13 +10,13 @@ from ray.exceptions import RayActorError, RayError
 
 from common.config.reward import ActorRewardConfig, NamedActorRewardConfig
 from common.errors import ConfigError
-from reward.channel import START_S, Channel, ChannelLostError
+from reward.hosts.deadlines_and_retries import PooledReward
+from reward.hosts.reward_host import START_S, Channel, ChannelLostError
+from reward.hosts.worker import lead_group, load
 from reward.outcome import Outcome, RewardFault, checked_all
-from reward.plugins import PluginSpec
-from reward.pool import PooledReward
+from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest
 from reward.wire import sample_of
-from reward.worker import lead_group, load
 
 
 class RewardHost:

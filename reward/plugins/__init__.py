@@ -1,0 +1,1 @@
+"""The user's rewards: loaded, checked and called."""
