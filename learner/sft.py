@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from deploy.command_line import run_command
+    from deploy.commands.command_line import run_command
 
     return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=run, has_engines=False)
 
@@ -34,8 +34,8 @@ async def run(config: "OmniConfig") -> None:
     """
     from common.errors import ConfigError
     from common.runtime.screen import Screen, print_end
-    from deploy.progress import Progress
-    from deploy.stages import run_cold_start
+    from deploy.reporting.progress import Progress
+    from deploy.stages.run import run_cold_start
     from deploy.wiring import open_run
 
     if not config.sft.is_wanted:

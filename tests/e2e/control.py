@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import deploy.reinforcement
+import deploy.stages.grpo_stage
 import learner.main
 from common.types import Completion, Failure, Record, Score
 from deploy.wiring import Run, open_reward
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         print(swap_audio(given.corpus, given.out))
         return 0
     assert argv[0] == "shuffled_rewards"
-    deploy.reinforcement.open_reward = shuffled_reward  # pyright: ignore[reportAttributeAccessIssue]
+    deploy.stages.grpo_stage.open_reward = shuffled_reward  # pyright: ignore[reportAttributeAccessIssue]
     return learner.main.main(argv[1:])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from common.config.run import OmniConfig
-from deploy.memory_plan import model_sizes, rank_memory
+from deploy.checks.memory_plan import model_sizes, rank_memory
 from learner.engine import LearnerEngine
 from tests.gpu.flops import operations, peak_of, stacks_of, works_of
 from tests.gpu.section import Figures, Section, figure

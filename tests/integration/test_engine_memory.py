@@ -11,8 +11,8 @@ from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError
 from common.types import ProcessedPrompt
-from deploy.memory_plan import engine_cache_bytes, model_sizes
-from deploy.progress import Progress
+from deploy.checks.memory_plan import engine_cache_bytes, model_sizes
+from deploy.reporting.progress import Progress
 from deploy.wiring import open_run
 from tests.integration.conftest import Run
 from tests.support.engines import SAMPLING, start_engine

@@ -13,8 +13,8 @@ PACKAGES = ("common", *PLANES, "deploy")
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 60
 MAY_PRINT = {
-    "deploy/command_line.py",
-    "deploy/repair.py",
+    "deploy/commands/command_line.py",
+    "deploy/environment/repair.py",
     "learner/ledger.py",
     "reward/check.py",
     "reward/http.py",

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import pytest
 from rich.console import Console
 
-import deploy.attempts
+import deploy.reporting.attempts
 from common.errors import PublishError, StopRequestedError
 from common.runtime.metrics import MetricsFile
 from common.runtime.peak_memory import MemorySampler
-from deploy.attempts import Attempt, attempt, read_attempts
-from deploy.progress import Progress
+from deploy.reporting.attempts import Attempt, attempt, read_attempts
+from deploy.reporting.progress import Progress
 from learner.records.record import publish_failures
 
 
@@ -24,8 +24,8 @@ class Run:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.now = 100.0
-        monkeypatch.setattr("deploy.progress.time.perf_counter", lambda: self.now)
-        monkeypatch.setattr("deploy.progress.time.time", lambda: 1.7e9)
+        monkeypatch.setattr("deploy.reporting.progress.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("deploy.reporting.progress.time.time", lambda: 1.7e9)
         self.progress = Progress(Console(file=io.StringIO()))
         self.memory = MemorySampler()
         self.memory.peak_bytes = 2048
@@ -107,7 +107,7 @@ def test_a_full_disk_does_not_hide_what_ended_the_attempt(run: Run, monkeypatch:
     def full(*_: Any) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(deploy.attempts, "append_line", full)
+    monkeypatch.setattr(deploy.reporting.attempts, "append_line", full)
     with pytest.raises(StopRequestedError):
         run.attempt(("grpo", 8.0), error=StopRequestedError("stop"))
     assert read_attempts(run.folder) == []

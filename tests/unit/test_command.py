@@ -29,7 +29,7 @@ COMMANDS = {
     "reward.http": "--help",
 }
 """Each with an argument that makes it write."""
-NOT_COMMANDS = {"deploy.repair", "reward.hosts.import_check", "reward.hosts.worker"}
+NOT_COMMANDS = {"deploy.environment.repair", "reward.hosts.import_check", "reward.hosts.worker"}
 """A step of the set-up, and processes that the reward service starts."""
 
 

@@ -20,8 +20,8 @@ from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.errors import ClusterError, ConfigError, LearnerError, PublishError, StopRequestedError
 from common.runtime.provenance import installed_version
-from deploy.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
-from deploy.machine import this_machine
+from deploy.checks.machine import this_machine
+from deploy.commands.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
 from deploy.run_folder import take_up
 from learner.main import main
 from learner.sft import main as sft_main
@@ -207,7 +207,8 @@ def test_a_missing_corpus_is_named(capsys: pytest.CaptureFixture[str], tiny: str
 def test_a_run_reads_each_corpus_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: str
 ) -> None:
-    from deploy import preflight, wiring
+    from deploy import wiring
+    from deploy.checks import preflight
 
     turns = [{"value": "<video>"}, {"value": "sad"}]
     (tmp_path / "a.mp4").write_text("")

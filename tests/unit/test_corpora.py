@@ -10,7 +10,7 @@ from common.config.load import load_config
 from common.config.questions import QUESTIONS
 from common.config.run import OmniConfig
 from common.errors import DatasetError
-from deploy.preflight import Corpora, check_inputs, load_corpora, missing_clips, with_steps
+from deploy.checks.preflight import Corpora, check_inputs, load_corpora, missing_clips, with_steps
 
 
 def item(video: str, label: str) -> dict[str, object]:

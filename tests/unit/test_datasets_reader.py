@@ -19,7 +19,7 @@ from common.datasets.reader import read_corpus
 from common.errors import ConfigError, DatasetError
 from common.prompts.phrasing import AUDIO_QUESTION, VIDEO_QUESTION, base_question, question_of
 from common.types import Clip, Record
-from deploy.preflight import check_inputs, left_out, load_corpora
+from deploy.checks.preflight import check_inputs, left_out, load_corpora
 from learner.loops.stream import PromptStream
 from tests.support.corpora import put_dfew, put_mafw, put_text
 

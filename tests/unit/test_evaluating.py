@@ -11,8 +11,8 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-import deploy.evaluating
-import deploy.preflight
+import deploy.checks.preflight
+import deploy.stages.checkpoint_evaluation
 from common.config.corpora import DfewDataConfig, MixDataConfig, R1OmniDataConfig
 from common.config.data import SyntheticDataConfig
 from common.config.load import load_config
@@ -23,7 +23,8 @@ from common.errors import ConfigError, DatasetError, ModelError
 from common.evaluation.controls import Condition, asked_in_groups
 from common.evaluation.predictions import Prediction, read_predictions
 from common.types import Clip, Record
-from deploy.evaluating import (
+from deploy.reporting.progress import Progress
+from deploy.stages.checkpoint_evaluation import (
     EvaluationRequest,
     Policy,
     _answers,
@@ -34,7 +35,6 @@ from deploy.evaluating import (
     folds_of,
     policy_of,
 )
-from deploy.progress import Progress
 from deploy.wiring import Run
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import Best, RunState
@@ -186,7 +186,7 @@ def test_every_fold_is_read_once_and_the_runs_own_is_there(
         read.append(source.fold)
         return Corpus(records=(heard(f"fold-{source.fold}", "sad"),))
 
-    monkeypatch.setattr(deploy.preflight, "read_corpus", read_corpus)
+    monkeypatch.setattr(deploy.checks.preflight, "read_corpus", read_corpus)
     corpora = SimpleNamespace(heldout=[heard("own", "sad")])
     run = cast(Run, SimpleNamespace(config=chosen, corpora=corpora))
     found = _heldout(run, folds_of(chosen))
@@ -269,9 +269,9 @@ def said(config: OmniConfig, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
             return [asking.prediction(r, failure="media/undecodable: broken") for r in clips]
         return [asking.prediction(r, text="<answer>sad</answer>") for r in clips]
 
-    monkeypatch.setattr(deploy.evaluating, "open_engines", lambda *_, **__: Engines())
-    monkeypatch.setattr(deploy.evaluating, "warm_up", warm_up)
-    monkeypatch.setattr(deploy.evaluating, "ask", ask)
+    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "open_engines", lambda *_, **__: Engines())
+    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "warm_up", warm_up)
+    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "ask", ask)
     fields: dict[str, Any] = {
         "config": config,
         "model_path": "/weights",
@@ -313,7 +313,7 @@ def opened(said: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, records: list
         async def __aexit__(self, *_: object) -> None:
             """Nothing to end."""
 
-    monkeypatch.setattr(deploy.evaluating, "open_run", lambda *_: Opened())
+    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "open_run", lambda *_: Opened())
 
 
 def ravdess(name: str, label: str, taxonomy: str) -> Record:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.summary import Summary
+from deploy.reporting.summary import Summary
 from tests.figures.quotes import DOCUMENTS, NOT_MEASURED, PAGE, QUOTE, TABLE, faults, faults_of_all, rewritten
 from tests.figures.stored import ROOT, Figure, figure, like, load
 from tests.figures.tables import SEEDS, TABLES

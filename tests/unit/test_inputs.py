@@ -10,7 +10,7 @@ import pytest
 
 from common.config.load import load_config
 from common.errors import ConfigError
-from deploy.reinforcement import _with_inputs  # pyright: ignore[reportPrivateUsage]
+from deploy.stages.grpo_stage import _with_inputs  # pyright: ignore[reportPrivateUsage]
 from learner.checkpoints.checkpoint import START, RunState
 
 

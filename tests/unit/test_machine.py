@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import deploy.machine
+import deploy.checks.machine
 from common.config.load import load_config
-from deploy.machine import Machine, free_memory_bytes, shortages, this_machine
-from deploy.placement import placement_plan
+from deploy.checks.machine import Machine, free_memory_bytes, shortages, this_machine
+from deploy.checks.placement import placement_plan
 
 
 def lines(machine: Machine, *overrides: str) -> list[str]:
@@ -28,14 +28,14 @@ def test_a_plan_that_asks_more_than_there_is_says_so() -> None:
 
 
 def test_a_machine_is_told_by_what_the_kernel_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy.machine, "CGROUP_LIMIT", tmp_path / "none")
+    monkeypatch.setattr(deploy.checks.machine, "CGROUP_LIMIT", tmp_path / "none")
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     devices = ["null", "nvidia0", "nvidia1", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia-caps"]
     monkeypatch.setattr("os.listdir", lambda folder: devices)
     whole = this_machine()
     assert (whole.num_cpus, whole.num_gpus) == (3, 3)
     (tmp_path / "limit").write_text(f"{2**29}\n")
-    monkeypatch.setattr(deploy.machine, "CGROUP_LIMIT", tmp_path / "limit")
+    monkeypatch.setattr(deploy.checks.machine, "CGROUP_LIMIT", tmp_path / "limit")
     assert f"{this_machine()}" == "3 CPUs, 0.5 GiB of memory, 3 GPUs"
     (tmp_path / "limit").write_text("max\n")
     assert this_machine() == whole
@@ -44,8 +44,8 @@ def test_a_machine_is_told_by_what_the_kernel_shows(tmp_path: Path, monkeypatch:
 
 def test_free_memory_is_the_least_of_what_vllm_looks_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, cpus = tmp_path / "memory.max", tmp_path / "cpus"
-    monkeypatch.setattr(deploy.machine, "CGROUP_LIMIT", limit)
-    monkeypatch.setattr(deploy.machine, "CPUS", cpus)
+    monkeypatch.setattr(deploy.checks.machine, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(deploy.checks.machine, "CPUS", cpus)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {5, 2})
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=9 * 2**30))
     assert free_memory_bytes() == 9 * 2**30

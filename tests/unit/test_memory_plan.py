@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import deploy.machine
+import deploy.checks.machine
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
 from common.models.registry import MAX_LOGITS
-from deploy.machine import parse_cluster
-from deploy.memory_plan import (
+from deploy.checks.machine import parse_cluster
+from deploy.checks.memory_plan import (
     LOGIT_BYTES,
     PROCESSES,
     ModelSizes,
@@ -195,7 +195,7 @@ def test_a_dry_run_shows_the_cache_and_refuses_what_is_not_free(
     tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--dry-run", "--model.path", tiny, "--sft.steps=1"]
-    monkeypatch.setattr(deploy.machine, "free_memory_bytes", lambda: 100 * GIB)
+    monkeypatch.setattr(deploy.checks.machine, "free_memory_bytes", lambda: 100 * GIB)
     for override, shown in (
         # 2 layers x 2 heads x 32, in float32
         ("--rollout.max_num_seqs=128", "0.50 GiB  host, for rollout.max_num_seqs sequences"),
@@ -204,7 +204,7 @@ def test_a_dry_run_shows_the_cache_and_refuses_what_is_not_free(
         assert main([*arguments, "--model.dtype=float32", override]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "an engine's cache" in line]
         assert line.endswith(shown)
-    monkeypatch.setattr(deploy.machine, "free_memory_bytes", lambda: GIB)
+    monkeypatch.setattr(deploy.checks.machine, "free_memory_bytes", lambda: GIB)
     assert "engines on this machine must fit the 1.00 GiB of free memory, got 2." in mistake(capsys, *arguments)
     # the supervised stage starts none
     assert sft.main(arguments) == 0

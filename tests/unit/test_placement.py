@@ -4,7 +4,7 @@ import pytest
 
 from common.config.load import load_config
 from common.errors import ClusterError
-from deploy.placement import PlanLine, format_plan, place_engines, placement_plan, require_room
+from deploy.checks.placement import PlanLine, format_plan, place_engines, placement_plan, require_room
 
 
 def plan(*overrides: str) -> list[PlanLine]:

@@ -11,7 +11,7 @@ from common.config.load import load_config
 from common.errors import ConfigError, DatasetError, ModelError
 from common.models.registry import family_of
 from common.types import Clip, Record
-from deploy.preflight import _require_askable, check_inputs, resolve_model
+from deploy.checks.preflight import _require_askable, check_inputs, resolve_model
 from deploy.run_folder import hold_run_folder, make_run_folder
 
 ARCHITECTURE = "Qwen2_5OmniForConditionalGeneration"

@@ -11,8 +11,8 @@ from common.evaluation.predictions import Prediction, write_predictions
 from common.runtime.atomic_files import append_line
 from common.runtime.metrics import MetricsFile
 from common.types import Failure, Group
-from deploy.report import print_report
-from deploy.summary import POLICIES, summarize
+from deploy.reporting.report import print_report
+from deploy.reporting.summary import POLICIES, summarize
 from learner.ledger import Ledger
 from learner.loops.evaluation import answers_file, judgement_of, write_judgement
 from learner.records.record import sample_file, write_samples

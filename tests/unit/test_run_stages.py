@@ -12,17 +12,17 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-import deploy.judging
-import deploy.stages
+import deploy.stages.evaluation_stage
+import deploy.stages.run
 import learner.records.curves
 from common.config.load import load_config
 from common.errors import DatasetError, PublishError
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
 from common.types import Clip, Record
-from deploy.judging import is_due, judge_policy
-from deploy.progress import Progress
-from deploy.stages import run_stages
+from deploy.reporting.progress import Progress
+from deploy.stages.evaluation_stage import is_due, judge_policy
+from deploy.stages.run import run_stages
 from deploy.wiring import Run
 from learner.loops.evaluation import Asking
 from learner.predict import _parse
@@ -61,12 +61,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
         async def reinforce(run: Run, _: str) -> None:
             await work(run)
 
-        monkeypatch.setattr(deploy.stages, "reinforce", reinforce)
+        monkeypatch.setattr(deploy.stages.run, "reinforce", reinforce)
 
     context = SimpleNamespace(get_session_name=lambda: "no session")
-    monkeypatch.setattr(deploy.stages.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(deploy.stages, "judge_untrained", nothing)
-    monkeypatch.setattr(deploy.stages, "cold_start", nothing)
+    monkeypatch.setattr(deploy.stages.run.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(deploy.stages.run, "judge_untrained", nothing)
+    monkeypatch.setattr(deploy.stages.run, "cold_start", nothing)
     return replace
 
 
@@ -185,7 +185,7 @@ def test_every_judgement_is_drawn_and_hides_no_other(
         await judge_policy(run, [], "untrained", version=0)
         await judge_policy(run, [], "grpo", version=7)
 
-    monkeypatch.setattr(deploy.judging, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
     stages(judge_two)
     run_loop(run_stages(run_in(tmp_path / "run")))
     assert {(d.folder, d.after_step) for d in drawings} == {(tmp_path / "run" / "tensorboard" / "eval", None)}
@@ -204,7 +204,7 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
         asked.append([(r.clip.video_path, r.clip.audio_path) for r in records])
         return [make_judged(r.prompt_id, label=r.label, answer="sad") for r in records]
 
-    monkeypatch.setattr(deploy.judging, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
     run = run_in(tmp_path / "run")
     heldout = [
         replace(
@@ -238,7 +238,7 @@ def test_a_run_swaps_sounds_within_a_dataset(
         asked.append(records)
         return [asking.prediction(r, text=r.label) for r in records]
 
-    monkeypatch.setattr(deploy.judging, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
     run = run_in(tmp_path / "run")
     clip = Clip(clip_id="", video_path="v.mp4", audio_path="")
     heldout = [
@@ -269,7 +269,7 @@ def test_what_was_said_is_kept_where_it_cannot_be_scored(
     async def judge(*_: Any, **__: Any) -> list[Prediction]:
         return [make_judged("a", label="bored", answer="sad")]
 
-    monkeypatch.setattr(deploy.judging, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
     run = run_in(tmp_path / "run")
     with pytest.raises(DatasetError, match="a label must be of the taxonomy"):
         run_loop(judge_policy(run, [], "grpo", version=7))

@@ -20,7 +20,7 @@ from common.errors import ConfigError, StopRequestedError
 from common.runtime.metrics import MetricsFile
 from common.runtime.screen import Screen
 from deploy.interrupt import Interrupts
-from deploy.progress import Progress, StepLines
+from deploy.reporting.progress import Progress, StepLines
 from learner.records.curves import TensorBoard, WandB
 from learner.records.record import CurvedMetrics
 
@@ -54,7 +54,7 @@ def test_a_phase_that_fails_is_counted_and_not_said_to_have_ended(kind: str) -> 
 
 def test_the_seconds_of_a_command_begin_with_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 107.5])
-    monkeypatch.setattr("deploy.progress.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("deploy.reporting.progress.time.perf_counter", lambda: next(clock))
     shown, _ = progress()
     assert shown.seconds_total == 7.5
 
@@ -76,11 +76,11 @@ def test_a_line_comes_every_so_many_steps_and_at_the_last() -> None:
 
 
 def test_the_time_that_is_left_is_that_of_the_steps_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    import deploy.progress
+    import deploy.reporting.progress
 
     shown, text = progress()
     clock = iter([100.0, 120.0])
-    monkeypatch.setattr(deploy.progress.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(deploy.reporting.progress.time, "perf_counter", lambda: next(clock))
     # resumed after step 10: five steps took 20 s, and ten are left
     StepLines(shown, name="step", first_step=10, num_steps=25).step(15, "x")
     assert text().split() == ["step", "15/25", "x", "40", "s", "left"]
@@ -88,7 +88,7 @@ def test_the_time_that_is_left_is_that_of_the_steps_to_come(monkeypatch: pytest.
 
 def test_a_step_shows_its_phase_and_the_seconds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("deploy.progress.time.perf_counter", lambda: now)
+    monkeypatch.setattr("deploy.reporting.progress.time.perf_counter", lambda: now)
     shown, _ = progress()
     lines = StepLines(shown, name="step", first_step=4, num_steps=10)
     with shown.phase("grpo"):

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 INPUTS = (
     "pyproject.toml",
     "constraints/cpu.txt",
-    "deploy/setup.sh",
-    "deploy/repair.py",
-    "deploy/torchvision_hook.py",
+    "deploy/environment/setup.sh",
+    "deploy/environment/repair.py",
+    "deploy/environment/torchvision_hook.py",
 )
 PYTHON = """#!/bin/sh
 # stands for Python {version}
@@ -69,7 +69,7 @@ class Machine:
         for name in ("python3", "python3.11", "python3.12", "python3.13"):
             if not (self._bin / name).exists():
                 self.add_shim(name)
-        command = ["/bin/sh", str(self.checkout / "deploy" / "setup.sh"), *arguments]
+        command = ["/bin/sh", str(self.checkout / "deploy" / "environment" / "setup.sh"), *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     def version(self, folder: str = ".venv") -> str:

@@ -13,7 +13,7 @@ from common.evaluation.predictions import Prediction
 from common.runtime.atomic_files import append_line
 from common.runtime.metrics import MetricsFile
 from common.types import Failure
-from deploy.summary import Summary, summarize, write_summary
+from deploy.reporting.summary import Summary, summarize, write_summary
 from learner.ledger import Ledger
 from learner.loops.evaluation import judgement_of, write_judgement
 from learner.records.record import note_publish_failure

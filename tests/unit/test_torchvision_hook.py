@@ -20,7 +20,7 @@ def run(code: str) -> list[str]:
 
 
 def test_installing_twice_adds_one_finder() -> None:
-    code = f"import deploy.torchvision_hook as hook\nhook.install()\nhook.install()\nprint({COUNT})"
+    code = f"import deploy.environment.torchvision_hook as hook\nhook.install()\nhook.install()\nprint({COUNT})"
     assert run(code) == ["1"]
 
 
@@ -39,7 +39,7 @@ sys.modules["torch"] = torch
 def test_operators_are_declared_once_when_torchvision_is_looked_up() -> None:
     code = f"""
 {FAKE_TORCH}
-import deploy.torchvision_hook
+import deploy.environment.torchvision_hook
 import json
 print(declared)
 for _ in range(2):
@@ -54,10 +54,11 @@ print(declared, {COUNT})
 
 
 def test_nothing_is_added_once_torchvision_is_there() -> None:
-    code = f"sys.modules['torchvision'] = sys\nimport deploy.torchvision_hook\nprint({COUNT})"
+    code = f"sys.modules['torchvision'] = sys\nimport deploy.environment.torchvision_hook\nprint({COUNT})"
     assert run(code) == ["0"]
 
 
 def test_the_hook_loads_nothing_heavy() -> None:
-    code = "import deploy.torchvision_hook\nprint([m for m in ('torch', 'numpy', 'asyncio') if m in sys.modules])"
+    loaded = "print([m for m in ('torch', 'numpy', 'asyncio') if m in sys.modules])"
+    code = f"import deploy.environment.torchvision_hook\n{loaded}"
     assert run(code) == ["[]"]

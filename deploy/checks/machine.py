@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from common.errors import ConfigError
-from deploy.placement import PlanLine
+from deploy.checks.placement import PlanLine
 
 CLUSTER_KEYS = ("cpus", "gpus", "gpu_memory_gib", "memory_gib")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")

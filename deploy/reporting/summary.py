@@ -11,7 +11,7 @@ from common.config.evaluation import Policy
 from common.evaluation.controls import CONTROLS, Control
 from common.runtime.atomic_files import write_whole
 from common.runtime.metrics import MetricsFile
-from deploy.attempts import read_attempts, seconds_by_phase
+from deploy.reporting.attempts import read_attempts, seconds_by_phase
 from learner.checkpoints.checkpoint import read_best
 from learner.ledger import live_entries
 from learner.loops.evaluation import Judgement, judgement_name, read_judgement

@@ -21,9 +21,9 @@ from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
 from common.runtime.screen import Screen
 from common.types import Record
-from deploy.judging import ask, warm_up
-from deploy.preflight import heldout_clips
-from deploy.progress import Progress
+from deploy.checks.preflight import heldout_clips
+from deploy.reporting.progress import Progress
+from deploy.stages.evaluation_stage import ask, warm_up
 from deploy.wiring import Run, open_engines, open_run
 from learner.checkpoints import checkpoint
 from learner.loops.evaluation import Asking, require_some_asked

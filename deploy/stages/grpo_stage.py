@@ -10,9 +10,9 @@ from typing import Any
 from common.datasets.dropout import dropout_of
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
-from deploy.judging import CheckpointJudge, is_due, judge_policy, warm_up
-from deploy.progress import StepLines
-from deploy.scoring import scored_by
+from deploy.reporting.progress import StepLines
+from deploy.stages.evaluation_stage import CheckpointJudge, is_due, judge_policy, warm_up
+from deploy.stages.scoring import scored_by
 from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
 from learner.actor import RankClients
 from learner.checkpoints import checkpoint

@@ -14,7 +14,7 @@ from common.errors import ClusterError, ConfigError, OmniError, StopRequestedErr
 from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 
 if TYPE_CHECKING:
-    from deploy.machine import Machine
+    from deploy.checks.machine import Machine
 
 FULL_OR_GONE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE}
@@ -85,7 +85,7 @@ def _require_model_and_data(overrides: Sequence[str]) -> None:
         raise ConfigError(
             "a run must be given by --config FILE, or by keys of a model and of data such as --model.path DIR "
             f"--data.source.path FILE, got no key of {' or '.join(missing)}; configurations to begin with are in "
-            f"{Path(__file__).with_name('configs')}, `make demo` runs one of them, --help lists every key"
+            f"{Path(__file__).parents[1] / 'configs'}, `make demo` runs one of them, --help lists every key"
         )
 
 
@@ -132,9 +132,9 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
         UserError: something of it is not there, or cannot fit the cluster.
     """
     from common.runtime.provenance import require_own_packages
-    from deploy.machine import parse_cluster, shortages, this_machine
-    from deploy.placement import format_plan, placement_plan
-    from deploy.preflight import check_inputs, left_out, missing_clips
+    from deploy.checks.machine import parse_cluster, shortages, this_machine
+    from deploy.checks.placement import format_plan, placement_plan
+    from deploy.checks.preflight import check_inputs, left_out, missing_clips
     from deploy.run_folder import check_run_folder
 
     require_own_packages()
@@ -161,8 +161,8 @@ def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines:
     Raises:
         ClusterError: it cannot fit the machine.
     """
-    from deploy.machine import free_memory_bytes
-    from deploy.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
+    from deploy.checks.machine import free_memory_bytes
+    from deploy.checks.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
 
     if config.model.path is None:
         print("\nmemory        a tiny model, built when the run starts: give model.path for a plan")

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from common.datasets.dropout import dropout_of
-from deploy.progress import StepLines
+from deploy.reporting.progress import StepLines
 from deploy.wiring import Run, open_ranks, starting
 from learner.actor import RankClients
 from learner.checkpoints import checkpoint

@@ -1,6 +1,6 @@
 """Mends an environment in which CUDA builds were installed beside a CPU build of torch.
 
-    python -m deploy.repair
+    python -m deploy.environment.repair
 
 Run by the set-up step after the installation; does nothing where everything imports.
 """

@@ -12,7 +12,7 @@ from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
-from deploy.summary import Summary, canaries, controls, judgements
+from deploy.reporting.summary import Summary, canaries, controls, judgements
 from learner.loops.evaluation import Judgement, answers_file
 from learner.records.record import read_samples, sample_file
 

@@ -14,7 +14,7 @@ from common.errors import PublishError
 from common.runtime.atomic_files import append_line, read_lines
 from common.runtime.metrics import MetricsFile
 from common.runtime.peak_memory import MemorySampler
-from deploy.progress import Progress
+from deploy.reporting.progress import Progress
 from learner.records.record import note_publish_failure
 
 logger = logging.getLogger(__name__)

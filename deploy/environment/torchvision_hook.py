@@ -2,7 +2,7 @@
 
 Its compiled part cannot load there, and its Python part, all that is needed, then fails on two operators
 without a schema. This hook declares them when torchvision is first imported, in every process: it is
-copied into the environment with a `.pth` file beside it by `deploy.repair`, and only where it is needed.
+copied into the environment with a `.pth` file beside it by `deploy.environment.repair`, only where it is needed.
 It stands alone and imports nothing heavy.
 """
 

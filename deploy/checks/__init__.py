@@ -1,0 +1,1 @@
+"""Checks before a run starts: inputs, placement, memory."""

@@ -1,0 +1,1 @@
+"""The Python environment: set-up and repairs."""

@@ -1,0 +1,1 @@
+"""Progress, summary and closing tables of a run."""
