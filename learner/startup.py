@@ -12,14 +12,14 @@ from pathlib import Path
 PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
 
 
-def guarded(work: Callable[[], int]) -> int:
+def run_guarded(command: Callable[[], int]) -> int:
     """The exit code of a command that imports our packages; 2 where one of them is not ours."""
     if (problem := foreign_package()) is not None:
         sys.stderr.write(f"error: {problem}\n")
         return 2
     from common.runtime.command import quietly
 
-    return quietly(work)
+    return quietly(command)
 
 
 def foreign_package() -> str | None:

@@ -22,9 +22,9 @@ from common.errors import ClusterError, ConfigError, LearnerError, PublishError,
 from common.runtime.provenance import installed_version
 from deploy.checks.machine import this_machine
 from deploy.commands.command_line import FAILURE, INTERRUPTED, USER_MISTAKE, run_command
+from deploy.commands.sft import main as sft_main
+from deploy.commands.train import main
 from deploy.run_folder import take_up
-from learner.main import main
-from learner.sft import main as sft_main
 
 DEMO = "deploy/configs/demo.yaml"
 GIVEN = ("--model.tiny.num_layers=2", "--data.max_fps=12.0")

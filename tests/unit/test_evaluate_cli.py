@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.labels import DFEW
-from learner.evaluate import main
+from deploy.commands.evaluate import main
 from tests.support.predictions import line, some_lines, without, write_lines
 
 ANSWERS = [("sad", "sad"), ("sad", "Sadness"), ("sad", "happy"), ("happy", "happy"), ("fear", "dunno")]
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure_in_one_line(
 
 def test_neither_torch_nor_ray_is_imported_for_predictions(predictions: Path) -> None:
     program = (
-        "import sys; from learner.evaluate import main; code = main(['--predictions', sys.argv[1]]);"
+        "import sys; from deploy.commands.evaluate import main; code = main(['--predictions', sys.argv[1]]);"
         "sys.exit(code or 10 * bool({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from common.errors import DatasetError
 from common.evaluation.predictions import Prediction, read_predictions, write_predictions
 from common.types import Failure, Generation, MediaRef, Prompt, Record
-from learner.evaluate import main
+from deploy.commands.evaluate import main
 from learner.loops.evaluation import (
     Asking,
     answers_file,

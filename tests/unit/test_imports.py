@@ -25,7 +25,7 @@ def test_types_errors_and_configuration_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("argv", [["--help"], ["--rollout.group_size=1"], ["--dry-run"]])
 def test_a_command_line_that_starts_nothing_loads_nothing_heavy(argv: list[str]) -> None:
-    assert loaded_by(f"from learner.main import main\nmain({argv!r})") == "[]"
+    assert loaded_by(f"from deploy.commands.train import main\nmain({argv!r})") == "[]"
 
 
 def test_a_model_folder_is_judged_without_torch() -> None:

@@ -23,8 +23,8 @@ from deploy.checks.memory_plan import (
     require_free_memory,
     require_memory,
 )
-from learner import sft
-from learner.main import main
+from deploy.commands import sft
+from deploy.commands.train import main
 from tests.figures.stored import FOLDER
 from tests.gpu import step
 from tests.gpu.subjects import RELEASED

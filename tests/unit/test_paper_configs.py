@@ -13,7 +13,7 @@ from common.datasets.cold_start.records import NUM_ANNOTATED, NUM_EXPLAINED
 from common.datasets.corpora.dfew import FOLD_SIZES as DFEW_SIZES
 from common.datasets.corpora.mafw import FOLD_SIZES as MAFW_SIZES
 from deploy.checks.preflight import Corpora, with_steps
-from learner.main import main
+from deploy.commands.train import main
 from tests.support.builders import make_record
 from tests.support.sparse import write_sparse_checkpoint
 

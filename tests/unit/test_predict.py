@@ -25,9 +25,9 @@ from common.models.registry import family_of
 from common.models.tokens import pack_tokens
 from common.prompts.preparation import MediaSettings, prepare
 from common.types import Clip, Record
-from learner.evaluate import main as evaluate
-from learner.predict import clips_of, main
-from learner.prediction import Answer, Predictor, thought_of
+from deploy.commands.evaluate import main as evaluate
+from deploy.commands.predict import clips_of, main
+from deploy.commands.predictor import Answer, Predictor, thought_of
 from tests.support.clips import CASES, ClipCase, processed
 from tests.support.media_files import pictures
 from tests.support.predictions import write_lines
@@ -236,7 +236,7 @@ def test_sounds_are_asked_as_sounds(tmp_path: Path) -> None:
 
 def test_help_is_quick_and_needs_no_torch() -> None:
     program = (
-        "import sys; from learner.predict import main; code = main(['--help']);"
+        "import sys; from deploy.commands.predict import main; code = main(['--help']);"
         "sys.exit(code or 10 * bool({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[2]

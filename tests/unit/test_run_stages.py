@@ -20,12 +20,12 @@ from common.errors import DatasetError, PublishError
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
 from common.types import Clip, Record
+from deploy.commands.predict import _parse
 from deploy.reporting.progress import Progress
 from deploy.stages.evaluation_stage import is_due, judge_policy
 from deploy.stages.run import run_stages
 from deploy.wiring import Run
 from learner.loops.evaluation import Asking
-from learner.predict import _parse
 from learner.records.record import publish_failures
 from tests.support.builders import make_judged, make_record, metrics_line
 from tests.support.clock import run as run_loop

@@ -1,0 +1,236 @@
+"""What a checkpoint says of clips, on this machine alone: `python -m learner.predict --help`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from common.runtime.command import exit_code
+
+if TYPE_CHECKING:
+    from common.types import Record
+    from deploy.commands.predictor import Predictor
+
+PROGRAM = "python -m learner.predict"
+PURPOSE = """\
+Asks a checkpoint about clips, without Ray or vLLM, one after the other.
+
+  CLIP ...            video files, sound files, folders of either, or lists: JSONL of {"video" and/or "audio"} with
+                      paths from the list's folder and, where there are, id, question, dataset, fold, label
+  --model DIR         the checkpoint's folder
+  --out FILE          JSONL of what was said: text, think, answer, normalised, probabilities by class, modalities; a
+                      clip that cannot be used stands there with its failure
+  --taxonomy NAME     classes of the answers: r1_omni (the default), dfew, mafw, ravdess, ...; open has none
+  --question TEXT     asked of every clip; the paper's otherwise. What a clip lacks, picture or sound, is said as in
+                      training
+  --config FILE       a run's configuration, whose limits on clips (data.max_frames, ...) are taken
+  --max-tokens N      of an answer; 512 otherwise
+  --dtype NAME        float32 (the default) or bfloat16
+  --device NAME       cpu (the default), cuda, cuda:1, ...
+
+Exit code 0 where every clip was answered, 1 where one failed, 2 for a mistake in what was asked."""
+SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"})
+VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv"})
+CARRIED = ("dataset", "fold", "label", "labels", "taxonomy")
+"""What a list says of a clip beside its files, and predictions keep."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A clip and what is known of it."""
+
+    record: "Record"
+    known: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Asks every clip; a user's mistake is one line and exit code 2."""
+    return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
+
+
+def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
+    """The clips that files, folders and lists name, in their order.
+
+    Args:
+        inputs: paths.
+        question: asked of clips that no list gives another; the paper's where None.
+
+    Raises:
+        DatasetError: a folder has no clips, a list is not as it must be, or a clip stands twice.
+    """
+    from common.errors import DatasetError
+
+    found: dict[str, Asked] = {}
+    for given in inputs:
+        path = Path(given).expanduser()
+        for asked in _clips_in(path, question=question):
+            before = found.setdefault(asked.record.prompt_id, asked)
+            if before is not asked:
+                raise DatasetError(f"each clip must stand once, got {asked.record.prompt_id!r} twice; take one out")
+    return list(found.values())
+
+
+def _clips_in(path: Path, *, question: str | None) -> Iterator[Asked]:
+    from common.errors import DatasetError
+    from common.evaluation.predictions import json_lines
+
+    if path.suffix == ".jsonl":
+        for place, values in json_lines(path):
+            yield _listed(values, place, folder=path.parent, question=question)
+    elif path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SOUNDS | VIDEOS)
+        if not files:
+            raise DatasetError(
+                f"a folder must hold video or sound files, got none in {str(path)!r}; give their folder"
+            )
+        for file in files:
+            yield _file(file, question=question)
+    else:
+        yield _file(path, question=question)
+
+
+def _file(path: Path, *, question: str | None) -> Asked:
+    name = str(path)
+    video = None if path.suffix.lower() in SOUNDS else name
+    return Asked(record=_record(name, video=video, audio=name, question=question, label="", dataset="clips"))
+
+
+def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> Asked:
+    from common.errors import DatasetError
+
+    for name in ("id", "video", "audio", "question", "label", "dataset"):
+        if not isinstance(values.get(name, ""), str | None):
+            raise DatasetError(f"{place}: {name} must be a text, got {values[name]!r}; mend it")
+    video, audio = (cast("str | None", values.get(name)) for name in ("video", "audio"))
+    # a video brings its own sound, unless the list says that it has another, or none
+    audio = video if "audio" not in values else audio
+    if video is None and audio is None:
+        raise DatasetError(f"{place}: a clip must have a video, an audio or both, got neither; give its path")
+    record = _record(
+        values.get("id") or video or audio or "",
+        video=video and str(folder / video),
+        audio=audio and str(folder / audio),
+        question=values.get("question") or question,
+        label=values.get("label") or "",
+        dataset=values.get("dataset") or "clips",
+    )
+    return Asked(record=record, known={name: values[name] for name in CARRIED if name in values})
+
+
+def _record(
+    name: str, *, video: str | None, audio: str | None, question: str | None, label: str, dataset: str
+) -> "Record":
+    from common.prompts.phrasing import question_of
+    from common.types import Clip, Record
+
+    clip = Clip(clip_id=name, video_path=video, audio_path=audio)
+    asked = question_of(clip, question=question)
+    return Record(prompt_id=name, clip=clip, question=asked, label=label, dataset=dataset, split="predict")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if options.help:
+        sys.stdout.write(f"{PROGRAM} --model DIR --out FILE CLIP ...\n\n{PURPOSE}\n")
+        return 0
+    from common.config.data import DataConfig
+    from common.config.load import load_config
+    from common.labels import classes_of
+    from common.models.registry import family_of
+    from common.runtime.screen import Screen, print_end
+
+    classes_of(options.taxonomy)
+    family_of(options.model)
+    data = load_config(options.config, []).data if options.config else DataConfig()
+    clips = clips_of(options.clips, question=options.question)
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # torch takes seconds: only now that nothing of the user's stands in the way
+    from deploy.commands.predictor import Predictor
+    from learner.checkpoints.checkpoint import version_of
+
+    version = version_of(Path(options.model))
+    with Screen(stderr=True).status(f"loading {options.model}"):
+        predictor = Predictor(
+            options.model,
+            data=data,
+            taxonomy=options.taxonomy,
+            max_tokens=options.max_tokens,
+            dtype=options.dtype,
+            device=options.device,
+        )
+    failures: list[str] = []
+    with out.open("w", encoding="utf-8") as file:
+        for asked in _shown(clips):
+            line = predicted(asked, predictor, version=version)
+            failures += [f"{line['id']}: {line['failure']}"] if "failure" in line else []
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+    scored = ("learner.evaluate", "--predictions", str(out), "--taxonomy", options.taxonomy)
+    shown = ("json.tool", "--json-lines", str(out))
+    # only what has a label can be scored
+    print_end(Screen(), out.parent, ["python", "-m", *(scored if clips[0].record.label else shown)])
+    if failures:
+        sys.stderr.write(f"failed: {len(failures)} of {len(clips)} clips, the first: {failures[0]}; all in {out}\n")
+    return 1 if failures else 0
+
+
+def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str, Any]:
+    """What was said of a clip, as it is written."""
+    from common.types import Failure
+
+    record = asked.record
+    started = time.perf_counter()
+    answer = predictor(record)
+    line: dict[str, Any] = {
+        "id": record.prompt_id,
+        **asked.known,
+        "video": record.clip.video_path,
+        "audio": record.clip.audio_path,
+        "policy_version": version,
+    }
+    if isinstance(answer, Failure):
+        return {**line, "text": "", "failure": f"{answer.stage}/{answer.reason}: {answer.detail}"}
+    return {**line, **asdict(answer), "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _shown(clips: Sequence[Asked]) -> Iterator[Asked]:
+    from common.runtime.screen import Screen, bar
+
+    with bar(Screen(stderr=True), "clips") as update:
+        for done, asked in enumerate(clips):
+            update(done, len(clips))
+            yield asked
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    from common.errors import ConfigError
+
+    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("clips", nargs="*")
+    for name in ("model", "out", "question", "config"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--taxonomy", default="r1_omni")
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("-h", "--help", action="store_true")
+    options, rest = parser.parse_known_args(argv)
+    if options.help:
+        return options
+    if rest:
+        raise ConfigError(f"arguments must be clips and known options, got {' '.join(rest)}; see --help")
+    for name in ("model", "out"):
+        if getattr(options, name) is None:
+            raise ConfigError(
+                f"--{name} must be given, as in --model DIR --out FILE CLIP ..., got nothing; see --help"
+            )
+    if not options.clips:
+        raise ConfigError("clips must be given, got none; name files, folders or lists")
+    if options.max_tokens < 1:
+        raise ConfigError(f"--max-tokens must be >= 1, got {options.max_tokens}")
+    options.model = str(Path(options.model).expanduser().resolve())
+    return options
