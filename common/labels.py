@@ -5,10 +5,12 @@ python -m common.labels "not sad but furious"     what the table makes of a text
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from types import MappingProxyType
+from typing import Any
 
+from common.emotions import show
 from common.emotions.folding import folded
 from common.emotions.mentions import Mention as Mention
 from common.emotions.mentions import lemma as lemma
@@ -181,7 +183,36 @@ def _normalised(text: str, taxonomy: str) -> str | None:
 
 _remembered = lru_cache(maxsize=65_536)(_normalised)
 
-if __name__ == "__main__":
-    from common.emotions.show import main
 
+def reading_of(text: str, taxonomies: Sequence[str]) -> dict[str, Any]:
+    """The mentions in a text, and its classes by taxonomy, as JSON values.
+
+    Raises:
+        ConfigError: a taxonomy is unknown.
+    """
+    return {
+        "text": text,
+        "mentions": [
+            {
+                "start": each.start,
+                "end": each.end,
+                "surface": each.surface,
+                "emotion": each.emotion,
+                "is_negated": each.is_negated,
+            }
+            for each in mentions(text)
+        ],
+        "classes": {
+            name: {"normalised": normalised(text, name), "named": list(classes_in(text, name))}
+            for name in taxonomies
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m common.labels`; returns the exit code."""
+    return show.run(argv, read=reading_of, taxonomies=list(TAXONOMIES))
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from common.types import (
-    ClipCondition,
     Completion,
+    Condition,
     EngineStatus,
     Failure,
     Generation,
@@ -51,7 +51,7 @@ class ScoreLogprobsFn(Protocol):
         EngineError: no engine can score.
     """
 
-    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float: ...
+    async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float: ...
 
 
 class PrepareFn(Protocol):
@@ -64,7 +64,7 @@ class PrepareInConditionFn(Protocol):
     """The same of a clip in a condition; `sound` is whose sound is heard where it is swapped."""
 
     async def __call__(
-        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
     ) -> tuple[MediaRef, int] | Failure: ...
 
 

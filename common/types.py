@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 Modality = Literal["video", "audio"]
-ClipCondition = Literal["as_given", "audio_muted", "audio_swapped", "video_blanked"]
-"""What of a clip is presented: all of it, silence for its sound, another clip's sound, or black frames."""
+Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]
+"""A condition of the evaluation. It changes the record: which files are decoded, or what the question says."""
+Condition = Literal["av"] | Control | Literal["audio_muted", "audio_swapped", "video_blanked"]
+"""How a clip is presented; `av` is unchanged.
+
+The last three change the decoded clip and leave the question as it is: silence for its sound, another clip's sound,
+black frames.
+"""
 FinishReason = Literal["stop", "length", "abort"]
 EngineState = Literal["starting", "ready", "paused"]
 MediaRef = NewType("MediaRef", object)

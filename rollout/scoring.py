@@ -10,7 +10,7 @@ from typing import NamedTuple
 from common.errors import EngineError, MediaError
 from common.media.conditions import lender_of
 from common.protocols import PrepareInConditionFn
-from common.types import ClipCondition, Failure, Record
+from common.types import Condition, Failure, Record
 from rollout.pool import RolloutPool
 
 
@@ -18,7 +18,7 @@ class _Question(NamedTuple):
     """What an answer is remembered by."""
 
     record: tuple[str, ...]
-    condition: ClipCondition
+    condition: Condition
     prefix: str
     text: str
 
@@ -54,7 +54,7 @@ class LogprobScorer:
         self._asked: dict[_Question, asyncio.Task[float]] = {}
         self._asked_version = version()
 
-    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float:
+    async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
         """Nats, as the protocol says.
 
         Raises:
@@ -74,7 +74,7 @@ class LogprobScorer:
         # others may wait for the same answer: who is cancelled does not cancel it
         return await asyncio.shield(task)
 
-    async def _ask(self, record: Record, condition: ClipCondition, prefix: str, text: str) -> float:
+    async def _ask(self, record: Record, condition: Condition, prefix: str, text: str) -> float:
         sound = lender_of(record, self._lenders) if condition == "audio_swapped" else None
         prepared = await self._prepare(record, condition=condition, sound=sound)
         if isinstance(prepared, Failure):

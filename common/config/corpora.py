@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.base import Config, changeable
+from common.types import Modality
 
 Part = Literal["train", "validation", "test"]
-Modality = Literal["both", "video", "audio"]
 
 
 class SourceConfig(Config):
@@ -21,7 +21,7 @@ class SourceConfig(Config):
     """Share of the training clips that is set aside for validation, told by a hash of their ids."""
     validation_seed: int = 0
     """Seed of that hash."""
-    modality: Modality = "both"
+    modality: Literal["both"] | Modality = "both"
     """What of each clip is asked: all there is, the video alone or the audio alone."""
     outside_taxonomy: Literal["refuse", "drop"] = "refuse"
     """What becomes of a clip with no label of data.taxonomy: a mistake, or counted and left out."""

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from common.config.base import Config
-from common.evaluation.controls import Control
+from common.types import Control
 
 Policy = Literal["untrained", "cold_start", "grpo"]
 

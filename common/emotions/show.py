@@ -1,57 +1,41 @@
-"""What the table makes of a text, for a reader: the command of `common.labels`."""
+"""Prints the reading of a text: the command line of `common.labels`."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.labels import TAXONOMIES, classes_in, classes_of, mentions, normalised
 from common.runtime.command import exit_code
 
 PURPOSE = "Shows which emotions a text names, which of them it denies, and which class it is in each taxonomy."
 
 
-def reading_of(text: str, taxonomies: Sequence[str]) -> dict[str, Any]:
-    """Mentions, and by taxonomy the one class and all that are named."""
-    return {
-        "text": text,
-        "mentions": [
-            {
-                "start": each.start,
-                "end": each.end,
-                "surface": each.surface,
-                "emotion": each.emotion,
-                "is_negated": each.is_negated,
-            }
-            for each in mentions(text)
-        ],
-        "classes": {
-            name: {"normalised": normalised(text, name), "named": list(classes_in(text, name))}
-            for name in taxonomies
-        },
-    }
+ReadFn = Callable[[str, Sequence[str]], dict[str, Any]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None, *, read: ReadFn, taxonomies: Sequence[str]) -> int:
     """The command.
 
+    Args:
+        argv: arguments of the command line; those of the process where None.
+        read: makes the reading of a text in some taxonomies.
+        taxonomies: names of all taxonomies.
+
     Returns:
-        0, or 2 for a taxonomy that there is not.
+        0, or 2 for an unknown taxonomy.
     """
-    return exit_code(lambda: _main(argv))
+    return exit_code(lambda: _run(argv, read, taxonomies))
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, read: ReadFn, taxonomies: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m common.labels", description=PURPOSE, allow_abbrev=False)
     parser.add_argument("text", help="what to read; - reads the standard input")
-    parser.add_argument("--taxonomy", help=f"only this one: {', '.join(TAXONOMIES)}")
+    parser.add_argument("--taxonomy", help=f"only this one: {', '.join(taxonomies)}")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args(argv)
-    if options.taxonomy is not None:
-        classes_of(options.taxonomy)
     text = sys.stdin.read() if options.text == "-" else options.text
-    reading = reading_of(text, [options.taxonomy] if options.taxonomy else list(TAXONOMIES))
+    reading = read(text, [options.taxonomy] if options.taxonomy else taxonomies)
     if options.json:
         sys.stdout.write(json.dumps(reading, ensure_ascii=False) + "\n")
     else:

@@ -9,14 +9,12 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from common.errors import DatasetError
 from common.prompts.phrasing import base_question, question_of
-from common.types import Clip, Record
+from common.types import Clip, Condition, Control, Record
 
-Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]
-Condition = Literal["av"] | Control
 CONTROLS: tuple[Control, ...] = get_args(Control)
 NUM_MIXINGS = 8
 """Exchanges that are tried for each sound that is swapped."""
@@ -67,6 +65,8 @@ def asked_as(
                     "classes, such as dfew"
                 )
             return [label_list(record, classes) for record in records]
+        case _:
+            raise AssertionError(f"{condition} changes a decoded clip, not a record")
 
 
 def asked_in_groups(

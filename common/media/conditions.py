@@ -1,4 +1,4 @@
-"""What of a clip is presented: `ClipCondition`, made of a decoded clip so that the question stays."""
+"""Conditions of a decoded clip: silence, another clip's sound, black frames. The question stays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.errors import MediaError
-from common.types import ClipCondition, DecodedClip, Record
+from common.types import Condition, DecodedClip, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ SILENT = "no-audio-track"
 """Reason of a clip that has no sound to take away."""
 
 
-def presented(clip: DecodedClip, condition: ClipCondition, *, sound: np.ndarray | None = None) -> DecodedClip:
+def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | None = None) -> DecodedClip:
     """A decoded clip in a condition.
 
     Args:
@@ -31,7 +31,7 @@ def presented(clip: DecodedClip, condition: ClipCondition, *, sound: np.ndarray 
     """
     import numpy as np
 
-    if condition == "as_given":
+    if condition == "av":
         return clip
     if condition == "video_blanked":
         if clip.frames is None:
@@ -41,7 +41,8 @@ def presented(clip: DecodedClip, condition: ClipCondition, *, sound: np.ndarray 
         raise MediaError(f"{condition} must have a clip with a sound, got none", reason=SILENT)
     if condition == "audio_muted":
         return dataclasses.replace(clip, waveform=np.zeros_like(clip.waveform))
-    assert sound is not None, "a sound is swapped for one"
+    assert condition == "audio_swapped", f"{condition} changes a record, not a decoded clip"
+    assert sound is not None, "audio_swapped needs another clip's sound"
     return dataclasses.replace(clip, waveform=sound)
 
 

@@ -14,9 +14,6 @@ from common.types import ProcessedPrompt
 if TYPE_CHECKING:
     from torch import nn
 
-MAX_LOGITS = 2**26
-"""Logits that a policy makes at one time: 256 MiB in float32, 441 tokens of a vocabulary of 151,936."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:

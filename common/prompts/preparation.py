@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.config.data import DataConfig
-from common.types import Clip, ClipCondition, DecodedClip, Failure, ProcessedPrompt, Record
+from common.types import Clip, Condition, DecodedClip, Failure, ProcessedPrompt, Record
 
 if TYPE_CHECKING:
     from common.errors import MediaError
@@ -22,7 +22,7 @@ class MediaSettings:
 def prepare(
     record: Record,
     settings: MediaSettings,
-    condition: ClipCondition = "as_given",
+    condition: Condition = "av",
     sound: Record | None = None,
 ) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
     """Decodes and processes one clip.

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from common.errors import OmniError, last_line
 from common.prompts.preparation import MediaSettings, prepare, reference_prompts
-from common.types import ClipCondition, Failure, MediaRef, ProcessedPrompt, Record
+from common.types import Condition, Failure, MediaRef, ProcessedPrompt, Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class _Prepared:
 MemoryKey = tuple[str | None, ...]
 
 
-def memory_key(record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None) -> MemoryKey:
+def memory_key(record: Record, *, condition: Condition = "av", sound: Record | None = None) -> MemoryKey:
     """What a prepared clip is remembered by: the same clip may be asked without its sound, or with another's."""
     clip, heard = record.clip, sound and sound.clip.audio_path
     files = (clip.video_path, clip.audio_path)
@@ -50,7 +50,7 @@ class MediaStage:
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
     async def __call__(
-        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
     ) -> tuple[MediaRef, int] | Failure:
         """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
         key = memory_key(record, condition=condition, sound=sound)
@@ -75,7 +75,7 @@ class MediaStage:
         self,
         key: MemoryKey,
         record: Record,
-        condition: ClipCondition = "as_given",
+        condition: Condition = "av",
         sound: Record | None = None,
     ) -> "asyncio.Task[_Prepared | Failure]":
         task = asyncio.create_task(self._prepare(key, record, condition, sound))
@@ -84,7 +84,7 @@ class MediaStage:
         return task
 
     async def _prepare(
-        self, key: MemoryKey, record: Record, condition: ClipCondition, sound: Record | None
+        self, key: MemoryKey, record: Record, condition: Condition, sound: Record | None
     ) -> "_Prepared | Failure":
         header, prompt = self._task.remote(record, self._settings, condition, sound)
         try:

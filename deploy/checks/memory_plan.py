@@ -16,7 +16,7 @@ from typing import Any
 from common.config.learner import LearnerConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
-from common.models.registry import MAX_LOGITS
+from common.models.limits import MAX_LOGITS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 PREFIX, VISION = "thinker.", "thinker.visual."

@@ -8,10 +8,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from common.config.evaluation import Policy
-from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
+from common.types import Condition
 from deploy.reporting.summary import Summary, canaries, controls, judgements
 from learner.loops.evaluation import Judgement, answers_file
 from learner.records.record import read_samples, sample_file

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import get_args
 
 from common.config.evaluation import Policy
-from common.evaluation.controls import CONTROLS, Control
+from common.evaluation.controls import CONTROLS
 from common.runtime.atomic_files import write_whole
 from common.runtime.metrics import MetricsFile
+from common.types import Control
 from deploy.reporting.attempts import read_attempts, seconds_by_phase
 from learner.checkpoints.checkpoint import read_best
 from learner.ledger import live_entries

@@ -15,12 +15,12 @@ from common.config.load import checked
 from common.config.run import OmniConfig
 from common.datasets.synthetic.corpus import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
-from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.controls import asked_in_groups
 from common.evaluation.predictions import Prediction, write_predictions
 from common.evaluation.report import Report, make_report
 from common.labels import TAXONOMIES
 from common.runtime.screen import Screen
-from common.types import Record
+from common.types import Condition, Record
 from deploy.checks.preflight import heldout_clips
 from deploy.reporting.progress import Progress
 from deploy.stages.evaluation_stage import ask, warm_up

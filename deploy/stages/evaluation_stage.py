@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 from common.config.evaluation import Policy
-from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.controls import asked_in_groups
 from common.evaluation.predictions import Prediction, write_predictions
 from common.labels import TAXONOMIES
-from common.types import ProcessedPrompt, Record, SamplingSpec
+from common.types import Condition, ProcessedPrompt, Record, SamplingSpec
 from deploy.wiring import Run, open_engines, require_same_sources, starting
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import Best, RunState

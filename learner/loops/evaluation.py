@@ -15,13 +15,12 @@ from typing import Any
 
 from common.errors import DatasetError
 from common.evaluation.assessment import ReadPrediction, read_all, verbatim_answer
-from common.evaluation.controls import Condition
 from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.evaluation.predictions import AS_GIVEN, Prediction
 from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.runtime.atomic_files import write_whole
-from common.types import Draw, Failure, Prompt, Record
+from common.types import Condition, Draw, Failure, Prompt, Record
 from learner.loops.producer import REMEDIES
 
 logger = logging.getLogger(__name__)

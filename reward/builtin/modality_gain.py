@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from common.errors import ConfigError, MediaError, ScoringError
 from common.media.conditions import SILENT
 from common.protocols import ScoreLogprobsFn
-from common.types import ClipCondition, Modality
+from common.types import Condition, Modality
 from reward.builtin.accuracy import AccuracyReward
 from reward.builtin.parts.completion import think_part
 from reward.builtin.parts.cues import LEXICONS
@@ -16,7 +16,7 @@ from reward.builtin.parts.options import check_choice, check_count, check_number
 from reward.builtin.parts.record_classes import class_of_label
 from reward.request import RewardRequest, RewardResult
 
-MODALITY_OF: dict[ClipCondition, Modality] = {
+MODALITY_OF: dict[Condition, Modality] = {
     "audio_muted": "audio",
     "audio_swapped": "audio",
     "video_blanked": "video",
@@ -44,7 +44,7 @@ class ModalityGainReward:
 
     needs_engines: ClassVar[bool] = True
 
-    without: ClipCondition = "audio_muted"
+    without: Condition = "audio_muted"
     """What is taken away: `audio_muted`, `audio_swapped` (another clip's sound) or `video_blanked`."""
     anchor: Literal["evidence", "accuracy"] = "evidence"
     """What of a completion is multiplied."""
@@ -124,11 +124,11 @@ class BoundModalityGain:
     async def _gap(self, request: RewardRequest) -> float:
         before = request.completion.partition(OPENING)[0] if self.options.given == "think" else ""
         full, without = await asyncio.gather(
-            self._score(request, before, "as_given"), self._score(request, before, self.options.without)
+            self._score(request, before, "av"), self._score(request, before, self.options.without)
         )
         return full - without
 
-    async def _score(self, request: RewardRequest, before: str, condition: ClipCondition) -> float:
+    async def _score(self, request: RewardRequest, before: str, condition: Condition) -> float:
         logprob = await self.score_logprobs(
             request.record,
             condition=condition,

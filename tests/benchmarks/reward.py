@@ -108,7 +108,7 @@ async def builtin_figures() -> dict[str, float]:
     requests = [request for index in range(100) for request in requests_of(*labelled_group(index))]
 
     async def known(*_: object, condition: str, **__: object) -> float:
-        return -0.5 if condition == "as_given" else -1.5
+        return -0.5 if condition == "av" else -1.5
 
     figures: dict[str, float] = {}
     for name, found in BUILTIN.items():

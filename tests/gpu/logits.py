@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common.models.registry import MAX_LOGITS
+from common.models.limits import MAX_LOGITS
 from common.models.token_logprobs import token_logprobs
 from tests.gpu.section import Figures, Section, figure
 

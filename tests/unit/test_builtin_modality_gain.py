@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, ScoringError
-from common.types import ClipCondition, Record
+from common.types import Condition, Record
 from reward.builtin import BUILTIN
 from reward.builtin.modality_gain import ModalityGainReward
 from reward.request import RewardResult
@@ -21,10 +21,10 @@ from tests.support.reward_requests import make_request
 class KnownLogprobs:
     """A `ScoreLogprobsFn` that answers by condition, and remembers what it was asked."""
 
-    answers: Mapping[ClipCondition, float]
-    asked: list[tuple[ClipCondition, str, str]] = field(default_factory=list[tuple[ClipCondition, str, str]])
+    answers: Mapping[Condition, float]
+    asked: list[tuple[Condition, str, str]] = field(default_factory=list[tuple[Condition, str, str]])
 
-    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float:
+    async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
         self.asked.append((condition, prefix, text))
         return self.answers[condition]
 
@@ -34,7 +34,7 @@ def gain(
 ) -> RewardResult:
     """The reward where the clip as it is makes the label `gap` nats likelier."""
     reward = ModalityGainReward(**options)
-    known = KnownLogprobs({"as_given": -1.0, reward.without: -1.0 - gap})
+    known = KnownLogprobs({"av": -1.0, reward.without: -1.0 - gap})
     request = make_request(completion, label=label, modalities=modalities)
     return asyncio.run(reward.bind(known)(request))
 
@@ -75,15 +75,15 @@ def test_a_gain_is_the_anchor_times_a_factor_of_the_gap(
 
 
 def test_the_engines_are_asked_for_the_label_with_and_without() -> None:
-    known = KnownLogprobs({"as_given": -1.0, "video_blanked": -2.0})
+    known = KnownLogprobs({"av": -1.0, "video_blanked": -2.0})
     request = make_request(HEARD, label="Happiness")
     asyncio.run(ModalityGainReward(without="video_blanked").bind(known)(request))
     text = "happy</answer>"
-    assert sorted(known.asked) == [("as_given", "<answer>", text), ("video_blanked", "<answer>", text)]
+    assert sorted(known.asked) == [("av", "<answer>", text), ("video_blanked", "<answer>", text)]
 
 
 def test_the_label_may_stand_behind_the_thought() -> None:
-    known = KnownLogprobs({"as_given": -1.0, "audio_muted": -2.0})
+    known = KnownLogprobs({"av": -1.0, "audio_muted": -2.0})
     bound = ModalityGainReward(given="think").bind(known)
     asyncio.run(bound(make_request(HEARD)))
     asyncio.run(bound(make_request("<think>cut off")))
@@ -101,7 +101,7 @@ def test_one_modality_gains_nothing_and_asks_nobody(modalities: Any) -> None:
 
 @pytest.mark.parametrize("logprob", [-math.inf, math.nan])
 def test_a_log_probability_that_is_not_finite_is_an_error(logprob: float) -> None:
-    known = KnownLogprobs({"as_given": -1.0, "audio_muted": logprob})
+    known = KnownLogprobs({"av": -1.0, "audio_muted": logprob})
     with pytest.raises(ScoringError, match=r"clip-0: the label's log-probability \(audio_muted\) must be finite"):
         asyncio.run(ModalityGainReward().bind(known)(make_request(HEARD)))
 
@@ -115,7 +115,7 @@ def test_without_engines_it_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"without": "as_given"}, "must be one of audio_muted, audio_swapped, video_blanked, got 'as_given'"),
+        ({"without": "av"}, "must be one of audio_muted, audio_swapped, video_blanked, got 'av'"),
         ({"anchor": "format"}, "must be one of evidence, accuracy, got 'format'"),
         ({"given": "answer"}, "must be one of question, think, got 'answer'"),
         ({"form": "linear"}, "must be one of sigmoid, clip, got 'linear'"),

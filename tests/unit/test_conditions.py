@@ -13,7 +13,7 @@ from common.errors import MediaError
 from common.media.conditions import lender_of, presented
 from common.prompts.preparation import MediaSettings, prepare
 from common.prompts.preparation_ray import memory_key
-from common.types import Clip, ClipCondition, DecodedClip, Failure, ProcessedPrompt, Record
+from common.types import Clip, Condition, DecodedClip, Failure, ProcessedPrompt, Record
 
 WAVE = np.sin(np.arange(16_000, dtype=np.float32) / 9) * np.float32(0.3)
 OTHER_WAVE = np.sin(np.arange(24_000, dtype=np.float32) / 5) * np.float32(0.2)
@@ -76,7 +76,7 @@ def test_a_blanked_clip_keeps_its_shape_and_its_sound() -> None:
 
 
 def test_a_clip_as_given_is_the_clip() -> None:
-    assert presented(DECODED, "as_given") is DECODED
+    assert presented(DECODED, "av") is DECODED
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_clip_as_given_is_the_clip() -> None:
         ("video_blanked", "no-video-track", DecodedClip(frames=None, fps=0.0, waveform=WAVE)),
     ],
 )
-def test_what_is_not_there_cannot_be_taken_away(condition: ClipCondition, reason: str, left: DecodedClip) -> None:
+def test_what_is_not_there_cannot_be_taken_away(condition: Condition, reason: str, left: DecodedClip) -> None:
     with pytest.raises(MediaError, match=f"{condition} must have a clip with a") as caught:
         presented(left, condition, sound=OTHER_WAVE)
     assert caught.value.reason == reason
@@ -96,13 +96,13 @@ def test_what_is_not_there_cannot_be_taken_away(condition: ClipCondition, reason
 @pytest.mark.parametrize(
     ("condition", "changed"),
     [
-        ("as_given", set[str]()),
+        ("av", set[str]()),
         ("audio_muted", {"input_features"}),
         ("video_blanked", {"pixel_values_videos"}),
     ],
 )
 def test_a_prompts_tokens_stay_and_only_what_was_taken_changes(
-    condition: ClipCondition, changed: set[str], tiny: str, sad: Record
+    condition: Condition, changed: set[str], tiny: str, sad: Record
 ) -> None:
     given, other = prompt_in(tiny, sad), prompt_in(tiny, sad, condition)
     assert other.prompt_token_ids == given.prompt_token_ids
@@ -167,4 +167,4 @@ def test_a_clip_is_remembered_by_its_condition_and_by_who_lends_its_sound(sad: R
         memory_key(sad, condition="audio_swapped", sound=other),
     ]
     assert len(set(keys)) == len(keys)
-    assert memory_key(sad, condition="as_given") == memory_key(sad)
+    assert memory_key(sad, condition="av") == memory_key(sad)

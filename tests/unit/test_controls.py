@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from common.datasets.corpora.r1_omni import QUESTION
 from common.errors import DatasetError
-from common.evaluation.controls import CONDITIONS, MEANINGS, THINK, Condition, asked_as, no_think, swapped_audio
+from common.evaluation.controls import CONDITIONS, MEANINGS, THINK, asked_as, no_think, swapped_audio
 from common.labels import DFEW
-from common.types import Clip, Record
+from common.types import Clip, Condition, Record
 
 
 def record(name: str, *, label: str = "sad", question: str = QUESTION, has_video: bool = True) -> Record:

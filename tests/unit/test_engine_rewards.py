@@ -9,7 +9,7 @@ import pytest
 
 from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.errors import ConfigError, EngineError, MediaError
-from common.types import ClipCondition, Failure, Record, Score
+from common.types import Condition, Failure, Record, Score
 from reward.checks import check_rewards
 from reward.engine_rewards import EngineRewards
 from reward.given import Given
@@ -33,13 +33,13 @@ class Engines:
         """What it raises first."""
         self.num_asked = 0
 
-    async def __call__(self, record: Record, *, condition: ClipCondition, prefix: str, text: str) -> float:
+    async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
         """After a while."""
         self.num_asked += 1
         await asyncio.sleep(self.seconds)
         if self.errors:
             raise self.errors.pop(0)
-        return -1.0 if condition == "as_given" else -1.0 - self.gap
+        return -1.0 if condition == "av" else -1.0 - self.gap
 
 
 def gain(name: str = "gain", **settings: Any) -> BuiltinRewardConfig:

@@ -20,9 +20,9 @@ from common.config.run import OmniConfig
 from common.datasets.corpus import Corpus
 from common.datasets.synthetic.corpus import corpus_folder
 from common.errors import ConfigError, DatasetError, ModelError
-from common.evaluation.controls import Condition, asked_in_groups
+from common.evaluation.controls import asked_in_groups
 from common.evaluation.predictions import Prediction, read_predictions
-from common.types import Clip, Record
+from common.types import Clip, Condition, Record
 from deploy.reporting.progress import Progress
 from deploy.stages.checkpoint_evaluation import (
     EvaluationRequest,

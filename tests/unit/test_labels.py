@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from common.config.data import DataConfig
 from common.emotions.chinese import CHINESE
 from common.emotions.mentions import lexicon
-from common.emotions.show import main
 from common.emotions.words import ENGLISH, ENGLISH_PHRASES
 from common.errors import ConfigError
 from common.labels import (
@@ -28,6 +27,7 @@ from common.labels import (
     Mention,
     classes_in,
     lemma,
+    main,
     mentions,
     normalised,
 )

@@ -9,7 +9,7 @@ import deploy.checks.machine
 from common.config.load import load_config
 from common.config.run import OmniConfig
 from common.errors import ClusterError, ConfigError
-from common.models.registry import MAX_LOGITS
+from common.models.limits import MAX_LOGITS
 from deploy.checks.machine import parse_cluster
 from deploy.checks.memory_plan import (
     LOGIT_BYTES,

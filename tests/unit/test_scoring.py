@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.errors import EngineError, MediaError
-from common.types import ClipCondition, Failure, MediaRef, Record, SamplingSpec
+from common.types import Condition, Failure, MediaRef, Record, SamplingSpec
 from rollout.pool import RolloutPool
 from rollout.scoring import LogprobScorer
 from tests.support.builders import make_record
@@ -42,10 +42,10 @@ class Clips:
 
     def __init__(self, failure: Failure | None = None) -> None:
         self.failure = failure
-        self.asked: list[tuple[str, ClipCondition, str | None]] = []
+        self.asked: list[tuple[str, Condition, str | None]] = []
 
     async def __call__(
-        self, record: Record, *, condition: ClipCondition = "as_given", sound: Record | None = None
+        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
     ) -> tuple[MediaRef, int] | Failure:
         """A name."""
         self.asked.append((record.prompt_id, condition, sound and sound.prompt_id))
@@ -70,7 +70,7 @@ class Scene:
 
     async def ask(self, name: str = "clip", *, prefix: str = "<answer>", **changed: Any) -> float:
         """One question."""
-        how: dict[str, Any] = {"condition": "as_given", "text": "happy", **changed}
+        how: dict[str, Any] = {"condition": "av", "text": "happy", **changed}
         return await self.scorer(make_record(name), prefix=prefix, **how)
 
     @property
@@ -92,7 +92,7 @@ def test_a_question_carries_all_that_the_engine_needs(is_alone: bool) -> None:
     scene = Scene(is_alone=is_alone)
     assert run(scene.ask()) == -508
     assert scene.asked == [
-        {"media": "clip/as_given", "prefix_ids": [8], "text_ids": [5], "deadline_s": 7.0, "is_alone": is_alone}
+        {"media": "clip/av", "prefix_ids": [8], "text_ids": [5], "deadline_s": 7.0, "is_alone": is_alone}
     ]
 
 

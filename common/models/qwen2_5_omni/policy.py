@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from common.errors import ModelError
+from common.models.limits import MAX_LOGITS
 from common.models.qwen2_5_omni.positions import prompt_positions
 from common.models.qwen2_5_omni.recompute import Stretch, decode, recompute_towers
 from common.models.qwen2_5_omni.windows import attend_by_length
-from common.models.registry import MAX_LOGITS
 from common.models.token_logprobs import token_logprobs
 from common.models.tokens import TokenBatch
 from common.types import Modality
