@@ -14,7 +14,7 @@ from common.labels import answered, normalised
 from learner.ledger import check_ledger
 from tests.e2e.control import swap_audio
 from tests.e2e.support import lines_of
-from tests.unit.test_leaks import bound, centroid_hits, facts_of, ridge_hits, standardized
+from tests.unit.common.datasets.synthetic.test_leaks import bound, centroid_hits, facts_of, ridge_hits, standardized
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 DEMO = "deploy/configs/demo.yaml"

@@ -1,0 +1,1 @@
+"""Unit tests of `common/models/qwen2_5_omni`."""
