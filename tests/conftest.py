@@ -92,7 +92,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     skipped: dict[str, set[str]] = defaultdict(set)
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
         if isinstance(report, pytest.TestReport):
-            folder = "/".join(report.nodeid.split("/")[:2])
+            folder = "/".join(report.nodeid.partition("::")[0].split("/")[:-1][:2])
             seconds[folder] += report.duration
             tests[folder] += report.when == "call"
         reason = getattr(report, "longrepr", None) if getattr(report, "skipped", False) else None

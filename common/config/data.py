@@ -74,7 +74,7 @@ class DataConfig(Config):
     max_pixels: int = Field(default=224 * 224, ge=28 * 28)
     """Most pixels of a frame after resizing."""
     frame_shape: Literal["keep", "pad", "square"] = "keep"
-    """Frames as they are, padded to a square in grey (R1-Omni trains so), or squashed to one (is judged so)."""
+    """Frames as they are, padded to a square in grey (R1-Omni trains so), or squashed to one (is evaluated so)."""
     num_cpus: float = changeable(0.2, gt=0)
     """Ray CPUs of one decoding task."""
     cache_gib: float = changeable(1.0, ge=0)

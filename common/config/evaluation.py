@@ -14,11 +14,11 @@ class EvaluationConfig(Config):
     """When the held-out clips are asked, and how."""
 
     policies: tuple[Policy, ...] = ()
-    """Which policies are judged on the held-out clips: before anything, after the supervised stage, at the end."""
+    """Policies to evaluate on the held-out clips: before training, after the cold start, at the end."""
     controls: tuple[Control, ...] = ()
     """In which other ways the held-out clips are asked of the last policy: without sound, without thinking, ..."""
     every_checkpoints: int = Field(default=0, ge=0)
-    """Number of checkpoints between two judgements on `data.validation`, of which the best is kept; 0 for none."""
+    """Number of checkpoints between two results on `data.validation`, of which the best is kept; 0 for none."""
     max_in_flight: int = Field(default=32, ge=1)
     """Number of clips asked at once."""
 

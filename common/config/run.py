@@ -107,7 +107,7 @@ class OmniConfig(Config):
     learner: LearnerConfig = LearnerConfig()
     """The ranks, the loss and the optimizer."""
     evaluation: EvaluationConfig = changeable(EvaluationConfig())
-    """The judgement on held-out clips: when, and how."""
+    """The result on held-out clips: when, and how."""
 
     @model_validator(mode="after")
     def rollout_logprobs_are_of_the_whole_vocabulary(self) -> Self:

@@ -16,7 +16,7 @@ GREY = 127
 def framed(clip: DecodedClip, shape: FrameShape, *, max_pixels: int) -> DecodedClip:
     """The clip with frames of another shape; what is heard stays.
 
-    R1-Omni trains on padded frames and is judged on squashed ones.
+    R1-Omni trains on padded frames and is evaluated on squashed ones.
 
     Args:
         clip: decoded; without frames it stays as it is.

@@ -45,7 +45,7 @@ class Corpora:
     sha256: str
     """Of everything that was read."""
     left_out: tuple[str, ...] = ()
-    """A line for each reason why a split lacks clips of its corpus, or judges by clips that are trained on."""
+    """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
 
 
 def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
@@ -80,7 +80,7 @@ def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
 
 
 def left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
-    """A line for each reason why a split lacks clips of its corpus, or judges by clips that are trained on."""
+    """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
     for split, corpus in found.items():
         for reason, count in Counter(dropped.reason for dropped in corpus.dropped).items():
             first = next(dropped for dropped in corpus.dropped if dropped.reason == reason)
@@ -212,7 +212,7 @@ def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
 
 
 def _sha256(found: Mapping[str, Corpus]) -> str:
-    """Of what the stages that learn and judge read."""
+    """Of what the stages that learn and evaluate read."""
     digest = hashlib.sha256()
     for split in ("cold_start", "heldout", "train"):
         if split in found:

@@ -7,8 +7,8 @@ from common.runtime.screen import Screen
 from deploy.commands.command_line import run_command
 
 PURPOSE = (
-    "Trains: a cold start if sft.steps > 0, then GRPO, judged on held-out clips if evaluation.policies is given.\n"
-    "The same command again resumes where the run stopped."
+    "Trains: a cold start if sft.steps > 0, then GRPO. Evaluates on held-out clips if evaluation.policies is set.\n"
+    "The same command again resumes the run."
 )
 
 

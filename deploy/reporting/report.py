@@ -12,8 +12,8 @@ from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
 from common.types import Condition
-from deploy.reporting.summary import Summary, canaries, controls, judgements
-from learner.loops.evaluation import Judgement, answers_file
+from deploy.reporting.summary import Summary, canaries, controls, results
+from learner.loops.evaluation import EvaluationResult, answers_file
 from learner.records.record import read_samples, sample_file
 
 NUM_EXAMPLES = 3
@@ -23,49 +23,49 @@ FEW_CLIPS = 100
 
 def print_report(console: Console, folder: Path, summary: Summary) -> None:
     """Everything a person wants to know first; in a job's log it has 80 columns."""
-    judged = judgements(folder)
-    if judged:
-        console.print(_recognition(judged))
-    if "grpo" in judged and (controlled := controls(folder)):
-        console.print(_controls({"av": judged["grpo"], **controlled}))
+    evaluated = results(folder)
+    if evaluated:
+        console.print(_recognition(evaluated))
+    if "grpo" in evaluated and (controlled := controls(folder)):
+        console.print(_controls({"av": evaluated["grpo"], **controlled}))
     if summary.grpo_steps:
         console.print(_steps(folder, summary))
-    best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in judged), None)
+    best = next((policy for policy in ("grpo", "cold_start", "untrained") if policy in evaluated), None)
     if best is not None:
         console.print(_examples(read_predictions(answers_file(folder / "eval", best)), best))
     elif (samples := sample_file(folder, summary.grpo_steps)).exists():
         console.print(_completion(samples))
-    if judged and summary.num_heldout < FEW_CLIPS:
-        few = f"{summary.num_heldout} held-out clips are too few to judge a policy by"
+    if evaluated and summary.num_heldout < FEW_CLIPS:
+        few = f"{summary.num_heldout} held-out clips are too few to evaluate a policy by"
         console.print(f"note        {few}: the shares above say nothing about quality", soft_wrap=True)
     console.print(f"run folder  {folder}", markup=False, highlight=False, soft_wrap=True)
     if summary.grpo_steps:
         console.print(f"curves      tensorboard --logdir {folder / 'tensorboard'}", markup=False, soft_wrap=True)
 
 
-def _recognition(judged: Mapping[Policy, Judgement]) -> Table:
-    first = next(iter(judged.values()))
+def _recognition(evaluated: Mapping[Policy, EvaluationResult]) -> Table:
+    first = next(iter(evaluated.values()))
     title = f"recognition on {first.recognition.num_clips} held-out clips, in %, with 95 % intervals"
-    table = Table("recall (clips)", *judged, title=title)
+    table = Table("recall (clips)", *evaluated, title=title)
     for name in ("war", "uar"):
-        table.add_row(name.upper(), *(_interval(getattr(j.recognition, name)) for j in judged.values()))
+        table.add_row(name.upper(), *(_interval(getattr(j.recognition, name)) for j in evaluated.values()))
     table.add_section()
     for label, support in first.recognition.support.items():
-        recalls = (_percent(j.recognition.recall[label]) for j in judged.values())
+        recalls = (_percent(j.recognition.recall[label]) for j in evaluated.values())
         table.add_row(Text(f"{label} ({support})"), *recalls)
     table.add_section()
-    table.add_row("answers in form", *(_percent(j.format_rate) for j in judged.values()))
-    if any(j.num_failed for j in judged.values()):
-        table.add_row("not asked, wrong", *(str(j.num_failed) for j in judged.values()))
+    table.add_row("answers in form", *(_percent(j.format_rate) for j in evaluated.values()))
+    if any(j.num_failed for j in evaluated.values()):
+        table.add_row("not asked, wrong", *(str(j.num_failed) for j in evaluated.values()))
     return table
 
 
-def _controls(judged: Mapping[Condition, Judgement]) -> Table:
+def _controls(evaluated: Mapping[Condition, EvaluationResult]) -> Table:
     """The last policy in every condition, as given first."""
     table = Table("asked", "WAR", "UAR", "in form", title="what the grpo policy's answers rest on")
-    for condition, judgement in judged.items():
-        shares = (_interval(judgement.recognition.war), _interval(judgement.recognition.uar))
-        table.add_row(condition, *shares, _percent(judgement.format_rate))
+    for condition, result in evaluated.items():
+        shares = (_interval(result.recognition.war), _interval(result.recognition.uar))
+        table.add_row(condition, *shares, _percent(result.format_rate))
     return table
 
 

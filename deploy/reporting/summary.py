@@ -15,7 +15,7 @@ from common.types import Control
 from deploy.reporting.attempts import read_attempts, seconds_by_phase
 from learner.checkpoints.checkpoint import read_best
 from learner.ledger import live_entries
-from learner.loops.evaluation import Judgement, judgement_name, read_judgement
+from learner.loops.evaluation import EvaluationResult, read_result, result_name
 from learner.records.record import publish_failures
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -23,7 +23,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """WAR, UAR and rates are fractions; None where that was not judged or not run.
+    """WAR, UAR and rates are fractions; None where that was not evaluated or not run.
 
     WAR and UAR are by the classes that labels and answers name; `war_exact_*` is to the letter.
     """
@@ -48,7 +48,7 @@ class Summary:
     war_exact_grpo: float | None
     format_rate_grpo: float | None
     best_step: int | None
-    """Whose checkpoint has the highest validation UAR; None where none was judged."""
+    """Whose checkpoint has the highest validation UAR; None where none was evaluated."""
     best_war: float | None
     best_uar: float | None
     grpo_steps: int
@@ -75,22 +75,24 @@ class Summary:
     """Of all attempts; `rollout`, `learn` and `publish` are parts of `grpo`, of the steps in the metrics."""
 
 
-def judgements(folder: Path) -> dict[Policy, Judgement]:
-    found: dict[Policy, Judgement | None] = {policy: read_judgement(folder / "eval", policy) for policy in POLICIES}
-    return {policy: judgement for policy, judgement in found.items() if judgement is not None}
-
-
-def controls(folder: Path) -> dict[Control, Judgement]:
-    """Of the last policy, in the conditions that it was judged in beside the clips as they are."""
-    found: dict[Control, Judgement | None] = {
-        control: read_judgement(folder / "eval", judgement_name("grpo", control)) for control in CONTROLS
+def results(folder: Path) -> dict[Policy, EvaluationResult]:
+    found: dict[Policy, EvaluationResult | None] = {
+        policy: read_result(folder / "eval", policy) for policy in POLICIES
     }
-    return {control: judgement for control, judgement in found.items() if judgement is not None}
+    return {policy: result for policy, result in found.items() if result is not None}
+
+
+def controls(folder: Path) -> dict[Control, EvaluationResult]:
+    """Of the last policy, in the conditions that it was evaluated in beside the clips as they are."""
+    found: dict[Control, EvaluationResult | None] = {
+        control: read_result(folder / "eval", result_name("grpo", control)) for control in CONTROLS
+    }
+    return {control: result for control, result in found.items() if result is not None}
 
 
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
-    """Reads judgements, metrics, the ledger, attempts and failed publishes."""
-    judged: dict[Policy | Control, Judgement] = {**judgements(folder), **controls(folder)}
+    """Reads results, metrics, the ledger, attempts and failed publishes."""
+    evaluated: dict[Policy | Control, EvaluationResult] = {**results(folder), **controls(folder)}
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
     attempts, best = read_attempts(folder), read_best(folder)
@@ -100,13 +102,13 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         return sum(line[key] * line["learner/num_tokens"] for line in taken) / tokens if taken else None
 
     def war(name: Policy | Control) -> float | None:
-        return judged[name].recognition.war.value if name in judged else None
+        return evaluated[name].recognition.war.value if name in evaluated else None
 
     def uar(policy: Policy) -> float | None:
-        return judged[policy].recognition.uar.value if policy in judged else None
+        return evaluated[policy].recognition.uar.value if policy in evaluated else None
 
     def war_exact(policy: Policy) -> float | None:
-        return judged[policy].war_exact if policy in judged else None
+        return evaluated[policy].war_exact if policy in evaluated else None
 
     parts = {
         phase: sum(line.get(f"seconds/{phase}", 0.0) for line in lines) for phase in ("rollout", "learn", "publish")
@@ -119,7 +121,7 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         **{f"war_grpo_{control}": war(control) for control in CONTROLS},
         **{f"uar_{policy}": uar(policy) for policy in POLICIES},
         **{f"war_exact_{policy}": war_exact(policy) for policy in POLICIES},
-        format_rate_grpo=judged["grpo"].format_rate if "grpo" in judged else None,
+        format_rate_grpo=evaluated["grpo"].format_rate if "grpo" in evaluated else None,
         best_step=best.step if best else None,
         best_war=best.war if best else None,
         best_uar=best.uar if best else None,

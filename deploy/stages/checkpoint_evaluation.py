@@ -163,7 +163,7 @@ def _step_of(folder: Path, which: str) -> int:
         if best is None:
             raise ConfigError(
                 f"--checkpoint best must be of a run with evaluation.every_checkpoints > 0, got {folder.name!r}, "
-                f"whose checkpoints were not judged; give last or a step of {there}"
+                f"whose checkpoints were not evaluated; give last or a step of {there}"
             )
         return best.step
     if which == "last":

@@ -1,4 +1,4 @@
-"""The judgement of a policy on the held-out clips, as a stage of a run; and engines made ready to be asked."""
+"""The result of a policy on the held-out clips, as a stage of a run; and engines made ready to be asked."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import Best, RunState
 from learner.loops.evaluation import (
     Asking,
-    Judgement,
+    EvaluationResult,
     answers_file,
-    judge,
-    judgement_metrics,
-    judgement_name,
-    judgement_of,
-    read_judgement,
+    evaluation_result,
+    predict_clips,
+    read_result,
+    result_metrics,
+    result_name,
     validation_metrics,
-    write_judgement,
+    write_result,
 )
 from learner.records.curves import curves_of
 from learner.records.event_log import Phases
@@ -29,28 +29,28 @@ from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
 
 
-async def judge_untrained(run: Run) -> None:
+async def evaluate_untrained(run: Run) -> None:
     """The policy before anything, on engines of its own."""
     if not is_due(run, "untrained"):
         return
     async with open_engines(run, run.model_path) as engines:
         await warm_up(run, engines, phase="engine, untrained")
-        await judge_policy(run, engines, "untrained", version=0)
+        await evaluate_policy(run, engines, "untrained", version=0)
 
 
 def is_due(run: Run, policy: Policy) -> bool:
-    """Whether a policy is to be judged and has not been, in all the ways that its clips are to be asked."""
+    """Whether a policy is to be evaluated and has not been, in all the ways that its clips are to be asked."""
     return policy in run.config.evaluation.policies and bool(_due(run, policy))
 
 
 def _due(run: Run, policy: Policy) -> list[Condition]:
-    """The conditions that the policy has not been judged in."""
+    """The conditions that the policy has not been evaluated in."""
     controls = run.config.evaluation.controls if policy == "grpo" else ()
     folder = run.folder / "eval"
-    return [c for c in ("av", *controls) if read_judgement(folder, judgement_name(policy, c)) is None]
+    return [c for c in ("av", *controls) if read_result(folder, result_name(policy, c)) is None]
 
 
-async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
+async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
     """Asks the held-out clips, where that is due, in one condition after the other."""
     if not is_due(run, policy):
         return
@@ -58,13 +58,13 @@ async def judge_policy(run: Run, engines: Sequence[EngineClient], policy: Policy
     for condition in _due(run, policy):
         clips = asked_in_groups(run.corpora.heldout, condition, classes=classes, seed=seed)
         asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
-        judgement = await _judgement(run, engines, clips, asking, policy=judgement_name(policy, condition))
+        result = await _evaluate(run, engines, clips, asking, policy=result_name(policy, condition))
         for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
-            curve.write(version, judgement_metrics(judgement))
+            curve.write(version, result_metrics(result))
 
 
-class CheckpointJudge:
-    """A `JudgeFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
+class CheckpointEvaluator:
+    """A `EvaluateFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], phases: Phases, *, after_step: int) -> None:
         """What was drawn after `after_step` is void."""
@@ -80,24 +80,24 @@ class CheckpointJudge:
             return
         asking = Asking(policy_version=state.policy_version, taxonomy=run.config.data.taxonomy)
         with self._phases("evaluation"):
-            judgement = await _judgement(
+            result = await _evaluate(
                 run, self._engines, run.corpora.validation, asking, policy=f"validation_{state.step:06d}"
             )
-        war, uar = judgement.recognition.war.value, judgement.recognition.uar.value
+        war, uar = result.recognition.war.value, result.recognition.uar.value
         checkpoint.note_best(run.folder, Best(step=state.step, war=war, uar=uar))
         for curve in self._curves:
-            curve.write(state.step, validation_metrics(judgement))
+            curve.write(state.step, validation_metrics(result))
 
 
-async def _judgement(
+async def _evaluate(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
-) -> Judgement:
+) -> EvaluationResult:
     """Asks clips, keeps what was said, and scores it."""
     said, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
     write_predictions(answers_file(folder, policy), said)
-    judgement = judgement_of(said, policy=policy, policy_version=asking.policy_version)
-    write_judgement(folder, judgement)
-    return judgement
+    result = evaluation_result(said, policy=policy, policy_version=asking.policy_version)
+    write_result(folder, result)
+    return result
 
 
 async def ask(
@@ -108,7 +108,7 @@ async def ask(
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
     with run.progress.bar(f"evaluation, {name}") as update:
-        return await judge(
+        return await predict_clips(
             clips,
             asking,
             prepare=run.prepare,

@@ -11,7 +11,7 @@ from common.datasets.dropout import dropout_of
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
 from deploy.reporting.progress import StepLines
-from deploy.stages.evaluation_stage import CheckpointJudge, is_due, judge_policy, warm_up
+from deploy.stages.evaluation_stage import CheckpointEvaluator, evaluate_policy, is_due, warm_up
 from deploy.stages.scoring import scored_by
 from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
 from learner.actor import RankClients
@@ -122,7 +122,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         with run.progress.phase("rehearsal"):
             await publisher.start(synchronize=synchronize)
         if state.step == 0:
-            await judge_policy(run, stage.engines, "cold_start", version=state.policy_version)
+            await evaluate_policy(run, stage.engines, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
         phases = Phases(run.folder / "events.jsonl", show=display.phase)
         producer = await _producer(stage, ledger, state, phases, publisher)
@@ -137,7 +137,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         with run.progress.phase("grpo"):
             await run.interrupts.keeping(loop.run, keep=loop.keep, listener=producer.interrupt)
         run.interrupts.check()
-        await judge_policy(run, stage.engines, "grpo", version=publisher.version)
+        await evaluate_policy(run, stage.engines, "grpo", version=publisher.version)
 
 
 async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
@@ -223,7 +223,7 @@ def _loop_parts(
             lineage=producer.ledger.lineage,
         ),
         keep=keep,
-        judge=CheckpointJudge(run, stage.engines, producer.phases, after_step=state.step),
+        evaluate=CheckpointEvaluator(run, stage.engines, producer.phases, after_step=state.step),
         prefetch=run.prepare.prefetch,
         phases=producer.phases,
         reward_metrics=stage.reward.take_metrics,

@@ -1,6 +1,6 @@
-"""A run's stages, each taken up where an earlier attempt left it: judge, cold start, reinforce.
+"""A run's stages, each taken up where an earlier attempt left it: evaluate, cold start, reinforce.
 
-    untrained policy --judge--> cold start --judge--> GRPO --judge--> summary
+    untrained policy --evaluate--> cold start --evaluate--> GRPO --evaluate--> summary
 
 What a stage leaves is whole or not there: `eval/<policy>.json`, `cold_start/`, `checkpoints/`.
 """
@@ -13,7 +13,7 @@ from common.runtime.peak_memory import MemorySampler
 from deploy.reporting.attempts import attempt
 from deploy.reporting.report import print_report
 from deploy.reporting.summary import Summary, summarize, write_summary
-from deploy.stages.evaluation_stage import judge_untrained
+from deploy.stages.evaluation_stage import evaluate_untrained
 from deploy.stages.grpo_stage import reinforce
 from deploy.stages.sft_stage import cold_start
 from deploy.wiring import Run
@@ -31,7 +31,7 @@ async def run_stages(run: Run) -> Summary:
     """All that is configured and not yet done, then the summary and its tables."""
     memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
     with attempt(run.folder, run.progress, memory), memory:
-        await judge_untrained(run)
+        await evaluate_untrained(run)
         start = await cold_start(run)
         await reinforce(run, start)
     summary = summarize(

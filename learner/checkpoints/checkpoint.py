@@ -156,7 +156,7 @@ def prune(run: Path, *, keep: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Best:
-    """The best of the checkpoints that were judged on the validation clips."""
+    """The best of the checkpoints that were evaluated on the validation clips."""
 
     step: int
     war: float
@@ -166,16 +166,16 @@ class Best:
 
 
 def read_best(run: Path) -> Best | None:
-    """What `note_best` wrote; None where nothing was judged."""
+    """What `note_best` wrote; None where nothing was evaluated."""
     path = run / "checkpoints" / BEST
     return Best(**json.loads(path.read_text())) if path.exists() else None
 
 
-def note_best(run: Path, judged: Best) -> None:
-    """Takes a judged checkpoint as the best, unless another one was better; of equals the later."""
+def note_best(run: Path, evaluated: Best) -> None:
+    """Takes a evaluated checkpoint as the best, unless another one was better; of equals the later."""
     before = read_best(run)
-    if before is None or (judged.uar, judged.war) >= (before.uar, before.war):
-        write_whole(run / "checkpoints" / BEST, json.dumps(asdict(judged)) + "\n")
+    if before is None or (evaluated.uar, evaluated.war) >= (before.uar, before.war):
+        write_whole(run / "checkpoints" / BEST, json.dumps(asdict(evaluated)) + "\n")
 
 
 def digest_of(folder: Path) -> str:

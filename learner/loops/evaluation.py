@@ -1,7 +1,7 @@
 """Asks a policy about held-out clips, one greedy answer each, and scores what it said.
 
-`judge` consumes records and produces predictions, in order. It waits for media tasks and engines, at most so many
-clips at once. All answers are of one policy version: nothing is published while it runs.
+`predict_clips` consumes records and produces predictions, in order. It waits for media tasks and engines; the
+number of clips in flight is bounded. All answers are of one policy version: nothing is published meanwhile.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Asking:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class EvaluationResult:
     """One policy on the held-out clips."""
 
     policy: str
@@ -72,7 +72,7 @@ class Judgement:
     """Each dataset's, where there are several."""
 
 
-async def judge(
+async def predict_clips(
     records: Sequence[Record],
     asking: Asking,
     *,
@@ -89,7 +89,7 @@ async def judge(
         prepare: the media stage.
         generate: greedy, one completion.
         max_in_flight: clips asked at once.
-        on_clip: called with the number of clips judged and of all.
+        on_clip: called with the number of clips evaluated and of all.
     """
     room = asyncio.Semaphore(max_in_flight)
     num_done = 0
@@ -118,7 +118,7 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
     return generation if isinstance(generation, Failure) else generation.completions[0].text
 
 
-def judgement_of(predictions: Sequence[Prediction], *, policy: str, policy_version: int) -> Judgement:
+def evaluation_result(predictions: Sequence[Prediction], *, policy: str, policy_version: int) -> EvaluationResult:
     """What predictions come to, read as `learner.evaluate` reads them; a clip that could not be asked is wrong.
 
     Raises:
@@ -130,7 +130,7 @@ def judgement_of(predictions: Sequence[Prediction], *, policy: str, policy_versi
     by_dataset: dict[str, list[ReadPrediction]] = {}
     for one in read:
         by_dataset.setdefault(one.prediction.dataset, []).append(one)
-    return Judgement(
+    return EvaluationResult(
         policy=policy,
         policy_version=policy_version,
         recognition=_recognition(read),
@@ -158,25 +158,25 @@ def require_some_asked(predictions: Sequence[Prediction]) -> None:
         raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
 
 
-def judgement_name(policy: str, condition: Condition) -> str:
+def result_name(policy: str, condition: Condition) -> str:
     return policy if condition == AS_GIVEN else f"{policy}_{condition}"
 
 
-def judgement_metrics(judgement: Judgement) -> dict[str, float]:
+def result_metrics(result: EvaluationResult) -> dict[str, float]:
     """As points of a curve."""
     values = {
-        "war": judgement.recognition.war.value,
-        "uar": judgement.recognition.uar.value,
-        "war_exact": judgement.war_exact,
-        "format_rate": judgement.format_rate,
+        "war": result.recognition.war.value,
+        "uar": result.recognition.uar.value,
+        "war_exact": result.war_exact,
+        "format_rate": result.format_rate,
     }
-    return {f"eval/{judgement.policy}/{name}": value for name, value in values.items()}
+    return {f"eval/{result.policy}/{name}": value for name, value in values.items()}
 
 
-def validation_metrics(judgement: Judgement) -> dict[str, float]:
+def validation_metrics(result: EvaluationResult) -> dict[str, float]:
     """WAR and UAR as points of curves, each dataset's too where there are several."""
-    found = {"eval/validation": judgement.recognition}
-    found |= {f"eval/validation/{name}": own for name, own in judgement.datasets.items()}
+    found = {"eval/validation": result.recognition}
+    found |= {f"eval/validation/{name}": own for name, own in result.datasets.items()}
     return {
         f"{key}/{name}": estimate.value
         for key, own in found.items()
@@ -189,20 +189,20 @@ def answers_file(folder: Path, policy: str) -> Path:
     return folder / f"{policy}.jsonl"
 
 
-def write_judgement(folder: Path, judgement: Judgement) -> None:
+def write_result(folder: Path, result: EvaluationResult) -> None:
     """`<policy>.json`, whose presence says that the predictions beside it are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_whole(folder / f"{judgement.policy}.json", json.dumps(asdict(judgement), indent=1) + "\n")
+    write_whole(folder / f"{result.policy}.json", json.dumps(asdict(result), indent=1) + "\n")
 
 
-def read_judgement(folder: Path, policy: str) -> Judgement | None:
-    """What `write_judgement` wrote; None where it has not."""
+def read_result(folder: Path, policy: str) -> EvaluationResult | None:
+    """What `write_result` wrote; None where it has not."""
     path = folder / f"{policy}.json"
     if not path.exists():
         return None
     values = json.loads(path.read_text())
     datasets = {name: _read_recognition(found) for name, found in values.pop("datasets").items()}
-    return Judgement(recognition=_read_recognition(values.pop("recognition")), datasets=datasets, **values)
+    return EvaluationResult(recognition=_read_recognition(values.pop("recognition")), datasets=datasets, **values)
 
 
 def _read_recognition(found: dict[str, Any]) -> Recognition:

@@ -46,7 +46,7 @@ class KeepFn(Protocol):
     async def __call__(self, state: RunState) -> None: ...
 
 
-class JudgeFn(Protocol):
+class EvaluateFn(Protocol):
     """Judges the policy as it is, where that is due; nothing is published meanwhile."""
 
     async def __call__(self, state: RunState) -> None: ...
@@ -62,7 +62,7 @@ class LoopParts:
     ledger: Ledger
     record: StepRecorder
     keep: KeepFn
-    judge: JudgeFn
+    evaluate: EvaluateFn
     """Called after every checkpoint."""
     prefetch: Callable[[Sequence[Record]], None]
     """Begins the processing of clips that will be asked next."""
@@ -109,7 +109,7 @@ class GrpoLoop:
                     parts.producer.start(parts.groups_per_step)
                 if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
                     await self.keep()
-                    await parts.judge(self.state)
+                    await parts.evaluate(self.state)
         finally:
             await parts.producer.stop()
             # what became of a step's draws before it failed is what one looks for afterwards

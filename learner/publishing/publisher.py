@@ -202,7 +202,7 @@ class Publisher:
         return agreement
 
     async def rehearse(self, *engines: WeightReceiver) -> None:
-        """Publishes noisy weights to some engines, judges layer by layer, and publishes the true ones again.
+        """Publishes noisy weights to some engines, evaluates layer by layer, and publishes the true ones again.
 
         Raises:
             PublishError: an engine's arithmetic does not follow a published layer; it is named.

@@ -72,7 +72,7 @@ class Trial:
 
 
 class Rehearsal:
-    """Publishes noise to engines and judges what they make of it; the caller publishes the truth again."""
+    """Publishes noise to engines and evaluates what they make of it; the caller publishes the truth again."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ def demo(root: Path) -> dict[str, Any]:
 
 
 def from_the_same_cold_start(root: Path, name: str) -> Path:
-    """A run folder that has the demo's model, corpus and cold start, and its judgement."""
+    """A run folder that has the demo's model, corpus and cold start, and its result."""
     for part in ("cold_start", "corpus"):
         shutil.copytree(root / "demo" / part, root / name / part)
     for model in (root / "demo").glob("model-*"):
@@ -149,6 +149,6 @@ def test_supervised_training_on_the_same_labels_is_reported(
     )
     # named cold_start there, as it is the policy that a reinforcement would start from
     say(capsys, "supervised on the same labels", {"war": control["war_cold_start"], "grpo": demo["war_grpo"]})
-    # reported, not judged: but over as many updates and the same clips
+    # reported, not evaluated: but over as many updates and the same clips
     assert len(lines_of(root / "supervised" / "sft" / "metrics.jsonl")) == demo["grpo_steps"]
     assert control["num_heldout"] == demo["num_heldout"]

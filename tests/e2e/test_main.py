@@ -71,13 +71,13 @@ def test_a_recipe_over_good_and_bad_clips_trains_judges_and_names_every_reason(
 
 
 def check_best(folder: Path, summary: dict[str, Any]) -> None:
-    """Every second checkpoint was judged, and the last; the best of them is kept beside the newest."""
-    judged = {
+    """Every second checkpoint was evaluated, and the last; the best of them is kept beside the newest."""
+    evaluated = {
         int(path.stem.removeprefix("validation_")): json.loads(path.read_text())
         for path in (folder / "eval").glob("validation_*.json")
     }
-    assert {step: j["policy_version"] for step, j in judged.items()} == {2: 2, 3: 3}
-    war, uar = ({step: j["recognition"][n]["value"] for step, j in judged.items()} for n in ("war", "uar"))
+    assert {step: j["policy_version"] for step, j in evaluated.items()} == {2: 2, 3: 3}
+    war, uar = ({step: j["recognition"][n]["value"] for step, j in evaluated.items()} for n in ("war", "uar"))
     best = max(war, key=lambda step: (uar[step], war[step], step))
     assert (summary["best_step"], summary["best_war"], summary["best_uar"]) == (best, war[best], uar[best])
     kept = {int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")}
@@ -101,14 +101,18 @@ def check_steps(folder: Path) -> None:
 
 def check_judgement(folder: Path) -> None:
     """A clip that could not be asked counts as wrong, and says why."""
-    judged = json.loads((folder / "eval" / "grpo.json").read_text())
-    assert (judged["recognition"]["num_clips"], judged["num_failed"], judged["policy_version"]) == (6, 1, 3)
+    evaluated = json.loads((folder / "eval" / "grpo.json").read_text())
+    assert (evaluated["recognition"]["num_clips"], evaluated["num_failed"], evaluated["policy_version"]) == (
+        6,
+        1,
+        3,
+    )
     clips = [json.loads(line) for line in (folder / "eval" / "grpo.jsonl").read_text().splitlines()]
     assert {clip["policy_version"] for clip in clips} == {3}
     assert clips[-1]["text"] == ""
     assert clips[-1]["failure"].startswith("media/undecodable")
     right = sum(normalised(answered(clip["text"]), "r1_omni") == clip["label"] for clip in clips)
-    assert judged["recognition"]["war"]["value"] == pytest.approx(right / 6)
+    assert evaluated["recognition"]["war"]["value"] == pytest.approx(right / 6)
 
 
 def check_fates(folder: Path, *, num_trained: int) -> None:

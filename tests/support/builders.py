@@ -117,7 +117,7 @@ def metrics_line(**changed: float) -> dict[str, float]:
     return line | {name.replace("__", "/"): value for name, value in changed.items()}
 
 
-def make_judged(prompt_id: str, *, label: str, answer: str | None, text: str | None = None) -> Prediction:
+def make_prediction(prompt_id: str, *, label: str, answer: str | None, text: str | None = None) -> Prediction:
     """What a policy said of a clip, in the paper's form; None where it could not be asked."""
     said = "" if answer is None else f"<think>Hm.</think><answer>{answer}</answer>"
     return Prediction(

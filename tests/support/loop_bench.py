@@ -61,7 +61,7 @@ class Seen:
     train_versions: list[int] = field(default_factory=list[int])
     recorded: list[tuple[int, StepReport, PublishReport | None]] = field(default_factory=list[Any])
     kept: list[RunState] = field(default_factory=list[RunState])
-    judged: list[int] = field(default_factory=list[int])
+    evaluated: list[int] = field(default_factory=list[int])
     """Steps whose checkpoints were."""
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     """Every one that was asked."""
@@ -120,7 +120,7 @@ class Bench:
             ledger=self.ledger,
             record=self.record,
             keep=self.keep,
-            judge=self.judge,
+            evaluate=self.evaluate,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
             phases=self.phases,
             reward_metrics=lambda: dict(self.reward_metrics),
@@ -208,10 +208,10 @@ class Bench:
         """Notes the state."""
         self.seen.kept.append(state)
 
-    async def judge(self, state: RunState) -> None:
+    async def evaluate(self, state: RunState) -> None:
         """Notes the state, and that it is kept."""
         assert self.seen.kept[-1] == state
-        self.seen.judged.append(state.step)
+        self.seen.evaluated.append(state.step)
 
     def _measure(self, *, num_training: int) -> None:
         untrained = self.in_flight + len(self.producer.buffer) + num_training

@@ -270,5 +270,5 @@ def test_a_jump_is_void_with_the_steps_that_made_it(tmp_path: Path) -> None:
     assert check_ledger(written(tmp_path, *whole, *void, rewound, *again)).faults == ()
 
 
-def test_a_ledger_without_positions_is_judged_by_its_fates_alone(tmp_path: Path) -> None:
+def test_a_ledger_without_positions_is_evaluated_by_its_fates_alone(tmp_path: Path) -> None:
     assert check_ledger(written(tmp_path, *asked("a"), *fated("trained", "a"), stood(1, 9))).faults == ()

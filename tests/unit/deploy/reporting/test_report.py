@@ -14,9 +14,9 @@ from common.types import Failure, Group
 from deploy.reporting.report import print_report
 from deploy.reporting.summary import POLICIES, summarize
 from learner.ledger import Ledger
-from learner.loops.evaluation import answers_file, judgement_of, write_judgement
+from learner.loops.evaluation import answers_file, evaluation_result, write_result
 from learner.records.record import sample_file, write_samples
-from tests.support.builders import make_draw, make_group, make_judged, metrics_line
+from tests.support.builders import make_draw, make_group, make_prediction, metrics_line
 
 
 def report_of(
@@ -48,7 +48,7 @@ def report_of(
     if clips:
         for policy in policies:
             write_predictions(answers_file(folder / "eval", policy), clips)
-            write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=num_steps))
+            write_result(folder / "eval", evaluation_result(clips, policy=policy, policy_version=num_steps))
     if samples:
         write_samples(sample_file(folder, num_steps), samples)
     ledger = Ledger(folder / "ledger.jsonl")
@@ -72,10 +72,10 @@ def row(shown: str, name: str) -> str:
 
 def test_the_tables_say_what_the_run_was(tmp_path: Path) -> None:
     clips = [
-        make_judged("a.mp4", label="sad", answer="sad", text="<think>x</think><answer>sad</answer>"),
-        make_judged("b.mp4", label="sad", answer="happy"),
-        make_judged("c.mp4", label="sad", answer="sad"),
-        make_judged("d.mp4", label="happy", answer=None),
+        make_prediction("a.mp4", label="sad", answer="sad", text="<think>x</think><answer>sad</answer>"),
+        make_prediction("b.mp4", label="sad", answer="happy"),
+        make_prediction("c.mp4", label="sad", answer="sad"),
+        make_prediction("d.mp4", label="happy", answer=None),
     ]
     shown = report_of(tmp_path / "run", clips=clips, num_failed=3)
     assert "2 GRPO steps" in shown
@@ -102,7 +102,7 @@ def test_the_tables_say_what_the_run_was(tmp_path: Path) -> None:
 
 
 def test_conditions_of_the_last_policy_are_a_table_of_80_columns(tmp_path: Path) -> None:
-    clips = [make_judged(f"{i}.mp4", label="sad", answer="sad" if i % 2 else "fear") for i in range(1000)]
+    clips = [make_prediction(f"{i}.mp4", label="sad", answer="sad" if i % 2 else "fear") for i in range(1000)]
     shown = report_of(tmp_path / "run", clips=clips, policies=("grpo", "grpo_swapped_audio", "grpo_no_think"))
     assert "what the grpo policy's answers rest on" in shown
     assert row(shown, "av").startswith("av 50.0 [")
@@ -114,11 +114,11 @@ def test_conditions_of_the_last_policy_are_a_table_of_80_columns(tmp_path: Path)
 
 
 def test_shares_of_few_clips_are_said_to_mean_nothing(tmp_path: Path) -> None:
-    clips = [make_judged(f"{i}.mp4", label="sad", answer="sad") for i in range(100)]
-    note = "held-out clips are too few to judge a policy by: the shares above say nothing about quality"
+    clips = [make_prediction(f"{i}.mp4", label="sad", answer="sad") for i in range(100)]
+    note = "held-out clips are too few to evaluate a policy by: the shares above say nothing about quality"
     assert f"note        99 {note}" in report_of(tmp_path / "few", clips=clips[:99])
     assert note not in report_of(tmp_path / "enough", clips=clips)
-    assert note not in report_of(tmp_path / "not judged")
+    assert note not in report_of(tmp_path / "not evaluated")
 
 
 def test_what_was_not_run_is_not_shown(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_without_an_evaluation_the_best_completion_of_the_last_step_is_shown(tmp
 def test_a_path_and_an_answer_without_a_space_are_shown_to_their_end(tmp_path: Path) -> None:
     path, text = "/".join(["emotion"] * 12) + ".mp4", "<think></think>" + "<answer>sad</answer>" * 5
     for number in range(2):
-        clips = [make_judged(path, label="sad", answer="sad", text=text)] if number else []
+        clips = [make_prediction(path, label="sad", answer="sad", text=text)] if number else []
         samples = [make_group([1.0], draw=make_draw(path))]
         object.__setattr__(samples[0].samples[0].completion, "text", text)
         shown = report_of(tmp_path / str(number), clips=clips, samples=samples)
@@ -158,7 +158,7 @@ def test_a_path_and_an_answer_without_a_space_are_shown_to_their_end(tmp_path: P
 
 
 def test_with_an_evaluation_held_out_clips_are_shown_instead(tmp_path: Path) -> None:
-    clips = [make_judged("a.mp4", label="sad", answer="sad")]
+    clips = [make_prediction("a.mp4", label="sad", answer="sad")]
     shown = report_of(tmp_path / "run", clips=clips, samples=[make_group([1.0])])
     assert "one completion" not in shown
 
@@ -168,7 +168,7 @@ def test_no_row_wraps_in_the_80_columns_of_a_job(tmp_path: Path, all_right: bool
     # the longest label of the papers, in numbers of four digits, and the widest intervals
     num_right = {"contemptuous": 1000 if all_right else 800, "disappointed": 10, "sad": 10}
     clips = [
-        make_judged(f"{label}-{i}", label=label, answer=label if i < right else None)
+        make_prediction(f"{label}-{i}", label=label, answer=label if i < right else None)
         for label, right in num_right.items()
         for i in range(1000 if label == "contemptuous" else 10)
     ]
@@ -188,12 +188,12 @@ def test_no_row_wraps_in_the_80_columns_of_a_job(tmp_path: Path, all_right: bool
 
 @pytest.mark.parametrize("text", ["[/think] done", "[bold]", "[link=x", "[red]answer[/red]", "", "\n"])
 def test_nothing_that_a_model_writes_is_taken_for_markup(tmp_path: Path, text: str) -> None:
-    shown = report_of(tmp_path / "run", clips=[make_judged("a", label="sad", answer="x", text=text)])
+    shown = report_of(tmp_path / "run", clips=[make_prediction("a", label="sad", answer="x", text=text)])
     assert (text.strip() or "(nothing)") in shown
 
 
 @pytest.mark.parametrize("name", ["[hd] clip", "a[/b]c"])
 def test_no_path_is_taken_for_markup(tmp_path: Path, name: str) -> None:
-    shown = report_of(tmp_path / "[run]", clips=[make_judged(name, label="sad", answer="sad")])
+    shown = report_of(tmp_path / "[run]", clips=[make_prediction(name, label="sad", answer="sad")])
     assert name in shown
     assert f"{tmp_path}/[run]" in shown

@@ -1,4 +1,4 @@
-"""The numbers of a run, from metrics and judgements written by hand."""
+"""The numbers of a run, from metrics and results written by hand."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from common.runtime.metrics import MetricsFile
 from common.types import Failure
 from deploy.reporting.summary import Summary, summarize, write_summary
 from learner.ledger import Ledger
-from learner.loops.evaluation import judgement_of, write_judgement
+from learner.loops.evaluation import evaluation_result, write_result
 from learner.records.record import note_publish_failure
-from tests.support.builders import make_draw, make_judged, metrics_line
+from tests.support.builders import make_draw, make_prediction, metrics_line
 
 
 def summary_of(folder: Path) -> Summary:
@@ -37,9 +37,9 @@ def attempted(folder: Path, *, seconds_total: float, peak_memory_bytes: int = 10
     append_line(folder / "attempts.jsonl", line)
 
 
-def judged(folder: Path, policy: str, clips: list[Prediction]) -> None:
+def evaluated(folder: Path, policy: str, clips: list[Prediction]) -> None:
     """Written as a run writes it."""
-    write_judgement(folder / "eval", judgement_of(clips, policy=policy, policy_version=0))
+    write_result(folder / "eval", evaluation_result(clips, policy=policy, policy_version=0))
 
 
 def test_a_run_of_nothing_has_no_numbers(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_publish_that_misses_the_tolerance_on_any_engine_counts_once(tmp_path:
     assert summary_of(tmp_path).canary_failures == 2
 
 
-def test_a_publish_is_judged_by_the_tolerance_of_its_time(tmp_path: Path) -> None:
+def test_a_publish_is_evaluated_by_the_tolerance_of_its_time(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     # bfloat16: the noise of each attempt sets its own
     for step, (largest, tolerance) in enumerate([(0.02, 0.03), (0.02, 0.01), (0.03, 0.03)], start=1):
@@ -156,14 +156,14 @@ def test_rehearsals_are_those_before_the_last_step(tmp_path: Path) -> None:
 
 
 def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
-    judged(tmp_path, "untrained", [make_judged("a", label="sad", answer="happy")])
+    evaluated(tmp_path, "untrained", [make_prediction("a", label="sad", answer="happy")])
     clips = [
-        make_judged("a", label="sad", answer="sad"),
-        make_judged("b", label="sad", answer="sad"),
-        make_judged("c", label="sad", answer="happy"),
-        make_judged("d", label="happy", answer=None),
+        make_prediction("a", label="sad", answer="sad"),
+        make_prediction("b", label="sad", answer="sad"),
+        make_prediction("c", label="sad", answer="happy"),
+        make_prediction("d", label="happy", answer=None),
     ]
-    judged(tmp_path, "grpo", clips)
+    evaluated(tmp_path, "grpo", clips)
     found = summary_of(tmp_path)
     assert (found.war_untrained, found.uar_untrained) == (0.0, 0.0)
     assert (found.war_cold_start, found.uar_cold_start) == (None, None)
@@ -174,8 +174,8 @@ def test_recognition_is_read_by_policy(tmp_path: Path) -> None:
 
 def test_a_policy_in_other_conditions_is_read_by_condition(tmp_path: Path) -> None:
     for count, control in enumerate(CONTROLS):
-        clips = [make_judged(str(i), label="sad", answer="sad" if i < count else "fear") for i in range(5)]
-        judged(tmp_path, f"grpo_{control}", clips)
+        clips = [make_prediction(str(i), label="sad", answer="sad" if i < count else "fear") for i in range(5)]
+        evaluated(tmp_path, f"grpo_{control}", clips)
     values = asdict(summary_of(tmp_path))
     assert [values[f"war_grpo_{control}"] for control in CONTROLS] == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert values["war_grpo"] is None

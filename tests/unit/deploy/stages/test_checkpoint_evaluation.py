@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_not_there_or_not_whole_is_a_mistake(config: OmniCo
     for which in ("5", "newest", "-1"):
         with pytest.raises(ConfigError, match=f"must be best, last or a step of 4, got '{which}'"):
             policy_of(config, request(checkpoint=which))
-    with pytest.raises(ConfigError, match="were not judged; give last or a step of 4"):
+    with pytest.raises(ConfigError, match="were not evaluated; give last or a step of 4"):
         policy_of(config, request(checkpoint="best"))
     (whole / "hf" / "config.json").write_text("{ }")
     with pytest.raises(ModelError, match=r"as it was written, got .*step_000004"):

@@ -22,12 +22,12 @@ from common.runtime.metrics import MetricsFile
 from common.types import Clip, Record
 from deploy.commands.predict import _parse
 from deploy.reporting.progress import Progress
-from deploy.stages.evaluation_stage import is_due, judge_policy
+from deploy.stages.evaluation_stage import evaluate_policy, is_due
 from deploy.stages.run import run_stages
 from deploy.wiring import Run
 from learner.loops.evaluation import Asking
 from learner.records.record import publish_failures
-from tests.support.builders import make_judged, make_record, metrics_line
+from tests.support.builders import make_prediction, make_record, metrics_line
 from tests.support.clock import run as run_loop
 
 Work = Callable[[Run], Awaitable[None]]
@@ -65,7 +65,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
 
     context = SimpleNamespace(get_session_name=lambda: "no session")
     monkeypatch.setattr(deploy.stages.run.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(deploy.stages.run, "judge_untrained", nothing)
+    monkeypatch.setattr(deploy.stages.run, "evaluate_untrained", nothing)
     monkeypatch.setattr(deploy.stages.run, "cold_start", nothing)
     return replace
 
@@ -173,19 +173,19 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> list[Drawing]:
     return opened
 
 
-def test_every_judgement_is_drawn_and_hides_no_other(
+def test_every_evaluation_is_drawn_and_hides_no_other(
     tmp_path: Path, stages: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
 ) -> None:
-    clips = [make_judged("a", label="sad", answer="sad"), make_judged("b", label="happy", answer=None)]
+    clips = [make_prediction("a", label="sad", answer="sad"), make_prediction("b", label="happy", answer=None)]
 
-    async def judge(*_: Any, **__: Any) -> list[Prediction]:
+    async def predict_clips(*_: Any, **__: Any) -> list[Prediction]:
         return clips
 
     async def judge_two(run: Run) -> None:
-        await judge_policy(run, [], "untrained", version=0)
-        await judge_policy(run, [], "grpo", version=7)
+        await evaluate_policy(run, [], "untrained", version=0)
+        await evaluate_policy(run, [], "grpo", version=7)
 
-    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     stages(judge_two)
     run_loop(run_stages(run_in(tmp_path / "run")))
     assert {(d.folder, d.after_step) for d in drawings} == {(tmp_path / "run" / "tensorboard" / "eval", None)}
@@ -200,11 +200,11 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
 ) -> None:
     asked: list[list[tuple[str | None, str | None]]] = []
 
-    async def judge(records: list[Record], *_: Any, **__: Any) -> list[Prediction]:
+    async def predict_clips(records: list[Record], *_: Any, **__: Any) -> list[Prediction]:
         asked.append([(r.clip.video_path, r.clip.audio_path) for r in records])
-        return [make_judged(r.prompt_id, label=r.label, answer="sad") for r in records]
+        return [make_prediction(r.prompt_id, label=r.label, answer="sad") for r in records]
 
-    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     run = run_in(tmp_path / "run")
     heldout = [
         replace(
@@ -215,9 +215,9 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
     object.__setattr__(run.corpora, "heldout", heldout)
     controls = run.config.evaluation.model_copy(update={"controls": ("video_only", "audio_only")})
     object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
-    run_loop(judge_policy(run, [], "untrained", version=0))
+    run_loop(evaluate_policy(run, [], "untrained", version=0))
     assert len(asked) == 1, "controls are the last policy's"
-    run_loop(judge_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, [], "grpo", version=7))
     given = [("sad.mp4", "x"), ("happy.mp4", "x")]
     assert asked == [given, given, [("sad.mp4", None), ("happy.mp4", None)], [(None, "x"), (None, "x")]]
     names = ["grpo", "grpo_audio_only", "grpo_video_only", "untrained"]
@@ -225,7 +225,7 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
     # one that was lost alone is asked again
     (run.folder / "eval" / "grpo_audio_only.json").unlink()
     assert is_due(run, "grpo")
-    run_loop(judge_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, [], "grpo", version=7))
     assert (len(asked), is_due(run, "grpo")) == (5, False)
 
 
@@ -234,11 +234,11 @@ def test_a_run_swaps_sounds_within_a_dataset(
 ) -> None:
     asked: list[list[Record]] = []
 
-    async def judge(records: list[Record], asking: Asking, **_: Any) -> list[Prediction]:
+    async def predict_clips(records: list[Record], asking: Asking, **_: Any) -> list[Prediction]:
         asked.append(records)
         return [asking.prediction(r, text=r.label) for r in records]
 
-    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     run = run_in(tmp_path / "run")
     clip = Clip(clip_id="", video_path="v.mp4", audio_path="")
     heldout = [
@@ -253,7 +253,7 @@ def test_a_run_swaps_sounds_within_a_dataset(
     object.__setattr__(run.corpora, "heldout", heldout)
     controls = run.config.evaluation.model_copy(update={"controls": ("swapped_audio",)})
     object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
-    run_loop(judge_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, [], "grpo", version=7))
     other = {"sad": "happy", "happy": "sad"}
     assert [r.clip.audio_path for r in asked[1]] == [f"{r.dataset}-{other[r.label]}.wav" for r in heldout]
     # what was said is a file for learner.evaluate
@@ -266,13 +266,13 @@ def test_a_run_swaps_sounds_within_a_dataset(
 def test_what_was_said_is_kept_where_it_cannot_be_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawings: list[Drawing]
 ) -> None:
-    async def judge(*_: Any, **__: Any) -> list[Prediction]:
-        return [make_judged("a", label="bored", answer="sad")]
+    async def predict_clips(*_: Any, **__: Any) -> list[Prediction]:
+        return [make_prediction("a", label="bored", answer="sad")]
 
-    monkeypatch.setattr(deploy.stages.evaluation_stage, "judge", judge)
+    monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     run = run_in(tmp_path / "run")
     with pytest.raises(DatasetError, match="a label must be of the taxonomy"):
-        run_loop(judge_policy(run, [], "grpo", version=7))
+        run_loop(evaluate_policy(run, [], "grpo", version=7))
     assert [p.id for p in read_predictions(run.folder / "eval" / "grpo.jsonl")] == ["a"]
     assert is_due(run, "grpo")
 

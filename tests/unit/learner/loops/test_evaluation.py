@@ -14,14 +14,14 @@ from deploy.commands.evaluate import main
 from learner.loops.evaluation import (
     Asking,
     answers_file,
-    judge,
-    judgement_metrics,
-    judgement_of,
-    read_judgement,
+    evaluation_result,
+    predict_clips,
+    read_result,
+    result_metrics,
     validation_metrics,
-    write_judgement,
+    write_result,
 )
-from tests.support.builders import make_completion, make_judged, make_record
+from tests.support.builders import make_completion, make_prediction, make_record
 from tests.support.clock import run
 
 BROKEN = Failure(stage="media", reason="undecodable", detail="no such file")
@@ -61,10 +61,10 @@ class Policy:
             return answer
         return Generation(completions=(make_completion([1], text=answer),), submission_version=0, engine="engine-0")
 
-    def judge(self, *, max_in_flight: int = 4) -> list[Prediction]:
+    def predict(self, *, max_in_flight: int = 4) -> list[Prediction]:
         """All clips."""
         return run(
-            judge(
+            predict_clips(
                 self.records,
                 ASKING,
                 prepare=self.prepare,
@@ -77,7 +77,7 @@ class Policy:
 
 def test_clips_come_back_in_their_order_whichever_is_done_first() -> None:
     policy = Policy({f"clip-{i}": f"answer {i}" for i in range(9)})
-    clips = policy.judge(max_in_flight=9)
+    clips = policy.predict(max_in_flight=9)
     assert [c.id for c in clips] == [f"clip-{i}" for i in range(9)]
     assert [c.text for c in clips] == [f"answer {i}" for i in range(9)]
     assert policy.told == [(i, 9) for i in range(1, 10)]
@@ -88,11 +88,11 @@ def test_clips_come_back_in_their_order_whichever_is_done_first() -> None:
 @pytest.mark.parametrize("max_in_flight", [1, 3])
 def test_no_more_clips_are_asked_at_once_than_allowed(max_in_flight: int) -> None:
     policy = Policy({f"clip-{i}": BROKEN if i % 4 == 1 else "x" for i in range(12)})
-    assert len(policy.judge(max_in_flight=max_in_flight)) == 12
+    assert len(policy.predict(max_in_flight=max_in_flight)) == 12
     assert policy.max_in_flight == max_in_flight
 
 
-def test_what_a_clip_is_judged_by() -> None:
+def test_what_a_clip_is_evaluated_by() -> None:
     answers: dict[str, str | Failure] = {
         "form": "<think>x</think>\n<answer> Sad </answer>",
         "tail": "<think>x</think><answer>sad</answer>.",
@@ -101,14 +101,14 @@ def test_what_a_clip_is_judged_by() -> None:
         "broken": BROKEN,
         "late": LATE,
     }
-    clips = {c.id: c for c in Policy(answers).judge()}
+    clips = {c.id: c for c in Policy(answers).predict()}
     assert {name: c.text for name, c in clips.items()} == {
         name: said if isinstance(said, str) else "" for name, said in answers.items()
     }
-    judgement = judgement_of(list(clips.values()), policy="grpo", policy_version=7)
-    assert judgement.recognition.war.value == 3 / 6
-    assert judgement.war_exact == 2 / 6, "a tag within a longer text is read by line, and what is bare as it is"
-    assert judgement.format_rate == 1 / 6
+    result = evaluation_result(list(clips.values()), policy="grpo", policy_version=7)
+    assert result.recognition.war.value == 3 / 6
+    assert result.war_exact == 2 / 6, "a tag within a longer text is read by line, and what is bare as it is"
+    assert result.format_rate == 1 / 6
     assert {name: c.failure for name, c in clips.items() if c.failure} == {
         "broken": "media/undecodable: no such file",
         "late": "rollout/deadline: 60 s passed",
@@ -116,38 +116,38 @@ def test_what_a_clip_is_judged_by() -> None:
 
 
 def test_a_clip_that_could_not_be_asked_is_wrong_and_reported() -> None:
-    clips = Policy({"a": "sad", "b": BROKEN, "c": "<think>t</think><answer>sad</answer>", "d": LATE}).judge()
-    judgement = judgement_of(clips, policy="grpo", policy_version=7)
-    assert (judgement.policy, judgement.policy_version, judgement.num_failed) == ("grpo", 7, 2)
-    assert judgement.recognition.war.value == 0.5
-    assert judgement.recognition.num_clips == 4
-    assert judgement.format_rate == 0.25
+    clips = Policy({"a": "sad", "b": BROKEN, "c": "<think>t</think><answer>sad</answer>", "d": LATE}).predict()
+    result = evaluation_result(clips, policy="grpo", policy_version=7)
+    assert (result.policy, result.policy_version, result.num_failed) == ("grpo", 7, 2)
+    assert result.recognition.war.value == 0.5
+    assert result.recognition.num_clips == 4
+    assert result.format_rate == 0.25
 
 
 def test_an_evaluation_of_which_nothing_could_be_asked_is_a_mistake_with_its_reasons() -> None:
     missing = Failure(stage="media", reason="missing", detail="/data/a: no such file")
-    clips = Policy({f"clip-{i}": missing for i in range(6)}).judge()
+    clips = Policy({f"clip-{i}": missing for i in range(6)}).predict()
     with pytest.raises(DatasetError) as caught:
-        judgement_of(clips, policy="grpo", policy_version=7)
+        evaluation_result(clips, policy="grpo", policy_version=7)
     assert str(caught.value) == (
         "some held-out clip must be usable, got only failures: media/missing x6; "
         "check data.heldout.media_root and the files"
     )
     # reasons are told apart, and the commonest has its remedy
-    clips = Policy({"a": missing, "b": LATE, "c": LATE}).judge()
+    clips = Policy({"a": missing, "b": LATE, "c": LATE}).predict()
     with pytest.raises(DatasetError, match=r"media/missing x1, rollout/deadline x2; raise rollout\.deadline_s"):
-        judgement_of(clips, policy="grpo", policy_version=7)
+        evaluation_result(clips, policy="grpo", policy_version=7)
 
 
 def test_a_policy_that_answers_nothing_right_is_no_mistake() -> None:
-    clips = Policy({"a": "happy", "b": "", "c": BROKEN}).judge()
-    judgement = judgement_of(clips, policy="grpo", policy_version=7)
-    assert (judgement.recognition.war.value, judgement.num_failed) == (0.0, 1)
+    clips = Policy({"a": "happy", "b": "", "c": BROKEN}).predict()
+    result = evaluation_result(clips, policy="grpo", policy_version=7)
+    assert (result.recognition.war.value, result.num_failed) == (0.0, 1)
 
 
-def test_a_judgement_as_points_of_its_policy() -> None:
-    clips = Policy({"a": "sad", "b": BROKEN, "c": "<think>t</think><answer>sad</answer>", "d": LATE}).judge()
-    assert judgement_metrics(judgement_of(clips, policy="cold_start", policy_version=0)) == {
+def test_a_evaluation_as_points_of_its_policy() -> None:
+    clips = Policy({"a": "sad", "b": BROKEN, "c": "<think>t</think><answer>sad</answer>", "d": LATE}).predict()
+    assert result_metrics(evaluation_result(clips, policy="cold_start", policy_version=0)) == {
         "eval/cold_start/war": 0.5,
         "eval/cold_start/uar": 0.5,
         "eval/cold_start/war_exact": 0.5,
@@ -155,31 +155,33 @@ def test_a_judgement_as_points_of_its_policy() -> None:
     }
 
 
-def test_a_judgement_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_evaluation_comes_back_as_it_was_written(tmp_path: Path) -> None:
     clips = [
-        make_judged("ü.mp4", label="sad", answer="sad", text="<think>\u2028x\n</think>"),
-        make_judged("b", label="happy", answer=None),
+        make_prediction("ü.mp4", label="sad", answer="sad", text="<think>\u2028x\n</think>"),
+        make_prediction("b", label="happy", answer=None),
     ]
-    judgement = judgement_of(clips, policy="cold_start", policy_version=0)
+    result = evaluation_result(clips, policy="cold_start", policy_version=0)
     folder = tmp_path / "eval"
-    assert read_judgement(folder, "cold_start") is None
-    write_judgement(folder, judgement)
-    assert read_judgement(folder, "cold_start") == judgement
+    assert read_result(folder, "cold_start") is None
+    write_result(folder, result)
+    assert read_result(folder, "cold_start") == result
     assert sorted(p.name for p in folder.iterdir()) == ["cold_start.json"]
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
-    assert read_judgement(folder, "grpo") is None
+    assert read_result(folder, "grpo") is None
 
 
 def test_what_was_said_comes_back_as_it_was_written(tmp_path: Path) -> None:
     # U+2028 breaks lines for some readers
-    clips = Policy({"ü": '<answer>sad\u2028</answer>\n"', "b": BROKEN}).judge()
+    clips = Policy({"ü": '<answer>sad\u2028</answer>\n"', "b": BROKEN}).predict()
     path = answers_file(tmp_path / "eval", "grpo")
     write_predictions(path, clips)
     assert read_predictions(path) == clips
     assert oct(path.parent.stat().st_mode & 0o777) == "0o700"
 
 
-def test_a_judgement_is_what_its_own_answers_are_scored_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_evaluation_is_what_its_own_answers_are_scored_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     answers: dict[str, str | Failure] = {
         "a": "<think>x</think><answer>Sadness.</answer>",
@@ -194,19 +196,19 @@ def test_a_judgement_is_what_its_own_answers_are_scored_as(tmp_path: Path, monke
     policy.records = [
         replace(r, label=labels.get(r.prompt_id, "sad"), fold=2, dataset="dfew") for r in policy.records
     ]
-    said = policy.judge()
-    judgement = judgement_of(said, policy="grpo", policy_version=7)
+    said = policy.predict()
+    result = evaluation_result(said, policy="grpo", policy_version=7)
     write_predictions(answers_file(tmp_path / "eval", "grpo"), said)
     assert main(["--predictions", "eval/grpo.jsonl", "--out", "scored"]) == 0
     (found,) = json.loads(Path("scored/grpo/report.json").read_text())["assessments"]
-    ours = judgement.recognition
+    ours = result.recognition
     assert (ours.war.value, ours.uar.value) == (4 / 6, 2 / 3)
     for name, value in (("war", ours.war.value), ("uar", ours.uar.value)):
         assert found["normalised"][name]["value"] == pytest.approx(value, abs=1e-12)
-    assert found["exact"]["war"]["value"] == pytest.approx(judgement.war_exact, abs=1e-12)
-    assert judgement.war_exact == 2 / 6
+    assert found["exact"]["war"]["value"] == pytest.approx(result.war_exact, abs=1e-12)
+    assert result.war_exact == 2 / 6
     assert (found["recall"], found["support"]) == (dict(ours.recall), dict(ours.support))
-    assert (found["form_rate"], found["num_failed"]) == (judgement.format_rate, judgement.num_failed)
+    assert (found["form_rate"], found["num_failed"]) == (result.format_rate, result.num_failed)
     assert found["policy_versions"] == [7]
     assert [(f["fold"], f["num_clips"]) for f in found["folds"]] == [(2, 6)]
 
@@ -217,12 +219,12 @@ def test_a_taxonomy_of_the_run_goes_before_the_records_own() -> None:
     assert Asking(policy_version=1, taxonomy="open").prediction(calm).taxonomy == "ravdess"
 
 
-def test_a_judgement_of_several_datasets_tells_them_apart(tmp_path: Path) -> None:
-    clips = [make_judged("a", label="sad", answer="sad"), make_judged("b", label="happy", answer="fear")]
-    assert judgement_of(clips, policy="grpo", policy_version=1).datasets == {}
-    clips += [replace(make_judged("c", label="sad", answer="sad"), dataset="mafw")]
-    judgement = judgement_of(clips, policy="grpo", policy_version=1)
-    assert validation_metrics(judgement) == {
+def test_a_evaluation_of_several_datasets_tells_them_apart(tmp_path: Path) -> None:
+    clips = [make_prediction("a", label="sad", answer="sad"), make_prediction("b", label="happy", answer="fear")]
+    assert evaluation_result(clips, policy="grpo", policy_version=1).datasets == {}
+    clips += [replace(make_prediction("c", label="sad", answer="sad"), dataset="mafw")]
+    result = evaluation_result(clips, policy="grpo", policy_version=1)
+    assert validation_metrics(result) == {
         "eval/validation/war": 2 / 3,
         "eval/validation/uar": 0.5,
         "eval/validation/d/war": 0.5,
@@ -230,5 +232,5 @@ def test_a_judgement_of_several_datasets_tells_them_apart(tmp_path: Path) -> Non
         "eval/validation/mafw/war": 1.0,
         "eval/validation/mafw/uar": 1.0,
     }
-    write_judgement(tmp_path / "eval", judgement)
-    assert read_judgement(tmp_path / "eval", "grpo") == judgement
+    write_result(tmp_path / "eval", result)
+    assert read_result(tmp_path / "eval", "grpo") == result

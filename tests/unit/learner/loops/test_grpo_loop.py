@@ -96,7 +96,7 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end(tmp_path: Path) -> 
     bench = Bench(tmp_path, Plan(steps_per_checkpoint=2))
     bench.run(5)
     assert [s.step for s in bench.seen.kept] == [2, 4, 5]
-    assert bench.seen.judged == [2, 4, 5]
+    assert bench.seen.evaluated == [2, 4, 5]
     assert [(s.policy_version, s.cursor, s.outstanding) for s in bench.seen.kept] == [
         (2, 4, ()),
         (4, 8, ()),

@@ -32,7 +32,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def test_every_sample_is_a_line_with_all_that_it_takes_to_judge_it(tmp_path: Path) -> None:
+def test_every_sample_is_a_line_with_all_that_it_takes_to_evaluate_it(tmp_path: Path) -> None:
     groups = [
         make_group([1.0, 0.0], lengths=[2, 1]),
         make_group([0.5], draw=make_draw("ü", epoch=3), first_token=9),
