@@ -36,11 +36,11 @@ class Interrupts:
     def is_asked(self) -> bool:
         return self._is_asked
 
-    async def keeping(
+    async def run_until_stopped(
         self,
         work: Callable[[], Awaitable[None]],
         *,
-        keep: Callable[[], Awaitable[None]],
+        save_checkpoint: Callable[[], Awaitable[None]],
         listener: Callable[[], None],
     ) -> None:
         """Does work that stops between two steps when asked, and then keeps what it has come to.
@@ -54,7 +54,7 @@ class Interrupts:
                 await work()
             except StopRequestedError:
                 # raised between two steps alone: whatever else ends the work may have left one half taken
-                await keep()
+                await save_checkpoint()
                 raise
 
     @contextmanager

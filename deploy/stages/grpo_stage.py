@@ -126,16 +126,18 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
         phases = Phases(run.folder / "events.jsonl", show=display.phase)
         producer = await _producer(stage, ledger, state, phases, publisher)
-        keep = await stack.enter_async_context(
+        checkpointer = await stack.enter_async_context(
             Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
         )
         loop = GrpoLoop(
-            parts=_loop_parts(stage, producer, ranks, publisher, state, keep, display),
+            parts=_loop_parts(stage, producer, ranks, publisher, state, checkpointer, display),
             state=state,
             last_step=run.config.learner.steps,
         )
         with run.progress.phase("grpo"):
-            await run.interrupts.keeping(loop.run, keep=loop.keep, listener=producer.interrupt)
+            await run.interrupts.run_until_stopped(
+                loop.run, save_checkpoint=loop.save_checkpoint, listener=producer.interrupt
+            )
         run.interrupts.check()
         await evaluate_policy(run, stage.engines, "grpo", version=publisher.version)
 
@@ -204,7 +206,7 @@ def _loop_parts(
     ranks: RankClients,
     publisher: Publisher,
     state: RunState,
-    keep: Checkpointer,
+    checkpointer: Checkpointer,
     display: StepLines,
 ) -> LoopParts:
     run, config = stage.run, stage.run.config
@@ -222,7 +224,7 @@ def _loop_parts(
             display=display,
             lineage=producer.ledger.lineage,
         ),
-        keep=keep,
+        save_checkpoint=checkpointer,
         evaluate=CheckpointEvaluator(run, stage.engines, producer.phases, after_step=state.step),
         prefetch=run.prepare.prefetch,
         phases=producer.phases,

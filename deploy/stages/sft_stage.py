@@ -57,12 +57,16 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
             ranks, _ = await stack.enter_async_context(open_ranks(run, path, learner=learner))
             if newest:
                 await ranks.load_optimizer(newest)
-        keep = await stack.enter_async_context(Checkpointer(folder, ranks, keep=run.config.learner.checkpoint.keep))
+        checkpointer = await stack.enter_async_context(
+            Checkpointer(folder, ranks, keep=run.config.learner.checkpoint.keep)
+        )
         loop = SupervisedLoop(
-            parts=_parts(run, folder, ranks, ledger, state, keep), state=state, last_step=settings.steps
+            parts=_parts(run, folder, ranks, ledger, state, checkpointer), state=state, last_step=settings.steps
         )
         with run.progress.phase("cold start"):
-            await run.interrupts.keeping(loop.run, keep=loop.keep, listener=lambda: None)
+            await run.interrupts.run_until_stopped(
+                loop.run, save_checkpoint=loop.save_checkpoint, listener=lambda: None
+            )
         partial = checkpoint.begin(target)
         await ranks.save_hf(partial / "hf")
     await asyncio.to_thread(checkpoint.finish, partial, target)
@@ -70,7 +74,7 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
 
 
 def _parts(
-    run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState, keep: Checkpointer
+    run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState, checkpointer: Checkpointer
 ) -> SupervisedParts:
     settings, seed = run.config.sft, run.config.run.seed
     vary = dropout_of(run.config.data, seed=seed)
@@ -89,7 +93,7 @@ def _parts(
             num_steps=settings.steps,
             every=max(1, settings.steps // 10),
         ),
-        keep=keep,
+        save_checkpoint=checkpointer,
         should_stop=run.interrupts.check,
         examples_per_step=settings.examples_per_step,
         steps_per_checkpoint=settings.steps_per_checkpoint,

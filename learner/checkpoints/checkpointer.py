@@ -19,7 +19,7 @@ class Savers(Protocol):
 
 
 class Checkpointer:
-    """A `KeepFn` over one run folder. A block of it ends when what it has begun is in place."""
+    """A `SaveCheckpointFn` over one run folder. A block of it ends when what it has begun is in place."""
 
     def __init__(self, run: Path, savers: Savers, *, keep: int) -> None:
         self._run, self._savers, self._keep = run, savers, keep

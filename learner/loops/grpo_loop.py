@@ -1,4 +1,4 @@
-"""The GRPO loop, to be read aloud: take groups, train on them, publish, record, keep.
+"""The GRPO loop: take groups, train on them, publish, record, save a checkpoint.
 
 `GrpoLoop.run` consumes groups of the producer and produces policy versions. It waits for groups, for the ranks, for
 the publisher and for checkpoints, in that order, and is unblocked by each of them within its own deadline.
@@ -40,7 +40,7 @@ class StepRecorder(Protocol):
         ...
 
 
-class KeepFn(Protocol):
+class SaveCheckpointFn(Protocol):
     """Takes a checkpoint of the ranks as they are, which is where the state says; may still be writing it after."""
 
     async def __call__(self, state: RunState) -> None: ...
@@ -61,7 +61,7 @@ class LoopParts:
     publisher: Publisher
     ledger: Ledger
     record: StepRecorder
-    keep: KeepFn
+    save_checkpoint: SaveCheckpointFn
     evaluate: EvaluateFn
     """Called after every checkpoint."""
     prefetch: Callable[[Sequence[Record]], None]
@@ -108,7 +108,7 @@ class GrpoLoop:
                 if done + num_batches <= remaining:
                     parts.producer.start(parts.groups_per_step)
                 if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
-                    await self.keep()
+                    await self.save_checkpoint()
                     await parts.evaluate(self.state)
         finally:
             await parts.producer.stop()
@@ -165,11 +165,11 @@ class GrpoLoop:
         )
         return batch
 
-    async def keep(self) -> None:
+    async def save_checkpoint(self) -> None:
         """Takes a checkpoint of the last whole step, unless it has one; no step may be half taken."""
         if self._kept_step != self.state.step:
             with self.parts.phases("checkpoint"):
-                await self.parts.keep(self.state)
+                await self.parts.save_checkpoint(self.state)
             self._kept_step = self.state.step
 
 

@@ -17,7 +17,7 @@ from common.types import Draw, Failure, MediaRef
 from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
 from learner.loops.failure_tracker import Exhaustion
-from learner.loops.grpo_loop import KeepFn
+from learner.loops.grpo_loop import SaveCheckpointFn
 from learner.loops.non_finite import REASON, NonFiniteGuard
 from learner.loops.stream import PromptStream
 from learner.records.record import StepDisplay
@@ -48,7 +48,7 @@ class SupervisedParts:
     ledger: Ledger
     metrics: MetricsWriter
     display: StepDisplay
-    keep: KeepFn
+    save_checkpoint: SaveCheckpointFn
     should_stop: Callable[[], None]
     """Raises where the run was asked to stop."""
     examples_per_step: int
@@ -82,12 +82,12 @@ class SupervisedLoop:
             self.parts.should_stop()
             await self._step()
             if self.state.step % self.parts.steps_per_checkpoint == 0 and self.state.step < self.last_step:
-                await self.keep()
+                await self.save_checkpoint()
 
-    async def keep(self) -> None:
+    async def save_checkpoint(self) -> None:
         """Takes a checkpoint of the last whole step, unless it has one."""
         if self._kept_step != self.state.step:
-            await self.parts.keep(self.state)
+            await self.parts.save_checkpoint(self.state)
             self._kept_step = self.state.step
 
     async def _step(self) -> None:

@@ -119,7 +119,7 @@ class Bench:
             publisher=self,  # pyright: ignore[reportArgumentType]
             ledger=self.ledger,
             record=self.record,
-            keep=self.keep,
+            save_checkpoint=self.save_checkpoint,
             evaluate=self.evaluate,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
             phases=self.phases,
@@ -204,7 +204,7 @@ class Bench:
         self.seen.recorded.append((step, report, published))
         return Path(f"step-{step}")
 
-    async def keep(self, state: RunState) -> None:
+    async def save_checkpoint(self, state: RunState) -> None:
         """Notes the state."""
         self.seen.kept.append(state)
 

@@ -24,7 +24,9 @@ def work(bench: Bench, interrupts: Interrupts, last_step: int) -> None:
     bench.loop.last_step = last_step
 
     async def within() -> None:
-        await interrupts.keeping(bench.loop.run, keep=bench.loop.keep, listener=bench.producer.interrupt)
+        await interrupts.run_until_stopped(
+            bench.loop.run, save_checkpoint=bench.loop.save_checkpoint, listener=bench.producer.interrupt
+        )
 
     run(within())
 
@@ -55,7 +57,9 @@ def test_a_second_request_ends_at_once_and_keeps_nothing(tmp_path: Path) -> None
         main = asyncio.current_task()
         assert main is not None
         bench.on_train = lambda step: (interrupts._asked(main), interrupts._asked(main)) if step == 2 else None
-        await interrupts.keeping(bench.loop.run, keep=bench.loop.keep, listener=bench.producer.interrupt)
+        await interrupts.run_until_stopped(
+            bench.loop.run, save_checkpoint=bench.loop.save_checkpoint, listener=bench.producer.interrupt
+        )
 
     with pytest.raises(asyncio.CancelledError):
         run(within())

@@ -51,7 +51,7 @@ class Stage:
         """Shows a line."""
         self.shown.append(f"{step} {text}")
 
-    async def keep(self, state: RunState) -> None:
+    async def save_checkpoint(self, state: RunState) -> None:
         """Notes the state."""
         self.kept.append(state)
 
@@ -72,7 +72,7 @@ class Stage:
                 ledger=Ledger(self.folder / "ledger.jsonl"),
                 metrics=MetricsFile(self.folder / "metrics.jsonl"),
                 display=self,
-                keep=self.keep,
+                save_checkpoint=self.save_checkpoint,
                 should_stop=should_stop,
                 examples_per_step=examples_per_step,
                 steps_per_checkpoint=2,
