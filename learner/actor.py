@@ -123,7 +123,7 @@ class RankClients:
         ]
         return (await self._within_deadline(calls))[0]
 
-    async def train_supervised(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
+    async def train_sft(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
         """Deals the examples out to the ranks and runs one supervised step.
 
         Raises:

@@ -50,7 +50,7 @@ class _Stage:
     """The checkpoint that the stage starts from, and refers to."""
 
 
-async def reinforce(run: Run, start: str) -> None:
+async def run_grpo_stage(run: Run, start: str) -> None:
     """GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
 
     Raises:

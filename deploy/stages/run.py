@@ -1,4 +1,4 @@
-"""A run's stages, each taken up where an earlier attempt left it: evaluate, cold start, reinforce.
+"""A run's stages, each taken up where an earlier attempt left it: evaluate, cold start, run_grpo_stage.
 
     untrained policy --evaluate--> cold start --evaluate--> GRPO --evaluate--> summary
 
@@ -14,8 +14,8 @@ from deploy.reporting.attempts import attempt
 from deploy.reporting.report import print_report
 from deploy.reporting.summary import Summary, summarize, write_summary
 from deploy.stages.evaluation_stage import evaluate_untrained
-from deploy.stages.grpo_stage import reinforce
-from deploy.stages.sft_stage import cold_start
+from deploy.stages.grpo_stage import run_grpo_stage
+from deploy.stages.sft_stage import run_sft_stage
 from deploy.wiring import Run
 from learner.checkpoints.checkpoint import checkpoints
 
@@ -24,7 +24,7 @@ async def run_cold_start(run: Run) -> str:
     """The supervised stage alone; the checkpoint that it leaves."""
     memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
     with attempt(run.folder, run.progress, memory), memory:
-        return await cold_start(run)
+        return await run_sft_stage(run)
 
 
 async def run_stages(run: Run) -> Summary:
@@ -32,8 +32,8 @@ async def run_stages(run: Run) -> Summary:
     memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
     with attempt(run.folder, run.progress, memory), memory:
         await evaluate_untrained(run)
-        start = await cold_start(run)
-        await reinforce(run, start)
+        start = await run_sft_stage(run)
+        await run_grpo_stage(run, start)
     summary = summarize(
         run.folder,
         seed=run.config.run.seed,

@@ -16,13 +16,13 @@ from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import START, RunState
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.ledger import Ledger
-from learner.loops.sft_loop import SupervisedLoop, SupervisedParts
+from learner.loops.sft_loop import SftLoop, SftParts
 from learner.loops.stream import PromptStream
 from learner.records.curves import curves_of
 from learner.records.record import CurvedMetrics, take_up_records
 
 
-async def cold_start(run: Run) -> str:
+async def run_sft_stage(run: Run) -> str:
     """Supervised training on explanations, where it is configured and not done.
 
     Returns:
@@ -36,11 +36,11 @@ async def cold_start(run: Run) -> str:
         if fault is None:
             return str(target / "hf")
         run.progress.say(f"the cold start is made again: {fault}")
-    await _supervise(run, run.folder / "sft", target)
+    await _train(run, run.folder / "sft", target)
     return str(target / "hf")
 
 
-async def _supervise(run: Run, folder: Path, target: Path) -> None:
+async def _train(run: Run, folder: Path, target: Path) -> None:
     settings = run.config.sft
     newest = await asyncio.to_thread(checkpoint.newest_whole, folder)
     state = checkpoint.read_state(newest) if newest else START
@@ -60,7 +60,7 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
         checkpointer = await stack.enter_async_context(
             Checkpointer(folder, ranks, keep=run.config.learner.checkpoint.keep)
         )
-        loop = SupervisedLoop(
+        loop = SftLoop(
             parts=_parts(run, folder, ranks, ledger, state, checkpointer), state=state, last_step=settings.steps
         )
         with run.progress.phase("cold start"):
@@ -75,13 +75,13 @@ async def _supervise(run: Run, folder: Path, target: Path) -> None:
 
 def _parts(
     run: Run, folder: Path, ranks: RankClients, ledger: Ledger, state: RunState, checkpointer: Checkpointer
-) -> SupervisedParts:
+) -> SftParts:
     settings, seed = run.config.sft, run.config.run.seed
     vary = dropout_of(run.config.data, seed=seed)
-    return SupervisedParts(
+    return SftParts(
         stream=PromptStream(run.corpora.cold_start, seed=seed, cursor=state.cursor, vary=vary),
         prepare=run.prepare,
-        train=ranks.train_supervised,
+        train=ranks.train_sft,
         ledger=ledger,
         metrics=CurvedMetrics(
             folder / "metrics.jsonl", curves=curves_of(run.folder, run.config.run, "sft", after_step=state.step)

@@ -1,6 +1,6 @@
 """The supervised stage: the policy learns to answer as the corpus does, before rewards take over.
 
-`SupervisedLoop` consumes clips with responses and produces optimizer steps. It waits for media tasks, for the
+`SftLoop` consumes clips with responses and produces optimizer steps. It waits for media tasks, for the
 ranks and for checkpoints, each within its deadline. A clip that cannot be used is a reason in the ledger, and the
 next takes its place.
 """
@@ -25,7 +25,7 @@ from learner.records.record import StepDisplay
 logger = logging.getLogger(__name__)
 
 
-class SuperviseFn(Protocol):
+class SftTrainFn(Protocol):
     """One supervised step over all ranks; its metrics, `sft/...`."""
 
     def __call__(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> Awaitable[dict[str, float]]: ...
@@ -38,13 +38,13 @@ class MetricsWriter(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SupervisedParts:
+class SftParts:
     """Everything the loop talks to."""
 
     stream: PromptStream
     """Of clips with a response."""
     prepare: PrepareFn
-    train: SuperviseFn
+    train: SftTrainFn
     ledger: Ledger
     metrics: MetricsWriter
     display: StepDisplay
@@ -56,14 +56,14 @@ class SupervisedParts:
     max_non_finite_steps: int
 
 
-class SupervisedLoop:
+class SftLoop:
     """Trains from a state to a last step.
 
     Attributes:
         state: after the last step that is whole.
     """
 
-    def __init__(self, *, parts: SupervisedParts, state: RunState, last_step: int) -> None:
+    def __init__(self, *, parts: SftParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
         self._exhaustion = Exhaustion(len(parts.stream))

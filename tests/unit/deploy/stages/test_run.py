@@ -58,15 +58,15 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
         return ""
 
     def replace(work: Work) -> None:
-        async def reinforce(run: Run, _: str) -> None:
+        async def run_grpo_stage(run: Run, _: str) -> None:
             await work(run)
 
-        monkeypatch.setattr(deploy.stages.run, "reinforce", reinforce)
+        monkeypatch.setattr(deploy.stages.run, "run_grpo_stage", run_grpo_stage)
 
     context = SimpleNamespace(get_session_name=lambda: "no session")
     monkeypatch.setattr(deploy.stages.run.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(deploy.stages.run, "evaluate_untrained", nothing)
-    monkeypatch.setattr(deploy.stages.run, "cold_start", nothing)
+    monkeypatch.setattr(deploy.stages.run, "run_sft_stage", nothing)
     return replace
 
 

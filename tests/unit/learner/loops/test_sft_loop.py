@@ -11,7 +11,7 @@ from common.runtime.metrics import MetricsFile
 from common.types import Failure, MediaRef, Record
 from learner.checkpoints.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
-from learner.loops.sft_loop import SupervisedLoop, SupervisedParts
+from learner.loops.sft_loop import SftLoop, SftParts
 from learner.loops.stream import PromptStream
 from tests.support.builders import make_record
 from tests.support.clock import run
@@ -62,10 +62,10 @@ class Stage:
         examples_per_step: int,
         should_stop: Callable[[], None] = lambda: None,
         state: RunState = START,
-    ) -> SupervisedLoop:
+    ) -> SftLoop:
         """The stage itself."""
-        loop = SupervisedLoop(
-            parts=SupervisedParts(
+        loop = SftLoop(
+            parts=SftParts(
                 stream=PromptStream(self.records, seed=4, cursor=state.cursor),
                 prepare=self.prepare,
                 train=self.train,
