@@ -28,13 +28,13 @@ from learner.publishing.sender import WeightSender
 from learner.training.batch import MicroBatch, TrainGroup
 from learner.training.lora import AdapterOffReference, MergedLoraSource, inject_adapters
 from learner.training.loss import Denominators
-from learner.training.micro_batches import share_of_step
+from learner.training.micro_batches import micro_batches_of_rank
 from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.training.process_group import ProcessGroup
 from learner.training.randomness import seed_everything, seed_of
 from learner.training.reference import OwnReference, Reference
 from learner.training.schedule import learning_rate
-from learner.training.step_sums import Tally
+from learner.training.step_sums import StepSums
 from learner.zero.deepspeed_facade import DeepSpeedEngine
 from learner.zero.frozen_and_noise import freeze_parameters
 from learner.zero.weight_source import PlainSource, WeightSource
@@ -184,7 +184,7 @@ class LearnerEngine:
 
     def _share(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
         """This rank's passes, as many as the busiest rank makes, and what the whole batch is divided by."""
-        return share_of_step(
+        return micro_batches_of_rank(
             groups,
             ranks=self._ranks,
             max_rows=self.config.max_rows_per_micro_batch,
@@ -221,7 +221,7 @@ class LearnerEngine:
         seconds: dict[str, float],
     ) -> dict[str, float]:
         """Forward and backward of every pass, then one optimizer step if all of it was finite."""
-        tally = Tally()
+        sums = StepSums()
         totals: dict[str, float] = {}
         lr = self._learning_rate()
         self._deepspeed.set_learning_rate(lr)
@@ -233,9 +233,9 @@ class LearnerEngine:
                 if made.batch.is_empty:
                     loss = (logprobs * 0.0).sum()
                 else:
-                    loss = objective(made, logprobs, entropy, denominators=denominators, tally=tally)
+                    loss = objective(made, logprobs, entropy, denominators=denominators, sums=sums)
             if is_last:
-                totals = tally.reduce(self._ranks.all_reduce)
+                totals = sums.reduce(self._ranks.all_reduce)
                 if not math.isfinite(totals["loss"]):
                     # a loss may be infinite and its gradient not: then no rank's gradient is, and none steps
                     loss = loss * math.nan
@@ -244,7 +244,7 @@ class LearnerEngine:
         with _timed(seconds, "update"):
             stepped = self._deepspeed.step()
         self.num_updates += stepped.is_taken
-        return tally.metrics(totals) | {
+        return sums.metrics(totals) | {
             "learner/grad_norm": stepped.grad_norm,
             "learner/lr": lr,
             "learner/is_skipped": float(not stepped.is_taken),

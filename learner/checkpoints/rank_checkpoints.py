@@ -13,7 +13,7 @@ from common.config.learner import LoraConfig
 from learner.checkpoints.hf_folder import HfWriter, shards_of
 from learner.checkpoints.shard_writer import (
     HostCopies,
-    ShareWriter,
+    ShardWriter,
     StoredTensors,
     read_counts,
     write_counts,
@@ -49,7 +49,7 @@ class RankCheckpoints:
         self._source, self._deepspeed, self._ranks, self._lora = source, deepspeed, ranks, lora
         self._source_path = source_path
         self._copies = HostCopies()
-        self.writer = ShareWriter(rank=ranks.rank, world_size=ranks.world_size)
+        self.writer = ShardWriter(rank=ranks.rank, world_size=ranks.world_size)
 
     def begin_save(self, folder: Path, target: Path, *, state: str, num_updates: int) -> None:
         """Copies everything that training needs to host memory, and begins to write it.

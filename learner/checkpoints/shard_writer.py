@@ -46,7 +46,7 @@ class HostCopies:
         return copies
 
 
-class ShareWriter:
+class ShardWriter:
     """Writes one checkpoint at a time, in a thread."""
 
     def __init__(self, *, rank: int, world_size: int) -> None:

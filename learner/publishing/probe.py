@@ -26,7 +26,7 @@ class Answers:
         return [[v for c in group for v in c.rollout_logprobs] for group in self.completions]
 
 
-class Comparison:
+class Probe:
     """Asks the probes, scores the answers, and knows how far the two may differ."""
 
     def __init__(

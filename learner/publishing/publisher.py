@@ -21,7 +21,7 @@ from common.errors import PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import ProcessedPrompt, SamplingSpec, TensorReceipt
 from learner.publishing.plan import PublishPlan
-from learner.publishing.probe import Comparison
+from learner.publishing.probe import Probe
 from learner.publishing.rehearsal import NUM_COMPLETIONS, Rehearsal, describe
 from learner.publishing.transfer import Identity, Transfer
 from learner.publishing.verification import Agreement, num_bytes
@@ -82,13 +82,13 @@ class Publisher:
         """Layers of which the last rehearsal could say nothing."""
         self._engines, self._plan, self._config, self._dtype = tuple(engines), plan, config, dtype
         self._transfer = Transfer(senders=senders, plan=plan, segments=segments, deadline_s=config.deadline_s)
-        self._comparison = Comparison(
+        self._probe = Probe(
             senders=senders, transfer=self._transfer, probes=probes, sampling=sampling, config=config
         )
         self._rehearsal = Rehearsal(
             senders=senders,
             transfer=self._transfer,
-            comparison=self._comparison,
+            probe=self._probe,
             plan=plan,
             config=config,
             dtype=dtype,
@@ -101,11 +101,11 @@ class Publisher:
     @property
     def canary_tolerance(self) -> float:
         """Largest difference of the probe that passes; in bfloat16 measured when the publisher starts."""
-        return self._comparison.tolerance
+        return self._probe.tolerance
 
     @canary_tolerance.setter
     def canary_tolerance(self, tolerance: float) -> None:
-        self._comparison.tolerance = tolerance
+        self._probe.tolerance = tolerance
 
     async def start(self, *, synchronize: bool = False) -> dict[str, Agreement]:
         """Measures the noise at the current version, then rehearses every engine.
@@ -121,9 +121,7 @@ class Publisher:
         """
         if synchronize:
             await self._send_anew(self.version)
-        at_rest = {
-            e.name: await self._comparison.agreement(e, num_completions=NUM_COMPLETIONS) for e in self._engines
-        }
+        at_rest = {e.name: await self._probe.agreement(e, num_completions=NUM_COMPLETIONS) for e in self._engines}
         if self._dtype != "float32":
             self._set_tolerance(at_rest)
         for engine in self._engines:
@@ -197,7 +195,7 @@ class Publisher:
         Raises:
             PublishError: it does not.
         """
-        agreement = await self._comparison.agreement(engine)
+        agreement = await self._probe.agreement(engine)
         await self._require(agreement, engine)
         return agreement
 
@@ -245,14 +243,14 @@ class Publisher:
         )
 
     async def _check_all(self) -> dict[str, Agreement]:
-        agreements = {e.name: await self._comparison.agreement(e) for e in self._engines}
+        agreements = {e.name: await self._probe.agreement(e) for e in self._engines}
         for engine in self._engines:
             await self._require(agreements[engine.name], engine)
         return agreements
 
     async def _require(self, agreement: Agreement, engine: WeightReceiver) -> None:
-        if self._comparison.differs(agreement.max):
+        if self._probe.differs(agreement.max):
             await engine.pause()
-            raise self._comparison.disagreement(
+            raise self._probe.disagreement(
                 agreement, engine, proof="canary", version=self.version, subject="log-probabilities"
             )

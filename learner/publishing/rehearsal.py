@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from common.config.learner import PublishConfig
 from common.protocols import WeightReceiver, WeightSenders
 from learner.publishing.plan import PublishPlan
-from learner.publishing.probe import Answers, Comparison
+from learner.publishing.probe import Answers, Probe
 from learner.publishing.transfer import Identity, Transfer
 from learner.publishing.verification import (
     Agreement,
@@ -79,12 +79,12 @@ class Rehearsal:
         *,
         senders: WeightSenders,
         transfer: Transfer,
-        comparison: Comparison,
+        probe: Probe,
         plan: PublishPlan,
         config: PublishConfig,
         dtype: str,
     ) -> None:
-        self._senders, self._transfer, self._comparison, self._plan = senders, transfer, comparison, plan
+        self._senders, self._transfer, self._probe, self._plan = senders, transfer, probe, plan
         self._scale = config.rehearsal_scale or SCALE
         self._noise_factor, self._rounding = config.canary_noise_factor, ROUNDING[dtype]
         self._num_nonces = 0
@@ -113,8 +113,8 @@ class Rehearsal:
         self, engines: Sequence[WeightReceiver], layers: Sequence[Layer], *, current: Identity
     ) -> list[Trial]:
         async with self._noise(engines, names=None, current=current) as nonce:
-            answers = [await self._comparison.ask(e, num_completions=NUM_COMPLETIONS) for e in engines]
-            scores = await self._comparison.score(answers)
+            answers = [await self._probe.ask(e, num_completions=NUM_COMPLETIONS) for e in engines]
+            scores = await self._probe.score(answers)
             signatures: list[dict[Layer, Logprobs]] = [{} for _ in engines]
             for layer in layers:
                 for own, signature in zip(
@@ -126,7 +126,7 @@ class Rehearsal:
             Trial(
                 differences=minus(a.logprobs, s),
                 signatures=own,
-                tolerance=max(self._comparison.tolerance, self._noise_factor * noise),
+                tolerance=max(self._probe.tolerance, self._noise_factor * noise),
             )
             for a, s, own, noise in zip(answers, scores, signatures, rounding, strict=True)
         ]
@@ -139,7 +139,7 @@ class Rehearsal:
         self._num_nonces += 1
         async with self._transfer.phase("perturb", "ranks"):
             await self._senders.perturb(scale=self._rounding, nonce=self._num_nonces, names=None)
-        moved = await self._comparison.score(answers)
+        moved = await self._probe.score(answers)
         return [agreement_of(minus(m, s)).max for m, s in zip(moved, scores, strict=True)]
 
     async def _signatures(
@@ -149,7 +149,7 @@ class Rehearsal:
         is_tower = not set(self._plan.tower_names).isdisjoint(layer)
         async with self._transfer.phase("restore", "ranks"):
             await self._senders.restore(names=layer)
-        stale = await self._comparison.score(answers, only_media=is_tower)
+        stale = await self._probe.score(answers, only_media=is_tower)
         async with self._transfer.phase("perturb", "ranks"):
             await self._senders.perturb(scale=self._scale, nonce=nonce, names=layer)
         # a tower changes nothing of what is asked without media
@@ -166,7 +166,7 @@ class Rehearsal:
             layers = [culprit[0]]
         else:
             layers = await self._locate(engine, trial, current=current)
-        raise self._comparison.disagreement(
+        raise self._probe.disagreement(
             agreement,
             engine,
             proof="rehearsal",
@@ -183,7 +183,7 @@ class Rehearsal:
             for half in (layers[:middle], layers[middle:]):
                 names = [name for layer in half for name in layer]
                 async with self._noise([engine], names=names, current=current):
-                    agreement = await self._comparison.agreement(engine, num_completions=NUM_COMPLETIONS)
+                    agreement = await self._probe.agreement(engine, num_completions=NUM_COMPLETIONS)
                 if trial.differs(agreement):
                     layers = half
                     break
@@ -193,7 +193,7 @@ class Rehearsal:
 
     def _suspects(self, trial: Trial) -> list[Layer]:
         """All layers; the towers' alone where prompts with media disagree and texts do not."""
-        media = [bool(p.placeholders) for p in self._comparison.probes]
+        media = [bool(p.placeholders) for p in self._probe.probes]
         disagrees = [not d <= trial.tolerance for d in trial.agreement.by_probe]
         towers = set(self._plan.tower_names)
         only_media = any(media) and not any(d and not m for d, m in zip(disagrees, media, strict=True))

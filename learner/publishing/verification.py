@@ -1,4 +1,4 @@
-"""The two comparisons that a publish is evaluated by: receipts, and log-probabilities of a probe."""
+"""The two comparisons that a publish is verified by: receipts, and log-probabilities of a probe."""
 
 import itertools
 import math

@@ -9,7 +9,7 @@ from learner.training.loss import Denominators
 from learner.training.process_group import ProcessGroup
 
 
-def share_of_step(
+def micro_batches_of_rank(
     groups: Sequence[TrainGroup],
     *,
     ranks: ProcessGroup,

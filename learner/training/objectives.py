@@ -1,4 +1,4 @@
-"""What one forward pass is worth: the losses of reinforcement and of supervised training, with their tallies."""
+"""What one forward pass is worth: the losses of reinforcement and of supervised training, with their sums."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from common.config.learner import LearnerConfig
 from learner.training.batch import MicroBatch
 from learner.training.logprobs import mismatch
 from learner.training.loss import Denominators, aggregate, k3, masked_sum, policy_loss
-from learner.training.step_sums import Tally
+from learner.training.step_sums import StepSums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Objective(Protocol):
         ...
 
     def __call__(
-        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally
+        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, sums: StepSums
     ) -> Tensor: ...
 
 
@@ -45,7 +45,7 @@ class GrpoObjective:
         self._config, self.temperature = config, temperature
 
     def __call__(
-        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally
+        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, sums: StepSums
     ) -> Tensor:
         """float32 scalar; `logprobs` [N, C] carry the gradient."""
         batch, mask, config = made.batch, made.batch.tokens.mask, self._config
@@ -60,16 +60,16 @@ class GrpoObjective:
         if made.reference is not None:
             kl_ref = k3(logprobs, without_padding(made.reference, mask))
             per_token = per_token + config.beta * kl_ref
-            tally.add("kl_ref", masked_sum(kl_ref.detach(), mask))
+            sums.add("kl_ref", masked_sum(kl_ref.detach(), mask))
         loss = aggregate(per_token, mask, how=config.aggregation, denominators=denominators)
         found = mismatch(logprobs.detach(), without_padding(batch.rollout_logprobs, mask), mask)
-        tally.add("loss", loss.detach())
-        tally.add("num_tokens", found.num_tokens)
-        tally.add("num_clipped", masked_sum(is_clipped, mask))
-        tally.add("entropy", masked_sum(entropy, mask))
-        tally.add("sum_abs", found.sum_abs)
-        tally.add("sum_kl_rollout", found.sum_kl_rollout)
-        tally.see_max(found.max_abs)
+        sums.add("loss", loss.detach())
+        sums.add("num_tokens", found.num_tokens)
+        sums.add("num_clipped", masked_sum(is_clipped, mask))
+        sums.add("entropy", masked_sum(entropy, mask))
+        sums.add("sum_abs", found.sum_abs)
+        sums.add("sum_kl_rollout", found.sum_kl_rollout)
+        sums.see_max(found.max_abs)
         return loss
 
 
@@ -79,14 +79,14 @@ class SftObjective:
     temperature = 1.0
 
     def __call__(
-        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, tally: Tally
+        self, made: Pass, logprobs: Tensor, entropy: Tensor, *, denominators: Denominators, sums: StepSums
     ) -> Tensor:
         """float32 scalar; `logprobs` [N, C] carry the gradient."""
         mask = made.batch.tokens.mask
         loss = -without_padding(logprobs, mask).sum() / denominators.num_tokens
-        tally.add("loss", loss.detach())
-        tally.add("num_tokens", made.batch.tokens.num_tokens)
-        tally.add("entropy", masked_sum(entropy, mask))
+        sums.add("loss", loss.detach())
+        sums.add("num_tokens", made.batch.tokens.num_tokens)
+        sums.add("entropy", masked_sum(entropy, mask))
         return loss
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Tally:
+class StepSums:
     """Sums of one update over micro-batches, then over ranks."""
 
     KEYS = ("loss", "num_tokens", "num_clipped", "entropy", "kl_ref", "sum_abs", "sum_kl_rollout")

@@ -28,7 +28,7 @@ from learner.checkpoints import checkpoint
 from learner.engine import LearnerEngine
 from learner.training.batch import TrainGroup
 from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
-from learner.training.step_sums import Tally
+from learner.training.step_sums import StepSums
 from learner.zero.deepspeed_facade import decay_groups
 from tests.benchmarks.part import Part, boxed, parser_of
 from tests.support.ranks import on_ranks, recorded, share_of, start, state_of
@@ -75,7 +75,7 @@ class Bare:
         """Forward and backward of each pass, clipping, one update."""
         for made in passes:
             logprobs, entropy = self.policy(made.batch.tokens, temperature=objective.temperature)
-            objective(made, logprobs, entropy, denominators=denominators, tally=Tally()).backward()
+            objective(made, logprobs, entropy, denominators=denominators, sums=StepSums()).backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self._max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

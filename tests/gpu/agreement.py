@@ -11,7 +11,7 @@ from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from learner.training.batch import TrainGroup, micro_batches
 from learner.training.loss import Denominators
 from learner.training.objectives import GrpoObjective, Pass
-from learner.training.step_sums import Tally
+from learner.training.step_sums import StepSums
 from tests.gpu.section import Figures, Section, figure
 from tests.gpu.subjects import TINY, configured, repeated
 
@@ -72,7 +72,7 @@ def computed(section: Section, groups: Sequence[TrainGroup], *, device: str, dty
                 logprobs,
                 entropy,
                 denominators=denominators,
-                tally=Tally(),
+                sums=StepSums(),
             )
             part.backward()
             rows += list(logprobs.detach().cpu())

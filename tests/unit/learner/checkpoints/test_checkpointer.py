@@ -10,7 +10,7 @@ from common.errors import CheckpointError, LearnerError, StopRequestedError
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import START, RunState
 from learner.checkpoints.checkpointer import Checkpointer
-from learner.checkpoints.shard_writer import ShareWriter
+from learner.checkpoints.shard_writer import ShardWriter
 
 STATE = RunState(step=3, policy_version=3, cursor=6, ledger_bytes=9)
 
@@ -19,7 +19,7 @@ class Ranks:
     """Two ranks' writers, which write when they are let."""
 
     def __init__(self) -> None:
-        self.writers = [ShareWriter(rank=rank, world_size=2) for rank in range(2)]
+        self.writers = [ShardWriter(rank=rank, world_size=2) for rank in range(2)]
         self.may_write = threading.Event()
         self.fails = False
 

@@ -1,4 +1,4 @@
-"""What a rank makes of one micro-batch: the objectives with their tallies, without DeepSpeed."""
+"""What a rank makes of one micro-batch: the objectives with their sums, without DeepSpeed."""
 
 import math
 from collections import defaultdict
@@ -15,7 +15,7 @@ from learner.engine import LearnerEngine
 from learner.training.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches, train_example
 from learner.training.loss import Denominators
 from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
-from learner.training.step_sums import Tally
+from learner.training.step_sums import StepSums
 from learner.zero.deepspeed_facade import Stepped
 from tests.support.builders import text_prompt
 
@@ -50,16 +50,16 @@ def loss_of(
     objective: Objective | None = None,
     entropy: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """An objective over a batch of two sequences and four tokens, and its tally."""
-    tally = Tally()
+    """An objective over a batch of two sequences and four tokens, and its sums."""
+    sums = StepSums()
     loss = (objective or GrpoObjective(LearnerConfig(beta=beta), temperature=1.0))(
         Pass(batch=batch, old=old, reference=reference),
         logprobs,
         torch.full_like(logprobs, 0.5).detach() if entropy is None else entropy,
         denominators=DENOMINATORS,
-        tally=tally,
+        sums=sums,
     )
-    return loss, tally.reduce(lambda tensor, **_: None)
+    return loss, sums.reduce(lambda tensor, **_: None)
 
 
 def logprobs_of(first: list[float], second: float, fill: float = 0.0) -> Tensor:
@@ -70,26 +70,26 @@ def logprobs_of(first: list[float], second: float, fill: float = 0.0) -> Tensor:
 def test_loss_and_tally_by_hand() -> None:
     logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25).requires_grad_()
     reference = logprobs_of([-1.0, -2.0, -0.5], -1.25)
-    loss, tally = loss_of(micro_batch(), logprobs, reference=reference)
+    loss, sums = loss_of(micro_batch(), logprobs, reference=reference)
     kl_first, kl_second = math.exp(0.5) - 1.5, math.exp(-1.0)
     # at ratio 1 a token's loss is -A; the mean over each row, then over the two rows
     expected = ((-0.8 * 3 + BETA * kl_first) / 3 + 0.6 + BETA * kl_second) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-    assert tally["loss"] == pytest.approx(expected, rel=1e-6)
-    assert tally["kl_ref"] == pytest.approx(kl_first + kl_second, rel=1e-6)
-    assert (tally["num_tokens"], tally["num_clipped"], tally["entropy"]) == (4.0, 0.0, 2.0)
+    assert sums["loss"] == pytest.approx(expected, rel=1e-6)
+    assert sums["kl_ref"] == pytest.approx(kl_first + kl_second, rel=1e-6)
+    assert (sums["num_tokens"], sums["num_clipped"], sums["entropy"]) == (4.0, 0.0, 2.0)
     # the only token on which the planes differ: learner -1.5, sampler -1.0
-    assert tally["sum_abs"] == pytest.approx(0.5, rel=1e-6)
-    assert tally["max_abs"] == pytest.approx(0.5, rel=1e-6)
-    assert tally["sum_kl_rollout"] == pytest.approx(math.exp(-0.5) - 0.5, rel=1e-5)
+    assert sums["sum_abs"] == pytest.approx(0.5, rel=1e-6)
+    assert sums["max_abs"] == pytest.approx(0.5, rel=1e-6)
+    assert sums["sum_kl_rollout"] == pytest.approx(math.exp(-0.5) - 0.5, rel=1e-5)
 
 
 def test_clipped_tokens_are_counted() -> None:
     # ratios against `old`: 1, e, 1 with A > 0 and 1/e with A < 0: two are held
     logprobs = logprobs_of([-1.0, -1.0, -0.5], -1.25)
     old = logprobs_of([-1.0, -2.0, -0.5], -0.25)
-    _, tally = loss_of(micro_batch(), logprobs, old=old, beta=0.0)
-    assert tally["num_clipped"] == 2.0
+    _, sums = loss_of(micro_batch(), logprobs, old=old, beta=0.0)
+    assert sums["num_clipped"] == 2.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -100,7 +100,7 @@ def test_what_stands_at_masked_positions_reaches_neither_loss_nor_gradient(where
         logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25, fills["logprobs"]).requires_grad_()
         batch = micro_batch()
         batch.rollout_logprobs[1, 1:] = fills["rollout"]
-        loss, tally = loss_of(
+        loss, sums = loss_of(
             batch,
             logprobs,
             old=logprobs_of([-1.4, -2.1, -0.5], -0.3, fills["old"]),
@@ -108,12 +108,12 @@ def test_what_stands_at_masked_positions_reaches_neither_loss_nor_gradient(where
         )
         loss.backward()
         assert logprobs.grad is not None
-        return loss.item(), logprobs.grad, tally
+        return loss.item(), logprobs.grad, sums
 
-    loss, gradient, tally = run(0.0)
-    dirty_loss, dirty_gradient, dirty_tally = run(value)
+    loss, gradient, sums = run(0.0)
+    dirty_loss, dirty_gradient, dirty_sums = run(value)
     assert dirty_loss == loss
-    assert dirty_tally == tally
+    assert dirty_sums == sums
     assert torch.equal(dirty_gradient[1, :1], gradient[1, :1])
     assert torch.equal(dirty_gradient[0], gradient[0])
     assert dirty_gradient[1, 1:].tolist() == [0.0, 0.0]
@@ -173,9 +173,9 @@ def test_an_empty_pass_weighs_nothing() -> None:
 
 def test_an_infinite_loss_with_a_finite_gradient_is_not_stepped() -> None:
     class Endless(SftObjective):
-        def __call__(self, *args: Any, tally: Tally, **kwargs: Any) -> Tensor:
-            tally.add("loss", math.inf)
-            return super().__call__(*args, tally=tally, **kwargs)
+        def __call__(self, *args: Any, sums: StepSums, **kwargs: Any) -> Tensor:
+            sums.add("loss", math.inf)
+            return super().__call__(*args, sums=sums, **kwargs)
 
     engine = engine_of(OneWeight())
     passes = [Pass(batch=examples()), Pass(batch=examples())]
@@ -184,13 +184,13 @@ def test_an_infinite_loss_with_a_finite_gradient_is_not_stepped() -> None:
 
 
 def test_metrics_are_means_over_tokens() -> None:
-    tally = Tally()
-    for key in Tally.KEYS:
-        tally.add(key, 2.0)
-        tally.add(key, torch.tensor(4.0))
-    tally.see_max(0.25)
-    tally.see_max(0.125)
-    metrics = Tally.metrics(tally.reduce(lambda tensor, op=None: tensor.mul_(1 if op else 10)))
+    sums = StepSums()
+    for key in StepSums.KEYS:
+        sums.add(key, 2.0)
+        sums.add(key, torch.tensor(4.0))
+    sums.see_max(0.25)
+    sums.see_max(0.125)
+    metrics = StepSums.metrics(sums.reduce(lambda tensor, op=None: tensor.mul_(1 if op else 10)))
     assert metrics["learner/loss"] == 60.0
     assert metrics["learner/num_tokens"] == 60.0
     assert metrics["learner/entropy/mean"] == 1.0
@@ -199,21 +199,21 @@ def test_metrics_are_means_over_tokens() -> None:
 
 @pytest.mark.parametrize("values", [(math.nan, 0.5), (0.5, math.nan)])
 def test_a_largest_difference_that_is_nan_is_not_hidden_by_a_number(values: tuple[float, float]) -> None:
-    tally = Tally()
+    sums = StepSums()
     for value in values:
-        tally.see_max(value)
-    assert math.isnan(Tally.metrics(tally.reduce(lambda tensor, **_: None))["learner/logprob_diff/max"])
+        sums.see_max(value)
+    assert math.isnan(StepSums.metrics(sums.reduce(lambda tensor, **_: None))["learner/logprob_diff/max"])
 
 
 def test_the_supervised_loss_is_the_mean_over_tokens_by_hand() -> None:
     logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25).requires_grad_()
-    loss, tally = loss_of(examples(), logprobs, objective=SftObjective())
+    loss, sums = loss_of(examples(), logprobs, objective=SftObjective())
     assert loss.item() == pytest.approx((1.5 + 2.0 + 0.5 + 0.25) / 4, rel=1e-6)
     loss.backward()
     assert logprobs.grad is not None
     # every token weighs the same, whatever the length of its answer; padding weighs nothing
     assert logprobs.grad.tolist() == [[-0.25, -0.25, -0.25], [-0.25, 0.0, 0.0]]
-    metrics = Tally.metrics(tally)
+    metrics = StepSums.metrics(sums)
     assert (metrics["learner/loss"], metrics["learner/num_tokens"]) == (pytest.approx(4.25 / 4, rel=1e-6), 4.0)
     assert metrics["learner/entropy/mean"] == 0.5
 
@@ -239,9 +239,9 @@ def test_supervised_losses_of_parts_add_up_to_that_of_the_whole() -> None:
 def test_padding_reaches_neither_the_supervised_loss_nor_its_gradient(value: float) -> None:
     logprobs = logprobs_of([-1.5, -2.0, -0.5], -0.25, value).requires_grad_()
     entropy = logprobs_of([0.5, 0.5, 0.5], 0.5, value)
-    loss, tally = loss_of(examples(), logprobs, objective=SftObjective(), entropy=entropy)
+    loss, sums = loss_of(examples(), logprobs, objective=SftObjective(), entropy=entropy)
     loss.backward()
     assert logprobs.grad is not None
     assert float(loss.detach()) == pytest.approx(4.25 / 4, rel=1e-6)
-    assert tally["entropy"] == 2.0
+    assert sums["entropy"] == 2.0
     assert logprobs.grad[1].tolist() == [-0.25, 0.0, 0.0]
