@@ -20,9 +20,9 @@ from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
 from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
-from reward.given import NOTHING, Given
 from reward.hosts.host_actor import hosted
 from reward.observations import Observations
+from reward.precomputed import NOTHING, PrecomputedOutcomes
 from reward.request import requests_of
 from reward.service import GroupReport, RewardService, stop_reason
 
@@ -145,7 +145,11 @@ class RewardClient:
             raise RewardError(f"the reward service did not start: {last_line(error)}") from error
 
     async def __call__(
-        self, record: Record, completions: Sequence[Completion], *, given: Mapping[str, Given] = NOTHING
+        self,
+        record: Record,
+        completions: Sequence[Completion],
+        *,
+        given: Mapping[str, PrecomputedOutcomes] = NOTHING,
     ) -> list[Score] | Failure:
         """Scores a group, within the deadline from when its turn has come.
 
@@ -175,7 +179,12 @@ class RewardClient:
         return Failure(stage="reward", reason=reason, detail=detail)
 
     async def _ask(
-        self, record: Record, completions: Sequence[Completion], given: Mapping[str, Given], *, is_alone: bool
+        self,
+        record: Record,
+        completions: Sequence[Completion],
+        given: Mapping[str, PrecomputedOutcomes],
+        *,
+        is_alone: bool,
     ) -> list[Score] | Failure | None:
         """None where the process ended meanwhile."""
         life = self._life

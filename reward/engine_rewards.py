@@ -14,10 +14,10 @@ from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
 from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
 from reward.checks import make_builtin, needs_engines
-from reward.given import Given
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.reward_host import Channel
 from reward.outcome import Outcome, checked, fault_of
+from reward.precomputed import PrecomputedOutcomes
 from reward.request import RewardRequest, requests_of
 
 NUM_CALLS = 64
@@ -44,13 +44,13 @@ class EngineRewards:
         """Until they can be asked."""
         await asyncio.gather(*(reward.start() for reward in self._rewards))
 
-    async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, Given]:
+    async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, PrecomputedOutcomes]:
         """What each of them makes of a group."""
         requests, loop = requests_of(record, completions), asyncio.get_running_loop()
 
-        async def one(reward: PooledReward) -> Given:
+        async def one(reward: PooledReward) -> PrecomputedOutcomes:
             started = loop.time()
-            return Given(outcomes=tuple(await reward(requests)), seconds=loop.time() - started)
+            return PrecomputedOutcomes(outcomes=tuple(await reward(requests)), seconds=loop.time() - started)
 
         given = await asyncio.gather(*map(one, self._rewards))
         return {reward.entry.name: answer for reward, answer in zip(self._rewards, given, strict=True)}

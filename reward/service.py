@@ -24,13 +24,13 @@ from common.config.reward import (
 from common.errors import ConfigError, RewardError
 from common.types import Completion, Failure, Record, Score
 from reward.checks import make_builtin, needs_engines
-from reward.given import NOTHING, Given, columns_of
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.remote import over_http
 from reward.hosts.reward_host import Channel
 from reward.hosts.worker_process import ProcessChannel
 from reward.outcome import Outcome, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
+from reward.precomputed import NOTHING, PrecomputedOutcomes, columns_of
 from reward.request import RewardRequest, RewardResult, requests_of
 from reward.rubric import Rubric
 
@@ -213,7 +213,7 @@ class RewardService:
         return await self.score_requests(requests_of(record, completions))
 
     async def score_requests(
-        self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING
+        self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
     ) -> GroupReport:
         """Scores a group within `reward.deadline_s`, or fails as a whole.
 
@@ -266,7 +266,9 @@ class RewardService:
         detail = f"reward.deadline_s={self.config.deadline_s:g} s passed, waits of the group's rewards included"
         return RewardFault(kind="deadline", detail=detail)
 
-    def score_now(self, requests: Sequence[RewardRequest], *, given: Mapping[str, Given] = NOTHING) -> GroupReport:
+    def score_now(
+        self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
+    ) -> GroupReport:
         """The same where `is_quick`, without an event loop and so without a deadline."""
         assert self.is_quick, "some rewards are asked elsewhere"
         outcomes, seconds = columns_of(given, names=self._given, count=len(requests))

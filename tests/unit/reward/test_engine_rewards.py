@@ -12,8 +12,8 @@ from common.errors import ConfigError, EngineError, MediaError
 from common.types import Condition, Failure, Record, Score
 from reward.checks import check_rewards
 from reward.engine_rewards import EngineRewards
-from reward.given import Given
 from reward.outcome import RewardFault
+from reward.precomputed import PrecomputedOutcomes
 from reward.request import RewardResult, requests_of
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_completion, make_record
@@ -164,11 +164,13 @@ def test_two_of_them_are_asked_at_the_same_time() -> None:
     "given",
     [
         {},
-        {"gain": Given(outcomes=(RewardResult(value=1.0),), seconds=0.0)},
-        {"other": Given(outcomes=(RewardResult(value=1.0),) * 2, seconds=0.0)},
+        {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0),), seconds=0.0)},
+        {"other": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0),) * 2, seconds=0.0)},
     ],
 )
-def test_a_group_is_never_summed_over_fewer_rewards_or_completions(given: Mapping[str, Given]) -> None:
+def test_a_group_is_never_summed_over_fewer_rewards_or_completions(
+    given: Mapping[str, PrecomputedOutcomes],
+) -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     with pytest.raises(AssertionError):
         service.score_now(requests_of(clip(), COMPLETIONS), given=given)
@@ -177,7 +179,7 @@ def test_a_group_is_never_summed_over_fewer_rewards_or_completions(given: Mappin
 def test_a_fault_that_is_given_is_a_fault() -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     fault = RewardFault(kind="deadline", detail="5 s passed")
-    given = {"gain": Given(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
+    given = {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
     found = service.score_now(requests_of(clip(), COMPLETIONS), given=given)
     assert isinstance(found.scores, Failure)
     assert (found.scores.reason, found.seconds["gain"]) == ("gain-deadline", 5.0)

@@ -8,7 +8,7 @@ from reward.outcome import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class PrecomputedOutcomes:
     """One reward's."""
 
     outcomes: tuple[Outcome, ...]
@@ -16,11 +16,11 @@ class Given:
     seconds: float
 
 
-NOTHING: Mapping[str, Given] = MappingProxyType({})
+NOTHING: Mapping[str, PrecomputedOutcomes] = MappingProxyType({})
 
 
 def columns_of(
-    given: Mapping[str, Given], *, names: Sequence[str], count: int
+    given: Mapping[str, PrecomputedOutcomes], *, names: Sequence[str], count: int
 ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
     """Outcomes and seconds by reward, of exactly these rewards and so many completions."""
     assert given.keys() == set(names), f"given must be {sorted(names)}, got {sorted(given)}"
