@@ -15,7 +15,7 @@ from common.types import Completion, Record
 from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
 from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.reward_host import Channel
+from reward.hosts.reward_host import RewardHost
 from reward.outcome import Outcome, checked, fault_of
 from reward.precomputed import PrecomputedOutcomes
 from reward.request import RewardRequest, requests_of
@@ -35,7 +35,7 @@ class EngineRewards:
             score_logprobs: of the engines.
         """
         self._rewards = [
-            PooledReward(entry, make_channel=_channels(entry, score_logprobs), size=1)
+            PooledReward(entry, make_host=_host_maker(entry, score_logprobs), size=1)
             for entry in config.rewards
             if isinstance(entry, BuiltinRewardConfig) and needs_engines(entry)
         ]
@@ -56,12 +56,12 @@ class EngineRewards:
         return {reward.entry.name: answer for reward, answer in zip(self._rewards, given, strict=True)}
 
 
-def _channels(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Callable[[], Channel]:
+def _host_maker(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Callable[[], RewardHost]:
     reward = cast(ModalityGainReward, make_builtin(entry, has_engines=True)).bind(score_logprobs)
-    return lambda: EngineChannel(reward)
+    return lambda: EngineHost(reward)
 
 
-class EngineChannel(Channel):
+class EngineHost(RewardHost):
     """A bound reward, which waits for engines in this event loop."""
 
     concurrency = NUM_CALLS

@@ -26,8 +26,8 @@ from common.types import Completion, Failure, Record, Score
 from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.remote import over_http
-from reward.hosts.reward_host import Channel
-from reward.hosts.worker_process import ProcessChannel
+from reward.hosts.reward_host import RewardHost
+from reward.hosts.worker_process import ProcessHost
 from reward.outcome import Outcome, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
 from reward.precomputed import NOTHING, PrecomputedOutcomes, columns_of
@@ -113,7 +113,7 @@ class BuiltinReward:
         return checked(value)
 
 
-class WaitingChannel(Channel):
+class WaitingHost(RewardHost):
     """A built-in reward that waits for others."""
 
     concurrency = NUM_WAITING
@@ -323,10 +323,10 @@ def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Builtin
         case BuiltinRewardConfig() if entry.builtin_name in WAITING:
             reward = BuiltinReward(entry)
 
-            def channel() -> Channel:
-                return WaitingChannel(reward)
+            def make_waiting() -> RewardHost:
+                return WaitingHost(reward)
 
-            return PooledReward(entry, make_channel=channel, size=1, asks_all=asks_all)
+            return PooledReward(entry, make_host=make_waiting, size=1, asks_all=asks_all)
         case BuiltinRewardConfig():
             return BuiltinReward(entry)
         case HttpRewardConfig():
@@ -348,15 +348,15 @@ def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bo
     is_python = isinstance(entry, PythonRewardConfig)
     limit_gib = entry.max_memory_gib if is_python else None
 
-    def make() -> Channel:
-        return ProcessChannel(
+    def make() -> RewardHost:
+        return ProcessHost(
             PluginSpec.of(entry),
             max_memory_bytes=None if limit_gib is None else int(limit_gib * 2**30),
             max_concurrency=entry.max_concurrency,
         )
 
     size, num_spare = (entry.num_workers, entry.max_spare_workers) if is_python else (1, 0)
-    return PooledReward(entry, make_channel=make, size=size, num_spare=num_spare, asks_all=asks_all)
+    return PooledReward(entry, make_host=make, size=size, num_spare=num_spare, asks_all=asks_all)
 
 
 def _telling(faults: Sequence[RewardFault]) -> RewardFault:

@@ -22,7 +22,7 @@ from typing import Any
 
 from common.config.reward import RewardEntry
 from common.errors import ConfigError
-from reward.hosts.reward_host import Channel, ChannelLostError
+from reward.hosts.reward_host import HostLostError, RewardHost
 from reward.outcome import Outcome, RewardFault, fault_of
 from reward.request import RewardRequest
 
@@ -77,7 +77,7 @@ class PooledReward:
         self,
         entry: RewardEntry,
         *,
-        make_channel: Callable[[], Channel],
+        make_host: Callable[[], RewardHost],
         size: int,
         num_spare: int = 0,
         asks_all: bool = False,
@@ -86,17 +86,17 @@ class PooledReward:
 
         Args:
             entry: deadline and retries of the reward.
-            make_channel: makes a worker that is not open.
+            make_host: makes a worker that is not open.
             size: N in the policy.
             num_spare: k in the policy.
             asks_all: whether the other completions of a group that has failed are asked all the same.
         """
         self.entry, self.decision = entry, ""
-        self._make_channel, self._size, self._num_spare, self._asks_all = make_channel, size, num_spare, asks_all
+        self._make_host, self._size, self._num_spare, self._asks_all = make_host, size, num_spare, asks_all
         self._takes_groups = self._is_closed = False
         self._queue: asyncio.PriorityQueue[tuple[bool, int, Call]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
-        self._channels: set[Channel] = set()
+        self._hosts: set[RewardHost] = set()
         self._calls: set[Call] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_spare_open = 0
@@ -110,16 +110,16 @@ class PooledReward:
             ConfigError: the reward cannot be loaded.
             RewardError: a worker did not start.
         """
-        channels = [self._make_channel() for _ in range(self._size)]
-        self._channels.update(channels)
-        results = await asyncio.gather(*(c.open() for c in channels), return_exceptions=True)
+        hosts = [self._make_host() for _ in range(self._size)]
+        self._hosts.update(hosts)
+        results = await asyncio.gather(*(c.open() for c in hosts), return_exceptions=True)
         failure = next((result for result in results if result is not None), None)
         if failure is not None:
             self.close()
             raise failure
-        self.decision, self._takes_groups = channels[0].decision, channels[0].takes_groups
-        for channel in channels:
-            self._spawn(self._keep(channel))
+        self.decision, self._takes_groups = hosts[0].decision, hosts[0].takes_groups
+        for host in hosts:
+            self._spawn(self._keep(host))
         if self._num_spare:
             self._spawn(self._open_spares())
 
@@ -128,8 +128,8 @@ class PooledReward:
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
-        for channel in self._channels:
-            channel.end()
+        for host in self._hosts:
+            host.end()
         for call in self._calls:
             call.end(CLOSED)
 
@@ -189,16 +189,16 @@ class PooledReward:
             call.num_retries += 1
             asyncio.get_running_loop().call_later(wait_s, self._put, call)
 
-    async def _keep(self, channel: Channel, *, is_spare: bool = False) -> None:
+    async def _keep(self, host: RewardHost, *, is_spare: bool = False) -> None:
         """Keeps one worker open; a spare one as long as calls wait."""
         while True:
             try:
-                if channel not in self._channels:
-                    self._channels.add(channel)
-                    await channel.open()
-                await self._serve(channel, is_spare=is_spare)
+                if host not in self._hosts:
+                    self._hosts.add(host)
+                    await host.open()
+                await self._serve(host, is_spare=is_spare)
             except Exception as error:  # noqa: BLE001 - a call fails with it, or it is logged
-                if len(self._channels) == 1:
+                if len(self._hosts) == 1:
                     call = await self._take()
                     self._leave(call)
                     self._settle(call, [_fault(error)] * len(call.requests), seconds=0.0)
@@ -206,20 +206,20 @@ class PooledReward:
                     logger.warning("a worker of reward %s did not start: %s", self.entry.name, error)
                     await asyncio.sleep(REOPEN_S)
             finally:
-                self._channels.discard(channel)
-                channel.end()
+                self._hosts.discard(host)
+                host.end()
             if is_spare:
                 self._num_spare_open -= 1
                 return
-            channel = self._make_channel()
+            host = self._make_host()
 
-    async def _serve(self, channel: Channel, *, is_spare: bool) -> None:
+    async def _serve(self, host: RewardHost, *, is_spare: bool) -> None:
         """Gives calls to a worker until it is lost, or a spare one is no longer needed."""
-        room, present = asyncio.Semaphore(channel.concurrency), set[Call]()
+        room, present = asyncio.Semaphore(host.concurrency), set[Call]()
 
         async def answer(call: Call, places: int) -> None:
             try:
-                await self._run(call, channel, present)
+                await self._run(call, host, present)
             finally:
                 present.discard(call)
                 for _ in range(places):
@@ -228,23 +228,23 @@ class PooledReward:
         async with asyncio.TaskGroup() as running:
             while True:
                 await room.acquire()
-                if channel.is_lost or (is_spare and self._queue.empty()):
+                if host.is_lost or (is_spare and self._queue.empty()):
                     return
                 call = await self._take()
-                places = channel.concurrency if call.is_alone else 1
+                places = host.concurrency if call.is_alone else 1
                 for _ in range(places - 1):
                     await room.acquire()
-                if channel.is_lost:
+                if host.is_lost:
                     self._leave(call)
                     self._put(call)
                     return
                 present.add(call)
                 running.create_task(answer(call, places))
 
-    async def _run(self, call: Call, channel: Channel, present: set[Call]) -> None:
+    async def _run(self, call: Call, host: RewardHost, present: set[Call]) -> None:
         """Has a worker answer one call; ends the worker if it hangs."""
         loop = asyncio.get_running_loop()
-        started, asking = loop.time(), asyncio.ensure_future(channel.ask(call.requests))
+        started, asking = loop.time(), asyncio.ensure_future(host.ask(call.requests))
         try:
             await asyncio.wait((asking, call.outcomes), timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
@@ -253,14 +253,14 @@ class PooledReward:
                 return
             asking.cancel()
             detail, is_shared = f"{self.entry.deadline_s:g} s passed", len(present) > 1
-            is_hung = not await channel.can_go_on()
+            is_hung = not await host.can_go_on()
             if is_hung:
-                stacks = await channel.stacks()
+                stacks = await host.stacks()
                 detail += f"; it was at\n{stacks}" if stacks else ""
-                channel.end()
+                host.end()
             fault, is_lost = RewardFault(kind="deadline", detail=detail), is_hung and is_shared
         except Exception as error:  # noqa: BLE001 - whatever a worker meets is its call's failure
-            fault, is_lost = _fault(error), isinstance(error, ChannelLostError) and channel.is_lost
+            fault, is_lost = _fault(error), isinstance(error, HostLostError) and host.is_lost
         finally:
             asking.cancel()
             self._leave(call)
@@ -276,7 +276,7 @@ class PooledReward:
             num_groups = len({call.group for call in self._calls})
             for _ in range(min(self._num_spare - self._num_spare_open, num_groups)):
                 self._num_spare_open += 1
-                self._spawn(self._keep(self._make_channel(), is_spare=True))
+                self._spawn(self._keep(self._make_host(), is_spare=True))
 
     @property
     def _busy_s(self) -> float:
@@ -289,6 +289,6 @@ class PooledReward:
 
 
 def _fault(error: Exception) -> RewardFault:
-    if isinstance(error, ChannelLostError):
+    if isinstance(error, HostLostError):
         return RewardFault(kind="died", detail=str(error))
     return RewardFault(kind="error", detail=str(error)) if isinstance(error, ConfigError) else fault_of(error)

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayError
 from common.config.reward import ActorRewardConfig, NamedActorRewardConfig
 from common.errors import ConfigError
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.reward_host import START_S, Channel, ChannelLostError
+from reward.hosts.reward_host import START_S, HostLostError, RewardHost
 from reward.hosts.worker import lead_group, load
 from reward.outcome import Outcome, RewardFault, checked_all
 from reward.plugins.plugin import PluginSpec
@@ -19,7 +19,7 @@ from reward.request import RewardRequest
 from reward.wire import sample_of
 
 
-class RewardHost:
+class PluginActor:
     """Holds one reward of the user's. Its process leads a process group, which ends with it."""
 
     async def load(self, spec: PluginSpec) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class RewardHost:
         return await asyncio.to_thread(plugin.ask, requests)
 
 
-class HostChannel(Channel):
+class ActorHost(RewardHost):
     """A `RewardHost` that this process starts and ends."""
 
     is_owned = True
@@ -54,16 +54,16 @@ class HostChannel(Channel):
         options: dict[str, Any] = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus, "max_restarts": 0}
         if config.runtime_env:
             options["runtime_env"] = config.runtime_env
-        self._handle = cast(Any, ray.remote(RewardHost)).options(**options).remote()
+        self._handle = cast(Any, ray.remote(PluginActor)).options(**options).remote()
         try:
             hello = await asyncio.wait_for(self._handle.load.remote(PluginSpec.of(config)), START_S)
         except TimeoutError as error:
-            raise ChannelLostError(
+            raise HostLostError(
                 f"the actor of reward {config.name} must be up within {START_S:g} s, and was not; see `ray status` "
                 f"for {config.num_cpus:g} CPUs and {config.num_gpus:g} GPUs"
             ) from error
         except RayError as error:
-            raise ChannelLostError(f"the actor of reward {config.name} died: {error}") from error
+            raise HostLostError(f"the actor of reward {config.name} died: {error}") from error
         self.greet(hello, max_concurrency=config.max_concurrency)
         self.decision += "; as Ray actor"
 
@@ -77,7 +77,7 @@ class HostChannel(Channel):
             raise
         except RayActorError as error:
             self.is_lost = True
-            raise ChannelLostError(f"its actor died over it: {error}") from error
+            raise HostLostError(f"its actor died over it: {error}") from error
         except RayError as error:
             return [RewardFault(kind="error", detail=str(error))] * len(requests)
 
@@ -88,7 +88,7 @@ class HostChannel(Channel):
             self._handle = None
 
 
-class NamedChannel(Channel):
+class NamedActorHost(RewardHost):
     """An actor that somebody else runs, and that is not ours to end."""
 
     takes_groups = True
@@ -119,7 +119,7 @@ class NamedChannel(Channel):
             return checked_all(await self._method.remote(samples), count=len(requests))
         except RayActorError as error:
             self.is_lost = True
-            raise ChannelLostError(f"actor {self._config.actor!r} is gone: {error}") from error
+            raise HostLostError(f"actor {self._config.actor!r} is gone: {error}") from error
         except RayError as error:
             return [RewardFault(kind="error", detail=str(error))] * len(requests)
 
@@ -127,5 +127,5 @@ class NamedChannel(Channel):
 def hosted(config: ActorRewardConfig | NamedActorRewardConfig) -> PooledReward:
     """A reward among Ray's actors; the caller owns those that it starts."""
     if isinstance(config, NamedActorRewardConfig):
-        return PooledReward(config, make_channel=lambda: NamedChannel(config), size=1)
-    return PooledReward(config, make_channel=lambda: HostChannel(config), size=config.replicas)
+        return PooledReward(config, make_host=lambda: NamedActorHost(config), size=1)
+    return PooledReward(config, make_host=lambda: ActorHost(config), size=config.replicas)

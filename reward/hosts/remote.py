@@ -11,7 +11,7 @@ from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
 from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.reward_host import Channel, ChannelLostError
+from reward.hosts.reward_host import HostLostError, RewardHost
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
 from reward.request import RewardRequest, RewardResult
 from reward.wire import ScoreReply, sample_of
@@ -21,7 +21,7 @@ MIN_RETRY_S = 0.1
 """Between two requests, whatever a service that is busy says."""
 
 
-class HttpChannel(Channel):
+class HttpHost(RewardHost):
     """A service: its configured address and nowhere else, whatever it answers."""
 
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -44,7 +44,7 @@ class HttpChannel(Channel):
         self._holding = asyncio.create_task(self._hold(self._client))
 
     async def _hold(self, client: HttpClient) -> None:
-        """Keeps the client until the channel ends, or the event loop: `end` cannot wait for it."""
+        """Keeps the client until the host ends, or the event loop: `end` cannot wait for it."""
         async with aclosing(client):
             await self._ended.wait()
 
@@ -52,7 +52,7 @@ class HttpChannel(Channel):
         """One call, which waits as often as it is told to come again.
 
         Raises:
-            ChannelLostError: it cannot be reached.
+            HostLostError: it cannot be reached.
         """
         samples = [sample_of(r, with_paths=self._config.send_paths) | {"group": "asked"} for r in requests]
         body = {"samples": samples}
@@ -63,7 +63,7 @@ class HttpChannel(Channel):
             except HttpReplyError as error:
                 return self._failed(f"answered with {error}", requests)
             except HttpError as error:
-                raise ChannelLostError(f"{self._shown}: {error}") from error
+                raise HostLostError(f"{self._shown}: {error}") from error
             wait_s = _retry_after_s(reply)
             if wait_s is None:
                 break
@@ -110,7 +110,7 @@ class HttpChannel(Channel):
 
 def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledReward:
     """A reward of another service."""
-    return PooledReward(config, make_channel=lambda: HttpChannel(config), size=1, asks_all=asks_all)
+    return PooledReward(config, make_host=lambda: HttpHost(config), size=1, asks_all=asks_all)
 
 
 def check_http(config: HttpRewardConfig) -> None:

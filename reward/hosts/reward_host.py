@@ -14,12 +14,12 @@ ANSWER_S = 2.0
 """Seconds in which a worker of async code answers unless it is stuck."""
 
 
-class ChannelLostError(RewardError):
+class HostLostError(RewardError):
     """The worker is gone or cannot be reached; another may answer."""
 
 
-class Channel:
-    """One worker. Beside `ChannelLostError`, `open` may raise `ConfigError`: the reward cannot be loaded."""
+class RewardHost:
+    """One worker. Beside `HostLostError`, `open` may raise `ConfigError`: the reward cannot be loaded."""
 
     takes_groups = False
     """Whether one call is for a whole group."""
@@ -35,7 +35,7 @@ class Channel:
         """Returns once the worker can be asked."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One outcome per request; cancelled where the call is given up. Raises `ChannelLostError`."""
+        """One outcome per request; cancelled where the call is given up. Raises `HostLostError`."""
         raise NotImplementedError
 
     async def can_go_on(self) -> bool:
@@ -46,7 +46,7 @@ class Channel:
             return False  # code that is not async is still at the call
         try:
             return await asyncio.wait_for(self.ask(()), ANSWER_S) == []
-        except (TimeoutError, ChannelLostError):
+        except (TimeoutError, HostLostError):
             return False
 
     async def stacks(self) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from reward.hosts.reward_host import START_S, Channel, ChannelLostError
+from reward.hosts.reward_host import START_S, HostLostError, RewardHost
 from reward.hosts.worker import STACK_SIGNAL
 from reward.outcome import MAX_DETAIL, Outcome, RewardFault
 from reward.plugins.plugin import PluginSpec
@@ -24,7 +24,7 @@ TICK_S, NUM_TICKS = 0.05, 20
 MAX_LINE_BYTES = 64 * 2**20
 
 
-class ProcessChannel(Channel):
+class ProcessHost(RewardHost):
     """A process that runs a reward. It leads a process group, which ends with it and with this process."""
 
     is_owned = True
@@ -43,9 +43,9 @@ class ProcessChannel(Channel):
         try:
             hello = await asyncio.wait_for(_message(reader), START_S)
         except TimeoutError as error:
-            raise ChannelLostError(f"its process was not up within {START_S:g} s") from error
+            raise HostLostError(f"its process was not up within {START_S:g} s") from error
         if hello is None:
-            raise ChannelLostError(await self._obituary("while it loaded the reward"))
+            raise HostLostError(await self._obituary("while it loaded the reward"))
         self.greet(hello, max_concurrency=self._max_concurrency)
         self._listener = asyncio.create_task(self._listen(reader))
 
@@ -108,7 +108,7 @@ class ProcessChannel(Channel):
         self.is_lost = True
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(ChannelLostError(why))
+                answer.set_exception(HostLostError(why))
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while (message := await _message(reader)) is not None:
@@ -139,7 +139,7 @@ class ProcessChannel(Channel):
 
     def _write(self, message: Any) -> None:
         if self._writer is None or self.is_lost:
-            raise ChannelLostError("its process is gone")
+            raise HostLostError("its process is gone")
         self._writer.write(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 

@@ -25,8 +25,8 @@ from common.errors import ConfigError
 from common.types import Failure
 from reward.hosts import remote
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.remote import HttpChannel
-from reward.hosts.reward_host import ChannelLostError
+from reward.hosts.remote import HttpHost
+from reward.hosts.reward_host import HostLostError
 from reward.http import is_loopback, token_for
 from reward.service import GroupReport, RewardService
 from reward.web.app import create_app
@@ -456,9 +456,7 @@ def answered(handle: Callable[[httpx.Request], httpx.Response], **settings: Any)
     async def run() -> GroupReport:
         service = RewardService(RewardConfig(rewards=(entry,)))
         transport = httpx.MockTransport(handle)
-        service._asked[0] = PooledReward(
-            entry, make_channel=lambda: HttpChannel(entry, transport=transport), size=1
-        )
+        service._asked[0] = PooledReward(entry, make_host=lambda: HttpHost(entry, transport=transport), size=1)
         return await asked_once(service)
 
     return asyncio.run(run())
@@ -542,13 +540,13 @@ def test_connections_are_closed_with_the_service_that_opened_them() -> None:
             closed.append(True)
 
     entry = HttpRewardConfig(type="http", name="far", url="https://far.example")
-    channel = HttpChannel(entry, transport=Transport(lambda _: reply(1.0)))
+    host = HttpHost(entry, transport=Transport(lambda _: reply(1.0)))
 
     async def run() -> None:
-        await channel.open()
-        await channel.ask([make_request("happy")])
-        channel.end()
-        channel.end()
+        await host.open()
+        await host.ask([make_request("happy")])
+        host.end()
+        host.end()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
     asyncio.run(run())
@@ -638,17 +636,17 @@ def good(reply: Reply) -> None:
 
 def test_a_channel_keeps_its_connection_and_closes_it_when_it_ends() -> None:
     async def run() -> None:
-        channel = HttpChannel(far(server.url))
-        await channel.open()
+        host = HttpHost(far(server.url))
+        await host.open()
         for _ in range(2):
-            assert await channel.ask([make_request("happy")])
+            assert await host.ask([make_request("happy")])
         assert server.num_connections == 1
         assert not server.closed.acquire(blocking=False)
-        channel.end()
-        channel.end()
+        host.end()
+        host.end()
         assert await asyncio.to_thread(server.has_closed)
-        with pytest.raises(ChannelLostError, match="the client is closed"):
-            await channel.ask([make_request("happy")])
+        with pytest.raises(HostLostError, match="the client is closed"):
+            await host.ask([make_request("happy")])
 
     with http_server(good) as server:
         asyncio.run(run())

@@ -9,13 +9,13 @@ import pytest
 from common.config.reward import ActorRewardConfig, PythonRewardConfig, RewardEntry
 from reward.hosts import deadlines_and_retries as policy
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.reward_host import Channel, ChannelLostError
+from reward.hosts.reward_host import HostLostError, RewardHost
 from reward.outcome import Outcome, RewardFault
 from reward.request import RewardRequest, RewardResult
 from tests.support.reward_requests import make_request
 
 
-class FakeChannel(Channel):
+class FakeHost(RewardHost):
     """Hangs on `hang`, dies of `die`, gives the number of the worker for anything else."""
 
     is_owned = True
@@ -52,7 +52,7 @@ class FakeChannel(Channel):
         await asyncio.wait((waited, self._lost), return_when=asyncio.FIRST_COMPLETED)
         waited.cancel()
         if self._lost.done():
-            raise ChannelLostError("died")
+            raise HostLostError("died")
         return [RewardResult(value=float(self._number))]
 
     def end(self) -> None:
@@ -71,12 +71,12 @@ async def at_once(number: int) -> None:
 
 
 class Log:
-    """What channels were made and asked."""
+    """What hosts were made and asked."""
 
     def __init__(self, opening: Callable[[int], Coroutine[Any, Any, None]] | None = None) -> None:
         self.num_made = self.num_open = self.most_open = 0
         self.asked: list[str] = []
-        self.ended: list[FakeChannel] = []
+        self.ended: list[FakeHost] = []
         self.opening = opening or at_once
 
 
@@ -95,8 +95,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def started(
     log: Log, *, entry: RewardEntry = PYTHON, size: int = 1, num_spare: int = 1, concurrency: int = 1
 ) -> PooledReward:
-    """A reward over such channels."""
-    pool = PooledReward(entry, make_channel=lambda: FakeChannel(log, concurrency), size=size, num_spare=num_spare)
+    """A reward over such hosts."""
+    pool = PooledReward(entry, make_host=lambda: FakeHost(log, concurrency), size=size, num_spare=num_spare)
     await pool.start()
     return pool
 
@@ -269,11 +269,11 @@ def test_of_workers_that_open_together_none_stays_when_one_fails() -> None:
     async def opening(number: int) -> None:
         await asyncio.sleep(0.05 * number)
         if number == 2:
-            raise ChannelLostError("no room")
+            raise HostLostError("no room")
 
     async def run() -> Log:
         log = Log(opening)
-        with pytest.raises(ChannelLostError, match="no room"):
+        with pytest.raises(HostLostError, match="no room"):
             await started(log, size=3)
         return log
 
@@ -353,7 +353,7 @@ def test_a_channel_that_does_not_come_up_fails_one_call_that_waits_for_it() -> N
     async def opening(number: int) -> None:
         await asyncio.sleep(0)
         if number == 2:
-            raise ChannelLostError("no room")
+            raise HostLostError("no room")
 
     async def run() -> list[list[Outcome]]:
         pool = await started(Log(opening))

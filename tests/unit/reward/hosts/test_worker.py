@@ -13,7 +13,7 @@ import pytest
 
 from common.config.reward import PythonRewardConfig, RewardConfig
 from common.types import Failure
-from reward.hosts.worker_process import ProcessChannel
+from reward.hosts.worker_process import ProcessHost
 from reward.outcome import RewardFault
 from reward.plugins.plugin import PluginSpec
 from reward.service import GroupReport, RewardService
@@ -119,7 +119,7 @@ LEAVING = """
 import asyncio, sys
 from common.config.reward import PythonRewardConfig, RewardConfig
 from reward.service import RewardService
-from reward.hosts.worker_process import ProcessChannel
+from reward.hosts.worker_process import ProcessHost
 from tests.support.builders import make_request
 
 entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")
@@ -142,13 +142,13 @@ def test_an_owner_that_leaves_without_closing_ends_with_all_that_it_started(tmp_
 def test_a_process_that_ends_after_its_answer_is_lost_with_that_answer() -> None:
     async def ask() -> bool:
         plugin = PluginSpec(name="hungry", entrypoint="tests.support.rewards:hungry")
-        channel = ProcessChannel(plugin, max_memory_bytes=2**30)
-        await channel.open()
+        host = ProcessHost(plugin, max_memory_bytes=2**30)
+        await host.open()
         try:
-            (outcome,) = await channel.ask([make_request("a", label="fear")])
+            (outcome,) = await host.ask([make_request("a", label="fear")])
             assert isinstance(outcome, RewardFault)
-            return channel.is_lost
+            return host.is_lost
         finally:
-            channel.end()
+            host.end()
 
     assert asyncio.run(ask())
