@@ -24,7 +24,7 @@ from learner.loops.evaluation import (
     write_result,
 )
 from learner.records.curves import curves_of
-from learner.records.event_log import Phases
+from learner.records.event_log import EventLog
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
 
@@ -66,9 +66,9 @@ async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Pol
 class CheckpointEvaluator:
     """A `EvaluateFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
 
-    def __init__(self, run: Run, engines: Sequence[EngineClient], phases: Phases, *, after_step: int) -> None:
+    def __init__(self, run: Run, engines: Sequence[EngineClient], events: EventLog, *, after_step: int) -> None:
         """What was drawn after `after_step` is void."""
-        self._run, self._engines, self._phases = run, engines, phases
+        self._run, self._engines, self._events = run, engines, events
         config = run.config
         self._every = config.evaluation.every_checkpoints * config.learner.checkpoint.every_steps
         self._curves = curves_of(run.folder, config.run, "validation", after_step=after_step) if self._every else []
@@ -79,7 +79,7 @@ class CheckpointEvaluator:
         if not self._every or (state.step % self._every and state.step != run.config.learner.steps):
             return
         asking = Asking(policy_version=state.policy_version, taxonomy=run.config.data.taxonomy)
-        with self._phases("evaluation"):
+        with self._events.phase("evaluation"):
             result = await _evaluate(
                 run, self._engines, run.corpora.validation, asking, policy=f"validation_{state.step:06d}"
             )

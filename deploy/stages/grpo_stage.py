@@ -25,7 +25,7 @@ from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream
 from learner.publishing.publisher import Publisher
 from learner.records.curves import curves_of
-from learner.records.event_log import Phases
+from learner.records.event_log import EventLog
 from learner.records.record import CurvedMetrics, RunRecorder, take_up_records
 from reward.actor import RewardClient
 from rollout.actor import EngineClient
@@ -124,8 +124,8 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         if state.step == 0:
             await evaluate_policy(run, stage.engines, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
-        phases = Phases(run.folder / "events.jsonl", show=display.phase)
-        producer = await _producer(stage, ledger, state, phases, publisher)
+        events = EventLog(run.folder / "events.jsonl", show=display.phase)
+        producer = await _producer(stage, ledger, state, events, publisher)
         checkpointer = await stack.enter_async_context(
             Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
         )
@@ -174,7 +174,7 @@ def _require_same(rule: str, before: Any, now: Any) -> None:
 
 
 async def _producer(
-    stage: _Stage, ledger: Ledger, state: RunState, phases: Phases, publisher: Publisher
+    stage: _Stage, ledger: Ledger, state: RunState, events: EventLog, publisher: Publisher
 ) -> GroupProducer:
     run, config = stage.run, stage.run.config
     vary = dropout_of(config.data, seed=config.run.seed)
@@ -194,7 +194,7 @@ async def _producer(
         score=await scored_by(run, stage.reward, pool=pool, version=lambda: publisher.version),
         ledger=ledger,
         buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
-        phases=phases,
+        events=events,
         seed=config.run.seed,
         max_redraws=config.learner.max_redraws,
     )
@@ -225,9 +225,9 @@ def _loop_parts(
             lineage=producer.ledger.lineage,
         ),
         save_checkpoint=checkpointer,
-        evaluate=CheckpointEvaluator(run, stage.engines, producer.phases, after_step=state.step),
+        evaluate=CheckpointEvaluator(run, stage.engines, producer.events, after_step=state.step),
         prefetch=run.prepare.prefetch,
-        phases=producer.phases,
+        events=producer.events,
         reward_metrics=stage.reward.take_metrics,
         groups_per_step=config.learner.groups_per_step,
         steps_per_checkpoint=config.learner.checkpoint.every_steps,

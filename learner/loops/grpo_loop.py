@@ -23,7 +23,7 @@ from learner.loops.equal_rewards import EqualRewards
 from learner.loops.non_finite import REASON, NonFiniteGuard
 from learner.loops.producer import GroupProducer
 from learner.publishing.publisher import Publisher, PublishReport
-from learner.records.event_log import Phases
+from learner.records.event_log import EventLog
 
 
 class StepRecorder(Protocol):
@@ -66,7 +66,7 @@ class LoopParts:
     """Called after every checkpoint."""
     prefetch: Callable[[Sequence[Record]], None]
     """Begins the processing of clips that will be asked next."""
-    phases: Phases
+    events: EventLog
     reward_metrics: Callable[[], dict[str, float]] = dict[str, float]
     """How each reward did since this was last asked."""
     groups_per_step: int
@@ -116,17 +116,17 @@ class GrpoLoop:
             parts.ledger.commit()
 
     async def _step(self) -> None:
-        parts, phases, step = self.parts, self.parts.phases, self.state.step + 1
-        phases.begin_step(step)
+        parts, events, step = self.parts, self.parts.events, self.state.step + 1
+        events.begin_step(step)
         learner_version = parts.publisher.version
-        with phases("rollout"):
+        with events.phase("rollout"):
             groups = await parts.producer.batch(parts.groups_per_step, learner_version=learner_version)
         parts.prefetch(parts.producer.stream.peek(parts.groups_per_step))
-        with phases("learn"):
+        with events.phase("learn"):
             learned = await parts.train(groups)
         published: PublishReport | None = None
         if self._guard.is_taken(learned):
-            with phases("publish"):
+            with events.phase("publish"):
                 published = await parts.publisher.publish()
         for group in groups:
             if published:
@@ -140,7 +140,7 @@ class GrpoLoop:
             | group_metrics(groups, learner_version=learner_version)
             | parts.reward_metrics()
             | draw_seconds,
-            seconds=dict(phases.seconds),
+            seconds=dict(events.seconds),
         )
         batch = self._close_step(step, groups, report, published)
         self._equal.note(step, report.metrics, batch=batch)
@@ -168,7 +168,7 @@ class GrpoLoop:
     async def save_checkpoint(self) -> None:
         """Takes a checkpoint of the last whole step, unless it has one; no step may be half taken."""
         if self._kept_step != self.state.step:
-            with self.parts.phases("checkpoint"):
+            with self.parts.events.phase("checkpoint"):
                 await self.parts.save_checkpoint(self.state)
             self._kept_step = self.state.step
 

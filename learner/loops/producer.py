@@ -26,7 +26,7 @@ from learner.ledger import Ledger
 from learner.loops.failure_tracker import Exhaustion
 from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream, group_seed
-from learner.records.event_log import Phases
+from learner.records.event_log import EventLog
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class GroupProducer:
     score: ScoreFn
     ledger: Ledger
     buffer: GroupBuffer
-    phases: Phases
+    events: EventLog
     seed: int
     max_redraws: int
     draw_seconds: dict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
@@ -132,9 +132,9 @@ class GroupProducer:
         missing = count
         while missing:
             prompts = await self._prepared_in_order(missing, asking)
-            with self.phases("generate"):
+            with self.events.phase("generate"):
                 generations = await self._timed("generate", together(prompts))
-            with self.phases("reward"):
+            with self.events.phase("reward"):
                 answers = await asyncio.gather(
                     *(self._scored(p, g) for p, g in zip(prompts, generations, strict=True))
                 )

@@ -1,4 +1,4 @@
-"""What a run is doing, while it does it: a line in `events.jsonl` when a phase begins and when it ends."""
+"""The event log of a run: a line in `events.jsonl` when a phase begins and when it ends."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Phases:
+class EventLog:
     """Writes the event stream, and keeps the seconds of the current step.
 
     Attributes:
@@ -27,16 +27,16 @@ class Phases:
         self.seconds.clear()
 
     @contextmanager
-    def __call__(self, phase: str) -> Generator[None]:
-        """A phase, while the block lasts."""
+    def phase(self, name: str) -> Generator[None]:
+        """Writes that a phase begins; writes that it ends when the block ends."""
         start = time.perf_counter()
-        self._show(phase)
-        self._write(phase, "begin")
+        self._show(name)
+        self._write(name, "begin")
         try:
             yield
         finally:
-            self.seconds[phase] += time.perf_counter() - start
-            self._write(phase, "end")
+            self.seconds[name] += time.perf_counter() - start
+            self._write(name, "end")
 
     def _write(self, phase: str, event: str) -> None:
         line = {"time": round(time.time(), 3), "step": self._step, "phase": phase, "event": event}

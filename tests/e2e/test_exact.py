@@ -54,7 +54,7 @@ class Case:
     arguments: list[str]
     program: str = "learner.main"
     kills: list[str] = field(default_factory=list[str])
-    """Phases that the run was killed in."""
+    """EventLog that the run was killed in."""
 
     def popen(self) -> subprocess.Popen[str]:
         """The command, begun."""

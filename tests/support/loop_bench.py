@@ -15,7 +15,7 @@ from learner.loops.producer import GroupProducer
 from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream
 from learner.publishing.publisher import PublishReport
-from learner.records.event_log import Phases
+from learner.records.event_log import EventLog
 from tests.support.builders import make_generation, make_record
 from tests.support.clock import run
 
@@ -93,7 +93,7 @@ class Bench:
         self.stream = PromptStream(self.records, seed=self.plan.seed, cursor=state.cursor)
         self.stream.ask_again(state.outstanding)
         self.ledger = Ledger(self.path)
-        self.phases = Phases(folder / "events.jsonl")
+        self.events = EventLog(folder / "events.jsonl")
         if self.ledger.num_bytes > state.ledger_bytes:
             self.ledger.rewound(step=state.step, ledger_bytes=state.ledger_bytes)
             self.ledger.commit()
@@ -104,7 +104,7 @@ class Bench:
             score=self.score,
             ledger=self.ledger,
             buffer=GroupBuffer(max_staleness=self.plan.max_staleness),
-            phases=self.phases,
+            events=self.events,
             together=self.together if self.plan.is_lockstep else None,
             seed=9,
             max_redraws=self.plan.max_redraws,
@@ -122,7 +122,7 @@ class Bench:
             save_checkpoint=self.save_checkpoint,
             evaluate=self.evaluate,
             prefetch=lambda records: self.seen.prefetched.append(list(records)),
-            phases=self.phases,
+            events=self.events,
             reward_metrics=lambda: dict(self.reward_metrics),
             groups_per_step=self.plan.groups_per_step,
             steps_per_checkpoint=self.plan.steps_per_checkpoint,

@@ -39,7 +39,7 @@ class Run:
                 raise error
 
     def attempt(self, *phases: tuple[str, float], error: BaseException | None = None) -> None:
-        """Phases, the last of which may fail."""
+        """EventLog, the last of which may fail."""
         with attempt(self.folder, self.progress, self.memory):
             for number, (phase, seconds) in enumerate(phases, start=1):
                 self.work(phase, seconds, error if number == len(phases) else None)
