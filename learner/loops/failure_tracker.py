@@ -1,9 +1,9 @@
-"""Knows when a corpus has nothing left to offer."""
+"""Detects that every clip of a corpus has failed."""
 
 from common.types import Draw
 
 
-class Exhaustion:
+class FailureTracker:
     """Counts clips that failed since the last that did not; by clip, as the order says nothing.
 
     Failures come back sooner than groups, so many in a row mean little: only when every clip of the corpus has

@@ -23,7 +23,7 @@ from common.errors import DatasetError, StopRequestedError
 from common.protocols import GenerateFn, GenerateTogetherFn, PrepareFn, ScoreFn
 from common.types import Draw, Failure, Generation, Group, Prompt, Sample
 from learner.ledger import Ledger
-from learner.loops.failure_tracker import Exhaustion
+from learner.loops.failure_tracker import FailureTracker
 from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream, group_seed
 from learner.records.event_log import EventLog
@@ -61,7 +61,7 @@ class GroupProducer:
     _error: BaseException | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._exhaustion = Exhaustion(len(self.stream))
+        self._failures = FailureTracker(len(self.stream))
 
     def start(self, count: int) -> None:
         """Begins the making of so many more groups."""
@@ -186,7 +186,7 @@ class GroupProducer:
         asking.remove(draw)
         if isinstance(answer, Group):
             self.buffer.put(answer)
-            self._exhaustion.succeeded()
+            self._failures.succeeded()
             # another batch may be waiting for this one
             self._changed.set()
         else:
@@ -209,7 +209,7 @@ class GroupProducer:
     def _fail(self, draw: Draw, failure: Failure) -> None:
         logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
         self.ledger.failed(draw, failure)
-        if self._exhaustion.failed(draw):
+        if self._failures.failed(draw):
             self.ledger.commit()
             raise DatasetError(_only_failures(self.ledger))
 

@@ -16,7 +16,7 @@ from common.protocols import PrepareFn
 from common.types import Draw, Failure, MediaRef
 from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
-from learner.loops.failure_tracker import Exhaustion
+from learner.loops.failure_tracker import FailureTracker
 from learner.loops.grpo_loop import SaveCheckpointFn
 from learner.loops.non_finite import REASON, NonFiniteGuard
 from learner.loops.stream import PromptStream
@@ -66,7 +66,7 @@ class SftLoop:
     def __init__(self, *, parts: SftParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
-        self._exhaustion = Exhaustion(len(parts.stream))
+        self._failures = FailureTracker(len(parts.stream))
         self._guard = NonFiniteGuard(key="sft/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
@@ -122,7 +122,7 @@ class SftLoop:
                 if isinstance(answer, Failure):
                     self._fail(draw, answer)
                 else:
-                    self._exhaustion.succeeded()
+                    self._failures.succeeded()
                     draws.append(draw)
                     prompts.append(answer[0])
         return draws, prompts
@@ -131,7 +131,7 @@ class SftLoop:
         ledger = self.parts.ledger
         logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
         ledger.failed(draw, failure)
-        if self._exhaustion.failed(draw):
+        if self._failures.failed(draw):
             ledger.commit()
             reasons = ", ".join(f"{reason} x{number}" for reason, number in ledger.failures.items())
             raise DatasetError(
