@@ -13,7 +13,7 @@ from common.config.run import OmniConfig
 from common.config.tree import changeable_keys
 from common.config.values import format_value
 from common.errors import ConfigError
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 
 RESULTS = (
     "metrics.jsonl",
@@ -140,7 +140,7 @@ def take_up(folder: Path, config: OmniConfig) -> None:
     if config.run.resume == "never":
         set_results_aside(folder)
     require_same_settings(folder, config)
-    write_whole(folder / "config.yaml", dump_config(config))
+    atomic_write_text(folder / "config.yaml", dump_config(config))
     (folder / "samples").mkdir(mode=0o700, exist_ok=True)
 
 

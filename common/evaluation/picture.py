@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.evaluation.confusion import MAX_CLASSES, OTHER, Confusion
-from common.runtime.atomic_files import whole
+from common.runtime.atomic_files import atomic_write
 
 INK, GROUND = "#1d1f23", "#ffffff"
 CELL_INCHES = 0.62
@@ -34,7 +34,7 @@ def write_confusions(path: Path, tables: Sequence[tuple[str, Confusion]]) -> Non
     axes = np.atleast_1d(figure.subplots(len(tables), 1, height_ratios=heights))
     for axis, (name, table) in zip(axes, tables, strict=True):
         _draw(axis, name, table)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=144 if width < 15 else 96)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from common.errors import DatasetError
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 
 AS_GIVEN = "av"
 """The condition of a clip that is asked as it is."""
@@ -148,7 +148,7 @@ def _unanswered(missing: Sequence[tuple[str, str]], *, where: str) -> DatasetErr
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Puts a file for `read_predictions` in place whole; its folder is made where it is missing, for its owner."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(path, "".join(json.dumps(line_of(p), ensure_ascii=False) + "\n" for p in predictions))
+    atomic_write_text(path, "".join(json.dumps(line_of(p), ensure_ascii=False) + "\n" for p in predictions))
 
 
 def line_of(prediction: Prediction) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from common.evaluation.controls import MEANINGS
 from common.evaluation.picture import write_confusions
 from common.evaluation.predictions import AS_GIVEN, Prediction, line_of
 from common.evaluation.published import caveats_on, published_on
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 
 TEMPLATE = "report.html.j2"
 
@@ -86,10 +86,10 @@ def write_report(folder: Path, report: Report) -> Path:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = (json.dumps(_line(one), ensure_ascii=False) + "\n" for one in report.read)
-    write_whole(folder / "predictions.jsonl", "".join(lines))
+    atomic_write_text(folder / "predictions.jsonl", "".join(lines))
     write_confusions(folder / "confusion.png", [(a.dataset, a.confusion) for a in _heads(report)])
-    write_whole(folder / "report.json", json.dumps(facts(report), ensure_ascii=False, indent=1) + "\n")
-    write_whole(folder / "report.html", page(report))
+    atomic_write_text(folder / "report.json", json.dumps(facts(report), ensure_ascii=False, indent=1) + "\n")
+    atomic_write_text(folder / "report.html", page(report))
     return folder / "report.html"
 
 

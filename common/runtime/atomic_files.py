@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files that grow by whole lines."""
+"""Atomic writes, and files of JSON lines that grow by whole lines."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def whole(path: Path) -> Generator[Path]:
+def atomic_write(path: Path) -> Generator[Path]:
     """Puts in place, under its name, what the block writes to the path that it is given.
 
     A block that fails, or a machine that stops, leaves what stood there before.
@@ -24,9 +24,9 @@ def whole(path: Path) -> Generator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Writes a text file, in UTF-8, or leaves what stood there before."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

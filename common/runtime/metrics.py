@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.runtime.atomic_files import append_line, read_lines, write_whole
+from common.runtime.atomic_files import append_line, atomic_write_text, read_lines
 
 
 class MetricsFile:
@@ -21,7 +21,7 @@ class MetricsFile:
     def keep_until(self, step: int) -> None:
         """Cuts off what stands after a step, a torn line included."""
         kept = [_as_json(line) for line in self.read() if line["step"] <= step]
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        atomic_write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         append_line(self._path, _as_json({"step": step, **metrics}))

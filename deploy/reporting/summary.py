@@ -9,7 +9,7 @@ from typing import get_args
 
 from common.config.evaluation import Policy
 from common.evaluation.controls import CONTROLS
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 from common.runtime.metrics import MetricsFile
 from common.types import Control
 from deploy.reporting.attempts import read_attempts, seconds_by_phase
@@ -143,7 +143,7 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
 
 def write_summary(folder: Path, summary: Summary) -> Path:
     target = folder / "summary.json"
-    write_whole(target, json.dumps(asdict(summary), indent=1) + "\n")
+    atomic_write_text(target, json.dumps(asdict(summary), indent=1) + "\n")
     return target
 
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import blake3
 
-from common.runtime.atomic_files import sync, write_whole
+from common.runtime.atomic_files import atomic_write_text, sync
 
 logger = logging.getLogger(__name__)
 MANIFEST, BEST = "manifest.json", "best.json"
@@ -175,7 +175,7 @@ def note_best(run: Path, evaluated: Best) -> None:
     """Takes a evaluated checkpoint as the best, unless another one was better; of equals the later."""
     before = read_best(run)
     if before is None or (evaluated.uar, evaluated.war) >= (before.uar, before.war):
-        write_whole(run / "checkpoints" / BEST, json.dumps(asdict(evaluated)) + "\n")
+        atomic_write_text(run / "checkpoints" / BEST, json.dumps(asdict(evaluated)) + "\n")
 
 
 def digest_of(folder: Path) -> str:

@@ -19,7 +19,7 @@ from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.evaluation.predictions import AS_GIVEN, Prediction
 from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 from common.types import Condition, Draw, Failure, Prompt, Record
 from learner.loops.producer import REMEDIES
 
@@ -192,7 +192,7 @@ def answers_file(folder: Path, policy: str) -> Path:
 def write_result(folder: Path, result: EvaluationResult) -> None:
     """`<policy>.json`, whose presence says that the predictions beside it are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_whole(folder / f"{result.policy}.json", json.dumps(asdict(result), indent=1) + "\n")
+    atomic_write_text(folder / f"{result.policy}.json", json.dumps(asdict(result), indent=1) + "\n")
 
 
 def read_result(folder: Path, policy: str) -> EvaluationResult | None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from common.config.run import RunConfig
 from common.errors import ConfigError
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 from learner.records.record import Curves
 
 FLUSH_S = 5
@@ -103,5 +103,5 @@ def import_wandb(project: str) -> Any:
 def _wandb_id(path: Path) -> str:
     """The run's, made once: W&B never takes an id again, not even that of a run it has deleted."""
     if not path.exists():
-        write_whole(path, uuid.uuid4().hex)
+        atomic_write_text(path, uuid.uuid4().hex)
     return path.read_text()

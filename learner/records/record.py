@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.errors import PublishError
-from common.runtime.atomic_files import append_line, read_lines, whole
+from common.runtime.atomic_files import append_line, atomic_write, read_lines
 from common.runtime.metrics import MetricsFile
 from common.types import Group, Record, StepReport
 from learner.checkpoints import checkpoint
@@ -129,7 +129,10 @@ def rewind_records(folder: Path, *, step: int) -> None:
 def write_samples(path: Path, groups: Sequence[Group]) -> None:
     """One line per sample, gzipped, put in place whole."""
     # half a surrogate pair of a corpus stands as its escape, which JSON reads back
-    with whole(path) as partial, gzip.open(partial, "wt", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        atomic_write(path) as partial,
+        gzip.open(partial, "wt", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         for group in groups:
             record = group.prompt.draw.record
             for index, sample in enumerate(group.samples):

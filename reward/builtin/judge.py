@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from common.errors import ConfigError, ScoringError
-from common.runtime.atomic_files import write_whole
+from common.runtime.atomic_files import atomic_write_text
 from common.runtime.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
 from reward.builtin.parts.options import check_count, check_number
 from reward.request import RewardRequest, RewardResult
@@ -182,7 +182,7 @@ class ScoreCache:
         """Keeps a score; memory forgets the oldest beyond `MAX_KEPT`."""
         with self._lock:
             if self._folder is not None:
-                write_whole(self._folder / f"{key}.json", json.dumps(score))
+                atomic_write_text(self._folder / f"{key}.json", json.dumps(score))
                 return
             self._kept[key] = score
             if len(self._kept) > MAX_KEPT:

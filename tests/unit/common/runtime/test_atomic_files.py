@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from common.runtime.atomic_files import append_line, read_lines, whole, write_whole
+from common.runtime.atomic_files import append_line, atomic_write, atomic_write_text, read_lines
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, "old")
-    write_whole(path, "nü")
+    atomic_write_text(path, "old")
+    atomic_write_text(path, "nü")
     assert path.read_text(encoding="utf-8") == "nü"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -21,16 +21,16 @@ def test_what_is_put_in_place_is_on_disk_before(tmp_path: Path, monkeypatch: pyt
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file))[1])
     monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), replace(*names))[1])
-    write_whole(tmp_path / "a", "x")
+    atomic_write_text(tmp_path / "a", "x")
     assert calls == ["fsync", "replace"]
 
 
 def test_a_write_that_fails_leaves_what_stood_there(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    write_whole(path, "old")
+    atomic_write_text(path, "old")
 
     def fail() -> None:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("ne")
             raise OSError("the disk is full")
 
