@@ -68,11 +68,11 @@ class RewardActor:
     async def score(self, packed: bytes) -> bytes:
         """Takes a record, completions, and what rewards that ask engines came to; gives a `GroupReport`."""
         record, told, given = unpack(packed)
-        return pack(await self._service.score_requests(requests_of(record, whole(told)), given=given))
+        return pack(await self._service.score_requests(requests_of(record, unpack_completions(told)), given=given))
 
     async def score_many(self, packed: bytes) -> bytes:
         """Takes records with their completions; gives as many `GroupReport`s."""
-        groups = [(record, whole(told)) for record, told in unpack(packed)]
+        groups = [(record, unpack_completions(told)) for record, told in unpack(packed)]
         return pack(await asyncio.gather(*(self._service.score(*group) for group in groups)))
 
 
@@ -113,7 +113,7 @@ class RewardClient:
         async with self._room(alone=False):
             await self._come_up()
             life = self._life
-            asked = [(record, lean(completions)) for record, completions in groups]
+            asked = [(record, pack_completions(completions)) for record, completions in groups]
             try:
                 async with asyncio.timeout(self._deadline_s):
                     reports = unpack(await self.handle.score_many.options(max_task_retries=0).remote(pack(asked)))
@@ -192,7 +192,7 @@ class RewardClient:
             async with asyncio.timeout(self._deadline_s):
                 # whether to ask again is decided here: Ray would ask again what hangs, too
                 asked = self.handle.score.options(max_task_retries=0)
-                report = unpack(await asked.remote(pack((record, lean(completions), dict(given)))))
+                report = unpack(await asked.remote(pack((record, pack_completions(completions), dict(given)))))
         except TimeoutError:
             # code that holds the interpreter stops the groups beside it, too: then any may be the one
             is_culprit = is_alone or await self._answers()
@@ -259,13 +259,13 @@ class RewardClient:
                 self._slots.release()
 
 
-def lean(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
+def pack_completions(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
     """What rewards see of completions, as plain tuples, which are packed in a third of the time."""
     return [(c.token_ids, c.text, c.finish_reason) for c in completions]
 
 
-def whole(told: Sequence[tuple[Any, ...]]) -> list[Completion]:
-    """Completions with what `lean` kept."""
+def unpack_completions(told: Sequence[tuple[Any, ...]]) -> list[Completion]:
+    """Completions with what `pack_completions` kept."""
     return [
         Completion(token_ids=ids, text=text, finish_reason=reason, rollout_logprobs=(), version_spans=())
         for ids, text, reason in told
