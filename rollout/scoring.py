@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from common.errors import EngineError, MediaError
-from common.media.conditions import lender_of
+from common.media.conditions import audio_donor
 from common.protocols import PrepareInConditionFn
 from common.types import Condition, Failure, Record
 from rollout.pool import RolloutPool
@@ -36,7 +36,7 @@ class LogprobScorer:
         prepare: PrepareInConditionFn,
         encode: Callable[[str], Sequence[int]],
         version: Callable[[], int],
-        lenders: Sequence[Record],
+        donors: Sequence[Record],
         is_alone: bool = False,
     ) -> None:
         """Asks nobody yet.
@@ -46,11 +46,11 @@ class LogprobScorer:
             prepare: of the clips.
             encode: a text's token ids and nothing else.
             version: the policy version that all engines hold; higher only once they all do.
-            lenders: whose sounds may be swapped in.
+            donors: whose sounds may be swapped in.
             is_alone: whether an engine scores one question at a time, so that the same gives the same bits.
         """
         self._pool, self._prepare, self._encode, self._version = pool, prepare, encode, version
-        self._lenders, self._is_alone = lenders, is_alone
+        self._donors, self._is_alone = donors, is_alone
         self._asked: dict[_Question, asyncio.Task[float]] = {}
         self._asked_version = version()
 
@@ -75,7 +75,7 @@ class LogprobScorer:
         return await asyncio.shield(task)
 
     async def _ask(self, record: Record, condition: Condition, prefix: str, text: str) -> float:
-        sound = lender_of(record, self._lenders) if condition == "audio_swapped" else None
+        sound = audio_donor(record, self._donors) if condition == "audio_swapped" else None
         prepared = await self._prepare(record, condition=condition, sound=sound)
         if isinstance(prepared, Failure):
             raise MediaError(prepared.detail, reason=prepared.reason)

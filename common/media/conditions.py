@@ -46,7 +46,7 @@ def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | No
     return dataclasses.replace(clip, waveform=sound)
 
 
-def lender_of(record: Record, records: Sequence[Record]) -> Record:
+def audio_donor(record: Record, records: Sequence[Record]) -> Record:
     """The record that lends its sound where `record` is asked with another's: of another label, always the same.
 
     Args:

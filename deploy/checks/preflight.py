@@ -75,7 +75,7 @@ def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
     if "heldout" in found:
         _require_askable(found["heldout"].records, config)
     if "train" in found:
-        _require_lenders(found["train"].records, config)
+        _require_donors(found["train"].records, config)
     return found
 
 
@@ -102,7 +102,7 @@ def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
         asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
 
-def _require_lenders(train: Sequence[Record], config: OmniConfig) -> None:
+def _require_donors(train: Sequence[Record], config: OmniConfig) -> None:
     """A reward that swaps sounds across labels would fail every group of clips that have one label."""
     labels = {record.label for record in train if record.clip.audio_path is not None}
     for entry in config.reward.rewards:

@@ -29,7 +29,7 @@ async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, versi
         prepare=run.prepare,
         encode=encode,
         version=version,
-        lenders=run.corpora.train,
+        donors=run.corpora.train,
         is_alone=config.is_deterministic,
     )
     rewards = EngineRewards(config.reward, score_logprobs=scorer)

@@ -64,7 +64,7 @@ class Scene:
             prepare=self.clips,
             encode=lambda text: [len(text)],
             version=lambda: self.version,
-            lenders=[make_record("calm", label="sad"), heard("cheer", "happy"), heard("gloom", "sad")],
+            donors=[make_record("calm", label="sad"), heard("cheer", "happy"), heard("gloom", "sad")],
             is_alone=is_alone,
         )
 

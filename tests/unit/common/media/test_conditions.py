@@ -10,7 +10,7 @@ import soundfile
 from common.config.data import DataConfig
 from common.datasets.synthetic.mp4 import write_mp4
 from common.errors import MediaError
-from common.media.conditions import lender_of, presented
+from common.media.conditions import audio_donor, presented
 from common.prompts.preparation import MediaSettings, prepare
 from common.prompts.preparation_ray import memory_key
 from common.types import Clip, Condition, DecodedClip, Failure, ProcessedPrompt, Record
@@ -142,10 +142,10 @@ def test_who_lends_a_sound_has_another_label_and_is_always_the_same() -> None:
     records = [record_of(f"{label}-{i}", label=label, audio=sound) for i in range(30) for label in ("sad", "happy")]
     records.append(record_of("unheard", label="fear", video=Path("/data/a.mp4")))
     asked = [record for record in records if record.label == "sad"]
-    lenders = [lender_of(record, records) for record in asked]
-    assert {lender.label for lender in lenders} == {"happy"}
-    assert [lender_of(record, records) for record in asked] == lenders
-    assert len({lender.prompt_id for lender in lenders}) > 10
+    donors = [audio_donor(record, records) for record in asked]
+    assert {lender.label for lender in donors} == {"happy"}
+    assert [audio_donor(record, records) for record in asked] == donors
+    assert len({lender.prompt_id for lender in donors}) > 10
 
 
 def test_nobody_lends_a_sound_of_the_same_label() -> None:
@@ -153,7 +153,7 @@ def test_nobody_lends_a_sound_of_the_same_label() -> None:
     with pytest.raises(
         MediaError, match="must have a clip of another label than 'sad' with a sound, got none"
     ) as caught:
-        lender_of(records[0], records)
+        audio_donor(records[0], records)
     assert caught.value.reason == "no-other-sound"
 
 
