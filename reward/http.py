@@ -27,7 +27,7 @@ from common.runtime.command import exit_code
 from reward.checks import check_rewards
 from reward.service import RewardService
 from reward.web.app import create_app
-from reward.web.gates import Limits
+from reward.web.gates import RequestLimits
 
 TOKEN_VARIABLE = "OMNI_RLVR_REWARD_TOKEN"
 MIN_TOKEN = 16
@@ -73,7 +73,7 @@ async def serve(
     """
     # uvicorn shuts down at either signal, and then raises it again: as SIGINT does, SIGTERM cancels this coroutine
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    app = create_app(service, token=token, media_root=media_root, limits=Limits())
+    app = create_app(service, token=token, media_root=media_root, limits=RequestLimits())
     config = uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False)
     config.timeout_graceful_shutdown = GRACE_S
     server = AnnouncedServer(config)

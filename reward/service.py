@@ -43,8 +43,8 @@ TURN_S = 0.01
 """Seconds of built-in rewards, one completion aside, after which others of the event loop have their turn."""
 
 
-class Asked(Protocol):
-    """A reward that is not asked here."""
+class HostedReward(Protocol):
+    """A reward that a host computes."""
 
     entry: RewardEntry
     decision: str
@@ -56,7 +56,7 @@ class Asked(Protocol):
     def close(self) -> None: ...
 
 
-HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], Asked]
+HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], HostedReward]
 """Hosts, or finds, a reward among Ray's actors."""
 
 
@@ -152,7 +152,7 @@ class RewardService:
         self._asks_all = asks_all
         self._rubric = Rubric(config.rewards)
         self._own: list[BuiltinReward] = []
-        self._asked: list[Asked] = []
+        self._asked: list[HostedReward] = []
         self._given: list[str] = []
         for entry in config.rewards:
             if has_engines and isinstance(entry, BuiltinRewardConfig) and needs_engines(entry):
@@ -225,7 +225,7 @@ class RewardService:
         ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
         outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
 
-        async def ask(asked: Asked) -> None:
+        async def ask(asked: HostedReward) -> None:
             found: list[Outcome] = [self._over] * len(requests)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(ends_at):
@@ -318,7 +318,7 @@ class RewardService:
         )
 
 
-def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | Asked:
+def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | HostedReward:
     match entry:
         case BuiltinRewardConfig() if entry.builtin_name in WAITING:
             reward = BuiltinReward(entry)

@@ -22,7 +22,7 @@ from common.runtime.command import FAILURE, exit_code, say
 from common.runtime.screen import Screen, bar
 
 if TYPE_CHECKING:
-    from common.datasets.inspection.media_check import Limits
+    from common.datasets.inspection.media_check import CheckLimits
 
 MIN_PARALLEL = 64
 """Clips that are worth the start of processes."""
@@ -130,12 +130,12 @@ def _make_cold_start(chosen: argparse.Namespace) -> int:
     return make_cold_start(chosen, source_of(chosen))
 
 
-def _limits(chosen: argparse.Namespace, data: DataConfig) -> "Limits":
+def _limits(chosen: argparse.Namespace, data: DataConfig) -> "CheckLimits":
     """Those of the options, and the configuration's where they say none."""
-    from common.datasets.inspection.media_check import Limits
+    from common.datasets.inspection.media_check import CheckLimits
 
     given = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}
-    return Limits(
+    return CheckLimits(
         level=chosen.level,
         **{key: getattr(data, key) if value is None else value for key, value in given.items()},
     )

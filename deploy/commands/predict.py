@@ -40,7 +40,7 @@ CARRIED = ("dataset", "fold", "label", "labels", "taxonomy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class ClipRequest:
     """A clip and what is known of it."""
 
     record: "Record"
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
 
 
-def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
+def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest]:
     """The clips that files, folders and lists name, in their order.
 
     Args:
@@ -64,7 +64,7 @@ def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
     """
     from common.errors import DatasetError
 
-    found: dict[str, Asked] = {}
+    found: dict[str, ClipRequest] = {}
     for given in inputs:
         path = Path(given).expanduser()
         for asked in _clips_in(path, question=question):
@@ -74,7 +74,7 @@ def clips_of(inputs: Sequence[str], *, question: str | None) -> list[Asked]:
     return list(found.values())
 
 
-def _clips_in(path: Path, *, question: str | None) -> Iterator[Asked]:
+def _clips_in(path: Path, *, question: str | None) -> Iterator[ClipRequest]:
     from common.errors import DatasetError
     from common.evaluation.predictions import json_lines
 
@@ -93,13 +93,13 @@ def _clips_in(path: Path, *, question: str | None) -> Iterator[Asked]:
         yield _file(path, question=question)
 
 
-def _file(path: Path, *, question: str | None) -> Asked:
+def _file(path: Path, *, question: str | None) -> ClipRequest:
     name = str(path)
     video = None if path.suffix.lower() in SOUNDS else name
-    return Asked(record=_record(name, video=video, audio=name, question=question, label="", dataset="clips"))
+    return ClipRequest(record=_record(name, video=video, audio=name, question=question, label="", dataset="clips"))
 
 
-def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> Asked:
+def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> ClipRequest:
     from common.errors import DatasetError
 
     for name in ("id", "video", "audio", "question", "label", "dataset"):
@@ -118,7 +118,7 @@ def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str |
         label=values.get("label") or "",
         dataset=values.get("dataset") or "clips",
     )
-    return Asked(record=record, known={name: values[name] for name in CARRIED if name in values})
+    return ClipRequest(record=record, known={name: values[name] for name in CARRIED if name in values})
 
 
 def _record(
@@ -178,7 +178,7 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str, Any]:
+def predicted(asked: ClipRequest, predictor: "Predictor", *, version: int) -> dict[str, Any]:
     """What was said of a clip, as it is written."""
     from common.types import Failure
 
@@ -197,7 +197,7 @@ def predicted(asked: Asked, predictor: "Predictor", *, version: int) -> dict[str
     return {**line, **asdict(answer), "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _shown(clips: Sequence[Asked]) -> Iterator[Asked]:
+def _shown(clips: Sequence[ClipRequest]) -> Iterator[ClipRequest]:
     from common.runtime.screen import Screen, bar
 
     with bar(Screen(stderr=True), "clips") as update:

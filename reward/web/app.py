@@ -18,7 +18,7 @@ from common.types import Failure
 from reward import wire
 from reward.builtin import BUILTIN
 from reward.service import GroupReport, RewardService
-from reward.web.gates import SCORE_PATH, BodyGate, Limits, RefusedError, TokenGate, busy
+from reward.web.gates import SCORE_PATH, BodyGate, RefusedError, RequestLimits, TokenGate, busy
 from reward.web.meters import Meters
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,9 @@ async def _unreadable(_: Request, error: Exception) -> Response:
     return RefusedError(422, "body", message).response()
 
 
-def create_app(service: RewardService, *, token: str | None, media_root: Path | None, limits: Limits) -> FastAPI:
+def create_app(
+    service: RewardService, *, token: str | None, media_root: Path | None, limits: RequestLimits
+) -> FastAPI:
     """The application over a service that its caller starts and closes.
 
     Args:

@@ -19,8 +19,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """Limits of score requests."""
+class RequestLimits:
+    """RequestLimits of score requests."""
 
     max_body_bytes: int = 8 * 2**20
     body_s: float = 30.0
@@ -49,7 +49,7 @@ def busy() -> RefusedError:
     return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
 
 
-async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: Limits) -> None:
+async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: RequestLimits) -> None:
     """Answers a request whose body was not read to its end, and closes the connection.
 
     Most clients send a whole body before they read the response, and lose the response if the connection is closed
@@ -72,7 +72,7 @@ async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: L
 class TokenGate:
     """Refuses requests without the bearer token."""
 
-    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, *, token: str | None, limits: RequestLimits) -> None:
         self._app, self._limits = app, limits
         self._expected = None if token is None else f"Bearer {token}".encode()
 
@@ -90,7 +90,7 @@ class TokenGate:
 class BodyGate:
     """Receives the bodies of score requests within the limits, refuses those beyond, and counts all by status."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, *, limits: RequestLimits, meters: Meters) -> None:
         self._app, self._limits, self._meters = app, limits, meters
         # one body always fits
         self._max_held_bytes = max(limits.max_held_bytes, limits.max_body_bytes)

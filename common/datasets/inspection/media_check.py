@@ -22,7 +22,7 @@ END_BYTES = 65_536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class CheckLimits:
     """How much is looked at, and how long a clip may last."""
 
     level: Level
@@ -49,7 +49,7 @@ class Facts:
 
 
 def check_clips(
-    clips: Sequence[Clip], limits: Limits, *, num_workers: int, on_clip: Callable[[], None]
+    clips: Sequence[Clip], limits: CheckLimits, *, num_workers: int, on_clip: Callable[[], None]
 ) -> Iterator[Facts]:
     """Facts of every clip, in order; `on_clip` is called after each. A single worker is this process."""
     if num_workers == 1:
@@ -63,7 +63,7 @@ def check_clips(
             on_clip()
 
 
-def check_clip(clip: Clip, limits: Limits) -> Facts:
+def check_clip(clip: Clip, limits: CheckLimits) -> Facts:
     """Looks at the files of one clip; without its sound where that has no track and need not."""
     facts = _facts(clip, limits)
     if facts.reason != "no-audio-track" or clip.video_path is None or limits.missing_audio == "skip":
@@ -71,7 +71,7 @@ def check_clip(clip: Clip, limits: Limits) -> Facts:
     return replace(_facts(replace(clip, audio_path=None), limits), lacks_track=True)
 
 
-def _facts(clip: Clip, limits: Limits) -> Facts:
+def _facts(clip: Clip, limits: CheckLimits) -> Facts:
     facts = Facts(clip_id=clip.clip_id)
     try:
         if limits.level == "none":
@@ -90,7 +90,7 @@ def _paths(clip: Clip) -> list[str]:
     return list(dict.fromkeys(path for path in (clip.video_path, clip.audio_path) if path is not None))
 
 
-def _declared_s(clip: Clip, limits: Limits) -> float:
+def _declared_s(clip: Clip, limits: CheckLimits) -> float:
     """Seconds as the headers have them; the files are there, whole, of the right kind and not too long."""
     from common.media.decode import SOUND_FILE_SUFFIXES
     from common.media.tracks import require_short
@@ -138,7 +138,7 @@ def _container_s(path: str, asked: Sequence[str]) -> float:
         raise MediaError(f"{path}: {error}", reason="undecodable") from error
 
 
-def _decoded(clip: Clip, facts: Facts, limits: Limits) -> Facts:
+def _decoded(clip: Clip, facts: Facts, limits: CheckLimits) -> Facts:
     import numpy as np
 
     from common.media.decode import SAMPLE_RATE, decode_clip

@@ -10,7 +10,7 @@ from common.config.data import DataConfig
 from common.datasets.corpora.dfew import FOLD_SIZES as DFEW_SIZES
 from common.datasets.corpora.mafw import fold_sizes
 from common.datasets.corpus import Corpus, Dropped
-from common.datasets.inspection.media_check import Facts, Limits, check_clips
+from common.datasets.inspection.media_check import CheckLimits, Facts, check_clips
 from common.datasets.reader import read_corpus
 from common.types import Record
 
@@ -149,7 +149,7 @@ def unlisted(splits: Mapping[str, Corpus]) -> int | None:
 def inspect(
     splits: Mapping[str, Corpus],
     *,
-    limits: Limits,
+    limits: CheckLimits,
     num_workers: int,
     on_clip: Callable[[], None],
     published: Mapping[str, int],

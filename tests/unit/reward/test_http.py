@@ -30,7 +30,7 @@ from reward.hosts.reward_host import HostLostError
 from reward.http import is_loopback, token_for
 from reward.service import GroupReport, RewardService
 from reward.web.app import create_app
-from reward.web.gates import Limits
+from reward.web.gates import RequestLimits
 from tests.support.builders import make_request
 from tests.support.http_server import Reply, http_server
 
@@ -48,14 +48,14 @@ def with_client(
     rewards: tuple[RewardKind, ...] = PAPER,
     token: str | None = None,
     media_root: Path | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Any:
     """Runs something with a client of a service; an exception of the service's is one here."""
 
     async def run() -> Any:
         service = RewardService(RewardConfig(rewards=rewards))
-        app = create_app(service, token=token, media_root=media_root, limits=limits or Limits())
+        app = create_app(service, token=token, media_root=media_root, limits=limits or RequestLimits())
         transport = httpx.ASGITransport(app=app)
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://rewards", headers=headers) as client:
@@ -163,7 +163,7 @@ def test_a_refusal_repeats_nothing_of_what_was_sent() -> None:
 
 
 def test_a_body_that_is_too_long_or_no_json_is_refused() -> None:
-    limits = Limits(max_body_bytes=1000)
+    limits = RequestLimits(max_body_bytes=1000)
     assert refused(scored({"completion": "a" * 1000}, limits=limits)) == (413, "body")
     response = with_client(lambda client: client.post("/v1/score", content=b"a=1"))
     assert refused(response) == (415, "content-type")
@@ -175,7 +175,9 @@ def test_who_sends_a_body_too_slowly_is_refused() -> None:
         await asyncio.sleep(30)
         yield b"[]}"
 
-    response = with_client(lambda client: client.post("/v1/score", content=slowly()), limits=Limits(body_s=0.05))
+    response = with_client(
+        lambda client: client.post("/v1/score", content=slowly()), limits=RequestLimits(body_s=0.05)
+    )
     assert refused(response) == (408, "body")
 
 
@@ -193,9 +195,9 @@ def test_files_are_taken_from_the_media_root_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "codes"),
-    [(Limits(max_samples=16), [200, 200, 429, 429]), (Limits(max_requests=1), [200, 429, 429, 429])],
+    [(RequestLimits(max_samples=16), [200, 200, 429, 429]), (RequestLimits(max_requests=1), [200, 429, 429, 429])],
 )
-def test_beyond_its_limits_the_service_asks_to_come_again(limits: Limits, codes: list[int]) -> None:
+def test_beyond_its_limits_the_service_asks_to_come_again(limits: RequestLimits, codes: list[int]) -> None:
     sleeping = PythonRewardConfig(
         type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
     )
@@ -228,7 +230,7 @@ def test_bodies_that_are_held_are_bounded_together() -> None:
         ]
 
     *answers, last = with_client(
-        crowd, rewards=(sleeping,), limits=Limits(max_body_bytes=1000, max_held_bytes=1500)
+        crowd, rewards=(sleeping,), limits=RequestLimits(max_body_bytes=1000, max_held_bytes=1500)
     )
     assert sorted(a.status_code for a in answers) == [200, 200, 429, 429]
     assert {a.headers["retry-after"] for a in answers if a.status_code == 429} == {"1"}
@@ -275,7 +277,7 @@ def test_it_tells_its_rewards_and_what_they_did() -> None:
 def test_it_is_ready_once_its_rewards_are() -> None:
     async def run() -> list[int]:
         service = RewardService(RewardConfig(rewards=(FAILING,)))
-        app = create_app(service, token=None, media_root=None, limits=Limits())
+        app = create_app(service, token=None, media_root=None, limits=RequestLimits())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://r") as client:
             before = (await client.get("/readyz")).status_code
             await service.start()

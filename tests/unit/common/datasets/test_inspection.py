@@ -10,7 +10,7 @@ import pytest
 from common.datasets.command import main
 from common.datasets.corpora.dfew import FOLD_SIZES as DFEW_SIZES
 from common.datasets.corpora.mafw import FOLD_SIZES as MAFW_SIZES
-from common.datasets.inspection.media_check import Limits, check_clip, check_clips
+from common.datasets.inspection.media_check import CheckLimits, check_clip, check_clips
 from common.types import Clip
 from tests.support.corpora import put_dfew, put_mafw, put_mp4, put_ravdess, put_text, put_wav, put_workbook
 
@@ -297,7 +297,7 @@ def test_bad_usage_is_one_line_and_code_2(
 
 
 def test_processes_find_what_one_finds(tmp_path: Path) -> None:
-    limits = Limits(level="header", max_video_s=60, max_audio_s=30, missing_audio="skip")
+    limits = CheckLimits(level="header", max_video_s=60, max_audio_s=30, missing_audio="skip")
     paths = [put_mp4(tmp_path / f"{n}.mp4", has_audio=n % 5 > 0) for n in range(20)]
     clips = [Clip(clip_id=p.stem, video_path=str(p), audio_path=str(p)) for p in paths]
     seen: list[None] = []

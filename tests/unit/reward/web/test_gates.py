@@ -10,7 +10,7 @@ import pytest
 from common.config.reward import RewardConfig
 from reward.service import RewardService
 from reward.web.app import create_app
-from reward.web.gates import Limits
+from reward.web.gates import RequestLimits
 
 TOKEN = "a-token-of-enough-letters"
 
@@ -58,7 +58,7 @@ class Exchange:
         await app(self.scope, self.receive, self.send)
 
 
-def app_with(limits: Limits, *, token: str | None = None) -> Any:
+def app_with(limits: RequestLimits, *, token: str | None = None) -> Any:
     """An application over the default rewards."""
     return create_app(RewardService(RewardConfig()), token=token, media_root=None, limits=limits)
 
@@ -66,14 +66,14 @@ def app_with(limits: Limits, *, token: str | None = None) -> Any:
 @pytest.mark.parametrize(
     ("headers", "limits", "token", "status", "field"),
     [
-        ((), Limits(), TOKEN, 401, "authorization"),
-        ((("authorization", f"Bearer {TOKEN}x"),), Limits(), TOKEN, 401, "authorization"),
-        ((("content-length", "101"),), Limits(max_body_bytes=100), None, 413, "body"),
-        ((), Limits(max_requests=0), None, 429, "body"),
+        ((), RequestLimits(), TOKEN, 401, "authorization"),
+        ((("authorization", f"Bearer {TOKEN}x"),), RequestLimits(), TOKEN, 401, "authorization"),
+        ((("content-length", "101"),), RequestLimits(max_body_bytes=100), None, 413, "body"),
+        ((), RequestLimits(max_requests=0), None, 429, "body"),
     ],
 )
 def test_a_request_is_refused_before_its_body_is_received(
-    headers: tuple[tuple[str, str], ...], limits: Limits, token: str | None, status: int, field: str
+    headers: tuple[tuple[str, str], ...], limits: RequestLimits, token: str | None, status: int, field: str
 ) -> None:
     async def run() -> Exchange:
         exchange = Exchange(*headers, parts=[b"a"])
@@ -99,7 +99,7 @@ def test_a_body_that_cannot_be_held_beside_the_others_is_refused(
     second: Callable[[], Exchange], events: list[str]
 ) -> None:
     async def run() -> tuple[Exchange, Exchange]:
-        app = app_with(Limits(max_body_bytes=1000, max_held_bytes=1000))
+        app = app_with(RequestLimits(max_body_bytes=1000, max_held_bytes=1000))
         first, late = Exchange(parts=[b"a" * 600]), second()
         async with asyncio.TaskGroup() as group:
             group.create_task(first.through(app))
@@ -115,7 +115,7 @@ def test_a_body_that_cannot_be_held_beside_the_others_is_refused(
 
 
 def test_a_client_that_disconnects_leaves_its_place_and_its_bytes_to_others() -> None:
-    limits = Limits(max_requests=1, max_body_bytes=100, max_held_bytes=100)
+    limits = RequestLimits(max_requests=1, max_body_bytes=100, max_held_bytes=100)
     body = json.dumps({"samples": [{"completion": "a" * 50}]}).encode()
 
     async def run() -> list[int]:
@@ -137,12 +137,12 @@ def test_a_client_that_disconnects_leaves_its_place_and_its_bytes_to_others() ->
 
 
 def test_of_a_refused_body_a_bounded_part_is_received() -> None:
-    async def run(parts: list[bytes], limits: Limits) -> Exchange:
+    async def run(parts: list[bytes], limits: RequestLimits) -> Exchange:
         exchange = Exchange(parts=parts)
         await exchange.through(app_with(limits, token=TOKEN))
         return exchange
 
-    by_size = asyncio.run(run([b"a" * 10] * 1000, Limits(max_body_bytes=100)))
+    by_size = asyncio.run(run([b"a" * 10] * 1000, RequestLimits(max_body_bytes=100)))
     assert (by_size.status, by_size.events.count("receive")) == (401, 20)
-    by_time = asyncio.run(run([b"a"], Limits(body_s=0.05)))
+    by_time = asyncio.run(run([b"a"], RequestLimits(body_s=0.05)))
     assert (by_time.status, by_time.events.count("receive")) == (401, 2)

@@ -8,7 +8,7 @@ from common.config.reward import BuiltinRewardConfig, RewardConfig
 from reward.builtin import BUILTIN
 from reward.service import RewardService
 from reward.web.app import create_app
-from reward.web.gates import Limits
+from reward.web.gates import RequestLimits
 
 OPTIONS = {"class_balanced": {"frequencies": {"happy": 0.9, "sad": 0.1}}}
 ELSEWHERE = {"judge", "modality_gain"}
@@ -23,7 +23,7 @@ SERVICE = RewardService(RewardConfig(rewards=REWARDS))
 """Every reward that needs no process of its own: nothing runs until it is asked."""
 SCHEMA = schemathesis.openapi.from_asgi(
     "/openapi.json",
-    create_app(SERVICE, token=TOKEN, media_root=None, limits=Limits()),
+    create_app(SERVICE, token=TOKEN, media_root=None, limits=RequestLimits()),
     headers={"Authorization": f"Bearer {TOKEN}"},
 )
 
