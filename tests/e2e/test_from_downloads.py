@@ -1,4 +1,4 @@
-"""From unpacked corpora to a trained, evaluated model: the README's commands, over small trees in the real layouts.
+"""From unpacked corpora to an evaluated model: the commands of docs/recipe.md, over small trees in the real layouts.
 
 The configurations are those that ship; what makes them fit two cores, a tiny model and a dozen clips is overridden.
 """
@@ -48,7 +48,7 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: str, *arguments: str, code: int = 0) -> str:
-    """A command of the README; what it prints."""
+    """Output of a command of docs/recipe.md."""
     done = start(*arguments, program=program)
     assert done.returncode == code, f"{program} {arguments}: {done.stdout[-1500:]}{done.stderr[-2500:]}"
     return done.stdout

@@ -19,7 +19,7 @@ from tests.figures.stored import FOLDER, ROOT, Stored, figure, like, load
 from tests.figures.tables import TABLES, digest
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGE = "docs/figures.md"
+PAGE = "docs/measurements.md"
 NOT_MEASURED = FOLDER / "not-measured.json"
 UNIT = r"(?:%|(?:ms|s|min|minutes?|seconds?|hours?|days?|[KMGT]i?B|\w+/s|times|points?)\b)"
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"

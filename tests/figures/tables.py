@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tests.figures.stored import FOLDER, Figure, Stored, like, unit_of
 
 SEEDS = ("demo-seed-0", "demo-seed-1", "demo-seed-2")
+COUNTS = ("clips", "layers", "scorings", "tests")
+"""Units of numbers that are counted, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,16 +79,28 @@ def _group(group: Mapping[str, Any]) -> str:
     rows = [[entry["what"], _figure(entry), _target(entry)] for entry in group["figures"].values()]
     if not rows:
         return f"{intro[0].upper()}{intro[1:]}."
-    return f"{intro[0].upper()}{intro[1:]}:\n\n{markdown(['what', 'figure', 'target'], rows)}"
+    return f"{intro[0].upper()}{intro[1:]}:\n\n{markdown(['quantity', 'value', 'target'], rows)}"
 
 
 def _figure(entry: Mapping[str, Any]) -> str:
     values = entry["value"] if isinstance(entry["value"], list) else [entry["value"]]
-    return " to ".join(_plain(value) for value in values) + (f" {entry['unit']}" if "unit" in entry else "")
+    unit = entry.get("unit", "")
+    shown = " to ".join(_three_digits(value, unit) for value in values)
+    return shown if unit in ("", "B") else f"{shown} {unit}"
 
 
-def _plain(value: float) -> str:
-    return f"{value:,}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+def _three_digits(value: float, unit: str = "") -> str:
+    """Three digits of a measurement, two of a small one, all of a count; bytes in GiB, with the unit."""
+    if unit == "B":
+        return f"{value * 2.0**-30:.3g} GiB"
+    if unit in COUNTS:
+        return f"{value:,}"
+    if value >= 1e9 or 0 < value < 1e-3:
+        mantissa, _, exponent = f"{value:.{2 if value >= 1 else 1}e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    places = 2 - math.floor(math.log10(value)) if value else 0
+    text = f"{round(value, places):,.{max(places, 0)}f}"
+    return text.rstrip("0").removesuffix(".") if "." in text else text
 
 
 def _target(entry: Mapping[str, Any]) -> str:
@@ -93,14 +108,14 @@ def _target(entry: Mapping[str, Any]) -> str:
         return ""
     ((kind, bound),) = entry["target"].items()
     is_met = entry["value"] >= bound if kind == "at_least" else entry["value"] <= bound
-    return f"{kind.replace('_', ' ')} {bound:,}" + ("" if is_met else ", **missed**")
+    return f"{kind.replace('_', ' ')} {_three_digits(bound)}" + ("" if is_met else ", **missed**")
 
 
 def speeds(stored: Stored) -> str:
     """Rewards by their speed."""
     entries = stored["rewards"]["speed"]["figures"].values()
     ordered = sorted(entries, key=lambda entry: -entry["value"])
-    return markdown(["reward", "samples/s"], [[entry["what"], f"{entry['value']:,}"] for entry in ordered])
+    return markdown(["reward", "samples/s"], [[entry["what"], _three_digits(entry["value"])] for entry in ordered])
 
 
 def cold_start_steps(stored: Stored) -> str:

@@ -29,6 +29,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+DOCUMENTS = [
+    name_of(path) for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md")))
+]
+
+
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
     """Parsed."""
@@ -142,19 +147,38 @@ def test_ray_is_imported_only_in_its_shells() -> None:
     assert {f for f in importers - shells if not f.startswith("deploy/")} <= ROOTS
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "README.md"])
-def test_a_document_names_only_files_that_exist(document: str) -> None:
-    files = {name_of(f) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
-    named = set(re.findall(r"(?<![\w/.])[\w/]+\.py\b", (ROOT / document).read_text())) - {"my_rewards.py"}
-    assert len(named) > 40
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_only_files_and_tests_that_exist(document: str) -> None:
+    sources = [*FILES, *(ROOT / "tests").rglob("*.py")]
+    files = {name_of(f) for f in sources}
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"(?<![\w/.*])[\w/]+\.py\b", text)) - {"my_rewards.py", "grpo.py"}
     assert {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)} == set()
+    tests = {node.name for f in sources for node in ast.walk(tree_of(f)) if isinstance(node, ast.FunctionDef)}
+    assert set(re.findall(r"\btest_\w+\b(?!\.py|/)", text)) - tests - {Path(name).stem for name in named} == set()
 
 
-def test_the_map_names_every_module_of_a_plane() -> None:
-    # sub-folders have a line each, not one per file
-    modules = {f.name for f in FILES if len(f.relative_to(ROOT).parts) == 2} - {"__init__.py"}
+def test_the_map_names_the_sources_of_every_claim() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    assert {name for name in modules if not re.search(rf"(?<!\w){re.escape(name)}", text)} == set()
+    assert len(set(re.findall(r"[\w/]+/\w+\.py\b", text))) > 20
+
+
+def test_the_map_names_every_folder_of_modules() -> None:
+    folders = {name_of(f.parent) for f in FILES} | {name_of(f.parent) for f in ROOT.glob("tests/*/__init__.py")}
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert folders - {name for row in rows for name in re.findall(r"`([\w/]+)`", row)} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_of_a_document_lead_to_files_and_headings(document: str) -> None:
+    path = ROOT / document
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 def test_nothing_promises_to_be_done_later() -> None:

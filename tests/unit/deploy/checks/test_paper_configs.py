@@ -69,20 +69,20 @@ def test_the_reinforcement_as_it_ships_takes_the_steps_that_the_documents_say() 
     num_clips = DFEW_SIZES[2][0] + MAFW_SIZES[1][0]
     steps = with_steps(config, corpora_of(train=num_clips)).learner.steps
     assert (num_clips, steps) == (16_689, 2_087)
-    assert f"r1_omni_grpo/checkpoints/step_{steps:06d}/hf" in Path("README.md").read_text()
+    assert f"r1_omni_grpo/checkpoints/step_{steps:06d}/hf" in Path("docs/recipe.md").read_text()
     table = Path("docs/r1-omni.md").read_text()
     assert f"= {num_clips:,}: {steps:,} updates" in table
     assert "15,306 of MAFW and DFEW, which are not listed: 1,914 updates" in table
 
 
-def test_the_cold_start_of_the_readme_is_a_configuration() -> None:
-    readme = Path("README.md").read_text()
-    given = re.search(r"--data\.cold_start '(\{.*?\})'", readme, re.DOTALL)
+def test_the_cold_start_of_the_recipe_is_a_configuration() -> None:
+    recipe = Path("docs/recipe.md").read_text()
+    given = re.search(r"--data\.cold_start '(\{.*?\})'", recipe, re.DOTALL)
     assert given is not None
     config = load_config("deploy/configs/r1_omni_cold_start.yaml", ["--data.cold_start", given[1]])
     assert isinstance(config.data.cold_start, MixDataConfig)
     files = [getattr(s, "path", "") for s in config.data.cold_start.sources]
-    assert all(f"--out {file}" in readme for file in files)
+    assert all(f"--out {file}" in recipe for file in files)
     assert len(files) == 2
     for count, steps in ((NUM_EXPLAINED, 73), (NUM_EXPLAINED + NUM_ANNOTATED, 182)):
         assert with_steps(config, corpora_of(cold_start=count)).sft.steps == steps
