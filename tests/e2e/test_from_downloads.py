@@ -1,4 +1,4 @@
-"""From unpacked corpora to an evaluated model: the commands of docs/recipe.md, over small trees in the real layouts.
+"""From corpora to an evaluated model: the commands of docs/recipe.md, over small trees in the real layouts.
 
 The configurations are those that ship; what makes them fit two cores, a tiny model and a dozen clips is overridden.
 """
