@@ -1,1 +1,1 @@
-"""Figures in documents are held against `docs/figures/*.json`, and tables of them are generated."""
+"""Checks numbers in documents against `docs/figures/*.json`, and generates tables of them."""

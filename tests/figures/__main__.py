@@ -2,8 +2,8 @@
 
     python -m tests.figures [--write]
 
-Prints what is wrong, a line each, and exits 1 where anything is. `--write` first brings quoted figures and
-generated tables up to date.
+Prints one line per fault, and exits with 1 if there are any. `--write` first updates quoted figures and generated
+tables.
 """
 
 import argparse
@@ -14,16 +14,16 @@ from tests.figures.stored import load
 
 
 def main() -> int:
-    """Writes when asked to, and checks."""
+    """Updates the documents with `--write`, then checks them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
         stored = load()
         for document in DOCUMENTS:
             document.write_text(rewritten(document.read_text(), stored))
-    found = faults_of_all()
-    print("\n".join(found))
-    return 1 if found else 0
+    faults = faults_of_all()
+    print("\n".join(faults))
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

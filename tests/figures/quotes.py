@@ -1,4 +1,4 @@
-"""Numbers in documents: each measured one has a reference behind it, and reads as it is stored.
+"""Numbers in documents: each measured number has a reference, and reads as the stored value.
 
     The demo ended at 62.9 %<!-- figure: demo-seed-0.war_grpo --> of the clips.
 
@@ -7,8 +7,8 @@
     <!-- end of figures -->
 
 A number looks measured if it has a decimal point, an exponent, separated thousands or a unit; on the page of
-figures every number of two digits does. One that was not measured (a setting, another's result) is listed in
-`docs/figures/not-measured.json`, with the words around it and a reason.
+measurements every number of two digits does. Other numbers (a setting, a published result) are listed in
+`docs/figures/not-measured.json`, with the words around them and a reason.
 """
 
 import json
@@ -34,24 +34,24 @@ CODE = re.compile(r"^```.*?^```|^    [^\n]*$|`[^`]*`|\]\([^)]*\)", re.DOTALL | r
 
 
 def rewritten(text: str, stored: Stored) -> str:
-    """A document with every quoted figure and table as the files have them."""
+    """The document with every quoted figure and table updated from the stored values."""
     text = QUOTE.sub(lambda m: like(m["shown"], figure(stored, m["key"])) + m[0].removeprefix(m["shown"]), text)
     return TABLE.sub(lambda m: table(m["name"], stored), text)
 
 
 def table(name: str, stored: Stored) -> str:
-    """A generated table between its marks."""
-    made = TABLES[name]
-    marks = f"<!-- figures: {name}, of {digest(made.files, stored)} -->", "<!-- end of figures -->"
-    return f"{marks[0]}\n\n{made.render(stored)}\n\n{marks[1]}"
+    """A generated table between its markers."""
+    source = TABLES[name]
+    begin = f"<!-- figures: {name}, of {digest(source.files, stored)} -->"
+    return f"{begin}\n\n{source.render(stored)}\n\n<!-- end of figures -->"
 
 
 def faults(name: str, text: str, stored: Stored, not_measured: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """What is wrong with the numbers of a document, a line each.
+    """Faults of the numbers in a document, one line each.
 
     Args:
-        name: of the document, from the root.
-        text: of the document.
+        name: path of the document, relative to the root.
+        text: text of the document.
         stored: the measured values.
         not_measured: `document`, `text` and `reason` of numbers without a reference.
     """
@@ -101,14 +101,14 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def faults_of_all() -> list[str]:
-    """What is wrong with the numbers of all documents."""
+    """Faults of the numbers in all documents."""
     stored, not_measured = load(), json.loads(NOT_MEASURED.read_text())
     names = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
-    found = [
+    lines = [
         f"{NOT_MEASURED.name}: a document must exist, got {entry['document']!r}"
         for entry in not_measured
         if entry["document"] not in names
     ]
     for name, path in zip(names, DOCUMENTS, strict=True):
-        found += faults(name, path.read_text(), stored, not_measured)
-    return found
+        lines += faults(name, path.read_text(), stored, not_measured)
+    return lines

@@ -1,4 +1,4 @@
-"""The measured values, and how they are written."""
+"""The measured values and their notation."""
 
 import json
 import re
@@ -21,19 +21,19 @@ SCALES = {
     ("B", "GB"): 1e-9,
     ("B", "GiB"): 2.0**-30,
 }
-"""From the unit that a value is stored in to the one that it is written in."""
+"""Factors from the unit of a stored value to the unit of the text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A value as it was measured."""
+    """A measured value."""
 
     value: float
     unit: str
 
 
 def load() -> dict[str, Stored]:
-    """Every file by its name, and what R1-Omni's paper has, as `published.<method>.<dataset>.<war or uar>`."""
+    """Every file by its name; the values of R1-Omni's paper as `published.<method>.<dataset>.<war or uar>`."""
     stored: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
     stored["published"] = published = dict[str, Any]()
     for row in PAPER:
@@ -46,35 +46,35 @@ def figure(stored: Stored, key: str) -> Figure:
     """The value of a dotted key: `FILE.KEY`, or `FILE.GROUP.KEY`; items of lists by their number.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such value.
     """
-    found: Any = stored
+    node: Any = stored
     for part in key.split("."):
-        found = found[int(part)] if isinstance(found, list) else found.get("figures", found)[part]
-    if isinstance(found, Mapping):
-        return Figure(value=found["value"], unit=found.get("unit", ""))
-    return Figure(value=found, unit=unit_of(key))
+        node = node[int(part)] if isinstance(node, list) else node.get("figures", node)[part]
+    if isinstance(node, Mapping):
+        return Figure(value=node["value"], unit=node.get("unit", ""))
+    return Figure(value=node, unit=unit_of(key))
 
 
 def unit_of(key: str) -> str:
-    """Of a bare number in a run's summary."""
+    """The unit of a number in a run's summary."""
     if key.endswith("_bytes"):
         return "B"
     return "s" if "seconds_" in key else ""
 
 
-def like(shown: str, found: Figure) -> str:
-    """The figure in the unit, the form and with the digits of a text such as `35.7 %`, `1,611` or `2 min 21 s`.
+def like(shown: str, measured: Figure) -> str:
+    """The figure in the unit, format and number of digits of a text such as `35.7 %`, `1,611` or `2 min 21 s`.
 
     Raises:
         KeyError: the text is in a unit that the figure cannot be converted to.
     """
     if re.fullmatch(r"\d+ min \d+ s", shown):
-        minutes, seconds = divmod(round(found.value), 60)
+        minutes, seconds = divmod(round(measured.value), 60)
         return f"{minutes} min {seconds} s"
     number, space, unit = re.fullmatch(r"(\S*\d)(\s*)(.*)", shown).groups()
-    scale = 1.0 if unit in ("", found.unit) else SCALES[found.unit, unit]
+    scale = 1.0 if unit in ("", measured.unit) else SCALES[measured.unit, unit]
     mantissa, _, exponent = number.partition("e")
     digits = len(mantissa.partition(".")[2])
-    text = f"{found.value * scale:,.{digits}{'e' if exponent else 'f'}}"
+    text = f"{measured.value * scale:,.{digits}{'e' if exponent else 'f'}}"
     return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), text) + space + unit

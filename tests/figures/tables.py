@@ -1,4 +1,4 @@
-"""The tables that documents have of the stored figures."""
+"""Tables of the stored figures for the documents."""
 
 import hashlib
 import json
@@ -16,26 +16,26 @@ COUNTS = ("clips", "layers", "scorings", "tests")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """What a table is made from, and how."""
+    """The files of a table and its renderer."""
 
     files: tuple[str, ...]
     render: Callable[[Stored], str]
 
 
 def digest(files: Sequence[str], stored: Stored) -> str:
-    """Of the stored values, so that no digit of them changes unseen."""
+    """Digest of the stored values, so that a change of any digit changes the document."""
     text = json.dumps({name: stored[name] for name in files}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
 def rounded(value: Any, unit: str = "") -> str:
-    """Three digits of a fraction, all of a count; bytes in GiB."""
+    """Three digits of a fraction, all digits of a count; bytes in GiB."""
     if value is None or value == {}:
         return "none"
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def rounded(value: Any, unit: str = "") -> str:
 
 
 def summaries(stored: Stored) -> str:
-    """Whole summaries, a column for each seed."""
+    """Complete summaries, one column per seed."""
     runs = [_flat(stored[name]) for name in SEEDS]
     rows = [[f"`{key}`", *(rounded(run[key], unit_of(key)) for run in runs)] for key in runs[0]]
     return markdown(["", *(f"seed {run['seed']}" for run in runs)], rows)
@@ -70,7 +70,7 @@ def recognition(stored: Stored) -> str:
 
 
 def measurements(name: str) -> Table:
-    """A file of groups of figures, a table for each group."""
+    """Table of a file: one part per group of figures."""
     return Table(files=(name,), render=lambda stored: "\n\n".join(map(_group, stored[name].values())))
 
 
@@ -85,12 +85,12 @@ def _group(group: Mapping[str, Any]) -> str:
 def _figure(entry: Mapping[str, Any]) -> str:
     values = entry["value"] if isinstance(entry["value"], list) else [entry["value"]]
     unit = entry.get("unit", "")
-    shown = " to ".join(_three_digits(value, unit) for value in values)
+    shown = " to ".join(three_digits(value, unit) for value in values)
     return shown if unit in ("", "B") else f"{shown} {unit}"
 
 
-def _three_digits(value: float, unit: str = "") -> str:
-    """Three digits of a measurement, two of a small one, all of a count; bytes in GiB, with the unit."""
+def three_digits(value: float, unit: str = "") -> str:
+    """Three digits of a measurement, two below 0.001, all digits of a count; bytes in GiB, with the unit."""
     if unit == "B":
         return f"{value * 2.0**-30:.3g} GiB"
     if unit in COUNTS:
@@ -108,28 +108,28 @@ def _target(entry: Mapping[str, Any]) -> str:
         return ""
     ((kind, bound),) = entry["target"].items()
     is_met = entry["value"] >= bound if kind == "at_least" else entry["value"] <= bound
-    return f"{kind.replace('_', ' ')} {_three_digits(bound)}" + ("" if is_met else ", **missed**")
+    return f"{kind.replace('_', ' ')} {three_digits(bound)}" + ("" if is_met else ", **missed**")
 
 
 def speeds(stored: Stored) -> str:
-    """Rewards by their speed."""
+    """Rewards, the fastest first."""
     entries = stored["rewards"]["speed"]["figures"].values()
     ordered = sorted(entries, key=lambda entry: -entry["value"])
-    return markdown(["reward", "samples/s"], [[entry["what"], _three_digits(entry["value"])] for entry in ordered])
+    return markdown(["reward", "samples/s"], [[entry["what"], three_digits(entry["value"])] for entry in ordered])
 
 
 def cold_start_steps(stored: Stored) -> str:
-    """The cold start by its number of steps."""
-    found = stored["settings"]["cold_start"]
+    """Results of the cold start by its number of steps."""
+    trials = stored["settings"]["cold_start"]
     rows = [
-        [steps + (", chosen" if int(steps) == found["chosen"] else ""), f"{100 * share:.1f} %"]
-        for steps, share in found["steps"].items()
+        [steps + (", chosen" if int(steps) == trials["chosen"] else ""), f"{100 * share:.1f} %"]
+        for steps, share in trials["steps"].items()
     ]
     return markdown(["steps of the cold start", "validation clips answered right"], rows)
 
 
 def grpo_settings(stored: Stored) -> str:
-    """GRPO by its settings, each line a run with its own rewards and one with shuffled ones."""
+    """GRPO by its settings; each line has a run with its own rewards and one with shuffled rewards."""
     header = ["weight of the KL", "sampling temperature", "learning rate", "WAR, its own rewards", "WAR, shuffled"]
     return markdown(header, [_settings_row(row) for row in stored["settings"]["grpo"]])
 
@@ -137,10 +137,10 @@ def grpo_settings(stored: Stored) -> str:
 def _settings_row(row: Mapping[str, Any]) -> list[str]:
     rate = f"{row['lr']:.0e}".replace("e-0", "e-")
     shuffled = "; ".join(map(_run, row["shuffled"]))
-    if ended := row.get("shuffled_ended"):
+    if stop := row.get("shuffled_ended"):
         shuffled = (
-            f"stopped: training accuracy fell from {ended['training_accuracy_before']} to "
-            f"{ended['training_accuracy_after']} in {ended['steps']} steps"
+            f"stopped: training accuracy fell from {stop['training_accuracy_before']} to "
+            f"{stop['training_accuracy_after']} in {stop['steps']} steps"
         )
     own = "; ".join(map(_run, row["own"]))
     return [str(row["beta"]), str(row["temperature"]), f"{rate}, {row['schedule']}", own, shuffled]
@@ -163,11 +163,11 @@ GPU_SECTIONS = {
     "step-full-zero2": "a step of the whole decoder at ZeRO stage 2",
     "step-full-zero2-offload": "the same with the optimizer in host memory",
 }
-"""Of `tests.gpu.check`, whose figures are in `gpu-NAME.json` once it has run."""
+"""Sections of `tests.gpu.check`; the figures of one are in `gpu-NAME.json` after it has run."""
 
 
 def on_gpu(stored: Stored) -> str:
-    """Each section's figures, or that there are none."""
+    """The figures of each section; `Not run yet.` for a section without figures."""
     parts: list[str] = []
     for name, what in GPU_SECTIONS.items():
         groups = stored.get(f"gpu-{name}", {})

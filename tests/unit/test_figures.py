@@ -12,7 +12,7 @@ import pytest
 from deploy.reporting.summary import Summary
 from tests.figures.quotes import DOCUMENTS, NOT_MEASURED, PAGE, QUOTE, TABLE, faults, faults_of_all, rewritten
 from tests.figures.stored import ROOT, Figure, figure, like, load
-from tests.figures.tables import SEEDS, TABLES
+from tests.figures.tables import SEEDS, TABLES, three_digits
 
 STORED = load()
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
@@ -149,7 +149,7 @@ def test_an_entry_without_its_number_is_a_fault() -> None:
     assert all(entry["reason"] for entry in ALLOWED)
 
 
-def test_on_the_page_of_figures_every_number_of_two_digits_is_a_figure() -> None:
+def test_on_the_page_of_measurements_every_number_of_two_digits_is_a_figure() -> None:
     assert faults_in("It had 85 right.", PAGE)
     assert faults_in("It had 85 right.") == []
 
@@ -171,6 +171,27 @@ def test_on_the_page_of_figures_every_number_of_two_digits_is_a_figure() -> None
 )
 def test_a_figure_is_written_as_the_text_before_it(shown: str, value: float, unit: str, expected: str) -> None:
     assert like(shown, Figure(value=value, unit=unit)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.83, "", "0.83"),
+        (1.0, "", "1"),
+        (0.004797, "", "0.0048"),
+        (1.63e-4, "", "1.6e-4"),
+        (5e-05, "", "5e-5"),
+        (12.496, "s", "12.5"),
+        (1347, "s", "1,350"),
+        (3103, "tests", "3,103"),
+        (137_000, "samples/s", "137,000"),
+        (6.788e14, "", "6.79e14"),
+        (5_549_248_512, "B", "5.17 GiB"),
+        (0, "", "0"),
+    ],
+)
+def test_a_measurement_has_three_digits_and_a_count_all(value: float, unit: str, expected: str) -> None:
+    assert three_digits(value, unit) == expected
 
 
 def test_what_is_written_is_what_is_checked() -> None:
