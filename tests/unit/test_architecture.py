@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import re
 from pathlib import Path
 
 import pytest
@@ -27,11 +26,6 @@ ROOTS = {"learner/main.py", "learner/sft.py", "learner/evaluate.py", "learner/pr
 def name_of(path: Path) -> str:
     """Relative to the repository."""
     return path.relative_to(ROOT).as_posix()
-
-
-DOCUMENTS = [
-    name_of(path) for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md")))
-]
 
 
 @functools.cache
@@ -145,51 +139,6 @@ def test_ray_is_imported_only_in_its_shells() -> None:
     assert importers
     shells = {f for f in importers if "actor" in Path(f).stem or Path(f).stem.endswith("_ray")}
     assert {f for f in importers - shells if not f.startswith("deploy/")} <= ROOTS
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_document_names_only_files_and_tests_that_exist(document: str) -> None:
-    sources = [*FILES, *(ROOT / "tests").rglob("*.py")]
-    files = {name_of(f) for f in sources}
-    text = (ROOT / document).read_text()
-    named = set(re.findall(r"(?<![\w/.*])[\w/]+\.py\b", text)) - {"my_rewards.py", "grpo.py"}
-    assert {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)} == set()
-    tests = {node.name for f in sources for node in ast.walk(tree_of(f)) if isinstance(node, ast.FunctionDef)}
-    assert set(re.findall(r"\btest_\w+\b(?!\.py|/)", text)) - tests - {Path(name).stem for name in named} == set()
-
-
-def test_the_map_names_only_classes_that_exist() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    named = set(re.findall(r"`(?:\w+\.)?([A-Z][a-z]+[A-Z]\w+)", text))
-    assert len(named) > 5
-    assert (
-        named - {node.name for f in FILES for node in ast.walk(tree_of(f)) if isinstance(node, ast.ClassDef)}
-        == set()
-    )
-
-
-def test_the_map_names_many_files() -> None:
-    # the pattern of files would else be wrong unnoticed
-    assert len(set(re.findall(r"[\w/]+/\w+\.py\b", (ROOT / "ARCHITECTURE.md").read_text()))) > 20
-
-
-def test_the_map_names_every_folder_of_modules() -> None:
-    folders = {name_of(f.parent) for f in FILES} | {name_of(f.parent) for f in ROOT.glob("tests/*/__init__.py")}
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"`([\w/]+)`", row)}
-    assert (folders - named, named - folders) == (set(), set())
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_of_a_document_lead_to_files_and_headings(document: str) -> None:
-    path = ROOT / document
-    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
-        file, _, heading = link.partition("#")
-        target = path.parent / file if file else path
-        assert target.exists(), link
-        if heading:
-            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 def test_nothing_promises_to_be_done_later() -> None:
