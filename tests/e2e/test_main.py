@@ -12,6 +12,7 @@ from common.config.data import SyntheticDataConfig
 from common.datasets.synthetic.corpus import write_synthetic_corpus
 from common.labels import answered, normalised
 from tests.e2e.support import start, write_recipe, write_records
+from tests.support.serialized import difference, read_golden, run_names
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def test_a_recipe_over_good_and_bad_clips_trains_judges_and_names_every_reason(
     assert summary["num_heldout"] == 6
     assert summary["logprob_diff_mean"] < 1e-5
     check_best(folder, summary)
+    assert difference(read_golden("run_folder"), run_names(folder)) == []
 
 
 def check_best(folder: Path, summary: dict[str, Any]) -> None:
