@@ -5,7 +5,6 @@ folder; the rank whose thread is the last to be done puts the checkpoint in plac
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from common.runtime.pinned_memory import pinned
 from learner.checkpoints import checkpoint
 
 _ALIGNMENT = 64
-_WRITTEN, _FINISHER = ".written-", ".finisher"
+_WRITTEN = ".written-"
 
 
 class HostCopies:
@@ -82,9 +81,7 @@ class ShardWriter:
         try:
             write()
             (folder / f"{_WRITTEN}{self._rank}").touch()
-            if len(list(folder.glob(f"{_WRITTEN}*"))) == self._world_size and _is_first(folder / _FINISHER):
-                for mark in [*folder.glob(f"{_WRITTEN}*"), folder / _FINISHER]:
-                    mark.unlink()
+            if self._is_last(folder):
                 checkpoint.finish(folder, target)
         except OSError as error:
             raise CheckpointError(
@@ -92,14 +89,20 @@ class ShardWriter:
                 "make room there"
             ) from error
 
-
-def _is_first(path: Path) -> bool:
-    """Whether nobody else has made this file: of two ranks that both see all shares written, one finishes."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    return True
+    def _is_last(self, folder: Path) -> bool:
+        """True in one rank, when all have written; the marks are gone then."""
+        try:
+            marks = sorted(folder.glob(f"{_WRITTEN}*"))
+            if len(marks) < self._world_size:
+                return False
+            # several ranks may see all marks: the one that removes the first finishes
+            marks[0].unlink()
+        except FileNotFoundError:
+            # another rank finishes, and may have renamed the folder
+            return False
+        for mark in marks[1:]:
+            mark.unlink()
+        return True
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -74,6 +74,21 @@ def test_one_is_written_at_a_time_and_the_oldest_go(tmp_path: Path) -> None:
     assert all(checkpoint.fault_of(p) is None for p in checkpoint.checkpoints(tmp_path))
 
 
+def test_of_ranks_that_are_done_together_one_puts_the_checkpoint_in_place(tmp_path: Path) -> None:
+    num_ranks = 4
+    writers = [ShardWriter(rank=rank, world_size=num_ranks) for rank in range(num_ranks)]
+    together = threading.Barrier(num_ranks)
+    for step in range(60):
+        target = checkpoint.checkpoint_folder(tmp_path, step)
+        partial = checkpoint.begin(target)
+        for writer in writers:
+            writer.begin(partial, target, lambda: together.wait(30) and None)
+        for writer in writers:
+            writer.wait()
+        assert checkpoint.fault_of(target) is None
+        assert [p.name for p in target.iterdir()] == ["manifest.json"]
+
+
 @pytest.mark.parametrize("how", ["next", "end", "check"])
 def test_a_checkpoint_that_cannot_be_written_is_said_and_never_in_place(tmp_path: Path, how: str) -> None:
     ranks = Ranks()
