@@ -6,7 +6,6 @@ from typing import Protocol
 from common.types import (
     Completion,
     Condition,
-    EngineStatus,
     Failure,
     Generation,
     Group,
@@ -112,8 +111,6 @@ class WeightReceiver(Protocol):
     async def receive(self, path: str, bucket: int) -> None: ...
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]: ...
-
-    async def status(self) -> EngineStatus: ...
 
 
 class WeightSenders(Protocol):

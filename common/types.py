@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NewType
+from typing import TYPE_CHECKING, Literal, NewType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ The last three change the decoded clip and leave the question as it is: silence 
 black frames.
 """
 FinishReason = Literal["stop", "length", "abort"]
-EngineState = Literal["starting", "ready", "paused"]
 MediaRef = NewType("MediaRef", object)
 """A handle to a `ProcessedPrompt` that stays out of the driver: a Ray object reference in a run."""
 
@@ -229,14 +228,3 @@ class TensorReceipt:
     dtype: str
     digest: str
     """64-bit blake3 of the bytes, hexadecimal."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineStatus:
-    """What an engine says of itself."""
-
-    name: str
-    policy_version: int
-    num_running: int
-    state: EngineState
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

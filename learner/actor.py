@@ -12,25 +12,36 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
+from common.protocols import WeightSenders
 from common.runtime import provenance
-from common.types import Group, MediaRef, ProcessedPrompt, TensorReceipt
+from common.runtime.remote_calls import forwarded, remote
+from common.types import Group, MediaRef, ProcessedPrompt
+from learner.checkpoints.checkpointer import Savers
 from learner.training.batch import split_groups, token_cost, train_example, train_group
 
 
 class LearnerRank:
     """Methods are collectives: the driver calls them on every rank, in one order."""
 
+    score = forwarded("_engine.score")
+    send_bucket = forwarded("_engine.sender.send_bucket")
+    perturb = forwarded("_engine.sender.perturb")
+    restore = forwarded("_engine.sender.restore")
+    wait_saved = forwarded("_engine.checkpoints.writer.wait")
+    save_hf = forwarded("_engine.checkpoints.save_hf")
+    close = forwarded("_engine.close")
+
     def __init__(self, *, rank: int, world_size: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
 
     def address(self) -> tuple[str, int]:
-        """Where rank 0's rendezvous can listen: this node's address and a port that was just free."""
+        """This node's address and a free port, for rank 0's rendezvous."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return cast(str, ray.util.get_node_ip_address()), probe.getsockname()[1]
 
     def start(self, *, master: tuple[str, int], config: LearnerConfig, **settings: Any) -> dict[str, Any]:
-        """Joins the group and loads the model; answers the publish plan."""
+        """Joins the group and loads the model; returns the publish plan and the segments' paths."""
         os.environ |= {"MASTER_ADDR": master[0], "MASTER_PORT": str(master[1])}
         import torch
 
@@ -38,81 +49,61 @@ class LearnerRank:
 
         torch.set_num_threads(config.num_threads)
         self._engine = LearnerEngine(config=config, **settings)
-        return {
-            "plan": self._engine.sender.plan,
-            "segments": self._engine.sender.open(),
-        }
+        return {"plan": self._engine.sender.plan, "segments": self._engine.sender.open()}
 
     def sources(self) -> dict[str, str]:
         return provenance.sources()
 
     def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
-        """One step on this rank's groups; their media are fetched here, not through the driver."""
-        media = cast(Any, [g.prompt.media for g in groups])
-        prompts = cast(list[ProcessedPrompt], ray.get(media))
+        prompts = _fetched([g.prompt.media for g in groups])
         return self._engine.train_step([train_group(g, p) for g, p in zip(groups, prompts, strict=True)])
 
-    def score(
-        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[list[float]]]:
-        return self._engine.score(prompts, completions)
-
     def sft_step(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
-        fetched = cast(list[ProcessedPrompt], ray.get(cast(Any, list(prompts))))
-        return self._engine.sft_step(
-            [train_example(p, self._engine.encode(text)) for p, text in zip(fetched, completions, strict=True)]
-        )
+        pairs = zip(_fetched(prompts), completions, strict=True)
+        return self._engine.sft_step([train_example(p, self._engine.encode(text)) for p, text in pairs])
 
-    def begin_save(self, folder: str, target: str, state: str) -> None:
-        self._engine.checkpoints.begin_save(
-            Path(folder), Path(target), state=state, num_updates=self._engine.num_updates
-        )
+    def begin_save(self, folder: Path, target: Path, state: str) -> None:
+        self._engine.checkpoints.begin_save(folder, target, state=state, num_updates=self._engine.num_updates)
 
-    def wait_saved(self) -> None:
-        self._engine.checkpoints.writer.wait()
+    def load_optimizer(self, folder: Path) -> None:
+        self._engine.num_updates = self._engine.checkpoints.load(folder)
 
-    def save_hf(self, folder: str) -> None:
-        self._engine.checkpoints.save_hf(Path(folder))
 
-    def load_optimizer(self, folder: str) -> None:
-        self._engine.num_updates = self._engine.checkpoints.load(Path(folder))
-
-    def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        return self._engine.sender.send_bucket(bucket)
-
-    def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        self._engine.sender.perturb(scale=scale, nonce=nonce, names=names)
-
-    def restore(self, *, names: Sequence[str] | None = None) -> None:
-        self._engine.sender.restore(names=names)
-
-    def close(self) -> None:
-        self._engine.close()
+def _fetched(media: Sequence[MediaRef]) -> list[ProcessedPrompt]:
+    # in the rank's process: pixels never pass through the driver
+    return cast(list[ProcessedPrompt], ray.get(cast(Any, list(media))))
 
 
 class RankClients:
-    """The driver's handle of all ranks: `WeightSenders` and `TrainFn`. Every call goes to every rank."""
+    """The driver's handle of all ranks: `WeightSenders`, `Savers` and `TrainFn`. Results are rank 0's.
+
+    Raises:
+        LearnerError: a rank failed, died or passed the deadline.
+        CheckpointError: a checkpoint could not be written.
+    """
+
+    score = remote(WeightSenders.score)
+    send_bucket = remote(WeightSenders.send_bucket)
+    perturb = remote(WeightSenders.perturb)
+    restore = remote(WeightSenders.restore)
+    begin_save = remote(Savers.begin_save)
+    wait_saved = remote(Savers.wait_saved)
 
     def __init__(self, handles: Sequence[Any], *, deadline_s: float = 3600.0) -> None:
         self.handles = list(handles)
         self._deadline_s = deadline_s
 
     async def start(self, **settings: Any) -> dict[str, Any]:
-        """Joins the ranks and loads their models; what rank 0 says of the publish plan."""
+        """Joins the ranks and loads their models; returns rank 0's publish plan and segments."""
         (master,) = await self._all([self.handles[0].address.remote()])
-        return await self._each("start", master=master, **settings)
+        return await self._call("start", master=master, **settings)
 
     async def sources(self) -> dict[str, dict[str, str]]:
-        """What each rank runs, by its name."""
         answers = await self._all([handle.sources.remote() for handle in self.handles])
         return {f"learner rank {rank}": answer for rank, answer in enumerate(answers)}
 
     async def train(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Spreads the groups over the ranks by tokens and runs one step.
-
-        Raises:
-            LearnerError: a rank failed, died or passed the deadline.
-        """
+        """Spreads the groups over the ranks by tokens and runs one step."""
         costs = [
             token_cost(g.prompt.num_prompt_tokens, [len(s.completion.token_ids) for s in g.samples]) for g in groups
         ]
@@ -124,11 +115,7 @@ class RankClients:
         return (await self._within_deadline(calls))[0]
 
     async def train_sft(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
-        """Deals the examples out to the ranks and runs one supervised step.
-
-        Raises:
-            LearnerError: a rank failed, died or passed the deadline.
-        """
+        """Deals the examples out to the ranks and runs one supervised step."""
         num_ranks = len(self.handles)
         calls = [
             handle.sft_step.remote(list(prompts[rank::num_ranks]), list(completions[rank::num_ranks]))
@@ -136,43 +123,14 @@ class RankClients:
         ]
         return (await self._within_deadline(calls))[0]
 
-    async def begin_save(self, folder: Path, target: Path, state: str) -> None:
-        """Takes a snapshot; the ranks write it while they go on."""
-        await self._each("begin_save", str(folder), str(target), state)
-
-    async def wait_saved(self) -> None:
-        """Waits until the checkpoint is in place.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
-        await self._each("wait_saved")
-
     async def save_hf(self, folder: Path) -> None:
-        await self._each("save_hf", str(folder))
+        await self._call("save_hf", folder)
 
     async def load_optimizer(self, folder: Path) -> None:
-        await self._each("load_optimizer", str(folder))
+        await self._call("load_optimizer", folder)
 
-    async def score(
-        self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[list[float]]]:
-        return await self._each("score", list(prompts), completions)
-
-    async def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        return await self._each("send_bucket", bucket)
-
-    async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        await self._each("perturb", scale=scale, nonce=nonce, names=names)
-
-    async def restore(self, *, names: Sequence[str] | None = None) -> None:
-        await self._each("restore", names=names)
-
-    async def close(self) -> None:
-        await self._each("close")
-
-    async def _each(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        calls = [getattr(h, method).remote(*args, **kwargs) for h in self.handles]
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        calls = [getattr(handle, method).remote(*args, **kwargs) for handle in self.handles]
         return (await self._within_deadline(calls, what=method))[0]
 
     async def _within_deadline(self, calls: Sequence[Any], *, what: str = "a step") -> list[Any]:
@@ -185,8 +143,8 @@ class RankClients:
             ) from error
 
     async def _all(self, calls: Sequence[Any]) -> list[Any]:
-        """All answers, or the first rank's failure at once: the others wait for it in a collective."""
         try:
+            # the first failure ends it at once: the other ranks wait for that rank in a collective
             return list(await asyncio.gather(*calls))
         except RayTaskError as error:
             if isinstance(error.cause, OmniError):

@@ -24,7 +24,7 @@ from reward.hosts.host_actor import hosted
 from reward.observations import Observations
 from reward.precomputed import NOTHING, PrecomputedOutcomes
 from reward.request import requests_of
-from reward.service import GroupReport, RewardService, stop_reason
+from reward.service import RewardService, stop_reason
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
@@ -70,11 +70,6 @@ class RewardActor:
         record, told, given = unpack(packed)
         return pack(await self._service.score_requests(requests_of(record, unpack_completions(told)), given=given))
 
-    async def score_many(self, packed: bytes) -> bytes:
-        """Takes records with their completions; gives as many `GroupReport`s."""
-        groups = [(record, unpack_completions(told)) for record, told in unpack(packed)]
-        return pack(await asyncio.gather(*(self._service.score(*group) for group in groups)))
-
 
 class RewardClient:
     """The driver's handle of the reward service: a `ScoreFn`.
@@ -103,35 +98,6 @@ class RewardClient:
     async def decisions(self) -> tuple[str, ...]:
         """How the user's rewards are called, for people."""
         return await self.handle.decisions.remote()
-
-    async def many(self, groups: Sequence[tuple[Record, Sequence[Completion]]]) -> list[list[Score] | Failure]:
-        """Scores several groups in one call, each as if alone; by rewards that ask no engines.
-
-        Raises:
-            RewardError: the service cannot be restarted, or a reward stops the run.
-        """
-        async with self._room(alone=False):
-            await self._come_up()
-            life = self._life
-            asked = [(record, pack_completions(completions)) for record, completions in groups]
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    reports = unpack(await self.handle.score_many.options(max_task_retries=0).remote(pack(asked)))
-            except TimeoutError:
-                reports = None
-            except RayActorError as error:
-                reports = None
-                if self._ended(life):
-                    logger.warning("the reward service died: %s", last_line(error))
-        if reports is None:
-            return await asyncio.gather(*(self(*group) for group in groups))
-        return [self._taken(report, len(group[1])) for report, group in zip(reports, groups, strict=True)]
-
-    def _taken(self, report: GroupReport, num_completions: int) -> list[Score] | Failure:
-        self._observed.add(report, num_completions)
-        if report.stops_run:
-            raise stop_reason(report)
-        return report.scores
 
     async def sources(self) -> dict[str, dict[str, str]]:
         """What its process runs.
@@ -206,7 +172,10 @@ class RewardClient:
             return None
         except RayError as error:
             return self._lost("service-error", last_line(error))
-        return self._taken(report, len(completions))
+        self._observed.add(report, len(completions))
+        if report.stops_run:
+            raise stop_reason(report)
+        return report.scores
 
     async def _answers(self) -> bool:
         try:

@@ -21,8 +21,6 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
 from common.types import (
-    EngineState,
-    EngineStatus,
     Failure,
     Generation,
     ProcessedPrompt,
@@ -71,8 +69,6 @@ class RolloutEngine:
         # what the caches are keyed by; equal to the version but during a rehearsal
         self._weights_id = "0"
         self._tower_id = "0"
-        self._state: EngineState = "starting"
-        self._num_running = 0
         self._lockstep = asyncio.Lock()
         self._request_ids = itertools.count()
         self._engine_input = engine_input_of(model_path)
@@ -107,7 +103,6 @@ class RolloutEngine:
         failed = next((r for r in results if isinstance(r, Failure)), None)
         if failed is not None:
             raise RuntimeError(f"engine {self.name}: warm-up failed: {failed.reason}: {failed.detail}")
-        self._state = "ready"
 
     async def generate(
         self,
@@ -187,14 +182,11 @@ class RolloutEngine:
         self, prompt: ProcessedPrompt, params: SamplingParams, deadline_s: float
     ) -> RequestOutput | Failure:
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
-        self._num_running += 1
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._run(request, params)
         except TimeoutError:
             return self._late(deadline_s)
-        finally:
-            self._num_running -= 1
 
     async def generate_together(
         self,
@@ -258,7 +250,6 @@ class RolloutEngine:
 
     async def _collect(self, queue: RequestOutputCollector, deadline_s: float) -> RequestOutput | None:
         """Waits for a queued request; None where the deadline passed."""
-        self._num_running += 1
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
@@ -268,8 +259,6 @@ class RolloutEngine:
         except TimeoutError:
             await self._llm.abort(queue.request_id, internal=True)
             return None
-        finally:
-            self._num_running -= 1
 
     async def _empty_caches(self) -> None:
         """Forgets prefixes and encoded clips.
@@ -314,12 +303,10 @@ class RolloutEngine:
     async def pause(self) -> None:
         """Freezes every request where it is; nothing in flight is lost."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
-        self._state = "paused"
 
     async def resume(self) -> None:
         """Lets requests run on."""
         await self._llm.resume_generation()
-        self._state = "ready"
 
     async def start_update(self) -> None:
         """Opens a weight update; the engine must be paused."""
@@ -367,17 +354,6 @@ class RolloutEngine:
     def failure(self) -> str:
         """What ended one of vLLM's processes; empty where they run."""
         return self._failures.cause()
-
-    async def status(self) -> EngineStatus:
-        """Name, version and load; raises when vLLM's core process is gone."""
-        await self._llm.check_health()
-        return EngineStatus(
-            name=self.name,
-            policy_version=self._version,
-            num_running=self._num_running,
-            state=self._state,
-            extra={"pid": os.getpid(), "vllm_version": await self._llm.get_weight_version()},
-        )
 
     def shutdown(self) -> None:
         """Ends vLLM's processes."""

@@ -111,7 +111,7 @@ def test_an_engine_names_the_log_on_its_own_node(run: Run, untied: str) -> None:
 def test_a_running_engine_whose_worker_is_killed_says_so(run: Run, untied: str) -> None:
     client, prompt = start_engine(untied, name="killed"), processed(case_named("text-only"), untied)
     try:
-        core = _spawned(psutil.Process(run(client.status()).extra["pid"]))[0]
+        core = _spawned(psutil.Process(ray.get(client.handle.pid.remote())))[0]
         _spawned(core)[0].kill()
         with pytest.raises(EngineError, match="engine killed: generate: VllmWorker-0 was killed by SIGKILL"):
             run(client.generate(prompt, sampling=SAMPLING, group_size=2, seed=0, deadline_s=60.0))

@@ -105,9 +105,7 @@ def test_a_publish_is_received_whole_and_the_engine_follows(rig: Rig) -> None:
     assert report.version == before + 1
     assert report.num_tensors == len(rig.info["plan"].names) > 100
     assert report.canary[rig.engine.name].max <= rig.publisher.canary_tolerance
-    status = rig.run(rig.engine.status())
-    assert status.policy_version == report.version
-    assert status.extra["vllm_version"] == str(report.version)
+    assert ray.get(rig.engine.handle.versions.remote()) == (report.version, str(report.version))
 
 
 def test_the_canary_sees_weights_that_were_not_published(rig: Rig) -> None:
@@ -201,8 +199,7 @@ def test_ranks_of_an_older_version_take_the_engine_back(rig: Rig) -> None:
     rig.run(rig.engine.resume())
     at_rest = rig.run(rig.publisher.start(synchronize=True))
     assert at_rest[rig.engine.name].max <= rig.publisher.canary_tolerance
-    status = rig.run(rig.engine.status())
-    assert (status.policy_version, status.extra["vllm_version"]) == (3, "3")
+    assert ray.get(rig.engine.handle.versions.remote()) == (3, "3")
     prompt = processed(CASES[0], rig.engine_path, seed=5)
     answer = rig.run(rig.engine.generate(prompt, sampling=SAMPLING, group_size=2, seed=1, deadline_s=120))
     assert isinstance(answer, Generation)

@@ -124,23 +124,6 @@ def test_a_service_that_cannot_be_restarted_is_an_error(tmp_path: Path) -> None:
         asyncio.run(kill_and_score(client))
 
 
-def test_several_groups_in_one_call_are_scored_each_for_itself() -> None:
-    async def ask(client: RewardClient) -> list[list[Score] | Failure]:
-        groups = [
-            (make_record(label=label), [make_completion([1], text=text) for text in texts])
-            for label, texts in (("happy", ["happy", "sad"]), ("sad", ["sad"]))
-        ]
-        return await client.many(groups)
-
-    for rewards in ((BuiltinRewardConfig(type="builtin", name="accuracy_r1omni"),), (python("good"),)):
-        with service(*rewards) as client:
-            first, second = asyncio.run(ask(client))
-        assert isinstance(first, list)
-        assert isinstance(second, list)
-        expected = ([1.0, 0.0], [1.0]) if rewards[0].type == "builtin" else ([5.0, 3.0], [3.0])
-        assert ([s.total for s in first], [s.total for s in second]) == expected
-
-
 def test_a_class_is_made_once_in_each_replica_with_its_options() -> None:
     entry = hosted("Weighing", options={"factor": 2.0}, replicas=2, runtime_env={"env_vars": {"A": "b"}})
 

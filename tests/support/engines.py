@@ -130,6 +130,14 @@ class BreakableEngine(EngineActor):
         """Requests that vLLM has not answered."""
         return self._engine._llm.output_processor.get_num_unfinished_requests()
 
+    async def pid(self) -> int:
+        """Of the actor's process."""
+        return os.getpid()
+
+    async def versions(self) -> tuple[int, str]:
+        """The policy version by the engine's count, and as vLLM has it."""
+        return self._engine._version, await self._engine._llm.get_weight_version()
+
     async def is_paused(self) -> bool:
         """What vLLM says."""
         return await self._engine._llm.is_paused()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from common.types import (
     Completion,
-    EngineStatus,
     Failure,
     Generation,
     MediaRef,
@@ -212,10 +211,6 @@ class FakeEngine:
         self.version = version
         self.identities.append((version, weights_id, tower_id))
         return receipts_of(self._received)
-
-    async def status(self) -> EngineStatus:
-        """Name and version."""
-        return EngineStatus(name=self.name, policy_version=self.version, num_running=0, state="ready")
 
     async def _enter(self, phase: str, detail: str) -> None:
         self.fleet.log.append((self.name, phase, detail))
