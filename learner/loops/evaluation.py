@@ -1,7 +1,8 @@
-"""Asks a policy about held-out clips, one greedy answer each, and scores what it said.
+"""Asks a policy about held-out clips, one greedy answer each, and scores the answers.
 
-`predict_clips` consumes records and produces predictions, in order. It waits for media tasks and engines; the
-number of clips in flight is bounded. All answers are of one policy version: nothing is published meanwhile.
+`predict_clips` consumes records and produces predictions, in order. It waits for media tasks and engines, which
+unblock it within their own deadlines; the number of clips in flight is bounded. All answers are of one policy
+version: nothing is published meanwhile.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from common.labels import has_form
 from common.protocols import GenerateFn, PrepareFn
 from common.runtime.atomic_files import atomic_write_text
 from common.types import Condition, Draw, Failure, Prompt, Record
+from learner.loops.failure_tracker import only_failures
 from learner.loops.producer import REMEDIES
 
 logger = logging.getLogger(__name__)
@@ -29,15 +31,14 @@ _REMEDIES = {**REMEDIES, "media": "check data.heldout.media_root and the files"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """What all predictions of one round say of themselves."""
+    """The fields that all predictions of one round share."""
 
     policy_version: int
     taxonomy: str
-    """`data.taxonomy`; where it is `open`, each record's own counts."""
+    """`data.taxonomy`; with `open`, each record's own taxonomy counts."""
     condition: Condition = "av"
 
     def prediction(self, record: Record, *, text: str = "", failure: str | None = None) -> Prediction:
-        """What was said of a record, as it is kept and scored."""
         return Prediction(
             id=record.prompt_id,
             dataset=record.dataset,
@@ -56,20 +57,20 @@ class Asking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
-    """One policy on the held-out clips."""
+    """The result of one policy on the held-out clips."""
 
     policy: str
     policy_version: int
     recognition: Recognition
-    """Of all clips, by the classes that labels and answers name."""
+    """Of all clips."""
     war_exact: float
     """Share of clips whose answer is the label to the letter."""
     format_rate: float
     """Share of completions in the paper's form."""
     num_failed: int
-    """Clips that could not be asked."""
+    """Clips without an answer."""
     datasets: Mapping[str, Recognition] = field(default_factory=dict[str, Recognition])
-    """Each dataset's, where there are several."""
+    """By dataset, if there are several."""
 
 
 async def predict_clips(
@@ -81,32 +82,26 @@ async def predict_clips(
     max_in_flight: int,
     on_clip: Callable[[int, int], None],
 ) -> list[Prediction]:
-    """Asks every clip once.
+    """Asks every clip once; `generate` samples one completion, greedily.
 
-    Args:
-        records: the held-out clips, as they are asked.
-        asking: what the predictions say of themselves.
-        prepare: the media stage.
-        generate: greedy, one completion.
-        max_in_flight: clips asked at once.
-        on_clip: called with the number of clips evaluated and of all.
+    `on_clip` is called with the number of clips evaluated, and of all clips.
     """
     room = asyncio.Semaphore(max_in_flight)
     num_done = 0
 
-    async def one(position: int, record: Record) -> Prediction:
+    async def predict(position: int, record: Record) -> Prediction:
         nonlocal num_done
         async with room:
-            said = await _ask(position, record, prepare=prepare, generate=generate)
+            answer = await _ask(position, record, prepare=prepare, generate=generate)
         num_done += 1
         on_clip(num_done, len(records))
-        if not isinstance(said, Failure):
-            return asking.prediction(record, text=said)
-        reason = f"{said.stage}/{said.reason}: {said.detail}"
+        if not isinstance(answer, Failure):
+            return asking.prediction(record, text=answer)
+        reason = f"{answer.stage}/{answer.reason}: {answer.detail}"
         logger.warning("held-out clip %s failed: %s", record.prompt_id, reason)
         return asking.prediction(record, failure=reason)
 
-    return list(await asyncio.gather(*(one(i, r) for i, r in enumerate(records))))
+    return list(await asyncio.gather(*(predict(i, r) for i, r in enumerate(records))))
 
 
 async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> str | Failure:
@@ -119,17 +114,16 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
 
 
 def evaluation_result(predictions: Sequence[Prediction], *, policy: str, policy_version: int) -> EvaluationResult:
-    """What predictions come to, read as `learner.evaluate` reads them; a clip that could not be asked is wrong.
+    """The result of predictions, read as `learner.evaluate` reads them; a clip without an answer counts as wrong.
 
     Raises:
-        DatasetError: not one could be asked, which says nothing about the policy; or a label is no class of its
-            taxonomy.
+        DatasetError: no clip has an answer, or a label is no class of its taxonomy.
     """
     require_some_asked(predictions)
     read, num = read_all(predictions), len(predictions)
     by_dataset: dict[str, list[ReadPrediction]] = {}
-    for one in read:
-        by_dataset.setdefault(one.prediction.dataset, []).append(one)
+    for prediction in read:
+        by_dataset.setdefault(prediction.prediction.dataset, []).append(prediction)
     return EvaluationResult(
         policy=policy,
         policy_version=policy_version,
@@ -137,25 +131,23 @@ def evaluation_result(predictions: Sequence[Prediction], *, policy: str, policy_
         war_exact=sum(verbatim_answer(p.text) == verbatim_answer(p.label) for p in predictions) / num,
         format_rate=sum(has_form(p.text) for p in predictions) / num,
         num_failed=sum(p.failure is not None for p in predictions),
-        datasets={name: _recognition(own) for name, own in by_dataset.items()} if len(by_dataset) > 1 else {},
+        datasets={name: _recognition(part) for name, part in by_dataset.items()} if len(by_dataset) > 1 else {},
     )
 
 
 def _recognition(read: Sequence[ReadPrediction]) -> Recognition:
-    return recognition([one.label for one in read], [one.answer for one in read])
+    return recognition([p.label for p in read], [p.answer for p in read])
 
 
 def require_some_asked(predictions: Sequence[Prediction]) -> None:
-    """Refuses an evaluation of failures alone.
+    """Refuses an evaluation of failures alone, which says nothing about the policy.
 
     Raises:
-        DatasetError: not one clip could be asked.
+        DatasetError: no clip has an answer.
     """
     failures = Counter(p.failure.split(":")[0] for p in predictions if p.failure is not None)
     if predictions and failures.total() == len(predictions):
-        reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
-        stage = failures.most_common(1)[0][0].split("/")[0]
-        raise DatasetError(f"some held-out clip must be usable, got only failures: {reasons}; {_REMEDIES[stage]}")
+        raise DatasetError(only_failures("some held-out clip must be usable", failures, _REMEDIES))
 
 
 def result_name(policy: str, condition: Condition) -> str:
@@ -163,7 +155,6 @@ def result_name(policy: str, condition: Condition) -> str:
 
 
 def result_metrics(result: EvaluationResult) -> dict[str, float]:
-    """As points of a curve."""
     values = {
         "war": result.recognition.war.value,
         "uar": result.recognition.uar.value,
@@ -174,37 +165,37 @@ def result_metrics(result: EvaluationResult) -> dict[str, float]:
 
 
 def validation_metrics(result: EvaluationResult) -> dict[str, float]:
-    """WAR and UAR as points of curves, each dataset's too where there are several."""
-    found = {"eval/validation": result.recognition}
-    found |= {f"eval/validation/{name}": own for name, own in result.datasets.items()}
+    """WAR and UAR of all clips, and of each dataset if there are several."""
+    parts = {"eval/validation": result.recognition}
+    parts |= {f"eval/validation/{name}": recognition for name, recognition in result.datasets.items()}
     return {
         f"{key}/{name}": estimate.value
-        for key, own in found.items()
-        for name, estimate in (("war", own.war), ("uar", own.uar))
+        for key, part in parts.items()
+        for name, estimate in (("war", part.war), ("uar", part.uar))
     }
 
 
 def answers_file(folder: Path, policy: str) -> Path:
-    """Where a policy's predictions stand, to be read by `read_predictions`."""
+    """The file of a policy's predictions, for `read_predictions`."""
     return folder / f"{policy}.jsonl"
 
 
 def write_result(folder: Path, result: EvaluationResult) -> None:
-    """`<policy>.json`, whose presence says that the predictions beside it are whole."""
+    """Writes `<policy>.json`, whose presence means that the predictions beside it are whole."""
     folder.mkdir(mode=0o700, exist_ok=True)
     atomic_write_text(folder / f"{result.policy}.json", json.dumps(asdict(result), indent=1) + "\n")
 
 
 def read_result(folder: Path, policy: str) -> EvaluationResult | None:
-    """What `write_result` wrote; None where it has not."""
+    """The result that `write_result` wrote; None without one."""
     path = folder / f"{policy}.json"
     if not path.exists():
         return None
     values = json.loads(path.read_text())
-    datasets = {name: _read_recognition(found) for name, found in values.pop("datasets").items()}
+    datasets = {name: _read_recognition(part) for name, part in values.pop("datasets").items()}
     return EvaluationResult(recognition=_read_recognition(values.pop("recognition")), datasets=datasets, **values)
 
 
-def _read_recognition(found: dict[str, Any]) -> Recognition:
-    war, uar = Estimate(**found.pop("war")), Estimate(**found.pop("uar"))
-    return Recognition(war=war, uar=uar, **found)
+def _read_recognition(values: dict[str, Any]) -> Recognition:
+    war, uar = Estimate(**values.pop("war")), Estimate(**values.pop("uar"))
+    return Recognition(war=war, uar=uar, **values)

@@ -1,23 +1,47 @@
-"""Detects that every clip of a corpus has failed."""
+"""Failed draws: each is a reason in the ledger, and the run stops when every clip of the corpus has failed."""
 
-from common.types import Draw
+import logging
+from collections.abc import Mapping
+
+from common.errors import DatasetError
+from common.types import Draw, Failure
+from learner.ledger import Ledger
+
+logger = logging.getLogger(__name__)
 
 
 class FailureTracker:
-    """Counts clips that failed since the last that did not; by clip, as the order says nothing.
+    """Counts the clips that failed since the last success.
 
-    Failures come back sooner than groups, so many in a row mean little: only when every clip of the corpus has
-    failed is there nothing left to hope for.
+    Failures return sooner than groups, so many in a row mean little: the run stops only when every clip has failed.
     """
 
-    def __init__(self, num_prompts: int) -> None:
-        self._num_prompts = num_prompts
+    def __init__(self, ledger: Ledger, *, num_prompts: int, rule: str, remedies: Mapping[str, str]) -> None:
+        """`rule` begins the error's message; `remedies` are by stage."""
+        self._ledger, self._num_prompts = ledger, num_prompts
+        self._rule, self._remedies = rule, remedies
         self._failed: set[str] = set()
 
     def succeeded(self) -> None:
         self._failed.clear()
 
-    def failed(self, draw: Draw) -> bool:
-        """A clip came to nothing; whether by now all have."""
+    def failed(self, draw: Draw, failure: Failure) -> None:
+        """Records a draw's failure.
+
+        Raises:
+            DatasetError: every clip has failed.
+        """
+        logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
+        self._ledger.failed(draw, failure)
         self._failed.add(draw.record.prompt_id)
-        return len(self._failed) >= self._num_prompts
+        if len(self._failed) >= self._num_prompts:
+            self._ledger.commit()
+            message = only_failures(self._rule, self._ledger.failures, self._remedies)
+            raise DatasetError(f"{message}; see {self._ledger.path}")
+
+
+def only_failures(rule: str, failures: Mapping[str, int], remedies: Mapping[str, str]) -> str:
+    """The message for counts by `stage/reason`, with the remedy of the stage that failed most."""
+    reasons = ", ".join(f"{reason} x{count}" for reason, count in failures.items())
+    stage = max(failures, key=failures.__getitem__).split("/")[0]
+    return f"{rule}, got only failures: {reasons}; {remedies[stage]}"

@@ -1,11 +1,10 @@
 """The GRPO loop: take groups, train on them, publish, record, save a checkpoint.
 
-`GrpoLoop.run` consumes groups of the producer and produces policy versions. It waits for groups, for the ranks, for
-the publisher and for checkpoints, in that order, and is unblocked by each of them within its own deadline.
+`GrpoLoop.run` consumes groups of the producer and produces policy versions. It waits for groups, the ranks, the
+publisher and checkpoints, in that order; each unblocks it within its own deadline.
 
-With `max_staleness` S, the making of (S + 1) batches of groups is begun at first, and of one more after each
-publish: so at most that many are in flight, buffered or being trained, and with S = 0 nothing is in flight while it
-trains.
+With `max_staleness` S, the producer begins (S + 1) batches at the start and one more after each publish. At most
+(S + 1) batches are therefore in flight, buffered or being trained; with S = 0 nothing is in flight during training.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,41 +19,35 @@ from common.types import Group, Record, StepReport
 from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
 from learner.loops.equal_rewards import EqualRewards
-from learner.loops.non_finite import REASON, NonFiniteGuard
+from learner.loops.non_finite import NonFiniteGuard
 from learner.loops.producer import GroupProducer
 from learner.publishing.publisher import Publisher, PublishReport
 from learner.records.event_log import EventLog
 
 
 class StepRecorder(Protocol):
-    """Takes what each step leaves behind."""
+    """Records a step and returns the file of its samples; `published` is None for a step that was left out."""
 
     def __call__(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
-    ) -> Path:
-        """Keeps a step; `published` is None where it was left out.
-
-        Returns:
-            Where its samples stand.
-        """
-        ...
+    ) -> Path: ...
 
 
 class SaveCheckpointFn(Protocol):
-    """Takes a checkpoint of the ranks as they are, which is where the state says; may still be writing it after."""
+    """Takes a checkpoint of the ranks, which are at the state; writing may continue after it returns."""
 
     async def __call__(self, state: RunState) -> None: ...
 
 
 class EvaluateFn(Protocol):
-    """Judges the policy as it is, where that is due; nothing is published meanwhile."""
+    """Evaluates the current policy when an evaluation is due; nothing is published meanwhile."""
 
     async def __call__(self, state: RunState) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopParts:
-    """Everything the loop talks to."""
+    """The parts and settings of the loop."""
 
     producer: GroupProducer
     train: TrainFn
@@ -65,10 +58,10 @@ class LoopParts:
     evaluate: EvaluateFn
     """Called after every checkpoint."""
     prefetch: Callable[[Sequence[Record]], None]
-    """Begins the processing of clips that will be asked next."""
+    """Begins the processing of the next clips."""
     events: EventLog
     reward_metrics: Callable[[], dict[str, float]] = dict[str, float]
-    """How each reward did since this was last asked."""
+    """Each reward's metrics since the last call."""
     groups_per_step: int
     steps_per_checkpoint: int
     max_non_finite_steps: int
@@ -78,7 +71,7 @@ class GrpoLoop:
     """Trains from a state to a last step.
 
     Attributes:
-        state: after the last step that is whole: ranks, engines, ledger and records agree on it.
+        state: after the last whole step: ranks, engines, ledger and records agree on it.
     """
 
     def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
@@ -91,10 +84,10 @@ class GrpoLoop:
         """Trains.
 
         Raises:
-            DatasetError: not one of the corpus's clips could be used.
-            PublishError: an engine does not hold what the learner sent.
+            DatasetError: no clip of the corpus could be used.
+            PublishError: an engine does not hold the learner's weights.
             LearnerError: a rank failed.
-            NonFiniteError: too many steps in a row had a loss or gradient that is not finite.
+            NonFiniteError: too many steps in a row were left out.
             EngineError: an engine died.
             RewardError: the reward service died.
             StopRequestedError: the run was asked to stop, and did between two steps.
@@ -112,7 +105,7 @@ class GrpoLoop:
                     await parts.evaluate(self.state)
         finally:
             await parts.producer.stop()
-            # what became of a step's draws before it failed is what one looks for afterwards
+            # the fates of a failed step's draws are needed to find its cause
             parts.ledger.commit()
 
     async def _step(self) -> None:
@@ -128,11 +121,7 @@ class GrpoLoop:
         if self._guard.is_taken(learned):
             with events.phase("publish"):
                 published = await parts.publisher.publish()
-        for group in groups:
-            if published:
-                parts.ledger.trained(group.prompt.draw, step=step)
-            else:
-                parts.ledger.filtered(group.prompt.draw, reason=REASON, step=step)
+        self._guard.settle((group.prompt.draw for group in groups), parts.ledger, step=step)
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
         parts.producer.draw_seconds.clear()
         report = StepReport(
@@ -149,7 +138,7 @@ class GrpoLoop:
     def _close_step(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path:
-        """Ledger, then records, then the state: what is behind is whole whenever the run ends."""
+        # ledger, then records, then the state: earlier steps are whole whenever the run ends
         parts = self.parts
         outstanding = parts.producer.outstanding()
         parts.ledger.stepped(step, outstanding=outstanding, cursor=parts.producer.stream.cursor)
@@ -166,7 +155,7 @@ class GrpoLoop:
         return batch
 
     async def save_checkpoint(self) -> None:
-        """Takes a checkpoint of the last whole step, unless it has one; no step may be half taken."""
+        """Takes a checkpoint of the last whole step, unless there is one; no step may be under way."""
         if self._kept_step != self.state.step:
             with self.parts.events.phase("checkpoint"):
                 await self.parts.save_checkpoint(self.state)
@@ -174,14 +163,14 @@ class GrpoLoop:
 
 
 def group_metrics(groups: Sequence[Group], *, learner_version: int) -> dict[str, float]:
-    """What a batch of groups looks like: rewards, lengths, staleness."""
+    """Rewards, lengths and staleness of a batch."""
     samples = [s for g in groups for s in g.samples]
     names = dict.fromkeys(name for s in samples for name in s.score.breakdown)
     equal = sum(len({s.score.total for s in g.samples}) == 1 for g in groups)
     truncated = sum(s.completion.finish_reason == "length" for s in samples)
     metrics = distribution("reward/total", [s.score.total for s in samples])
     for name in names:
-        # a reward that was left out of a group has no value there
+        # a group has no value of a reward that was left out of it
         values = [s.score.breakdown[name] for s in samples if name in s.score.breakdown]
         metrics[f"reward/{name}/mean"] = fmean(values)
         metrics[f"reward/{name}/std"] = pstdev(values)

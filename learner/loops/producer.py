@@ -1,25 +1,24 @@
 """Makes groups of draws: media, rollout, reward, many at once.
 
 Consumes draws of the stream, as many as `start` allows. Produces scored groups, in a buffer that `batch` empties.
-Waits for media tasks, engines and the reward service, each with a deadline of its own. `batch` waits for groups,
-and is unblocked by them, by an error of a task, or by `interrupt`.
+Waits for media tasks, engines and the reward service, each with its own deadline. `batch` waits for groups; groups,
+an error of a task, or `interrupt` unblock it.
 
 In lockstep the groups of a batch are made together: all clips first, in the stream's order, then all completions in
-one batch of the engines, then all rewards. Otherwise every group goes its own way.
+one batch of the engines, then all rewards. Otherwise every group is made independently.
 
-A draw that fails is a reason in the ledger and the next one takes its place; a group that has become too stale goes
-back to the stream. What is in flight or buffered is bounded by what `start` was told and `batch` has taken.
+A draw that fails is a reason in the ledger, and the next draw replaces it; a group that has become too stale is
+handed back to the stream. The groups in flight or buffered are bounded by the calls of `start` and `batch`.
 """
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from common.errors import DatasetError, StopRequestedError
+from common.errors import StopRequestedError
 from common.protocols import GenerateFn, GenerateTogetherFn, PrepareFn, ScoreFn
 from common.types import Draw, Failure, Generation, Group, Prompt, Sample
 from learner.ledger import Ledger
@@ -28,7 +27,6 @@ from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream, group_seed
 from learner.records.event_log import EventLog
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 REMEDIES = {
     "media": "check data.source.media_root and the files",
@@ -40,13 +38,13 @@ REMEDIES = {
 
 @dataclass(kw_only=True)
 class GroupProducer:
-    """Draws in, groups out."""
+    """Takes draws and makes groups."""
 
     stream: PromptStream
     prepare: PrepareFn
     generate: GenerateFn
     together: GenerateTogetherFn | None = None
-    """Makes the groups of a batch in lockstep, where they are to be the same from run to run."""
+    """Makes the groups of a batch in lockstep, for a run that must repeat bit for bit."""
     score: ScoreFn
     ledger: Ledger
     buffer: GroupBuffer
@@ -54,17 +52,22 @@ class GroupProducer:
     seed: int
     max_redraws: int
     draw_seconds: dict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
-    """Sums over draws since `batch` last returned, by stage; draws overlap."""
+    """Sums over draws, which overlap, by stage; the loop clears them."""
     _tasks: dict[asyncio.Task[None], list[Draw]] = field(init=False, default_factory=dict[Any, Any])
-    """Each with the draws that it asks; those that failed stay."""
+    """Each with its draws in flight; tasks that failed stay."""
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _error: BaseException | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._failures = FailureTracker(len(self.stream))
+        self._failures = FailureTracker(
+            self.ledger,
+            num_prompts=len(self.stream),
+            rule="some draw must become a group",
+            remedies=REMEDIES,
+        )
 
     def start(self, count: int) -> None:
-        """Begins the making of so many more groups."""
+        """Begins to make `count` more groups."""
         if self.together is not None and count:
             asking: list[Draw] = []
             self._begin(self._make_together(count, asking, together=self.together), asking)
@@ -79,10 +82,10 @@ class GroupProducer:
         task.add_done_callback(self._ended)
 
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
-        """The next groups to train, none of them too stale.
+        """Returns the next groups to train, none of them too stale.
 
         Raises:
-            DatasetError: as many draws in a row failed as show that none will succeed.
+            DatasetError: every clip of the corpus has failed.
             EngineError: an engine died.
             RewardError: the reward service died.
             StopRequestedError: the run is to stop.
@@ -97,17 +100,17 @@ class GroupProducer:
             await self._changed.wait()
 
     def interrupt(self) -> None:
-        """Makes `batch` raise, now or when it is next called."""
+        """Makes `batch` raise, now or at its next call."""
         self._error = self._error or StopRequestedError("the run was asked to stop")
         self._changed.set()
 
     def outstanding(self) -> list[Draw]:
-        """Draws without a fate that the stream's cursor does not stand for: in flight, buffered or handed back."""
+        """Draws without a fate before the stream's cursor: in flight, buffered or handed back."""
         in_flight = [draw for asking in self._tasks.values() for draw in asking]
         return in_flight + self.buffer.draws() + self.stream.handed_back
 
     async def stop(self) -> None:
-        """Cancels what is in flight."""
+        """Cancels the draws in flight."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -121,7 +124,6 @@ class GroupProducer:
                 return
 
     async def _ask(self, draw: Draw) -> Group | Failure:
-        """One draw's way: media, rollout, reward."""
         prompt = await self._prepared(draw)
         if isinstance(prompt, Failure):
             return prompt
@@ -142,7 +144,6 @@ class GroupProducer:
                 missing -= self._settle(prompt.draw, answer, asking)
 
     async def _prepared_in_order(self, count: int, asking: list[Draw]) -> list[Prompt]:
-        """The next prompts whose clips can be used."""
         ready: list[Prompt] = []
         while len(ready) < count:
             draws = [self.stream.next() for _ in range(count - len(ready))]
@@ -181,16 +182,16 @@ class GroupProducer:
         )
 
     def _settle(self, draw: Draw, answer: Group | Failure, asking: list[Draw]) -> bool:
-        """Buffers a group, or records a failure; whether it was a group."""
-        # from here on it is the buffer's, or has its fate
+        """Buffers a group, or records a failure; True for a group."""
+        # no longer in flight: the buffer holds it, or it has its fate
         asking.remove(draw)
         if isinstance(answer, Group):
             self.buffer.put(answer)
             self._failures.succeeded()
-            # another batch may be waiting for this one
+            # `batch` may wait for this group
             self._changed.set()
         else:
-            self._fail(draw, answer)
+            self._failures.failed(draw, answer)
         return isinstance(answer, Group)
 
     def _send_back(self, stale: list[Group]) -> None:
@@ -201,23 +202,15 @@ class GroupProducer:
                 self.stream.redraw(draw)
                 self.ledger.redrawn(draw)
             else:
-                self._fail(
-                    draw, Failure(stage="stale", reason="stale", detail=f"{draw.draw + 1} draws came too late")
-                )
+                detail = f"{draw.draw + 1} draws came too late"
+                self._failures.failed(draw, Failure(stage="stale", reason="stale", detail=detail))
         self.start(len(stale))
-
-    def _fail(self, draw: Draw, failure: Failure) -> None:
-        logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
-        self.ledger.failed(draw, failure)
-        if self._failures.failed(draw):
-            self.ledger.commit()
-            raise DatasetError(_only_failures(self.ledger))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
             del self._tasks[task]
         else:
-            # its draws stay outstanding: the step that trains meanwhile may be kept, and resumed from
+            # its draws stay outstanding: the step under way may still become a checkpoint, and be resumed from
             self._error = self._error or task.exception()
         self._changed.set()
 
@@ -227,9 +220,3 @@ class GroupProducer:
             return await work
         finally:
             self.draw_seconds[stage] += time.perf_counter() - start
-
-
-def _only_failures(ledger: Ledger) -> str:
-    reasons = ", ".join(f"{reason} x{count}" for reason, count in ledger.failures.items())
-    stage = ledger.failures.most_common(1)[0][0].split("/")[0]
-    return f"some draw must come to a group, got only failures: {reasons}; {REMEDIES[stage]}; see {ledger.path}"

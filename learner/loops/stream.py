@@ -11,12 +11,12 @@ from common.types import Draw, Record
 
 
 class PromptStream:
-    """Every record once per epoch, in an order of its own; draws that came back go out again first.
+    """Every record once per epoch, in a new order each epoch; draws that were handed back come first.
 
-    `vary` says how a record is asked in an epoch; as it is where None.
+    `vary` returns the record as it is asked in an epoch; without it, records are asked as they are.
 
     Attributes:
-        cursor: new draws given out so far; with the seed and `handed_back` it says everything about the position.
+        cursor: new draws returned so far; with the seed and `handed_back`, the whole position.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PromptStream:
 
     @property
     def handed_back(self) -> list[Draw]:
-        """Draws that came back and have not gone out again, in the order in which they will."""
+        """Draws that were handed back and not returned again, in order."""
         return list(self._returned)
 
     def next(self) -> Draw:
@@ -51,15 +51,15 @@ class PromptStream:
         return draw
 
     def peek(self, count: int) -> list[Record]:
-        """Records of the new draws to come, without taking them."""
+        """Records of the next new draws, which stay in the stream."""
         return [self._at(self.cursor + i).record for i in range(count)]
 
     def ask_again(self, draws: Sequence[tuple[int, int]]) -> None:
-        """Puts back draws that a run left without a fate: (position, draw), with their seeds."""
+        """Hands back draws that a run left without a fate: (position, draw), with their seeds."""
         self._returned.extend(replace(self._at(position), draw=draw) for position, draw in draws)
 
     def redraw(self, draw: Draw) -> None:
-        """Asks a prompt again, with another seed."""
+        """Hands back a draw's prompt as its next draw, which has another seed."""
         self._returned.append(replace(draw, draw=draw.draw + 1))
 
     def _at(self, cursor: int) -> Draw:
@@ -74,9 +74,7 @@ class PromptStream:
 
 
 def group_seed(run_seed: int, draw: Draw) -> int:
-    """Seed of a draw's group in [0, 2^62): a hash, as the sampler gives completion i the seed + i.
-
-    The same after a fault, another for another draw of the same prompt.
-    """
+    """Seed of a draw's group in [0, 2^62): the same after a fault, another for another draw of the same prompt."""
+    # a hash, no counter: completion i samples with seed + i
     text = f"{run_seed}/{draw.key}".encode()
     return int.from_bytes(blake3.blake3(text).digest(length=8), "little") % 2**62
