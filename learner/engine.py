@@ -37,7 +37,7 @@ from learner.training.schedule import learning_rate
 from learner.training.step_sums import StepSums
 from learner.zero.deepspeed_facade import DeepSpeedEngine
 from learner.zero.frozen_and_noise import freeze_parameters
-from learner.zero.weight_source import PlainSource, WeightSource
+from learner.zero.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -86,7 +86,7 @@ class LearnerEngine:
         self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
         self._module = self._deepspeed.module
         self._reference = self._load_reference(reference_path, dtype=dtype) if config.beta > 0 else None
-        self.source: WeightSource = (MergedLoraSource if config.lora else PlainSource)(self._module)
+        self.source = (MergedLoraSource if config.lora else WeightSource)(self._module)
         """The policy's weights by their names in the checkpoint."""
         plan = plan_publish(
             self.source,

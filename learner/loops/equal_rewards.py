@@ -25,8 +25,8 @@ class EqualRewards:
         keys = [key for key in metrics if key.startswith("reward/") and key.endswith("/mean")]
         logger.warning(
             "every group has had equal rewards since step %d (mean %s): the policy learns nothing from them; look "
-            "at the samples in %s, then make the cold start longer (sft.steps), raise rollout.sampling.temperature or "
-            "rollout.group_size, or choose rewards that differ within a group",
+            "at the samples in %s, then make the cold start longer (sft.steps), raise rollout.sampling.temperature "
+            "or rollout.group_size, or choose rewards that differ within a group",
             step - self._in_a_row + 1,
             ", ".join(f"{key.split('/')[1]} {metrics[key]:.2f}" for key in keys),
             batch,

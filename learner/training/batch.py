@@ -1,4 +1,4 @@
-"""Groups made into micro-batches: who computes what, and in which order."""
+"""Micro-batches of groups: the share of each rank, and the order of its passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from learner.training.advantage import group_advantages
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainGroup:
-    """One group as a rank trains it."""
+    """The tokens and advantages of one group."""
 
     prompt: ProcessedPrompt
     token_ids: tuple[tuple[int, ...], ...]
@@ -40,11 +40,10 @@ class MicroBatch:
     advantages: Tensor
     """float32 [N]"""
     is_empty: bool = False
-    """A pass of weight zero, so that a rank with less to do keeps the others company."""
+    """A pass of weight zero, by which a rank with less work joins the collectives of the others."""
 
 
 def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
-    """What a rank needs of a group: its tokens, and its rewards made into advantages."""
     rewards = torch.tensor([[s.score.total for s in group.samples]], dtype=torch.float64)
     advantages = cast(list[float], group_advantages(rewards)[0].tolist())
     return TrainGroup(
@@ -56,7 +55,7 @@ def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
 
 
 def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGroup:
-    """A prompt and the completion to be imitated, as a group of one."""
+    """A prompt and the completion to imitate, as a group of one."""
     return TrainGroup(
         prompt=prompt,
         token_ids=(tuple(token_ids),),
@@ -66,11 +65,11 @@ def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGro
 
 
 def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Which groups each rank trains: the costliest first, each to the rank with the least to do.
+    """Assigns groups to ranks: the costliest first, each to the rank with the least work.
 
     Args:
         costs: one per group, in tokens.
-        num_ranks: ranks to spread them over.
+        num_ranks: ranks to assign to.
 
     Returns:
         Per rank, the groups' indices in ascending order; a rank may get none.
@@ -85,7 +84,7 @@ def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 
 
 def token_cost(num_prompt_tokens: int, completion_lengths: Sequence[int]) -> int:
-    """Tokens of a group that pass through the model: the prompt once, whatever number of completions share it."""
+    """Tokens of a group that pass through the model: completions share the prompt."""
     return num_prompt_tokens + sum(completion_lengths)
 
 
@@ -97,17 +96,10 @@ def micro_batches(
     pad_token_id: int,
     device: torch.device | str,
 ) -> list[MicroBatch]:
-    """Cuts groups into passes within a budget; a pass never mixes prompts needlessly.
+    """Cuts one rank's groups into passes within a budget of completions and of tokens, padding included.
 
     Whole groups share a pass while they fit; a group larger than a pass is cut by rows, and its prompt passes
-    again with each part.
-
-    Args:
-        groups: of one rank.
-        max_rows: most completions of a pass.
-        max_tokens: most tokens of a pass, padding counted; one completion with its prompt may be more.
-        pad_token_id: what fills a row.
-        device: where the tensors go.
+    again with each part. One completion with its prompt may exceed the budget.
     """
     passes: list[list[tuple[TrainGroup, range]]] = []
     for group in groups:
@@ -121,7 +113,7 @@ def micro_batches(
 
 
 def _cut(group: TrainGroup, *, max_rows: int, max_tokens: int) -> list[tuple[TrainGroup, range]]:
-    """A group in as few runs of rows as fit, each at least a row."""
+    """The fewest runs of rows that fit, of at least one row each."""
     parts: list[tuple[TrainGroup, range]] = []
     first = 0
     for row in range(1, len(group.token_ids) + 1):
@@ -133,7 +125,7 @@ def _cut(group: TrainGroup, *, max_rows: int, max_tokens: int) -> list[tuple[Tra
 
 
 def _fits(parts: Sequence[tuple[TrainGroup, range]], *, max_rows: int, max_tokens: int) -> bool:
-    """Whether prompts and completions, each padded to their longest, are within the budget."""
+    """True if prompts and completions, each padded to their longest, are within the budget."""
     lengths = [len(group.token_ids[i]) for group, rows in parts for i in rows]
     prompt = max(len(group.prompt.prompt_token_ids) for group, _ in parts)
     return len(lengths) <= max_rows and len(parts) * prompt + len(lengths) * max(lengths) <= max_tokens

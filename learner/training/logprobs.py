@@ -1,4 +1,4 @@
-"""How far the sampler's log-probabilities lie from the learner's."""
+"""The difference between the sampler's log-probabilities and the learner's."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from learner.training.loss import k3, masked_sum
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mismatch:
-    """Sums over tokens, so that parts and ranks add up."""
+    """Sums over tokens, which add up over parts and ranks."""
 
     num_tokens: float
     sum_abs: float
@@ -23,7 +23,7 @@ class Mismatch:
 def mismatch(
     logprobs: Float[Tensor, "n c"], rollout_logprobs: Float[Tensor, "n c"], mask: Float[Tensor, "n c"]
 ) -> Mismatch:
-    """Compares the two planes on the tokens that are trained."""
+    """Compares the two planes on the trained tokens."""
     with torch.no_grad():
         difference = (logprobs - rollout_logprobs).abs().masked_fill(mask == 0, 0.0)
         # tokens were drawn by the sampler: KL(rollout || learner)

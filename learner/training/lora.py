@@ -1,6 +1,6 @@
-"""Low-rank adapters (Hu et al. 2021, through peft): where they sit, what merging gives, and their file.
+"""Low-rank adapters (Hu et al. 2021, through peft): their layers, merged weights and files.
 
-Without its adapters the policy is the one that the run began with: the frozen reference costs no second model.
+The policy without its adapters is the reference, so that the reference needs no second model.
 """
 
 import fnmatch
@@ -18,27 +18,21 @@ from common.errors import ConfigError, ModelError
 from common.models.tokens import TokenBatch
 from learner.zero.deepspeed_facade import DeepSpeedEngine
 from learner.zero.parameters import gathered, write_parameter
-from learner.zero.weight_source import PlainSource
+from learner.zero.weight_source import WeightSource
 
 ADAPTER = "default"
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-"""As peft names them."""
+"""peft's file names."""
 PREFIX = "base_model.model."
 
 
 def inject_adapters(policy: nn.Module, settings: LoraConfig, *, seed: int) -> list[str]:
-    """Puts adapters beside the linear layers that the targets match; from then on only they train.
+    """Adds adapters to the linear layers that the targets match and that are not frozen; only adapters train then.
 
-    Args:
-        policy: its frozen parameters' layers get none.
-        settings: rank, size and targets.
-        seed: of the adapters' first values, the same on every rank.
-
-    Returns:
-        Names of the adapted layers.
+    `seed`, of the adapters' first values, is the same on every rank. Returns the names of the adapted layers.
 
     Raises:
-        ConfigError: a target matches no linear layer, or one that is tied, or all that match are frozen.
+        ConfigError: a target matches no linear layer or a tied one, or all matches are frozen.
     """
     import peft
 
@@ -57,23 +51,23 @@ def _adapted_layers(policy: nn.Module, targets: Sequence[str]) -> list[str]:
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     matched: set[str] = set()
     for target in targets:
-        found = fnmatch.filter(linear, target)
-        if not found:
+        names = fnmatch.filter(linear, target)
+        if not names:
             raise ConfigError(
                 f"learner.lora.targets must match linear layers, got {target!r} that matches none; "
                 f"names look like {next(iter(linear))!r}"
             )
-        matched |= set(found)
+        matched |= set(names)
     tied = [name for name in sorted(matched) if owners[id(linear[name].weight)] > 1]
     if tied:
         raise ConfigError(
-            f"learner.lora.targets must not match a tied layer, got {tied[0]!r}; an adapter would part it from "
-            "its twin: leave it out"
+            f"learner.lora.targets must not match a tied layer, got {tied[0]!r}; leave it out, as an adapter would "
+            "untie it"
         )
     adapted = [name for name in linear if name in matched and linear[name].weight.requires_grad]
     if not adapted:
         raise ConfigError(
-            f"learner.lora.targets must match a layer that learner.freeze leaves, got {list(targets)}; freeze less"
+            f"learner.lora.targets must match a layer outside learner.freeze, got {list(targets)}; freeze less"
         )
     return adapted
 
@@ -83,7 +77,7 @@ def _modules(policy: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def lora_layers(policy: nn.Module) -> dict[str, Any]:
-    """peft's layers, by the name of the layer that they adapt."""
+    """peft's layers, by the name of the adapted layer."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in _modules(policy) if isinstance(module, LoraLayer)}
@@ -91,7 +85,6 @@ def lora_layers(policy: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def adapters_off(policy: nn.Module) -> Generator[None]:
-    """The policy as it was before it had adapters."""
     layers = lora_layers(policy).values()
     for layer in layers:
         # peft's own switch would also stop the adapters from training, under DeepSpeed's hooks
@@ -104,7 +97,7 @@ def adapters_off(policy: nn.Module) -> Generator[None]:
 
 
 class AdapterOffReference:
-    """The policy that trains, without its adapters."""
+    """The trained policy, without its adapters."""
 
     needs_every_rank = True
 
@@ -120,10 +113,10 @@ class AdapterOffReference:
         return self._engine(tokens, temperature=temperature)[0]
 
 
-class MergedLoraSource(PlainSource):
-    """Weights with their adapters merged, by the names they have without any.
+class MergedLoraSource(WeightSource):
+    """Weights with their adapters merged in float32, by their names without adapters.
 
-    Noise goes into the weights under the adapters, which reach the arithmetic on both planes alike.
+    Noise is mixed into the weights under the adapters, which both planes' arithmetic uses.
     """
 
     def __init__(self, policy: nn.Module) -> None:
@@ -140,7 +133,6 @@ class MergedLoraSource(PlainSource):
 
     @contextmanager
     def whole(self, names: Sequence[str]) -> Generator[dict[str, Tensor]]:
-        """Merged in float32."""
         pairs = {name: _pair(self._layers[name]) for name in names if name in self._layers}
         needed = [self._parameters[name] for name in names] + [p for pair in pairs.values() for p in pair]
         with torch.no_grad(), gathered(needed):
@@ -155,37 +147,33 @@ class MergedLoraSource(PlainSource):
 
 
 def read_adapter(policy: nn.Module) -> dict[str, Tensor]:
-    """Whole copies on the CPU of all adapters, by peft's names in a file; a collective."""
-    found: dict[str, Tensor] = {}
+    """Whole copies on the CPU of all adapters, by peft's names; a collective."""
+    adapters: dict[str, Tensor] = {}
     for name, parameter in _adapter_parameters(policy).items():
         with gathered([parameter]):
-            found[name] = parameter.detach().to("cpu", copy=True).contiguous()
-    return found
+            adapters[name] = parameter.detach().to("cpu", copy=True).contiguous()
+    return adapters
 
 
 def write_adapter(policy: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what `read_adapter` gave; a collective.
+    """Restores the adapters that `read_adapter` returned; a collective.
 
     Raises:
-        ModelError: names or shapes are not those of this policy's adapters.
+        ModelError: names or shapes differ from this policy's adapters.
     """
     parameters = _adapter_parameters(policy)
     if parameters.keys() != tensors.keys():
-        odd = sorted(parameters.keys() ^ tensors.keys())
-        raise ModelError(
-            f"an adapter must be of the run's own learner.lora.targets, got a difference in {odd[0]!r}"
-        )
+        different = min(parameters.keys() ^ tensors.keys())
+        raise ModelError(f"an adapter must match the run's learner.lora.targets, got a difference in {different!r}")
     for name, parameter in parameters.items():
         try:
             write_parameter(optimizer, parameter, tensors[name])
         except RuntimeError as error:
-            raise ModelError(
-                f"an adapter must be of the run's own learner.lora.rank, got {name!r}: {error}"
-            ) from error
+            raise ModelError(f"an adapter must match the run's learner.lora.rank, got {name!r}: {error}") from error
 
 
 def adapter_config(policy: nn.Module, settings: LoraConfig, *, base: str) -> dict[str, Any]:
-    """What peft reads beside the weights, fit for JSON; `base` is the folder of the model under them."""
+    """peft's configuration as JSON values; `base` is the folder of the model under the adapters."""
     layers = sorted(lora_layers(policy))
     config = _peft_config(settings, layers, base_model_name_or_path=base, inference_mode=True)
     return json.loads(json.dumps(config.to_dict(), default=_plain))
@@ -205,12 +193,12 @@ def _peft_config(settings: LoraConfig, layers: Sequence[str], **more: Any) -> An
 
 
 def _plain(value: Any) -> Any:
-    """Sets as lists, what is of peft's own types by its name."""
+    """Sets as lists, peft's types by name."""
     return sorted(cast(set[str], value)) if isinstance(value, set) else str(value)
 
 
 def write_adapter_folder(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """An adapter's folder, as peft loads it."""
+    """Writes an adapter's folder for peft."""
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -219,14 +207,13 @@ def write_adapter_folder(folder: Path, tensors: Mapping[str, Tensor], config: Ma
 
 
 def load_adapter_file(folder: Path) -> dict[str, Tensor]:
-    """By peft's names."""
     from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
     return load_file(folder / WEIGHTS_FILE)
 
 
 def _adapter_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """By peft's names in a file, which leave the adapter's own out."""
+    """By peft's names in a file, without the adapter's name."""
     return {
         PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in policy.named_parameters()
@@ -235,7 +222,7 @@ def _adapter_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _pair(layer: Any) -> "tuple[nn.Parameter, nn.Parameter]":
-    """Down to the rank, and up from it."""
+    """The projections down to the rank, and up from it."""
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
 

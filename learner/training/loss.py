@@ -1,6 +1,6 @@
 """The GRPO loss, as pure functions of per-token tensors.
 
-Shapes: N completions, C their longest, in tokens. Masked positions take no part, whatever they hold.
+Shapes: N completions, C their longest, in tokens. Masked positions take no part, whatever their values.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Aggregation = Literal["sequence", "token", "constant"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Denominators:
-    """What the summed loss of a whole batch, over all ranks, is divided by."""
+    """Divisors of the summed loss, of the whole batch over all ranks."""
 
     num_sequences: float
     num_tokens: float
     max_tokens: float
-    """The longest a completion may be: the constant of Dr.GRPO."""
+    """Most tokens of a completion: the constant of Dr.GRPO."""
 
 
 def k3(logprobs: Float[Tensor, "n c"], other: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -41,17 +41,11 @@ def policy_loss(
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A) per token (DeepSeekMath, equation 3).
 
-    With `old_logprobs` equal to `logprobs` the ratio is exactly 1 and the gradient that of -A log p.
-
-    Args:
-        logprobs: of the current policy, with gradient.
-        old_logprobs: of the policy that the ratio is taken against, without.
-        advantages: one per completion.
-        clip_low: lower bound's distance from 1.
-        clip_high: upper bound's distance from 1.
+    With `old_logprobs` equal to `logprobs` the ratio is exactly 1 and the gradient that of -A log p. Only
+    `logprobs` carry a gradient.
 
     Returns:
-        The loss per token, and 1.0 where the clipped branch was the smaller and its gradient is zero.
+        The loss per token, and 1.0 where the clipped branch is the smaller and its gradient is zero.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     advantage = advantages.unsqueeze(-1)
@@ -67,10 +61,10 @@ def aggregate(
     how: Aggregation,
     denominators: Denominators,
 ) -> Float[Tensor, ""]:
-    """This part's share of the batch's loss: parts of one batch, on any rank, add up to the whole.
+    """A part's share of the batch's loss: the parts of a batch, on any rank, add up to the whole.
 
-    `sequence` is the paper's: the mean over a completion's tokens, then over completions. `token` weighs
-    every token of the batch alike (DAPO). `constant` divides by completions x longest (Dr.GRPO).
+    `sequence` is the mean over a completion's tokens, then over completions (DeepSeekMath). `token` weighs every
+    token of the batch alike (DAPO). `constant` divides by completions x most tokens (Dr.GRPO).
     """
     kept = per_token.masked_fill(mask == 0, 0.0)
     if how == "sequence":
@@ -81,5 +75,5 @@ def aggregate(
 
 
 def masked_sum(values: Float[Tensor, "n c"], mask: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    """Sum over unmasked positions; what stands elsewhere, NaN included, takes no part."""
+    """Sum over unmasked positions; masked values, NaN included, take no part."""
     return values.masked_fill(mask == 0, 0.0).sum()

@@ -1,4 +1,4 @@
-"""One rank's share of an optimizer step: as many passes as the others, over the denominators of the whole batch."""
+"""One rank's passes of an optimizer step: as many as on the other ranks, with denominators of the whole batch."""
 
 from collections.abc import Sequence
 
@@ -18,18 +18,10 @@ def micro_batches_of_rank(
     longest: int,
     pad_token_id: int,
 ) -> tuple[list[MicroBatch], Denominators]:
-    """This rank's passes, filled up with empty ones to as many as the busiest rank makes; a collective.
+    """A rank's passes, and the denominators over all ranks; a collective.
 
-    Args:
-        groups: this rank's; may be empty.
-        ranks: the process group.
-        max_rows: most completions of a pass.
-        max_tokens: most tokens of a pass.
-        longest: most tokens of a completion, the constant of Dr.GRPO's aggregation.
-        pad_token_id: what fills a row.
-
-    Returns:
-        The passes, and what the whole batch is divided by, over all ranks.
+    Empty passes are added up to the number of the busiest rank. `groups` may be empty; `longest` is the most tokens
+    of a completion.
     """
     batches = micro_batches(
         groups, max_rows=max_rows, max_tokens=max_tokens, pad_token_id=pad_token_id, device=ranks.device

@@ -1,4 +1,4 @@
-"""The random numbers of one rank: seeds that no other rank has, and states that a checkpoint keeps."""
+"""The random numbers of one rank: its seed, and the states that a checkpoint stores."""
 
 import hashlib
 import random
@@ -11,19 +11,18 @@ from torch import Tensor
 
 
 def seed_of(seed: int, rank: int) -> int:
-    """A hash of run and rank, in 63 bits: neighbouring seeds and ranks share nothing."""
+    """A hash of the run's seed and the rank, in 63 bits."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{rank}".encode(), digest_size=8).digest(), "little") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """torch on every device, Python and numpy."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def rng_state() -> dict[str, Tensor]:
-    """All generators of this process, as tensors on the CPU."""
+    """States of all generators of this process, as tensors on the CPU."""
     version, internal, gauss = random.getstate()
     numbers = np.random.get_state(legacy=False)
     state = {
@@ -39,7 +38,7 @@ def rng_state() -> dict[str, Tensor]:
 
 
 def load_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Puts back what `rng_state` gave."""
+    """Restores the states that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     version, *internal = cast(list[int], state["python"].tolist())
     gauss = cast(list[float], state["python_gauss"].tolist())

@@ -1,4 +1,4 @@
-"""The frozen policy that the KL is taken to: what it is, and where it waits between two uses."""
+"""The frozen policy of the KL term, and its place between two uses."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,13 +12,13 @@ from common.models.tokens import TokenBatch
 
 
 class Reference(Protocol):
-    """Log-probabilities of the policy as it was when the run began."""
+    """Log-probabilities of the policy at the start of the run."""
 
     needs_every_rank: bool
-    """Whether asking it is a collective, so that ranks without work must ask too."""
+    """True if a call is a collective, which ranks without work must make too."""
 
     def ready(self) -> AbstractContextManager[None]:
-        """Where it may be asked; whole batches at a time."""
+        """The context of its calls, for whole batches."""
         ...
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:
@@ -27,27 +27,26 @@ class Reference(Protocol):
 
 
 class OwnReference:
-    """A second model, whole on every rank whatever DeepSpeed partitions of the first."""
+    """A second model, whole on every rank even if DeepSpeed partitions the first."""
 
     needs_every_rank = False
 
     def __init__(self, policy: nn.Module, *, device: torch.device, is_offloaded: bool) -> None:
-        """Takes over a model on the host; an offloaded one waits there, and is copied to the device when asked."""
+        """Takes a model on the host; an offloaded model stays there, and is copied to the device for each use."""
         policy.requires_grad_(False).eval()
         self._device = device
         self._policy = policy if is_offloaded else policy.to(device)
 
     @contextmanager
     def ready(self) -> Generator[None]:
-        """Copies an offloaded model to its device, and drops the copies afterwards."""
         tensors = [*chain(self._policy.parameters(), self._policy.buffers())]
-        waiting = [t.data for t in tensors]
+        host_data = [t.data for t in tensors]
         try:
             for tensor in tensors:
                 tensor.data = self._on_device(tensor.data)
             yield
         finally:
-            for tensor, host in zip(tensors, waiting, strict=True):
+            for tensor, host in zip(tensors, host_data, strict=True):
                 tensor.data = host
 
     def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:

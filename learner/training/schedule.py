@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of the step, without state."""
 
 import math
 from typing import Literal
@@ -7,10 +7,10 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
-    """Learning rate of a step counted from 0.
+    """Learning rate of a step, counted from 0.
 
-    Rises linearly over `warmup_steps` (the first step is already above 0), then stays, or falls to 0 at
-    `total_steps` linearly or along half a cosine.
+    Rises linearly over `warmup_steps`, from above 0 at the first step; then stays constant, or falls to 0 at
+    `total_steps`, linearly or along half a cosine.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -1,4 +1,4 @@
-"""Sums of one optimizer update, over micro-batches and then over ranks."""
+"""Sums of one optimizer update, and the metrics made of them."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class StepSums:
-    """Sums of one update over micro-batches, then over ranks."""
+    """Sums over micro-batches, then over ranks."""
 
     KEYS = ("loss", "num_tokens", "num_clipped", "entropy", "kl_ref", "sum_abs", "sum_kl_rollout")
 
@@ -21,12 +21,11 @@ class StepSums:
         self._sums[key] += float(value)
 
     def see_max(self, value: float) -> None:
-        """Keeps the largest; NaN is larger than any number, and stays."""
+        """Keeps the largest value; NaN counts as larger than any number."""
         if math.isnan(value) or value > self._max_abs:
             self._max_abs = value
 
     def reduce(self, all_reduce: Callable[..., None]) -> dict[str, float]:
-        """Sums and the maximum over all ranks."""
         sums = torch.tensor([self._sums[k] for k in self.KEYS], dtype=torch.float64)
         largest = torch.tensor([self._max_abs], dtype=torch.float64)
         all_reduce(sums)
@@ -36,7 +35,7 @@ class StepSums:
 
     @staticmethod
     def metrics(totals: dict[str, float]) -> dict[str, float]:
-        """Sums made into means over tokens."""
+        """Means over tokens."""
         tokens = max(totals["num_tokens"], 1.0)
         return {
             "learner/loss": totals["loss"],

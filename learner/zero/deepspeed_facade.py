@@ -14,18 +14,18 @@ from common.models.tokens import TokenBatch
 from learner.zero.parameters import forget_first_step
 
 CPU_BUCKET = 2_000_000
-"""Numbers that are reduced at once. More memory the C library gives back at once, and every pass would pay for
-fresh pages; GPUs keep DeepSpeed's 500 millions, as their allocator keeps what it has."""
+"""Numbers per reduction on the CPU: the C library returns larger buffers to the system, and every pass would pay
+for fresh pages. GPUs keep DeepSpeed's 500 millions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stepped:
-    """What became of the gradients."""
+    """The outcome of an optimizer step."""
 
     grad_norm: float
-    """Over all ranks, before clipping; infinite or NaN where nothing was taken."""
+    """Over all ranks, before clipping; infinite or NaN if the step was not taken."""
     is_taken: bool
-    """Whether the optimizer stepped; on all ranks alike."""
+    """True if the optimizer stepped; the same on all ranks."""
 
 
 class DeepSpeedEngine:
@@ -35,13 +35,12 @@ class DeepSpeedEngine:
         import deepspeed
 
         trained = decay_groups(policy, weight_decay=config.optimizer.weight_decay)
-        # typed as if it took a module of parameters
+        # its annotations name the wrong type for `model_parameters`
         initialize = cast(Any, deepspeed.initialize)
         settings = deepspeed_config(config, dtype=dtype)
         self._engine: Any = initialize(model=policy, model_parameters=trained, config=settings)[0]
         self.module: nn.Module = self._engine.module
         self.optimizer: Any = self._engine.optimizer
-        """DeepSpeed's, for `learner.zero.optimizer_state`."""
         forget_first_step(self.optimizer)
         self._world_size = int(self._engine.world_size)
         self._is_plain = config.zero_stage == 0 and dtype == "float32"
@@ -51,24 +50,18 @@ class DeepSpeedEngine:
         return self._engine(tokens, temperature=temperature)
 
     def begin_pass(self, *, is_last: bool) -> None:
-        """Before each forward that trains: gradients are reduced over ranks at the last of an update."""
+        """Called before each training forward; gradients are reduced over ranks in the last pass of an update."""
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(is_last)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a micro-batch's gradients up.
-
-        Args:
-            loss: this pass's sum over the denominators of the whole batch.
-        """
-        # DeepSpeed averages over ranks and would divide by accumulation steps: neither is wanted
+        """Accumulates a pass's gradients; `loss` is the pass's sum over the denominators of the whole batch."""
+        # takes back DeepSpeed's average over ranks, and its division by accumulation steps
         self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
 
     def step(self) -> Stepped:
-        """Clips, steps the optimizer and drops the gradients; if their norm is not finite, only drops them.
-
-        DeepSpeed's optimizers look at the norm before they step, but for the plain one of stage 0 in float32.
-        """
+        """Clips, steps the optimizer and drops the gradients; if their norm is not finite, only drops them."""
+        # DeepSpeed's optimizers check the norm, except the plain one of stage 0 in float32
         if not self._is_plain:
             self._engine.step()
             is_taken = bool(self._engine.was_step_applied())
@@ -88,7 +81,6 @@ class DeepSpeedEngine:
 
     @contextmanager
     def evaluating(self) -> Generator[None]:
-        """No gradients, no dropout."""
         was_training = self._engine.training
         self._engine.eval()
         try:
@@ -99,7 +91,7 @@ class DeepSpeedEngine:
 
 
 def decay_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """What trains, as the optimizer's groups: tensors of one axis, biases and norms, do not decay."""
+    """The optimizer's parameter groups; tensors of one axis, such as biases and norms, do not decay."""
     trained = [p for p in policy.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
@@ -109,7 +101,6 @@ def decay_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, An
 
 
 def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
-    """DeepSpeed's own configuration for a learner."""
     settings = config.optimizer
     to_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
@@ -124,7 +115,7 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
         },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == "bfloat16"},
-        # micro-batches add up in float32: in bfloat16 what is under 1/256 of the sum is lost
+        # in bfloat16 a micro-batch's gradient under 1/256 of the sum would be lost
         **({"data_types": {"grad_accum_dtype": "fp32"}} if dtype == "bfloat16" and config.zero_stage >= 2 else {}),
         "gradient_clipping": settings.max_grad_norm,
         "optimizer": {
@@ -135,7 +126,7 @@ def deepspeed_config(config: LearnerConfig, *, dtype: str) -> dict[str, Any]:
                 "eps": settings.eps,
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
-                # ZeRO steps one tensor of all numbers: not fused, each operation makes another of its size
+                # ZeRO steps one tensor of all numbers: unfused, each operation would allocate another of its size
                 "fused": True,
             },
         },

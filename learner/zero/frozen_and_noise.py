@@ -1,4 +1,4 @@
-"""Parameters of the policy: which are frozen, and the noise that a rehearsal mixes into them."""
+"""Frozen parameters, and the noise that a rehearsal mixes into parameters."""
 
 import fnmatch
 import math
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 
 MIN_PERTURBATION_RMS = 1e-2
-"""What a tensor of zeros is taken to measure, so that a rehearsal moves it too."""
+"""The least root mean square, by which a rehearsal moves tensors of zeros too."""
 
 
 def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Stops training what the shell patterns match; returns the names.
+    """Freezes the parameters that the shell patterns match; returns their names.
 
     Raises:
         ConfigError: a pattern matches nothing.
@@ -39,11 +39,8 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def perturbed(name: str, parameter: Tensor, *, scale: float, nonce: int) -> Tensor:
-    """The tensor with Gaussian noise mixed in, as large as before: the same wherever it is computed.
-
-    (w + n) / sqrt(1 + scale^2), n of `scale` times w's root mean square. Were the tensors to grow, so would logits
-    and with them the noise of rounding, in which a stale tensor could hide.
-    """
+    """(w + n) / sqrt(1 + scale^2), n Gaussian of `scale` times w's root mean square; the same on every rank."""
+    # of unchanged size: larger logits would have larger rounding errors, which could hide a stale tensor
     seed = int.from_bytes(blake3.blake3(f"{name}:{nonce}".encode()).digest(length=7), "little")
     generator = torch.Generator().manual_seed(seed)
     rms = float(parameter.detach().double().square().mean().sqrt())

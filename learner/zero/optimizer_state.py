@@ -1,7 +1,4 @@
-"""AdamW's moments by parameter name, whole, whatever DeepSpeed partitioned: for checkpoints.
-
-Every function is a collective of all ranks.
-"""
+"""AdamW's moments by parameter name, as whole tensors, for checkpoints. Every function is a collective."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -22,12 +19,14 @@ from learner.zero.parameters import (
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
-"""The float32 copy that is stepped where the parameters themselves are bfloat16."""
+"""The float32 copy that the optimizer steps when parameters are bfloat16."""
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Full float32 tensors of a trainable parameter's state, on its device, which the next step may change; zeros
-    before the first step."""
+    """Whole float32 tensors of a parameter's state, on its device; zeros before the first step.
+
+    The next step may change them.
+    """
     master = _master(engine, name, parameter)
     if not torch_optimizer(engine.optimizer).state:
         return {
@@ -42,10 +41,7 @@ def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Ten
 def write_state(
     engine: Any, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor], *, num_updates: int
 ) -> None:
-    """Puts back, into a fresh engine, what `read_state` gave for its trainable parameters.
-
-    `num_updates` is the number of steps that AdamW's bias correction counts.
-    """
+    """Restores states of `read_state` into a new engine, whose bias correction counts `num_updates`."""
     if num_updates == 0:
         return
     state = cast(dict[Any, Any], torch_optimizer(engine.optimizer).state)
@@ -56,16 +52,16 @@ def write_state(
         }
     link_states(engine.optimizer)
     for name, parameter in parameters.items():
-        found = {kind: values[f"{name}.{kind}"] for kind in MOMENTS}
+        moments = {kind: values[f"{name}.{kind}"] for kind in MOMENTS}
         master = values.get(f"{name}.{MASTER}")
         if is_partitioned(parameter):
-            for kind, value in found.items():
+            for kind, value in moments.items():
                 write_partitioned(parameter, value, kind)
             if master is not None:
                 write_partitioned(parameter, master, None)
             continue
         stepped = stepped_copy(engine.optimizer, parameter)
-        for kind, value in found.items():
+        for kind, value in moments.items():
             state[stepped][kind].copy_(value)
         if master is not None:
             stepped.data.copy_(master)

@@ -11,12 +11,12 @@ from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy
 from common.shared_memory import segment_bytes
 from learner.publishing.plan import PublishPlan, plan_publish
-from learner.zero.weight_source import PlainSource
+from learner.zero.weight_source import WeightSource
 
 ATTENTION = "thinker.model.layers.0.self_attn"
 
 
-class NamedSizes(PlainSource):
+class NamedSizes(WeightSource):
     """Names without tensors: whether each moves, and its bytes, 100 unless told."""
 
     def __init__(self, moving: dict[str, bool], sizes: dict[str, int]) -> None:
@@ -139,7 +139,7 @@ def test_no_bucket_cuts_a_layer(shapes: list[tuple[int, bool, int]], bucket_byte
 def test_every_bucket_of_a_model_fits_its_segment(policy: Qwen2_5OmniPolicy, bucket_bytes: int) -> None:
     parameters = dict(policy.named_parameters())
     plan = plan_publish(
-        PlainSource(policy), engine_layer=engine_layer, tower_prefixes=TOWER_PREFIXES, bucket_bytes=bucket_bytes
+        WeightSource(policy), engine_layer=engine_layer, tower_prefixes=TOWER_PREFIXES, bucket_bytes=bucket_bytes
     )
     assert sorted(plan.names) == sorted(parameters)
     assert plan.changes_towers

@@ -16,7 +16,7 @@ from learner.publishing.plan import PublishPlan
 from learner.publishing.sender import WeightSender
 from learner.zero.frozen_and_noise import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
 from learner.zero.parameters import full_bytes
-from learner.zero.weight_source import PlainSource
+from learner.zero.weight_source import WeightSource
 
 
 def model() -> nn.Module:
@@ -93,7 +93,7 @@ def test_a_tensor_of_zeros_moves_too(dtype: torch.dtype) -> None:
 def test_gathering_copies() -> None:
     module = model()
     parameters = dict(module.named_parameters())
-    got = PlainSource(module).gather(["text.weight", "head.bias"])
+    got = WeightSource(module).gather(["text.weight", "head.bias"])
     assert list(got) == ["text.weight", "head.bias"]
     before = got["head.bias"].clone()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(common.shared_memory, "SEGMENT_FOLDER", tmp_path_factory.mktemp("shm"))
     names = (("text.weight", "text.bias"), ("head.weight", "head.bias"))
     plan = PublishPlan(buckets=names, layers=names, segment_bytes=4096, tower_names=(), closed_over=())
-    sender = WeightSender(PlainSource(model()), plan, rank=0)
+    sender = WeightSender(WeightSource(model()), plan, rank=0)
     yield sender
     sender.close()
 
@@ -196,6 +196,6 @@ def test_only_rank_zero_writes() -> None:
         tower_names=(),
         closed_over=(),
     )
-    sender = WeightSender(PlainSource(model()), plan, rank=1)
+    sender = WeightSender(WeightSource(model()), plan, rank=1)
     assert sender.open() == []
     assert sender.send_bucket(0) == []
