@@ -1,12 +1,12 @@
-"""Checkpoints: written aside, described by a manifest, renamed into place; a torn one is passed over by name.
+"""Checkpoints: written aside, described by a manifest, renamed into place; the log names torn ones.
 
-checkpoints/step_000120/hf/           a checkpoint that transformers and vLLM load
+checkpoints/step_000120/hf/           a model folder for transformers and vLLM
                         optimizer/    AdamW's moments by parameter name, and the engine's counts
-                        state.json    where the run stood
+                        state.json    the run's position
                         manifest.json every file's size and digest
 
-checkpoints/best.json names the one with the highest UAR on the validation clips, which is kept.
-`step_N.partial` is being written, or was when the run died; `step_N.torn` was passed over.
+checkpoints/best.json names the checkpoint with the highest UAR on the validation clips, which is never removed.
+`step_N.partial` is not finished; `step_N.torn` was found damaged.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ MANIFEST, BEST = "manifest.json", "best.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """Where a run stands after a step."""
+    """A run's position after a step."""
 
     step: int
     """Steps trained."""
@@ -38,13 +38,12 @@ class RunState:
     cursor: int
     """New draws taken from the stream."""
     outstanding: tuple[tuple[int, int], ...] = ()
-    """(position, draw) of those that had no fate yet: they are asked again."""
+    """(position, draw) of draws without a fate, which are asked again."""
     ledger_bytes: int
-    """Length of the ledger."""
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Digests of what the run is made from: its corpus, its reference."""
+    """Digests of the run's corpus and reference."""
     layout: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Settings that change no more than the last bits of sums, such as the number of ranks, by their keys."""
+    """Settings that change the last bits of sums, such as the number of ranks, by key."""
 
 
 START = RunState(step=0, policy_version=0, cursor=0, ledger_bytes=0)
@@ -55,7 +54,7 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def begin(target: Path) -> Path:
-    """An empty folder beside the target, to be written and then given to `finish`."""
+    """Makes an empty folder beside the target, for `finish`."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700, parents=True)
@@ -63,10 +62,7 @@ def begin(target: Path) -> Path:
 
 
 def finish(partial: Path, target: Path) -> None:
-    """Describes what was written, makes it durable, and puts it in place whole.
-
-    What has the target's name is removed first: only one that was passed over ever has.
-    """
+    """Writes the manifest, makes all files durable, and renames the folder to its target."""
     files = {
         str(path.relative_to(partial)): {"size": path.stat().st_size, "blake3": _digest(path)}
         for path in sorted(partial.rglob("*"))
@@ -76,6 +72,7 @@ def finish(partial: Path, target: Path) -> None:
     for path in partial.rglob("*"):
         sync(path)
     sync(partial)
+    # only a damaged checkpoint can be there
     if target.exists():
         shutil.rmtree(target)
     os.rename(partial, target)
@@ -83,7 +80,7 @@ def finish(partial: Path, target: Path) -> None:
 
 
 def fault_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None where every file is as its manifest says."""
+    """The first difference between a checkpoint and its manifest, or None."""
     try:
         files: dict[str, dict[str, int | str]] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -100,22 +97,22 @@ def fault_of(folder: Path) -> str | None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, newest first; whole or not."""
+    """A run's checkpoints, newest first, damaged ones included."""
     return sorted((p for p in (run / "checkpoints").glob("step_*") if p.suffix == ""), reverse=True)
 
 
 def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint that is as it was written; what is passed over is named in the log."""
+    """The newest undamaged checkpoint; the log names newer ones."""
     for folder in checkpoints(run):
         fault = fault_of(folder)
         if fault is None:
             return folder
-        logger.warning("passed over the checkpoint %s: %s", folder, fault)
+        logger.warning("skipped the damaged checkpoint %s: %s", folder, fault)
     return None
 
 
 def clear_after(run: Path, step: int) -> None:
-    """Sets aside what claims to be of a later step, which was passed over, and removes what was never finished."""
+    """Renames checkpoints of later steps to `.torn`, and removes unfinished ones."""
     for folder in checkpoints(run):
         if _step_of(folder) > step:
             aside = folder.with_name(f"{folder.name}.torn")
@@ -129,25 +126,24 @@ def clear_after(run: Path, step: int) -> None:
 
 
 def state_text(state: RunState) -> str:
-    """For `state.json`."""
+    """The text of `state.json`."""
     return json.dumps(asdict(state), indent=1) + "\n"
 
 
 def read_state(folder: Path) -> RunState:
-    """Of a whole checkpoint."""
     values = json.loads((folder / "state.json").read_text())
     outstanding = tuple((int(position), int(draw)) for position, draw in values.pop("outstanding"))
     return RunState(outstanding=outstanding, **values)
 
 
 def version_of(model: Path) -> int:
-    """The policy version of a model's folder: its checkpoint's; 0 where no run has written it as one."""
+    """The policy version of a model folder: its checkpoint's, or 0 outside a checkpoint."""
     is_checkpoint = model.name == "hf" and (model.parent / "state.json").is_file()
     return read_state(model.parent).policy_version if is_checkpoint else 0
 
 
 def prune(run: Path, *, keep: int) -> None:
-    """Removes all but the newest, and the best."""
+    """Removes all checkpoints but the newest and the best."""
     best = read_best(run)
     for folder in checkpoints(run)[keep:]:
         if best is None or _step_of(folder) != best.step:
@@ -156,30 +152,28 @@ def prune(run: Path, *, keep: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Best:
-    """The best of the checkpoints that were evaluated on the validation clips."""
+    """The best of the checkpoints evaluated on the validation clips, by UAR and then WAR."""
 
     step: int
     war: float
-    """Decides between equal UARs."""
     uar: float
-    """By which it is the best: the commonest classes alone cannot raise it."""
 
 
 def read_best(run: Path) -> Best | None:
-    """What `note_best` wrote; None where nothing was evaluated."""
+    """The checkpoint that `note_best` wrote, or None."""
     path = run / "checkpoints" / BEST
     return Best(**json.loads(path.read_text())) if path.exists() else None
 
 
 def note_best(run: Path, evaluated: Best) -> None:
-    """Takes a evaluated checkpoint as the best, unless another one was better; of equals the later."""
+    """Makes an evaluated checkpoint the best, unless another is better; a later one wins a tie."""
     before = read_best(run)
     if before is None or (evaluated.uar, evaluated.war) >= (before.uar, before.war):
         atomic_write_text(run / "checkpoints" / BEST, json.dumps(asdict(evaluated)) + "\n")
 
 
 def digest_of(folder: Path) -> str:
-    """Of a model's files: what its manifest says of them, or else the files themselves."""
+    """A model folder's digest: of its checkpoint's manifest, or else of its files."""
     manifest = folder.parent / MANIFEST
     if folder.name == "hf" and manifest.is_file():
         return _digest(manifest)

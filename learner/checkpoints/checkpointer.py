@@ -1,4 +1,4 @@
-"""Keeps a run's checkpoints: the ranks copy and write them, at most one at a time; the oldest are removed."""
+"""A run's checkpoints: the ranks copy and write them, one at a time; the oldest are removed."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from learner.checkpoints.checkpoint import RunState
 
 
 class Savers(Protocol):
-    """All learner ranks, as a checkpoint sees them."""
+    """All learner ranks, as the checkpointer uses them."""
 
     async def begin_save(self, folder: Path, target: Path, state: str) -> None: ...
 
@@ -19,17 +19,17 @@ class Savers(Protocol):
 
 
 class Checkpointer:
-    """A `SaveCheckpointFn` over one run folder. A block of it ends when what it has begun is in place."""
+    """A `SaveCheckpointFn` over a run folder; as a context it waits for the last checkpoint at the end."""
 
     def __init__(self, run: Path, savers: Savers, *, keep: int) -> None:
         self._run, self._savers, self._keep = run, savers, keep
         self._is_writing = False
 
     async def __call__(self, state: RunState) -> None:
-        """Takes a checkpoint of the ranks as they are: returns when they have copied it.
+        """Takes a checkpoint of the ranks; returns when they have copied their state.
 
         Raises:
-            CheckpointError: the one before could not be written.
+            CheckpointError: the previous checkpoint could not be written.
         """
         await self.drain()
         target = checkpoint.checkpoint_folder(self._run, state.step)
@@ -38,10 +38,10 @@ class Checkpointer:
         await self._savers.begin_save(partial, target, checkpoint.state_text(state))
 
     async def drain(self) -> None:
-        """Waits until what was begun is in place; then the oldest go.
+        """Waits until the last checkpoint is in place, then removes the oldest.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         if self._is_writing:
             await self._savers.wait_saved()
@@ -54,6 +54,6 @@ class Checkpointer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # ranks that died write nothing more
+        # dead ranks will not finish their checkpoint
         if not isinstance(error, LearnerError):
             await self.drain()

@@ -1,4 +1,4 @@
-"""Writes a checkpoint that transformers and vLLM load: safetensors in shards, and all else copied."""
+"""A model folder for transformers and vLLM: weights in shards of safetensors, and copies of the other files."""
 
 import json
 import logging
@@ -16,15 +16,15 @@ from learner.zero.parameters import full_bytes
 logger = logging.getLogger(__name__)
 SHARD_BYTES = 2 * 2**30
 REPLACED, INDEX = {".safetensors", ".bin"}, re.compile(r"\.(safetensors|bin)\.index\.")
-"""Weights that a new checkpoint has a version of its own of, and the index of their shards."""
+"""Weights that a new checkpoint replaces, and the index of their shards."""
 FOREIGN = {".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
-"""Weights in other formats: they are those of the untrained model."""
+"""The untrained model's weights in other formats."""
 NESTED = {*REPLACED, ".pt"}
-"""Weights in a sub-folder; beside the model a `.pt` is Qwen2.5-Omni's table of speakers."""
+"""Weights in a sub-folder; a `.pt` beside the model is Qwen2.5-Omni's table of speakers."""
 
 
 def shards_of(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
-    """Names in runs of at most a shard's size; a larger tensor has one of its own."""
+    """Names of each shard, in order; a tensor larger than a shard has its own."""
     names: list[str] = []
     size = 0
     for name, parameter in parameters.items():
@@ -37,14 +37,11 @@ def shards_of(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
 
 
 def kept_files(source: Path, *, target: Path) -> Iterator[Path]:
-    """Files of a model folder and its sub-folders that a new checkpoint copies, relative to the folder.
+    """Files below a model folder that a new checkpoint copies, as relative paths.
 
-    Weights and hidden folders (`.git`, `.cache`) are left out, as are links that lead back or nowhere. Other links
-    count as what they point to. Whatever is left out and has no new version is logged.
-
-    Args:
-        source: the model folder.
-        target: the new checkpoint; a folder that contains it, such as a run's, is not part of the model.
+    Left out are weights, hidden folders (`.git`, `.cache`), folders that contain the new checkpoint `target`, and
+    links that lead back or nowhere. Other links are followed. The log names files left out that the checkpoint does
+    not replace.
     """
     left_out: list[Path] = []
     for folder, names, files in os.walk(source, followlinks=True, onerror=_raise):
@@ -67,17 +64,13 @@ def _raise(error: OSError) -> None:
 
 
 class HfWriter:
-    """Writes shards, by whatever rank holds them, and all else."""
+    """Writes the shards of a new model folder, on any rank, and the other files.
+
+    The `source` is the policy's own checkpoint: its other files (`kept_files`) are copied, and its tensors that the
+    policy does not hold, such as a talker's. `shards` are the names of each shard.
+    """
 
     def __init__(self, folder: Path, *, source: Path, shards: Sequence[Sequence[str]]) -> None:
-        """Takes what is to be written.
-
-        Args:
-            folder: of the new checkpoint; made where it is missing.
-            source: the checkpoint that the policy came from: its other files (`kept_files`) are copied, and
-                tensors that the policy does not hold, such as a talker's.
-            shards: the names of each.
-        """
         self._folder, self._source, self._shards = folder, source, shards
         known = {name for names in shards for name in names}
         carried = [(path, _names_in(path) - known) for path in sorted(source.glob("*.safetensors"))]
@@ -90,7 +83,7 @@ class HfWriter:
         save_file(dict(tensors), self._folder / self._file(number), metadata={"format": "pt"})
 
     def write_rest(self) -> None:
-        """Carries over what the policy does not hold, copies what stands beside weights, and writes the index."""
+        """Writes the source's other tensors, its other files, and the index."""
         from safetensors import safe_open
 
         for number, (path, names) in enumerate(self._carried, start=len(self._shards)):

@@ -1,24 +1,19 @@
-"""What one rank keeps of its engine: model, optimizer, adapters and random numbers, out to a checkpoint and back.
+"""One rank's share of a checkpoint: model, optimizer, adapters and random numbers, saved and loaded.
 
-Every method is a collective, but for the writer's.
+Every method is a collective, except the writer's.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from common.config.learner import LoraConfig
 from learner.checkpoints.hf_folder import HfWriter, shards_of
-from learner.checkpoints.shard_writer import (
-    HostCopies,
-    ShardWriter,
-    StoredTensors,
-    read_counts,
-    write_counts,
-    write_tensors,
-)
+from learner.checkpoints.shard_writer import HostCopies, ShardWriter, StoredTensors
 from learner.training.lora import (
     adapter_config,
     load_adapter_file,
@@ -34,7 +29,7 @@ from learner.zero.weight_source import WeightSource
 
 
 class RankCheckpoints:
-    """Takes a rank's share of a checkpoint, and takes it up again."""
+    """Saves and loads a rank's share of checkpoints."""
 
     def __init__(
         self,
@@ -45,29 +40,25 @@ class RankCheckpoints:
         lora: LoraConfig | None,
         source_path: Path,
     ) -> None:
-        """`source_path` is a checkpoint that lasts as long as the run, whose other files are copied."""
+        """`source_path` is a checkpoint that exists as long as the run; its other files are copied."""
         self._source, self._deepspeed, self._ranks, self._lora = source, deepspeed, ranks, lora
         self._source_path = source_path
         self._copies = HostCopies()
         self.writer = ShardWriter(rank=ranks.rank, world_size=ranks.world_size)
 
     def begin_save(self, folder: Path, target: Path, *, state: str, num_updates: int) -> None:
-        """Copies everything that training needs to host memory, and begins to write it.
+        """Copies the state of training to host memory, and begins to write it.
 
-        Args:
-            folder: where it is written; empty.
-            target: where it is put when all ranks have written their share.
-            state: the driver's, for `state.json`.
-            num_updates: optimizer updates so far.
+        The empty `folder` becomes `target` when all ranks have written. `state` is the text of `state.json`.
 
         Raises:
-            CheckpointError: the one before could not be written.
+            CheckpointError: the previous checkpoint could not be written.
         """
         self.writer.wait()
         shards = list(shards_of(self._source.parameters))
         hf = HfWriter(folder / "hf", source=self._source_path, shards=shards)
-        weights = self._own(shards, self._weights)
-        moments = self._own(shards_of(self._trained()), self._moments)
+        weights = self._share(shards, self._weights)
+        moments = self._share(shards_of(self._trained()), self._moments)
         adapter = self.adapter() if self._lora else None
         counts = {"num_updates": num_updates, "world_size": self._ranks.world_size}
         rng = rng_state()
@@ -76,12 +67,13 @@ class RankCheckpoints:
             for number, tensors in weights.items():
                 hf.write(number, tensors)
             stored = folder / "optimizer"
+            stored.mkdir(mode=0o700, exist_ok=True)
             for number, tensors in moments.items():
-                write_tensors(stored / f"part-{number:05d}.safetensors", tensors)
-            write_tensors(stored / f"rng-{self._ranks.rank:05d}.safetensors", rng)
+                save_file(tensors, stored / f"part-{number:05d}.safetensors")
+            save_file(rng, stored / f"rng-{self._ranks.rank:05d}.safetensors")
             if self._ranks.rank == 0:
                 hf.write_rest()
-                write_counts(stored, counts)
+                (stored / "engine.json").write_text(json.dumps(counts, indent=1) + "\n")
                 if adapter is not None:
                     write_adapter_folder(folder / "adapter", *adapter)
                 (folder / "state.json").write_text(state)
@@ -89,7 +81,7 @@ class RankCheckpoints:
         self.writer.begin(folder, target, write)
 
     def save_hf(self, folder: Path) -> None:
-        """Writes a checkpoint that transformers and vLLM load, on rank 0; whole when it returns."""
+        """Writes a checkpoint for transformers and vLLM, on rank 0."""
         shards = list(shards_of(self._source.parameters))
         writer = HfWriter(folder, source=self._source_path, shards=shards) if self._ranks.rank == 0 else None
         for number, names in enumerate(shards):
@@ -100,17 +92,13 @@ class RankCheckpoints:
             writer.write_rest()
 
     def load(self, folder: Path) -> int:
-        """Takes up a checkpoint: its optimizer, its adapters, and its random numbers where the ranks are as many.
+        """Loads a checkpoint's optimizer, adapters, and for the same number of ranks its random numbers.
 
-        Args:
-            folder: of the checkpoint. The engine was started from its `hf/`, or with LoRA from the model under the
-                adapters.
-
-        Returns:
-            Optimizer updates so far.
+        The engine was started from the checkpoint's `hf/`, or with LoRA from the model under the adapters. Returns
+        the number of optimizer updates.
         """
         stored = folder / "optimizer"
-        counts = read_counts(stored)
+        counts = json.loads((stored / "engine.json").read_text())
         if self._lora:
             self.load_adapter(folder / "adapter")
         moments = StoredTensors(stored, "part-*.safetensors")
@@ -120,16 +108,16 @@ class RankCheckpoints:
         return counts["num_updates"]
 
     def adapter(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The adapters by peft's names in `adapter_model.safetensors`, and what `adapter_config.json` holds."""
+        """The contents of `adapter_model.safetensors` and of `adapter_config.json`."""
         assert self._lora, "only a policy with learner.lora has an adapter"
         module = self._deepspeed.module
         return read_adapter(module), adapter_config(module, self._lora, base=str(self._source_path))
 
     def load_adapter(self, folder: Path) -> None:
-        """Takes up adapters; the model under them is the one that the engine was started from.
+        """Loads adapters over the model that the engine was started from.
 
         Raises:
-            ModelError: they are of other layers or of another rank.
+            ModelError: the adapters have other layers or another rank.
         """
         write_adapter(self._deepspeed.module, self._deepspeed.optimizer, load_adapter_file(folder))
 
@@ -138,26 +126,26 @@ class RankCheckpoints:
             return self._copies.of(names[0], tensors) if is_own else {}
 
     def _moments(self, names: Sequence[str], *, is_own: bool) -> dict[str, Tensor]:
-        """One parameter after the other: whole ones would fill the device."""
         trained = self._trained()
         copies: dict[str, Tensor] = {}
+        # one parameter at a time: whole states of all would fill the device
         for name in names:
             state = optimizer_state.read_state(self._deepspeed, name, trained[name])
             if is_own:
                 copies |= self._copies.of(f"moments of {name}", state)
         return copies
 
-    def _own(
+    def _share(
         self, shards: Iterable[Sequence[str]], copied: Callable[..., dict[str, Tensor]]
     ) -> dict[int, dict[str, Tensor]]:
-        """What falls to this rank of shards that all ranks read together."""
-        own: dict[int, dict[str, Tensor]] = {}
+        """This rank's part of shards that all ranks read together, by number."""
+        share: dict[int, dict[str, Tensor]] = {}
         for number, names in enumerate(shards):
             is_own = number % self._ranks.world_size == self._ranks.rank
             tensors = copied(names, is_own=is_own)
             if is_own:
-                own[number] = tensors
-        return own
+                share[number] = tensors
+        return share
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self._deepspeed.module.named_parameters() if p.requires_grad}

@@ -1,10 +1,8 @@
-"""A rank's share of a checkpoint: copied to host memory while all ranks stand still, written while they go on.
+"""A rank's share of a checkpoint: copied to host memory while all ranks wait, written by a thread while they train.
 
-The copy is a collective. Each rank keeps the shards that fall to it, and a thread of its own writes them into the
-folder; the rank whose thread is the last to be done puts the checkpoint in place.
+The rank whose thread ends last puts the checkpoint in place.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from common.errors import CheckpointError
@@ -24,13 +21,13 @@ _WRITTEN = ".written-"
 
 
 class HostCopies:
-    """Copies in host memory; beside a GPU in the same pinned memory each time: new pages cost more than copies."""
+    """Copies in host memory; from a GPU into pinned memory, used again as new pages cost more than copies."""
 
     def __init__(self) -> None:
         self._memory: dict[str, Tensor] = {}
 
     def of(self, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Contiguous copies, whole when it returns; valid until the key is used again."""
+        """Contiguous copies, valid until the key is used again."""
         if not any(tensor.is_cuda for tensor in tensors.values()):
             return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
         sizes = [t.nbytes + -t.nbytes % _ALIGNMENT for t in tensors.values()]
@@ -54,15 +51,15 @@ class ShardWriter:
         self._writing: Future[None] | None = None
 
     def begin(self, folder: Path, target: Path, write: Callable[[], None]) -> None:
-        """Begins to write this rank's share of a folder, which is renamed to the target when all ranks are done."""
+        """Begins to write this rank's share of a folder, which becomes the target when all ranks have written."""
         self.wait()
         self._writing = self._pool.submit(self._write, folder, target, write)
 
     def check(self) -> None:
-        """Raises where writing has failed, without waiting for it.
+        """Raises the error of a write that has failed; does not wait.
 
         Raises:
-            CheckpointError: it has.
+            CheckpointError: the share could not be written.
         """
         if self._writing is not None and self._writing.done():
             self.wait()
@@ -71,7 +68,7 @@ class ShardWriter:
         """Waits until this rank's share is written.
 
         Raises:
-            CheckpointError: it could not be.
+            CheckpointError: the share could not be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -86,7 +83,7 @@ class ShardWriter:
         except OSError as error:
             raise CheckpointError(
                 f"a checkpoint must be written, got {error.strerror or error} at {folder} on rank {self._rank}; "
-                "make room there"
+                "make room on that disk"
             ) from error
 
     def _is_last(self, folder: Path) -> bool:
@@ -105,24 +102,8 @@ class ShardWriter:
         return True
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """As one safetensors file, in a folder that is made where it is missing."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    save_file(dict(tensors), path)
-
-
-def write_counts(folder: Path, counts: Mapping[str, int]) -> None:
-    """What the engine has counted, such as its updates."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    (folder / "engine.json").write_text(json.dumps(dict(counts), indent=1) + "\n")
-
-
-def read_counts(folder: Path) -> dict[str, int]:
-    return json.loads((folder / "engine.json").read_text())
-
-
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of a folder of safetensors files, each read when it is asked for."""
+    """The tensors of a folder's safetensors files, read on access."""
 
     def __init__(self, folder: Path, pattern: str) -> None:
         self._files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(pattern))]

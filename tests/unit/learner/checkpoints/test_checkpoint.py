@@ -97,7 +97,7 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_serves(
     with caplog.at_level(logging.WARNING):
         assert checkpoint.newest_whole(tmp_path) == before
     (record,) = caplog.records
-    assert record.getMessage() == f"passed over the checkpoint {newest}: {fault}"
+    assert record.getMessage() == f"skipped the damaged checkpoint {newest}: {fault}"
 
 
 def test_where_none_is_whole_there_is_none(tmp_path: Path) -> None:
