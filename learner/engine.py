@@ -1,7 +1,7 @@
 """One DeepSpeed rank: GRPO updates, scoring, and its share of a publish. No Ray here.
 
-Every public method is a collective: all ranks call it, in the same order. What a rank lacks (a modality, a
-micro-batch, any work at all) it makes up with passes of weight zero.
+Every public method is a collective: all ranks call it, in the same order. A rank without a modality, a micro-batch
+or any work runs passes of weight zero.
 """
 
 import functools
@@ -25,10 +25,9 @@ from common.types import ProcessedPrompt
 from learner.checkpoints.rank_checkpoints import RankCheckpoints
 from learner.publishing.plan import plan_publish
 from learner.publishing.sender import WeightSender
-from learner.training.batch import MicroBatch, TrainGroup
+from learner.training.batch import MicroBatch, TrainGroup, empty_micro_batch, micro_batches
 from learner.training.lora import AdapterOffReference, MergedLoraSource, inject_adapters
 from learner.training.loss import Denominators
-from learner.training.micro_batches import micro_batches_of_rank
 from learner.training.objectives import GrpoObjective, Objective, Pass, SftObjective
 from learner.training.process_group import ProcessGroup
 from learner.training.randomness import seed_everything, seed_of
@@ -62,16 +61,13 @@ class LearnerEngine:
         """Joins the process group (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`) and loads the model.
 
         Args:
-            config: the learner plane's part of the configuration.
-            model_path: checkpoint folder of the policy.
-            reference_path: checkpoint folder of the frozen reference; the policy's where None.
-            source_path: checkpoint folder that lasts as long as the run, whose other files checkpoints copy; the
-                policy's where None.
+            reference_path: model folder of the frozen reference; the policy's for None.
+            source_path: model folder that exists as long as the run, whose other files checkpoints copy; the
+                policy's for None.
             dtype: `float32` or `bfloat16`.
-            pad_token_id: what fills a row.
-            temperature: the sampler's, applied to every logit here too.
-            max_tokens: longest completion, the constant of Dr.GRPO's aggregation.
-            seed: the run's; each rank derives its own.
+            temperature: the sampler's, which divides every logit here too.
+            max_tokens: most tokens of a completion, the constant of Dr.GRPO's aggregation.
+            seed: the run's; each rank derives its seed from it.
         """
         self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
         self.pad_token_id = pad_token_id
@@ -81,13 +77,12 @@ class LearnerEngine:
         self._model_path = Path(model_path)
         family = family_of(model_path)
         self.encode = functools.partial(family.encode_completion, model_path=model_path)
-        """Token ids of a completion to be imitated."""
+        """Returns the token ids of a completion to imitate."""
         policy = self._load_policy(dtype=dtype, seed=seed)
         self._deepspeed = DeepSpeedEngine(policy, config, dtype=dtype)
         self._module = self._deepspeed.module
         self._reference = self._load_reference(reference_path, dtype=dtype) if config.beta > 0 else None
         self.source = (MergedLoraSource if config.lora else WeightSource)(self._module)
-        """The policy's weights by their names in the checkpoint."""
         plan = plan_publish(
             self.source,
             engine_layer=family.engine_layer,
@@ -95,7 +90,7 @@ class LearnerEngine:
             bucket_bytes=config.publish.bucket_bytes,
         )
         if plan.closed_over:
-            logger.info("published though frozen, for their layers: %s", ", ".join(plan.closed_over))
+            logger.info("frozen tensors published with their layers: %s", ", ".join(plan.closed_over))
         self.sender = WeightSender(self.source, plan, rank=self.rank)
         self.checkpoints = RankCheckpoints(
             source=self.source,
@@ -107,8 +102,7 @@ class LearnerEngine:
         self.num_updates = 0
 
     def _load_policy(self, *, dtype: str, seed: int) -> nn.Module:
-        """What trains of it is what is neither frozen nor under an adapter."""
-        # torch lets convolutions round to TF32 unless told otherwise
+        # by default torch lets convolutions round to TF32
         torch.backends.cudnn.allow_tf32 = dtype != "float32"
         policy = family_of(self._model_path).load_policy(str(self._model_path), dtype=DTYPES[dtype])
         if self.config.gradient_checkpointing:
@@ -129,20 +123,15 @@ class LearnerEngine:
             )
         return AdapterOffReference(self._deepspeed)
 
-    # -- training ---------------------------------------------------------------------------------
-
     def train_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
-        """Trains on this rank's share of a batch: one or several optimizer updates.
+        """Trains on this rank's groups, which may be none, by one or several optimizer updates.
 
         An update whose loss or gradient norm is not finite is not taken, nor are those after it: parameters and
-        moments stay what they were, on all ranks.
-
-        Args:
-            groups: this rank's; may be empty.
+        moments stay unchanged on all ranks.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `learner/...` and `seconds/...`.
-            `learner/is_skipped` is 1 where no update was taken and there is nothing to publish.
+            `learner/is_skipped` is 1 if an update was not taken.
         """
         self.checkpoints.writer.check()
         seconds: dict[str, float] = defaultdict(float)
@@ -163,15 +152,12 @@ class LearnerEngine:
             )
             if updates[-1]["learner/is_skipped"]:
                 break
-        # what the sampler's policy was is seen at the first update, how far it was left at the last
+        # the first update shows the sampler's policy, the last the distance from it
         last = {key: updates[-1][key] for key in ("learner/clip_fraction", "learner/lr")}
         return updates[0] | last | {f"seconds/{k}": v for k, v in seconds.items()}
 
     def sft_step(self, examples: Sequence[TrainGroup]) -> dict[str, float]:
-        """One supervised update on this rank's share of a batch; not taken where it is not finite.
-
-        Args:
-            examples: this rank's; may be empty.
+        """One supervised update on this rank's examples, which may be none; not taken if it is not finite.
 
         Returns:
             Metrics of the whole batch, the same on every rank; keys `sft/...`.
@@ -183,14 +169,27 @@ class LearnerEngine:
         return {f"sft/{key}": metrics[f"learner/{key}"] for key in kept}
 
     def _share(self, groups: Sequence[TrainGroup]) -> tuple[list[MicroBatch], Denominators]:
-        """This rank's passes, as many as the busiest rank makes, and what the whole batch is divided by."""
-        return micro_batches_of_rank(
+        """This rank's passes, as many as on the busiest rank, and the denominators over all ranks."""
+        batches = micro_batches(
             groups,
-            ranks=self._ranks,
             max_rows=self.config.max_rows_per_micro_batch,
             max_tokens=self.config.max_tokens_per_micro_batch,
-            longest=self.max_tokens,
             pad_token_id=self.pad_token_id,
+            device=self.device,
+        )
+        sums = torch.tensor(
+            [sum(len(b.advantages) for b in batches), sum(b.tokens.num_tokens for b in batches)],
+            dtype=torch.float64,
+        )
+        most = torch.tensor([len(batches)])
+        self._ranks.all_reduce(sums)
+        self._ranks.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        if most == 0:
+            raise ValueError("a batch must hold a group, got none on any rank")
+        while len(batches) < int(most):
+            batches.append(empty_micro_batch(pad_token_id=self.pad_token_id, device=self.device))
+        return batches, Denominators(
+            num_sequences=float(sums[0]), num_tokens=float(sums[1]), max_tokens=float(self.max_tokens)
         )
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
@@ -205,9 +204,9 @@ class LearnerEngine:
             ]
 
     def _old_logprobs(self, batches: Sequence[MicroBatch]) -> list[Tensor | None]:
-        """None stands for the current policy's own values, of which the ratio is exactly 1."""
         if self.config.old_logprobs == "rollout":
             return [b.rollout_logprobs for b in batches]
+        # None: the current policy's values, for which the ratio is exactly 1
         if self.config.updates_per_step == 1:
             return [None] * len(batches)
         with self._deepspeed.evaluating():
@@ -220,24 +219,24 @@ class LearnerEngine:
         denominators: Denominators,
         seconds: dict[str, float],
     ) -> dict[str, float]:
-        """Forward and backward of every pass, then one optimizer step if all of it was finite."""
+        """Forward and backward of every pass, then one optimizer step if all values are finite."""
         sums = StepSums()
         totals: dict[str, float] = {}
         lr = self._learning_rate()
         self._deepspeed.set_learning_rate(lr)
-        for i, made in enumerate(passes):
+        for i, part in enumerate(passes):
             is_last = i == len(passes) - 1
             self._deepspeed.begin_pass(is_last=is_last)
             with _timed(seconds, "forward"):
-                logprobs, entropy = self._deepspeed(made.batch.tokens, temperature=objective.temperature)
-                if made.batch.is_empty:
+                logprobs, entropy = self._deepspeed(part.batch.tokens, temperature=objective.temperature)
+                if part.batch.is_empty:
                     loss = (logprobs * 0.0).sum()
                 else:
-                    loss = objective(made, logprobs, entropy, denominators=denominators, sums=sums)
+                    loss = objective(part, logprobs, entropy, denominators=denominators, sums=sums)
             if is_last:
                 totals = sums.reduce(self._ranks.all_reduce)
                 if not math.isfinite(totals["loss"]):
-                    # a loss may be infinite and its gradient not: then no rank's gradient is, and none steps
+                    # an infinite loss may have a finite gradient: NaN on every rank, so that no rank steps
                     loss = loss * math.nan
             with _timed(seconds, "backward"):
                 self._deepspeed.backward(loss)
@@ -260,19 +259,12 @@ class LearnerEngine:
             schedule=settings.schedule,
         )
 
-    # -- scoring ----------------------------------------------------------------------------------
-
     def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[list[float]]]:
-        """Log-probabilities of completions under the current weights, prompt by prompt.
+        """Log-probabilities of completions [prompt][completion][token] under the current weights, in that nesting.
 
-        Args:
-            prompts: the same on every rank.
-            completions: [prompt][completion][token].
-
-        Returns:
-            The same nesting.
+        Prompts and completions are the same on every rank.
         """
         scores: list[list[list[float]]] = []
         with self._deepspeed.evaluating():

@@ -1,7 +1,7 @@
-"""The ledger: what became of every draw, one JSON line per event.
+"""The ledger: the fate of every draw, one JSON line per event.
 
-One writer. Events are held until `commit`, which writes them with one fsync or not at all; a torn last line is cut
-off when the file is opened again.
+One writer. `commit` writes the pending events with one fsync or not at all; a torn last line is cut off when the
+file is opened again.
 
     python -m learner.ledger check RUN     every draw has one fate, and none was trained twice
 """
@@ -27,11 +27,7 @@ Event = Literal["asked", "generated", "scored", "stale", "cancelled"]
 
 
 class Ledger:
-    """Append-only; fates are `trained`, `filtered`, `failed` and `redrawn`.
-
-    Raises:
-        LedgerError: what an earlier attempt left cannot be read.
-    """
+    """Append-only; fates are `trained`, `filtered`, `failed` and `redrawn`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +35,7 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self.num_trained = 0
         self.lineage = 0
-        """How often the run was rewound."""
+        """Number of rewinds."""
         if path.exists():
             with path.open("r+b") as file:
                 file.truncate(end_of_lines(file))
@@ -47,21 +43,20 @@ class Ledger:
 
     @property
     def num_bytes(self) -> int:
-        """Length of what is durable."""
+        """Length of the durable part."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def event(self, draw: Draw, event: Event, **details: Any) -> None:
-        """Notes a step on a draw's way; where it stands in the stream when it is asked."""
+        """Records an event of a draw; `asked` also records its position in the stream."""
         position = {"position": draw.position} if event == "asked" else {}
         self._add(draw=draw.key, event=event, **position, **details)
 
     def trained(self, draw: Draw, *, step: int) -> None:
-        """The draw's group was consumed by a step."""
         self.num_trained += 1
         self._add(draw=draw.key, fate="trained", step=step)
 
     def filtered(self, draw: Draw, *, reason: str, step: int) -> None:
-        """A step took the draw's group and left it out."""
+        """A step consumed the draw's group without training on it."""
         self._add(draw=draw.key, fate="filtered", reason=reason, step=step)
 
     def failed(self, draw: Draw, failure: Failure) -> None:
@@ -69,30 +64,24 @@ class Ledger:
         self._add(draw=draw.key, fate="failed", reason=failure.reason, stage=failure.stage, detail=failure.detail)
 
     def redrawn(self, draw: Draw) -> None:
-        """The draw's group came too late; the prompt is asked again as another draw."""
+        """The draw's group was too stale; its prompt is asked again as another draw."""
         self._add(draw=draw.key, fate="redrawn")
 
     def stepped(self, step: int, *, outstanding: Sequence[Draw], cursor: int | None = None) -> None:
-        """A step is over; all draws so far have their fate, but for those that are outstanding.
-
-        Args:
-            step: its number.
-            outstanding: draws in flight, buffered, or handed back to the stream.
-            cursor: of the stream: every position before it was asked, and none from it on.
-        """
-        given = {} if cursor is None else {"cursor": cursor}
-        self._add(event="stepped", step=step, outstanding=[draw.key for draw in outstanding], **given)
+        """A step is over; all draws before the stream's cursor have their fate, except the outstanding ones."""
+        position = {} if cursor is None else {"cursor": cursor}
+        self._add(event="stepped", step=step, outstanding=[draw.key for draw in outstanding], **position)
 
     def rewound(self, *, step: int, ledger_bytes: int) -> None:
-        """The run resumes after a step: what stands behind that step's position is void."""
+        """The run resumes after a step: entries behind that step's length are void."""
         self.lineage += 1
         self._add(event="rewound", step=step, ledger_bytes=ledger_bytes, lineage=self.lineage)
 
     def commit(self) -> None:
-        """Makes everything so far durable.
+        """Makes all events durable.
 
         Raises:
-            OSError: the disk is full or gone; the file is as before, and the next commit writes it all.
+            OSError: the disk is full or gone; the file is unchanged, and the next commit writes all events.
         """
         if not self._pending:
             return
@@ -104,11 +93,11 @@ class Ledger:
                     lines = lines[file.write(lines) :]
                 os.fsync(file.fileno())
         except OSError:
-            # half a line would grow together with the next one
+            # half a line would merge with the next one
             with contextlib.suppress(OSError):
                 os.truncate(self.path, num_bytes)
             raise
-        # only now: a full disk must not lose what was noted
+        # only now: a full disk must not lose events
         self._pending.clear()
 
     def _add(self, **entry: Any) -> None:
@@ -116,48 +105,36 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Every whole line.
-
-    Raises:
-        LedgerError: a line is not JSON; names it.
-    """
     return [entry for _, entry in _lines(path)]
 
 
 def live_entries(path: Path) -> list[dict[str, Any]]:
-    """Every whole line that no later rewinding made void.
-
-    Raises:
-        LedgerError: a line is not JSON; names it.
-    """
+    """All whole lines that no later rewind made void."""
     live: list[tuple[int, dict[str, Any]]] = []
     for offset, entry in _lines(path):
         if entry.get("event") == "rewound":
-            live = [(at, kept) for at, kept in live if at < entry["ledger_bytes"]]
+            live = [(start, earlier) for start, earlier in live if start < entry["ledger_bytes"]]
         live.append((offset, entry))
     return [entry for _, entry in live]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCheck:
-    """What a check found."""
+    """The result of a check."""
 
     num_draws: int
     fates: dict[str, int]
     num_rewinds: int
     open_draws: tuple[str, ...]
-    """Asked after the last step, or outstanding at it: without a fate, and rightly so."""
+    """Draws that need no fate yet: asked after the last step, or outstanding at it."""
     faults: tuple[str, ...]
-    """What breaks the invariant."""
+    """Violations of the invariant."""
 
 
 def check_ledger(path: Path) -> LedgerCheck:
-    """On what is live, every draw before the last step has exactly one fate, and none was trained twice.
+    """Checks on live entries that every draw before the last step has exactly one fate, and none was trained twice.
 
-    Where the steps say where the stream stood, every position before that was asked, and none behind it.
-
-    Raises:
-        LedgerError: a line is not JSON; names it.
+    If steps record the stream's cursor, every position before it must have been asked, and none from it on.
     """
     asked: dict[str, int] = {}
     fates: dict[str, list[str]] = {}
@@ -170,7 +147,7 @@ def check_ledger(path: Path) -> LedgerCheck:
             last_step, outstanding = number, set(entry["outstanding"])
         elif "fate" in entry:
             fates.setdefault(entry["draw"], []).append(entry["fate"])
-    faults = [f"{draw} has the fates {', '.join(found)}" for draw, found in fates.items() if len(found) > 1]
+    faults = [f"{draw} has the fates {', '.join(names)}" for draw, names in fates.items() if len(names) > 1]
     faults += [f"{draw} has a fate but was never asked" for draw in fates if draw not in asked]
     without = [draw for draw in asked if draw not in fates]
     is_open = [draw for draw in without if asked[draw] > last_step or draw in outstanding]
@@ -178,7 +155,7 @@ def check_ledger(path: Path) -> LedgerCheck:
     faults += _jumps(entries)
     return LedgerCheck(
         num_draws=len(asked),
-        fates=dict(Counter(f for found in fates.values() for f in found)),
+        fates=dict(Counter(name for names in fates.values() for name in names)),
         num_rewinds=sum(e.get("event") == "rewound" for e in read_ledger(path)),
         open_draws=tuple(is_open),
         faults=tuple(faults),
@@ -186,7 +163,7 @@ def check_ledger(path: Path) -> LedgerCheck:
 
 
 def _jumps(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Where the stream's cursor and the positions that were asked do not agree."""
+    """Contradictions between the stream's cursor and the positions that were asked."""
     faults: list[str] = []
     positions, highest, before = set[int](), -1, 0
     for entry in entries:
@@ -214,7 +191,6 @@ def _listed(positions: Sequence[int]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`check RUN`: prints what became of the draws; exit code 1 where the invariant is broken."""
     return quietly(lambda: _main(argv))
 
 
@@ -227,20 +203,20 @@ def _main(argv: Sequence[str] | None) -> int:
     if not path.is_file():
         return say(f"error: RUN must hold a ledger.jsonl, got {str(path)!r}; give a run folder", 2)
     try:
-        found = check_ledger(path)
+        result = check_ledger(path)
     except LedgerError as error:
         print(f"fault: {error}")
         return 1
-    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(found.fates.items())) or "no fates"
-    print(f"{found.num_draws} draws: {fates}; {len(found.open_draws)} open; {found.num_rewinds} rewinds")
-    for fault in found.faults:
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(result.fates.items())) or "no fates"
+    print(f"{result.num_draws} draws: {fates}; {len(result.open_draws)} open; {result.num_rewinds} rewinds")
+    for fault in result.faults:
         print(f"fault: {fault}")
-    return 1 if found.faults else 0
+    return 1 if result.faults else 0
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Whole lines with their byte offsets."""
-    found: list[tuple[int, dict[str, Any]]] = []
+    """Whole lines with their byte offsets; raises `LedgerError` for a line that is no JSON object."""
+    entries: list[tuple[int, dict[str, Any]]] = []
     offset = 0
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
@@ -250,11 +226,11 @@ def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not isinstance(entry, dict):
             raise LedgerError(
                 f"{path} line {number} must be a JSON object, got {line[:60].decode(errors='replace')!r}; "
-                "the file was damaged: put it back, or start again with --run.resume never"
+                "restore the damaged file, or start again with --run.resume never"
             )
-        found.append((offset, cast(dict[str, Any], entry)))
+        entries.append((offset, cast(dict[str, Any], entry)))
         offset += len(line) + 1
-    return found
+    return entries
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""The reward service as a Ray actor, and its handle in the driver.
+"""The reward service as a Ray actor, and its client in the driver.
 
-User code runs in other processes and actors, each with a deadline (`reward/hosts/deadlines_and_retries.py`), so the
-service rarely dies. When it does, Ray restarts it and the groups that were in it are scored again. The group that
-caused the death is not always known: all of them are then scored one at a time, and a group that kills the service
-again becomes a `Failure`.
+User code runs in other processes and actors, so the service rarely dies. When it does, Ray restarts it, and the
+client scores its groups again, one at a time: a group that kills the service again becomes a `Failure`.
 """
 
 import asyncio
@@ -28,53 +26,52 @@ from reward.service import RewardService, stop_reason
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
-"""Seconds within which a process answers in which nothing holds the interpreter."""
+"""Seconds in which a process answers, unless code holds its interpreter."""
 START_S = 600.0
-"""Seconds that a restarted process may take until it is there, models that its rewards load included."""
+"""Seconds in which a restarted process must be up, the rewards' models included."""
 GRACE_S = 30.0
-"""Seconds after `reward.deadline_s` in which a service that is alive has said so itself."""
+"""Seconds after `reward.deadline_s` in which a live service has reported the deadline itself."""
 
 
 def pack(values: Any) -> bytes:
-    """Values that cross to the service or back: Ray would pack each argument apart, at a multiple of the cost."""
+    # Ray would pack each argument separately, at a multiple of the cost
     return pickle.dumps(values, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def unpack(packed: bytes) -> Any:
-    """What was packed: by this program, on the other side of Ray."""
     return pickle.loads(packed)
 
 
 class RewardActor:
-    """Scores groups with the configured rewards, all that it is given at a time."""
+    """Scores groups with the configured rewards, any number at a time."""
 
     def __init__(self, *, config: RewardConfig) -> None:
         self._service = RewardService(config, host=hosted, has_engines=True)
 
     async def sources(self) -> dict[str, str]:
-        """What this process runs, once its rewards are up."""
         await self._service.start()
         return provenance.sources()
 
     async def decisions(self) -> tuple[str, ...]:
-        """How the user's rewards are called."""
         await self._service.start()
         return self._service.decisions
 
     async def ready(self) -> None:
-        """Answers when it can score."""
+        """Returns when the service can score."""
         await self._service.start()
 
     async def score(self, packed: bytes) -> bytes:
-        """Takes a record, completions, and what rewards that ask engines came to; gives a `GroupReport`."""
-        record, told, given = unpack(packed)
-        return pack(await self._service.score_requests(requests_of(record, unpack_completions(told)), given=given))
+        """Takes a packed record, its completions and precomputed outcomes; returns a packed `GroupReport`."""
+        record, completions, given = unpack(packed)
+        requests = requests_of(record, unpack_completions(completions))
+        return pack(await self._service.score_requests(requests, given=given))
 
 
 class RewardClient:
-    """The driver's handle of the reward service: a `ScoreFn`.
+    """The driver's handle of the reward service: a `ScoreFn`, with outcomes precomputed by engines in `given`.
 
-    What cannot be scored is a failure as data; that the service is gone for good is raised.
+    Raises:
+        RewardError: the service cannot be restarted, or a reward stops the run.
     """
 
     def __init__(self, handle: Any, *, deadline_s: float, max_concurrency: int = 64, max_retries: int = 2) -> None:
@@ -86,25 +83,21 @@ class RewardClient:
         self._slots = asyncio.Semaphore(max_concurrency)
         self._observed = Observations()
         self._life = 0
-        """How many processes have ended."""
+        """Number of processes that have ended."""
         self._is_up = False
         self._explained: set[int] = set()
-        """Lives that were ended for one group's sake: nobody else is to blame."""
+        """Lives that were ended because of one known group: no other group caused their end."""
 
     def take_metrics(self) -> dict[str, float]:
-        """Latency and error rate of each reward, since this was last asked."""
+        """Latency and error rate of each reward since the last call."""
         return self._observed.take()
 
     async def decisions(self) -> tuple[str, ...]:
-        """How the user's rewards are called, for people."""
+        """How each user reward is called, for the log."""
         return await self.handle.decisions.remote()
 
     async def sources(self) -> dict[str, dict[str, str]]:
-        """What its process runs.
-
-        Raises:
-            ConfigError: a reward of the user's cannot be imported there.
-        """
+        """Digests of the service's sources; raises `ConfigError` for a reward that cannot be imported there."""
         try:
             return {"the reward service": await self.handle.sources.remote()}
         except RayActorError as error:
@@ -117,16 +110,7 @@ class RewardClient:
         *,
         given: Mapping[str, PrecomputedOutcomes] = NOTHING,
     ) -> list[Score] | Failure:
-        """Scores a group, within the deadline from when its turn has come.
-
-        Args:
-            record: what the completions answer.
-            completions: of one prompt.
-            given: what the rewards that ask engines made of them.
-
-        Raises:
-            RewardError: the service cannot be restarted, or a reward stops the run.
-        """
+        # the deadline is that of scoring alone: waiting for a turn does not count
         num_deaths = 0
         while num_deaths <= self._max_retries:
             async with self._room(alone=num_deaths > 0):
@@ -140,7 +124,6 @@ class RewardClient:
         return self._lost("service-died", f"the service died {num_deaths} times over it")
 
     def _lost(self, reason: str, detail: str) -> Failure:
-        """A group that the service gave no answer about."""
         self._observed.add_lost()
         return Failure(stage="reward", reason=reason, detail=detail)
 
@@ -152,15 +135,15 @@ class RewardClient:
         *,
         is_alone: bool,
     ) -> list[Score] | Failure | None:
-        """None where the process ended meanwhile."""
+        """None if the process ended meanwhile."""
         life = self._life
         try:
             async with asyncio.timeout(self._deadline_s):
-                # whether to ask again is decided here: Ray would ask again what hangs, too
-                asked = self.handle.score.options(max_task_retries=0)
-                report = unpack(await asked.remote(pack((record, pack_completions(completions), dict(given)))))
+                # the client retries: Ray would also retry calls that hang
+                call = self.handle.score.options(max_task_retries=0)
+                report = unpack(await call.remote(pack((record, pack_completions(completions), dict(given)))))
         except TimeoutError:
-            # code that holds the interpreter stops the groups beside it, too: then any may be the one
+            # code that holds the interpreter stops all groups in the process: any of them may be the cause
             is_culprit = is_alone or await self._answers()
             self._end(life, is_explained=is_culprit)
             if not is_culprit:
@@ -186,14 +169,14 @@ class RewardClient:
         return True
 
     def _end(self, life: int, *, is_explained: bool) -> None:
-        """Ends the process, as nothing else ends a thread; Ray starts another."""
+        # a thread ends only with its process; Ray starts another process
         if self._ended(life):
             if is_explained:
                 self._explained.add(life)
             ray.kill(self.handle, no_restart=False)
 
     def _ended(self, life: int) -> bool:
-        """Takes note of an end; whether it is news."""
+        """Counts a life's end; False if it was counted before."""
         if life != self._life:
             return False
         self._life += 1
@@ -214,10 +197,10 @@ class RewardClient:
 
     @asynccontextmanager
     async def _room(self, *, alone: bool) -> AsyncGenerator[None]:
-        """A turn, beside others or alone."""
+        """A turn, beside other groups or alone."""
         num_taken = 0
         try:
-            # who waits to be alone lets nobody in before
+            # a group that waits to be alone holds the door against later groups
             async with self._door:
                 for _ in range(self._width if alone else 1):
                     await self._slots.acquire()
@@ -229,13 +212,12 @@ class RewardClient:
 
 
 def pack_completions(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
-    """What rewards see of completions, as plain tuples, which are packed in a third of the time."""
+    """The fields that rewards see, as plain tuples, which are pickled in a third of the time."""
     return [(c.token_ids, c.text, c.finish_reason) for c in completions]
 
 
-def unpack_completions(told: Sequence[tuple[Any, ...]]) -> list[Completion]:
-    """Completions with what `pack_completions` kept."""
+def unpack_completions(packed: Sequence[tuple[Any, ...]]) -> list[Completion]:
     return [
         Completion(token_ids=ids, text=text, finish_reason=reason, rollout_logprobs=(), version_spans=())
-        for ids, text, reason in told
+        for ids, text, reason in packed
     ]

@@ -19,18 +19,18 @@ class Savers(Protocol):
 
 
 class Checkpointer:
-    """A `SaveCheckpointFn` over a run folder; as a context it waits for the last checkpoint at the end."""
+    """A `SaveCheckpointFn` over a run folder; as a context it waits for the last checkpoint at the end.
+
+    Raises:
+        CheckpointError: the previous checkpoint could not be written.
+    """
 
     def __init__(self, run: Path, savers: Savers, *, keep: int) -> None:
         self._run, self._savers, self._keep = run, savers, keep
         self._is_writing = False
 
     async def __call__(self, state: RunState) -> None:
-        """Takes a checkpoint of the ranks; returns when they have copied their state.
-
-        Raises:
-            CheckpointError: the previous checkpoint could not be written.
-        """
+        """Takes a checkpoint of the ranks; returns when they have copied their state."""
         await self.drain()
         target = checkpoint.checkpoint_folder(self._run, state.step)
         partial = await asyncio.to_thread(checkpoint.begin, target)
@@ -38,11 +38,7 @@ class Checkpointer:
         await self._savers.begin_save(partial, target, checkpoint.state_text(state))
 
     async def drain(self) -> None:
-        """Waits until the last checkpoint is in place, then removes the oldest.
-
-        Raises:
-            CheckpointError: the checkpoint could not be written.
-        """
+        """Waits until the last checkpoint is in place, then removes the oldest."""
         if self._is_writing:
             await self._savers.wait_saved()
             self._is_writing = False

@@ -50,9 +50,6 @@ class RankCheckpoints:
         """Copies the state of training to host memory, and begins to write it.
 
         The empty `folder` becomes `target` when all ranks have written. `state` is the text of `state.json`.
-
-        Raises:
-            CheckpointError: the previous checkpoint could not be written.
         """
         self.writer.wait()
         shards = list(shards_of(self._source.parameters))
@@ -92,10 +89,9 @@ class RankCheckpoints:
             writer.write_rest()
 
     def load(self, folder: Path) -> int:
-        """Loads a checkpoint's optimizer, adapters, and for the same number of ranks its random numbers.
+        """Loads a checkpoint into an engine that was started from its `hf/`, or with LoRA from the adapters' model.
 
-        The engine was started from the checkpoint's `hf/`, or with LoRA from the model under the adapters. Returns
-        the number of optimizer updates.
+        Random numbers are restored for the same number of ranks. Returns the number of optimizer updates.
         """
         stored = folder / "optimizer"
         counts = json.loads((stored / "engine.json").read_text())
@@ -114,11 +110,6 @@ class RankCheckpoints:
         return read_adapter(module), adapter_config(module, self._lora, base=str(self._source_path))
 
     def load_adapter(self, folder: Path) -> None:
-        """Loads adapters over the model that the engine was started from.
-
-        Raises:
-            ModelError: the adapters have other layers or another rank.
-        """
         write_adapter(self._deepspeed.module, self._deepspeed.optimizer, load_adapter_file(folder))
 
     def _weights(self, names: Sequence[str], *, is_own: bool) -> dict[str, Tensor]:

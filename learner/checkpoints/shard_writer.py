@@ -43,7 +43,7 @@ class HostCopies:
 
 
 class ShardWriter:
-    """Writes one checkpoint at a time, in a thread."""
+    """Writes one checkpoint at a time, in a thread; a failed write is a `CheckpointError` of the next call."""
 
     def __init__(self, *, rank: int, world_size: int) -> None:
         self._rank, self._world_size = rank, world_size
@@ -56,20 +56,12 @@ class ShardWriter:
         self._writing = self._pool.submit(self._write, folder, target, write)
 
     def check(self) -> None:
-        """Raises the error of a write that has failed; does not wait.
-
-        Raises:
-            CheckpointError: the share could not be written.
-        """
+        """Raises the error of a write that has failed, without waiting."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits until this rank's share is written.
-
-        Raises:
-            CheckpointError: the share could not be written.
-        """
+        """Waits until this rank's share is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

@@ -114,11 +114,7 @@ async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: G
 
 
 def evaluation_result(predictions: Sequence[Prediction], *, policy: str, policy_version: int) -> EvaluationResult:
-    """The result of predictions, read as `learner.evaluate` reads them; a clip without an answer counts as wrong.
-
-    Raises:
-        DatasetError: no clip has an answer, or a label is no class of its taxonomy.
-    """
+    """The result of predictions, as `learner.evaluate` reads them; a clip without an answer counts as wrong."""
     require_some_asked(predictions)
     read, num = read_all(predictions), len(predictions)
     by_dataset: dict[str, list[ReadPrediction]] = {}
@@ -140,11 +136,7 @@ def _recognition(read: Sequence[ReadPrediction]) -> Recognition:
 
 
 def require_some_asked(predictions: Sequence[Prediction]) -> None:
-    """Refuses an evaluation of failures alone, which says nothing about the policy.
-
-    Raises:
-        DatasetError: no clip has an answer.
-    """
+    """Raises `DatasetError` if no clip has an answer: failures alone say nothing about the policy."""
     failures = Counter(p.failure.split(":")[0] for p in predictions if p.failure is not None)
     if predictions and failures.total() == len(predictions):
         raise DatasetError(only_failures("some held-out clip must be usable", failures, _REMEDIES))
@@ -155,13 +147,9 @@ def result_name(policy: str, condition: Condition) -> str:
 
 
 def result_metrics(result: EvaluationResult) -> dict[str, float]:
-    values = {
-        "war": result.recognition.war.value,
-        "uar": result.recognition.uar.value,
-        "war_exact": result.war_exact,
-        "format_rate": result.format_rate,
-    }
-    return {f"eval/{result.policy}/{name}": value for name, value in values.items()}
+    key, recognized = f"eval/{result.policy}", result.recognition
+    metrics = {f"{key}/war": recognized.war.value, f"{key}/uar": recognized.uar.value}
+    return metrics | {f"{key}/war_exact": result.war_exact, f"{key}/format_rate": result.format_rate}
 
 
 def validation_metrics(result: EvaluationResult) -> dict[str, float]:

@@ -17,7 +17,6 @@ class FailureTracker:
     """
 
     def __init__(self, ledger: Ledger, *, num_prompts: int, rule: str, remedies: Mapping[str, str]) -> None:
-        """`rule` begins the error's message; `remedies` are by stage."""
         self._ledger, self._num_prompts = ledger, num_prompts
         self._rule, self._remedies = rule, remedies
         self._failed: set[str] = set()
@@ -26,11 +25,7 @@ class FailureTracker:
         self._failed.clear()
 
     def failed(self, draw: Draw, failure: Failure) -> None:
-        """Records a draw's failure.
-
-        Raises:
-            DatasetError: every clip has failed.
-        """
+        """Records a draw's failure; raises `DatasetError` when every clip has failed."""
         logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
         self._ledger.failed(draw, failure)
         self._failed.add(draw.record.prompt_id)

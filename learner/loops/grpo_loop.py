@@ -68,11 +68,7 @@ class LoopParts:
 
 
 class GrpoLoop:
-    """Trains from a state to a last step.
-
-    Attributes:
-        state: after the last whole step: ranks, engines, ledger and records agree on it.
-    """
+    """Trains from a state to a last step. After each step ranks, engines, ledger and records agree on `state`."""
 
     def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step

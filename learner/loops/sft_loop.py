@@ -41,11 +41,7 @@ class SftParts:
 
 
 class SftLoop:
-    """Trains from a state to a last step.
-
-    Attributes:
-        state: after the last whole step.
-    """
+    """Trains from a state to a last step; `state` is that after the last whole step."""
 
     def __init__(self, *, parts: SftParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step

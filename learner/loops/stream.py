@@ -13,10 +13,8 @@ from common.types import Draw, Record
 class PromptStream:
     """Every record once per epoch, in a new order each epoch; draws that were handed back come first.
 
-    `vary` returns the record as it is asked in an epoch; without it, records are asked as they are.
-
-    Attributes:
-        cursor: new draws returned so far; with the seed and `handed_back`, the whole position.
+    `vary` returns a record as it is asked in an epoch. `cursor` counts the new draws; with the seed and
+    `handed_back` it is the whole position.
     """
 
     def __init__(

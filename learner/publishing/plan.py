@@ -1,35 +1,32 @@
-"""What a publish sends, and in which buckets.
-
-The unit is the engine's whole layer. Buckets hold whole layers, so a border never cuts one.
-"""
+"""The tensors of a publish, in buckets of whole engine layers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # the driver reads plans and needs no torch for it
+    # the driver reads plans without torch
     from learner.zero.weight_source import WeightSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishPlan:
-    """Which tensors are published, in buckets of whole engine layers."""
+    """The published tensors, by their names in the checkpoint."""
 
     buckets: tuple[tuple[str, ...], ...]
-    """Checkpoint names; the layers of one bucket are complete in it."""
+    """Each holds whole layers."""
     layers: tuple[tuple[str, ...], ...]
     """The tensors of each engine layer, in order."""
     segment_bytes: int
-    """Bytes of the largest bucket, header included."""
+    """Bytes of the largest bucket, with its header."""
     tower_names: tuple[str, ...]
-    """Those of the tensors that feed the encoder cache."""
+    """Tensors that feed the encoder cache."""
     closed_over: tuple[str, ...]
-    """Tensors that do not move but share a layer with one that does."""
+    """Frozen tensors that share a layer with a trained one."""
 
     @property
     def changes_towers(self) -> bool:
-        """Whether a publish makes the encoder cache's entries stale."""
+        """True if a publish makes the encoder cache's entries stale."""
         return bool(self.tower_names)
 
     @property
@@ -44,13 +41,10 @@ def plan_publish(
     tower_prefixes: tuple[str, ...],
     bucket_bytes: int,
 ) -> PublishPlan:
-    """Closes what moves under the engine's fusion and packs it into buckets.
+    """Packs every engine layer with a trained tensor into buckets.
 
-    Args:
-        source: names, sizes and what moves.
-        engine_layer: the engine's layer of a name.
-        tower_prefixes: names whose change makes encoder-cache entries stale.
-        bucket_bytes: wanted size; a layer that is larger gets a bucket of its own.
+    `engine_layer` returns the engine's layer of a name, `tower_prefixes` are of names that feed the encoder cache.
+    A layer larger than `bucket_bytes` gets its own bucket.
     """
     layers: dict[str, list[str]] = {}
     for name in source.parameters:

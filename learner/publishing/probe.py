@@ -1,4 +1,4 @@
-"""The probe: engines answer it, the ranks score what they answered, the two must agree."""
+"""The probe: engines answer it, the ranks score the answers, and both log-probabilities must agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ SEEDS_PER_PROBE = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What one engine answered to each probe."""
+    """One engine's completions of each probe."""
 
     completions: tuple[tuple[Completion, ...], ...]
 
     @property
     def logprobs(self) -> Logprobs:
-        """The engine's own, of all tokens of each probe in one row."""
+        """The engine's, a row per probe."""
         return [[v for c in group for v in c.rollout_logprobs] for group in self.completions]
 
 
 class Probe:
-    """Asks the probes, scores the answers, and knows how far the two may differ."""
+    """Asks the probes, scores the answers, and compares both within a tolerance."""
 
     def __init__(
         self,
@@ -59,8 +59,7 @@ class Probe:
         return Answers(completions=tuple(_completions(a, engine) for a in answers))
 
     async def score(self, answers: Sequence[Answers], *, only_media: bool = False) -> list[Logprobs]:
-        """What the ranks compute for the same tokens, for each engine's answers; with `only_media`, an empty row
-        for probes without."""
+        """The ranks' log-probabilities of each engine's answers; with `only_media`, texts get empty rows."""
         chosen = [i for i, p in enumerate(self.probes) if p.placeholders or not only_media]
         async with self._transfer.phase("score", "ranks"):
             scores = await self._senders.score(
@@ -75,12 +74,11 @@ class Probe:
         return logprobs
 
     async def agreement(self, engine: WeightReceiver, *, num_completions: int = 1) -> Agreement:
-        """How far an engine's log-probabilities lie from the ranks'."""
         answers = await self.ask(engine, num_completions=num_completions)
         return agreement_of(minus(answers.logprobs, (await self.score([answers]))[0]))
 
     def differs(self, difference: float) -> bool:
-        """Whether a difference is past the tolerance; NaN is."""
+        """True if a difference exceeds the tolerance, or is NaN."""
         return not difference <= self.tolerance
 
     def disagreement(
@@ -93,7 +91,6 @@ class Probe:
         subject: str,
         tolerance: float | None = None,
     ) -> PublishError:
-        """The error that says so, with the difference of each probe."""
         tolerance = self.tolerance if tolerance is None else tolerance
         by_probe = ", ".join(
             f"{'+'.join(sorted(p.placeholders)) or 'text'} {d:.2e}"

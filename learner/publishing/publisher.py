@@ -1,12 +1,12 @@
-"""Publishes the learner's weights to every engine, and proves three ways that they arrived.
+"""Publishes the learner's weights to every engine, with three proofs that they arrived.
 
-- receipt: what each worker handed to `load_weights` is, tensor by tensor, what was sent;
-- rehearsal: with noise mixed into every published tensor, the engine computes what the learner computes, and not
-  what it would compute with any one layer left old: fused, tied or cached as the layers may be;
+- receipt: every tensor that a worker passed to `load_weights` is the tensor that was sent;
+- rehearsal: with noise in every published tensor, the engine computes what the learner computes, and not what it
+  would compute with the old weights in any single layer, whether fused, tied or cached;
 - canary: after each publish, the same comparison with the true weights.
 
-Consumes: the ranks' parameters. Produces: engines at a version. Waits for: ranks and engines, each phase
-with a deadline whose passing names the phase and the engine. Unblocked by: nobody but those two.
+Consumes the ranks' parameters and produces engines at a version. Waits for ranks and engines, which alone unblock
+it; each phase has a deadline, whose error names the phase and the engine.
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishReport:
-    """One publish that passed its receipt and its canary on every engine."""
+    """A publish that passed receipt and canary on every engine."""
 
     version: int
     num_tensors: int
@@ -39,9 +39,8 @@ class PublishReport:
     canary: dict[str, Agreement]
     """By engine."""
     canary_tolerance: float
-    """What the canaries had to keep within."""
     num_rehearsals: int
-    """That engines have passed since the publisher started."""
+    """Passed by engines since the publisher started."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     """By phase."""
 
@@ -62,24 +61,17 @@ class Publisher:
         dtype: str,
         version: int = 0,
     ) -> None:
-        """Takes what it talks to.
+        """Takes all ranks and all engines, warmed up and at `version`.
 
         Args:
-            senders: all ranks.
-            engines: all engines; each warmed up.
-            plan: what is published, in which buckets.
             segments: paths of the two segments that rank 0 writes.
             probes: prompts of the rehearsal and the canary: a clip with video and audio, and a text.
-            sampling: as in the run, so that both sides apply the same temperature.
-            config: deadlines and tolerances.
-            dtype: `float32` or `bfloat16`, which sets the tolerance.
-            version: the policy version that ranks and engines hold.
+            sampling: of the run, for its temperature.
         """
         self.version = version
-        self.num_publishes = 0
         self.num_rehearsals = 0
         self.not_exercised: tuple[tuple[str, ...], ...] = ()
-        """Layers of which the last rehearsal could say nothing."""
+        """Layers whose effect the last rehearsal could not measure."""
         self._engines, self._plan, self._config, self._dtype = tuple(engines), plan, config, dtype
         self._transfer = Transfer(senders=senders, plan=plan, segments=segments, deadline_s=config.deadline_s)
         self._probe = Probe(
@@ -93,14 +85,14 @@ class Publisher:
             config=config,
             dtype=dtype,
         )
-        # cache entries outlive publishers: a version counted again, by a resumed run, is another identity
+        # cache entries outlive publishers: a resumed run that repeats a version must not repeat its identity
         self._lineage = secrets.token_hex(4)
         self._num_identities = 0
         self._identity = self._next_identity(version)
 
     @property
     def canary_tolerance(self) -> float:
-        """Largest difference of the probe that passes; in bfloat16 measured when the publisher starts."""
+        """Largest difference of the probe that passes; `start` measures it in bfloat16."""
         return self._probe.tolerance
 
     @canary_tolerance.setter
@@ -110,17 +102,14 @@ class Publisher:
     async def start(self, *, synchronize: bool = False) -> dict[str, Agreement]:
         """Measures the noise at the current version, then rehearses every engine.
 
-        Args:
-            synchronize: whether the engines may hold other weights than the ranks, and are sent the ranks' first.
-
-        Returns:
-            The agreement of each engine at rest.
+        With `synchronize`, engines that may hold other weights get the ranks' first: for ranks that were rebuilt
+        from a checkpoint older than the engines' version. Returns the agreement of each engine at rest.
 
         Raises:
             PublishError: an engine does not compute what the learner computes.
         """
         if synchronize:
-            await self._send_anew(self.version)
+            await self._send_weights(self.version)
         at_rest = {e.name: await self._probe.agreement(e, num_completions=NUM_COMPLETIONS) for e in self._engines}
         if self._dtype != "float32":
             self._set_tolerance(at_rest)
@@ -131,10 +120,8 @@ class Publisher:
         return at_rest
 
     def _set_tolerance(self, at_rest: dict[str, Agreement]) -> None:
-        """By what rounding does to many tokens on the quietest engine, within a limit.
-
-        The quietest, as an engine that computes something else must not set its own tolerance.
-        """
+        """Raises the tolerance to a multiple of the rounding noise, which has a limit."""
+        # of the quietest engine: an engine that computes something else must not set its own tolerance
         noise, limit = min(a.max for a in at_rest.values()), self._config.canary_noise_limit
         if not noise <= limit:
             raise PublishError(
@@ -154,8 +141,7 @@ class Publisher:
         """
         version = self.version + 1
         seconds: dict[str, float] = defaultdict(float)
-        manifest = await self._send_anew(version, seconds=seconds)
-        self.num_publishes += 1
+        manifest = await self._send_weights(version, seconds=seconds)
         start = time.perf_counter()
         canary = await self._check_all()
         seconds["canary"] += time.perf_counter() - start
@@ -173,40 +159,20 @@ class Publisher:
         )
         return report
 
-    async def synchronize(self) -> dict[str, Agreement]:
-        """Sends the ranks' weights to every engine as the version that stands, whatever the engines hold.
-
-        For ranks that were rebuilt, from a checkpoint older than what the engines serve: a publisher made with the
-        checkpoint's version takes the engines back to it. `start(synchronize=True)` does it where the tolerance
-        has not been measured yet.
-
-        Returns:
-            The agreement of each engine.
-
-        Raises:
-            PublishError: as for `publish`.
-        """
-        await self._send_anew(self.version)
-        return await self._check_all()
-
     async def check(self, engine: WeightReceiver) -> Agreement:
-        """The canary of one engine: it computes what the ranks compute, or is paused.
-
-        Raises:
-            PublishError: it does not.
-        """
+        """The canary of one engine, which is paused if it fails with a `PublishError`."""
         agreement = await self._probe.agreement(engine)
         await self._require(agreement, engine)
         return agreement
 
     async def rehearse(self, *engines: WeightReceiver) -> None:
-        """Publishes noisy weights to some engines, evaluates layer by layer, and publishes the true ones again.
+        """Publishes noisy weights to some engines, checks every layer, and publishes the true weights again.
 
         Raises:
-            PublishError: an engine's arithmetic does not follow a published layer; it is named.
+            PublishError: an engine's arithmetic does not use a published layer, which is named.
         """
         try:
-            untold = await self._rehearsal.run(engines, current=self._identity)
+            not_exercised = await self._rehearsal.run(engines, current=self._identity)
         except PublishError as error:
             if error.proof == "rehearsal":
                 await self._transfer.send(engines, self._identity)
@@ -216,24 +182,24 @@ class Publisher:
         for engine in engines:
             await self.check(engine)
         self.num_rehearsals += len(engines)
-        self.not_exercised = untold
+        self.not_exercised = not_exercised
         logger.info(
             "rehearsed engines=%d layers=%d not_exercised=%s",
             len(engines),
-            len(self._plan.layers) - len(untold),
-            describe(untold),
+            len(self._plan.layers) - len(not_exercised),
+            describe(not_exercised),
         )
 
-    async def _send_anew(self, version: int, *, seconds: dict[str, float] | None = None) -> list[TensorReceipt]:
-        """Sends the ranks' weights to every engine under an identity that nothing was ever cached under."""
+    async def _send_weights(self, version: int, *, seconds: dict[str, float] | None = None) -> list[TensorReceipt]:
+        """Sends the ranks' weights to every engine, under a new identity for their caches."""
         self._identity = self._next_identity(version)
         manifest = await self._transfer.send(self._engines, self._identity, seconds=seconds)
         self.version = version
         return manifest
 
     def _next_identity(self, version: int) -> Identity:
-        """Towers that are not published keep theirs."""
         weights_id = f"{self._lineage}-{version}-{self._num_identities}"
+        # unpublished towers keep their cache entries
         keeps_towers = self._num_identities > 0 and not self._plan.changes_towers
         self._num_identities += 1
         return Identity(

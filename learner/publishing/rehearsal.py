@@ -1,10 +1,9 @@
-"""Proves, layer by layer, that what is published reaches an engine's arithmetic.
+"""Proves, layer by layer, that an engine's arithmetic uses the published weights.
 
-Noise is mixed into every published tensor, the noisy weights are published, and the engine answers the probe.
-The ranks then score its answers once as they are, and once more for every layer with that layer left old: the
-signature of an engine that does not follow it. A layer counts as followed when the engine lies nearer to the
-first than to the second, by far. Rounding hides a layer in the largest difference of any token, but not in all of
-them together.
+Noise is mixed into every published tensor, the noisy weights are published, and the engine answers the probe. The
+ranks score its answers with the noisy weights, and once more for every layer with that layer's old weights: the
+signature of an engine with an old layer. A layer is followed if the engine is much nearer to the first scores than
+to the second. Rounding can hide a layer in the largest difference of any token, but not in all together.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -28,41 +27,39 @@ from learner.publishing.verification import (
 
 Layer = tuple[str, ...]
 MAX_TRIALS = 3
-"""Each with another noise, on the layers that are still open; what is open then is not claimed."""
+"""Each with another noise, on the layers that are still undecided."""
 NUM_COMPLETIONS = 8
-"""Of each probe: rounding averages out over many tokens."""
+"""Completions of each probe: rounding averages out over many tokens."""
 SCALE = 3.0
-"""Of the noise against the tensor, which it all but replaces; what an audio tower's queries and keys do with less
-is lost in rounding."""
+"""Of the noise relative to the tensor; with less, rounding hides an audio tower's queries and keys."""
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8}
-"""Relative distance of neighbouring numbers: weights moved by it move log-probabilities about as rounding does."""
+"""Relative distance of neighbouring numbers: as noise of the weights, its effect is about that of rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One noise on one engine."""
+    """The comparison of one engine under one noise."""
 
     differences: Logprobs
-    """The engine's log-probabilities less the ranks'."""
+    """The engine's log-probabilities minus the ranks'."""
     signatures: dict[Layer, Logprobs]
-    """What the differences would be, were one layer left old and nothing rounded."""
+    """The differences of an engine with one old layer, without rounding."""
     tolerance: float
-    """Largest difference that is taken for rounding."""
+    """Largest difference that counts as rounding."""
 
     @property
     def agreement(self) -> Agreement:
         return agreement_of(self.differences)
 
     def differs(self, agreement: Agreement) -> bool:
-        """Whether a difference is more than rounding; NaN is."""
+        """True if a difference exceeds rounding, or is NaN."""
         return not agreement.max <= self.tolerance
 
     def evidence(self, layer: Layer) -> Evidence:
-        """Whether the engine follows a layer."""
         return evidence_of(self.differences, self.signatures[layer])
 
     def culprit(self) -> tuple[Layer, Agreement] | None:
-        """The layer that would explain most, and what it would leave unexplained."""
+        """The old layer that would explain most, and the rest that it would leave unexplained."""
         stale = [layer for layer in self.signatures if self.evidence(layer).is_stale]
         rest = {layer: minus(self.differences, self.signatures[layer]) for layer in stale}
         if not rest:
@@ -72,7 +69,7 @@ class Trial:
 
 
 class Rehearsal:
-    """Publishes noise to engines and evaluates what they make of it; the caller publishes the truth again."""
+    """Publishes noisy weights to engines and compares; the caller publishes the true weights again."""
 
     def __init__(
         self,
@@ -90,13 +87,13 @@ class Rehearsal:
         self._num_nonces = 0
 
     async def run(self, engines: Sequence[WeightReceiver], *, current: Identity) -> tuple[Layer, ...]:
-        """Tries until every layer is followed by every engine or cannot be told.
+        """Tries until every engine follows every layer, or no effect of the rest can be measured.
 
         Returns:
-            The layers of which the probe says nothing: left old, they change nothing that stands out of rounding.
+            The layers whose effect on the probe is lost in rounding.
 
         Raises:
-            PublishError: an engine does not follow a published layer; it is named.
+            PublishError: an engine does not follow a published layer, which is named.
         """
         open_layers = list(self._plan.layers)
         for _ in range(MAX_TRIALS):
@@ -117,25 +114,21 @@ class Rehearsal:
             scores = await self._probe.score(answers)
             signatures: list[dict[Layer, Logprobs]] = [{} for _ in engines]
             for layer in layers:
-                for own, signature in zip(
-                    signatures, await self._signatures(layer, answers, scores, nonce=nonce), strict=True
-                ):
-                    own[layer] = signature
+                of_layer = await self._signatures(layer, answers, scores, nonce=nonce)
+                for by_layer, signature in zip(signatures, of_layer, strict=True):
+                    by_layer[layer] = signature
             rounding = await self._rounding_of(answers, scores)
         return [
             Trial(
-                differences=minus(a.logprobs, s),
-                signatures=own,
+                differences=minus(answer.logprobs, score),
+                signatures=by_layer,
                 tolerance=max(self._probe.tolerance, self._noise_factor * noise),
             )
-            for a, s, own, noise in zip(answers, scores, signatures, rounding, strict=True)
+            for answer, score, by_layer, noise in zip(answers, scores, signatures, rounding, strict=True)
         ]
 
     async def _rounding_of(self, answers: Sequence[Answers], scores: Sequence[Logprobs]) -> list[float]:
-        """How far rounding can move the answers of each engine under the noisy weights.
-
-        It moves them further than it does at rest, by how much depends on the noise.
-        """
+        """The effect of rounding on each engine's answers under the noisy weights, which is larger than at rest."""
         self._num_nonces += 1
         async with self._transfer.phase("perturb", "ranks"):
             await self._senders.perturb(scale=self._rounding, nonce=self._num_nonces, names=None)
@@ -145,14 +138,14 @@ class Rehearsal:
     async def _signatures(
         self, layer: Layer, answers: Sequence[Answers], scores: Sequence[Logprobs], *, nonce: int
     ) -> list[Logprobs]:
-        """What each engine's answers score with one layer left old, less what they score."""
+        """The change of the scores of each engine's answers with one layer's old weights."""
         is_tower = not set(self._plan.tower_names).isdisjoint(layer)
         async with self._transfer.phase("restore", "ranks"):
             await self._senders.restore(names=layer)
         stale = await self._probe.score(answers, only_media=is_tower)
         async with self._transfer.phase("perturb", "ranks"):
             await self._senders.perturb(scale=self._scale, nonce=nonce, names=layer)
-        # a tower changes nothing of what is asked without media
+        # a tower has no effect on probes without media
         return [
             [[a - b for a, b in zip(p, q, strict=True)] if p else [0.0] * len(q) for p, q in zip(o, s, strict=True)]
             for o, s in zip(stale, scores, strict=True)
@@ -176,7 +169,7 @@ class Rehearsal:
         )
 
     async def _locate(self, engine: WeightReceiver, trial: Trial, *, current: Identity) -> list[Layer]:
-        """Halves the layers while one half alone is not followed; several are left where no half shows it."""
+        """Halves the layers while one half alone shows the failure; several remain if no half does."""
         layers = self._suspects(trial)
         while len(layers) > 1:
             middle = len(layers) // 2
@@ -192,7 +185,7 @@ class Rehearsal:
         return layers
 
     def _suspects(self, trial: Trial) -> list[Layer]:
-        """All layers; the towers' alone where prompts with media disagree and texts do not."""
+        """All layers; only the towers' if probes with media disagree and texts agree."""
         media = [bool(p.placeholders) for p in self._probe.probes]
         disagrees = [not d <= trial.tolerance for d in trial.agreement.by_probe]
         towers = set(self._plan.tower_names)
@@ -203,10 +196,9 @@ class Rehearsal:
     async def _noise(
         self, engines: Sequence[WeightReceiver], *, names: Sequence[str] | None, current: Identity
     ) -> AsyncGenerator[int]:
-        """Inside, ranks and engines hold noisy weights under an identity of their own; after it the ranks do not.
+        """A block with noisy weights in ranks and engines, under a new identity; yields the noise's nonce.
 
-        Yields:
-            The noise's nonce.
+        After it the ranks hold the true weights, the engines still the noisy ones.
         """
         self._num_nonces += 1
         nonce = self._num_nonces
@@ -223,5 +215,5 @@ class Rehearsal:
 
 
 def describe(layers: Sequence[Layer]) -> str:
-    """Layers that a rehearsal says nothing of, for a log or a table."""
+    """Names of layers, for a log or a table."""
     return ", ".join(name.removesuffix(".weight") for layer in layers for name in layer) or "none"

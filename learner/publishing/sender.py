@@ -1,7 +1,4 @@
-"""One rank's part in a publish: gathers buckets, and on rank 0 writes them to shared memory.
-
-Every method but `open` is a collective of all ranks.
-"""
+"""One rank's part in a publish: gathers buckets, and writes them to shared memory on rank 0."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class WeightSender:
-    """The published weights of one rank, and on rank 0 the two segments."""
+    """The published weights, and on rank 0 the two segments. Every method except `open` is a collective."""
 
     def __init__(self, source: WeightSource, plan: PublishPlan, *, rank: int) -> None:
         self.plan = plan
@@ -24,10 +21,10 @@ class WeightSender:
         self._segments: list[Segment] = []
 
     def open(self) -> list[str]:
-        """Allocates the two segments, on rank 0, once; returns their paths there and nothing elsewhere."""
+        """Allocates the two segments once, on rank 0; returns their paths, which other ranks have none of."""
         if self._rank == 0 and not self._segments:
             for path in sweep_segments():
-                logger.info("removed %s, left behind by a process that is gone", path)
+                logger.info("removed %s, left by a process that has ended", path)
             for i in range(2):
                 segment = Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes)
                 segment.pin()
@@ -35,19 +32,16 @@ class WeightSender:
         return [str(s.path) for s in self._segments]
 
     def send_bucket(self, bucket: int) -> list[TensorReceipt]:
-        """Gathers one bucket on all ranks and writes it on rank 0; returns the manifest there."""
+        """Writes one bucket and returns its manifest, on rank 0."""
         with self._source.whole(self.plan.buckets[bucket]) as tensors:
             if self._rank == 0:
                 self._segments[bucket % 2].put(tensors)
         return self._segments[bucket % 2].manifest() if self._rank == 0 else []
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Mixes noise into every published tensor, or into those of some layers; `restore` takes it back.
+        """Mixes noise into the named tensors, all for None, until `restore`.
 
-        Args:
-            scale: relative to each tensor's root mean square.
-            nonce: another gives other noise.
-            names: which of the published tensors; None for all.
+        `scale` is relative to each tensor's root mean square; another `nonce` gives other noise.
         """
         for name in self.plan.names:
             if names is None or name in names:

@@ -1,7 +1,6 @@
-"""One transfer of weights: every phase of it on all engines, then the receipts.
+"""One transfer of weights: each phase on all engines, then the receipts.
 
-A phase has ended on every engine, well or badly, before anything is touched again: what a failure leaves
-behind is at rest.
+A phase has ended on every engine, with or without an error, before the next step: a failure leaves nothing running.
 """
 
 import asyncio
@@ -25,13 +24,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What an engine calls the weights it holds."""
+    """The names of an engine's weights."""
 
     version: int
     weights_id: str
-    """Salt of its prefix blocks."""
+    """Salt of the prefix blocks."""
     tower_id: str
-    """Of its encoder-cache entries."""
+    """Identity of the encoder-cache entries."""
 
 
 class Transfer:
@@ -52,7 +51,7 @@ class Transfer:
         """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
 
         Raises:
-            PublishError: a phase failed or passed its deadline, or a receipt is not what was sent.
+            PublishError: a phase failed or passed its deadline, or a receipt differs from the manifest.
         """
         spent: dict[str, float] = seconds if seconds is not None else defaultdict(float)
         await self._each(engines, "pause", lambda e: e.pause(), spent)
@@ -67,7 +66,7 @@ class Transfer:
                 path = self._segments[bucket % len(self._segments)]
                 await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b), spent)
         finally:
-            # its failure, if any, is second to the one that is on its way
+            # an error that is already raised comes first
             await asyncio.wait([gathering])
             _ = gathering.cancelled() or gathering.exception()
         receipts = await self._each(
@@ -94,37 +93,36 @@ class Transfer:
         call: Callable[[WeightReceiver], Awaitable[T]],
         seconds: dict[str, float],
     ) -> list[T]:
-        """Runs a phase on all engines at once; a failure is raised with its engine's name."""
         start = time.perf_counter()
 
-        async def one(engine: WeightReceiver) -> T:
+        async def call_in_phase(engine: WeightReceiver) -> T:
             async with self.phase(phase, engine.name):
                 return await call(engine)
 
         try:
-            return await all_ended(one(e) for e in engines)
+            return await all_ended(map(call_in_phase, engines))
         finally:
             seconds[phase] += time.perf_counter() - start
 
     @asynccontextmanager
-    async def phase(self, phase: str, who: str, seconds: dict[str, float] | None = None) -> AsyncGenerator[None]:
-        """Gives what is called inside a deadline, and its failure the names of the phase and of who failed."""
+    async def phase(self, phase: str, where: str, seconds: dict[str, float] | None = None) -> AsyncGenerator[None]:
+        """A block with a deadline; its errors name the phase and the engine, or `ranks`."""
         start = time.perf_counter()
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
                 yield
         except (PublishError, LearnerError):
-            # ranks that died have a way back of their own
+            # dead ranks are rebuilt, unlike engines: their error passes unchanged
             raise
         except Exception as error:  # a call into another process
             failed = (
                 f"must end within {self._deadline_s} s, and did not" if deadline.expired() else f"failed: {error}"
             )
             raise PublishError(
-                f"publish: {phase} on {who} {failed}",
+                f"publish: {phase} on {where} {failed}",
                 proof=phase,
-                engine=who,
+                engine=where,
                 subject=phase if deadline.expired() else str(error),
             ) from error
         finally:
@@ -133,11 +131,11 @@ class Transfer:
 
 
 async def all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """All answers, once every call has ended; then the first failure, in order, if there is one."""
+    """All answers once every call has ended, or the first failure in the order of the calls."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     failures = [a for a in answers if isinstance(a, BaseException)]
-    for other in failures[1:]:
-        logger.error("and besides: %s", other)
+    for failure in failures[1:]:
+        logger.error("another call of the same phase failed: %s", failure)
     if failures:
         raise failures[0]
     return [a for a in answers if not isinstance(a, BaseException)]

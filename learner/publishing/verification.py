@@ -1,4 +1,4 @@
-"""The two comparisons that a publish is verified by: receipts, and log-probabilities of a probe."""
+"""The two comparisons of a publish: receipts, and log-probabilities of a probe."""
 
 import itertools
 import math
@@ -9,26 +9,25 @@ from common.errors import PublishError
 from common.types import TensorReceipt
 
 Logprobs = list[list[float]]
-"""Of all tokens that answer a probe, probe by probe; their differences too."""
+"""A row per probe, of all tokens of its answers; also for differences."""
 MIN_SCORE = 6.0
-"""Standard errors past which a rehearsal decides. On the tiny model healthy engines and stale ones stood at 8 and
-more on their sides of zero, for every layer with an effect."""
+"""Standard errors at which a rehearsal decides. On the tiny model every layer with an effect measured 8 or more."""
 MIN_NOISE = 1e-7
-"""float32's own rounding: what a probe is taken to measure at least."""
+"""The least noise of a probe: float32's rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """How far an engine's log-probabilities of the probe lie from the learner's."""
+    """Absolute differences of an engine's log-probabilities of the probe from the learner's."""
 
     mean: float
     max: float
     by_probe: tuple[float, ...]
-    """Largest difference of each probe prompt."""
+    """Largest of each probe."""
 
 
 def agreement_of(differences: Logprobs) -> Agreement:
-    """Mean and maximum size over the tokens of all probes; NaN wins over any number."""
+    """Mean and maximum over the tokens of all probes; NaN counts as larger than any number."""
     flat = [abs(d) for probe in differences for d in probe]
     return Agreement(
         mean=sum(flat) / len(flat),
@@ -39,32 +38,30 @@ def agreement_of(differences: Logprobs) -> Agreement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What one rehearsal says of one layer of one engine.
+    """The evidence of one rehearsal about one layer of one engine.
 
-    Two explanations of the difference d between engine and learner are compared: the engine follows the layer, and
-    d is rounding; or it kept the old one, and d is rounding on top of q, what the learner computes to see when it
-    keeps the old one itself. The log of their likelihood ratio, with the rounding of each probe measured under the
-    better of the two, is (|d - q|^2 - |d|^2) / 2s^2, and its standard deviation |q| / s.
+    Two explanations of the difference d between engine and learner are compared: the engine uses the new layer, and
+    d is rounding; or it uses the old layer, and d is rounding plus q, the learner's own change with the old layer.
+    The log of their likelihood ratio is (|d - q|^2 - |d|^2) / 2s^2, and its standard deviation |q| / s, with each
+    probe's rounding s measured under the better explanation.
     """
 
     gain: float
-    """The log-likelihood ratio, positive for an engine that follows."""
+    """The log-likelihood ratio, positive for the new layer."""
     power: float
-    """|q|^2 / s^2; 0 where the layer changes no token."""
+    """|q|^2 / s^2; 0 if the layer changes no token."""
     num_tokens: int
-    """On which the layer has an effect."""
+    """Tokens of probes on which the layer has an effect."""
 
     @property
     def score(self) -> float:
-        """Standard errors by which one explanation is the better."""
+        """Standard errors between the explanations."""
         return self.gain / math.sqrt(self.power) if self.power else 0.0
 
     @property
     def is_clear(self) -> bool:
-        """Whether the layer weighs more than rounding, and the better explanation is better by far.
-
-        Tokens share the rounding of their prompt, so that standard errors flatter: hence both.
-        """
+        """True if the layer's effect exceeds rounding and the score decides."""
+        # both: tokens share the rounding of their prompt, so that standard errors are too small
         return self.power >= self.num_tokens > 0 and abs(self.score) >= MIN_SCORE
 
     @property
@@ -77,7 +74,7 @@ class Evidence:
 
 
 def evidence_of(differences: Logprobs, signature: Logprobs) -> Evidence:
-    """Compares an engine's differences with those that a layer left old would make, probe by probe."""
+    """Compares an engine's differences with those of an old layer."""
     gain, power, num_tokens = 0.0, 0.0, 0
     for probe, stale in zip(differences, signature, strict=True):
         if not any(stale):
@@ -92,7 +89,6 @@ def evidence_of(differences: Logprobs, signature: Logprobs) -> Evidence:
 
 
 def minus(a: Logprobs, b: Logprobs) -> Logprobs:
-    """Token by token."""
     return [[x - y for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]
 
 
@@ -103,7 +99,7 @@ def _max(values: Sequence[float]) -> float:
 def check_receipt(
     names: Sequence[str], manifest: Sequence[TensorReceipt], receipt: Sequence[TensorReceipt], *, engine: str
 ) -> None:
-    """Compares what was sent, and should have been, with what a worker handed to `load_weights`.
+    """Compares the plan's names and the manifest with a worker's receipt.
 
     Raises:
         PublishError: names the first tensor that is missing, unexpected or different.
@@ -138,14 +134,13 @@ def _describe(receipt: TensorReceipt) -> str:
 
 
 def num_bytes(receipt: TensorReceipt) -> int:
-    """Bytes of a tensor of any of torch's dtypes."""
     import torch
 
     return math.prod(receipt.shape) * getattr(torch, receipt.dtype).itemsize
 
 
 def name_layers(layers: Sequence[Sequence[str]]) -> str:
-    """One layer by its tensors, several by what their names begin with."""
+    """One layer by its tensors, several by the common prefix of their names."""
     names = [name for layer in layers for name in layer]
     if len(layers) == 1:
         return ", ".join(names)

@@ -1,4 +1,4 @@
-"""Metrics as curves: TensorBoard always, W&B where a project is named."""
+"""Metrics as curves: in TensorBoard, and in W&B if a project is named."""
 
 import secrets
 import uuid
@@ -12,18 +12,11 @@ from common.runtime.atomic_files import atomic_write_text
 from learner.records.record import Curves
 
 FLUSH_S = 5
-"""Seconds after which the library's thread has written; it does not do so when asked to flush."""
+"""Seconds between writes of the library's thread, which a flush does not cause."""
 
 
 def curves_of(folder: Path, settings: RunConfig, stage: str, *, after_step: int | None = 0) -> list[Curves]:
-    """Where a stage's points are drawn.
-
-    Args:
-        folder: of the run.
-        settings: name the W&B project, if any.
-        stage: `sft`, `grpo`, `validation` or `eval`.
-        after_step: what the stage drew after this step is void; nothing where None.
-    """
+    """The curves of a stage: `sft`, `grpo`, `validation` or `eval`. Its points after `after_step` are void."""
     curves: list[Curves] = [TensorBoard(folder / "tensorboard" / stage, after_step=after_step)]
     if settings.wandb_project:
         curves.append(WandB(project=settings.wandb_project, name=settings.name, folder=folder, stage=stage))
@@ -34,16 +27,11 @@ class TensorBoard:
     """Event files of one folder, written without TensorFlow or torch."""
 
     def __init__(self, folder: Path, *, after_step: int | None = 0) -> None:
-        """Opens the folder.
-
-        Args:
-            folder: of the event files; a stage of its own has one, as each counts its steps from 1.
-            after_step: what earlier files of the folder hold after this step is hidden; nothing where None.
-        """
+        """Opens a stage's folder; points of earlier files after `after_step` are hidden, none for None."""
         from tensorboardX import SummaryWriter
 
         purge_step = None if after_step is None else after_step + 1
-        # the library names a file by the second: two of one second are to be two
+        # the library names files by the second
         suffix = f".{secrets.token_hex(4)}"
         self._writer: Any = SummaryWriter(
             str(folder), purge_step=purge_step, filename_suffix=suffix, flush_secs=FLUSH_S
@@ -55,24 +43,24 @@ class TensorBoard:
 
 
 class WandB:
-    """A stage's points in the run of a W&B project: one run for all stages and attempts of a run folder.
+    """A stage's points in W&B, which has one run for all stages and attempts of a run folder.
 
-    W&B refuses steps that do not rise, so each stage has an axis, `<stage>/step`. A step that a resumed run takes
-    again is another point.
+    W&B refuses steps that do not rise: each stage has an axis, `<stage>/step`; repeated steps are new points.
     """
 
     def __init__(self, *, project: str, name: str, folder: Path, stage: str) -> None:
-        """Starts the run or resumes it, by the id in `wandb_id`.
-
-        Raises:
-            ConfigError: wandb is not installed.
-        """
-        library = import_wandb(project)
-        own_id = _wandb_id(folder / "wandb_id")
-        # one per process: another stage may have started it
+        """Starts the run or resumes it, by the id in `wandb_id`."""
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ConfigError(
+                f"run.wandb_project must be empty without wandb, got {project!r}; install it or drop the project"
+            ) from error
+        library, run_id = cast(Any, wandb), _wandb_id(folder / "wandb_id")
+        # a process has one active run, which another stage may have started
         active = library.run
-        if active is None or active.id != own_id:
-            active = library.init(project=project, name=name, id=own_id, dir=str(folder), resume="allow")
+        if active is None or active.id != run_id:
+            active = library.init(project=project, name=name, id=run_id, dir=str(folder), resume="allow")
         self._run: Any = active
         self._axis = f"{stage}/step"
         self._planes: set[str] = set()
@@ -85,23 +73,8 @@ class WandB:
         self._run.log({**metrics, self._axis: step})
 
 
-def import_wandb(project: str) -> Any:
-    """The library, for a project that is named.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ConfigError(
-            f"run.wandb_project must be empty without wandb, got {project!r}; install it or drop the project"
-        ) from error
-    return cast(Any, wandb)
-
-
 def _wandb_id(path: Path) -> str:
-    """The run's, made once: W&B never takes an id again, not even that of a run it has deleted."""
+    # random: W&B refuses an id that it has seen, even of a deleted run
     if not path.exists():
         atomic_write_text(path, uuid.uuid4().hex)
     return path.read_text()

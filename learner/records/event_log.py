@@ -9,26 +9,21 @@ from pathlib import Path
 
 
 class EventLog:
-    """Writes the event stream, and keeps the seconds of the current step.
-
-    Attributes:
-        seconds: of the current step, by phase; phases that overlap each count in full.
-    """
+    """Writes events, and sums the seconds of the current step by phase; overlapping phases each count in full."""
 
     def __init__(self, path: Path, *, show: Callable[[str], None] = lambda phase: None) -> None:
-        """Lines are flushed and not synced, as they tell about now; `show` is called with a phase that begins."""
+        """`show` is called with each phase that begins."""
         self._path, self._show = path, show
         self._step = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
     def begin_step(self, step: int) -> None:
-        """From here on phases belong to this step."""
         self._step = step
         self.seconds.clear()
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Writes that a phase begins; writes that it ends when the block ends."""
+        """Writes the phase's begin, and its end after the block."""
         start = time.perf_counter()
         self._show(name)
         self._write(name, "begin")
@@ -40,5 +35,6 @@ class EventLog:
 
     def _write(self, phase: str, event: str) -> None:
         line = {"time": round(time.time(), 3), "step": self._step, "phase": phase, "event": event}
+        # flushed, not synced: the lines only describe the present
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""What each step leaves in the run folder: its samples, a metrics line, curves, a line on the screen."""
+"""The records of a step in the run folder: samples, a metrics line, curves, and a line on the screen."""
 
 import gzip
 import json
@@ -27,13 +27,13 @@ class StepDisplay(Protocol):
 
 
 class Curves(Protocol):
-    """Takes the values of a step: TensorBoard, W&B."""
+    """Takes the values of a step, such as TensorBoard or W&B."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
 class CurvedMetrics(MetricsFile):
-    """A metrics file whose every line is drawn, too."""
+    """A metrics file whose lines are also drawn."""
 
     def __init__(self, path: Path, *, curves: Sequence[Curves]) -> None:
         super().__init__(path)
@@ -55,7 +55,7 @@ class RunRecorder:
     def __call__(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path:
-        """Writes the step's samples, then its metrics: a line in the metrics means whole samples."""
+        # samples first: a line in the metrics means whole samples
         samples = sample_file(self.folder, step)
         write_samples(samples, groups)
         line = {**report.metrics, "run/lineage": float(self._lineage)}
@@ -90,7 +90,7 @@ def _of_publish(published: PublishReport) -> dict[str, float]:
 
 
 def note_publish_failure(folder: Path, error: PublishError) -> None:
-    """Adds a line to `publish_failures.jsonl`: a publish that fails ends the run before its step has a line."""
+    """Adds a line to `publish_failures.jsonl`: a failed publish ends the run before its step has a metrics line."""
     line = {"proof": error.proof, "engine": error.engine, "subject": error.subject, "error": str(error)}
     append_line(folder / PUBLISH_FAILURES, {"time": round(time.time(), 3), **line})
 
@@ -105,7 +105,7 @@ def sample_file(folder: Path, step: int) -> Path:
 
 
 def take_up_records(folder: Path, state: RunState) -> Ledger:
-    """The ledger of a stage; what an earlier attempt left after a state is void, and so are its checkpoints."""
+    """Opens a stage's ledger; an earlier attempt's records and checkpoints after the state become void."""
     folder.mkdir(mode=0o700, exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     if ledger.num_bytes > state.ledger_bytes:
@@ -117,7 +117,7 @@ def take_up_records(folder: Path, state: RunState) -> Ledger:
 
 
 def rewind_records(folder: Path, *, step: int) -> None:
-    """Removes what stands after a step: metrics and samples."""
+    """Removes metrics and samples after a step."""
     metrics = MetricsFile(folder / "metrics.jsonl")
     if (folder / "metrics.jsonl").exists():
         metrics.keep_until(step)
@@ -127,8 +127,8 @@ def rewind_records(folder: Path, *, step: int) -> None:
 
 
 def write_samples(path: Path, groups: Sequence[Group]) -> None:
-    """One line per sample, gzipped, put in place whole."""
-    # half a surrogate pair of a corpus stands as its escape, which JSON reads back
+    """Writes one line per sample, gzipped, in one atomic write."""
+    # half a surrogate pair becomes its escape, which JSON reads back
     with (
         atomic_write(path) as partial,
         gzip.open(partial, "wt", encoding="utf-8", errors="backslashreplace") as file,
@@ -140,7 +140,7 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                     "draw": group.prompt.draw.key,
                     "index": index,
                     "clip": record.clip.video_path or record.clip.audio_path,
-                    **_seen_of(record),
+                    **_fields_of(record),
                     "text": sample.completion.text,
                     "reward": sample.score.total,
                     "breakdown": dict(sample.score.breakdown),
@@ -155,9 +155,9 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _seen_of(record: Record) -> dict[str, Any]:
-    """What rewards saw of a record, by the names of `POST /v1/score`; what is not known is left out."""
-    seen = {
+def _fields_of(record: Record) -> dict[str, Any]:
+    """The known fields of a record that rewards see, by the names of `POST /v1/score`."""
+    fields = {
         "prompt_id": record.prompt_id,
         "video_path": record.clip.video_path,
         "audio_path": record.clip.audio_path,
@@ -170,7 +170,7 @@ def _seen_of(record: Record) -> dict[str, Any]:
         "question": record.question,
         "transcript": record.transcript,
     }
-    return {key: value for key, value in seen.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

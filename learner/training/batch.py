@@ -65,14 +65,9 @@ def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGro
 
 
 def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Assigns groups to ranks: the costliest first, each to the rank with the least work.
+    """Assigns groups with costs in tokens to ranks: the costliest first, each to the rank with the least work.
 
-    Args:
-        costs: one per group, in tokens.
-        num_ranks: ranks to assign to.
-
-    Returns:
-        Per rank, the groups' indices in ascending order; a rank may get none.
+    Returns the groups' indices per rank, in ascending order; a rank may get none.
     """
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
@@ -84,7 +79,7 @@ def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
 
 
 def token_cost(num_prompt_tokens: int, completion_lengths: Sequence[int]) -> int:
-    """Tokens of a group that pass through the model: completions share the prompt."""
+    # completions share the pass of their prompt
     return num_prompt_tokens + sum(completion_lengths)
 
 

@@ -156,11 +156,7 @@ def read_adapter(policy: nn.Module) -> dict[str, Tensor]:
 
 
 def write_adapter(policy: nn.Module, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Restores the adapters that `read_adapter` returned; a collective.
-
-    Raises:
-        ModelError: names or shapes differ from this policy's adapters.
-    """
+    """Restores adapters of `read_adapter`, a collective; raises `ModelError` for other names or shapes."""
     parameters = _adapter_parameters(policy)
     if parameters.keys() != tensors.keys():
         different = min(parameters.keys() ^ tensors.keys())

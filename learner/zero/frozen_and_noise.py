@@ -15,11 +15,7 @@ MIN_PERTURBATION_RMS = 1e-2
 
 
 def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Freezes the parameters that the shell patterns match; returns their names.
-
-    Raises:
-        ConfigError: a pattern matches nothing.
-    """
+    """Freezes the parameters that the shell patterns match, and returns their names."""
     names = [name for name, _ in module.named_parameters()]
     frozen: set[str] = set()
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""Rewards that are Ray actors: the user's classes with CPUs and GPUs of their own, and actors that others run."""
+"""Rewards that are Ray actors: the user's classes with their own CPUs and GPUs, and actors that others run."""
 
 import asyncio
 import os
@@ -20,19 +20,19 @@ from reward.wire import sample_of
 
 
 class PluginActor:
-    """Holds one reward of the user's. Its process leads a process group, which ends with it."""
+    """Holds one user reward. Its process leads a process group, which ends with it."""
 
     async def load(self, spec: PluginSpec) -> dict[str, Any]:
-        """Returns what the owner must know of the reward."""
+        """Returns the reward's properties for `RewardHost.greet`."""
         lifeline, self._lifeline = os.pipe()
         lead_group(lifeline)
         os.close(lifeline)
-        # code that is not async may start an event loop of its own: it runs in a thread
+        # in a thread: sync code may start its own event loop
         self._plugin, hello = await asyncio.to_thread(load, spec)
         return hello
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One request, or a group; none shows that the actor is not stuck."""
+        """Takes a request or a group; a call without requests checks that the actor is not stuck."""
         plugin = self._plugin
         assert plugin is not None
         if plugin.is_async:
@@ -41,7 +41,7 @@ class PluginActor:
 
 
 class ActorHost(RewardHost):
-    """A `RewardHost` that this process starts and ends."""
+    """An actor that this process starts and ends."""
 
     is_owned = True
 
@@ -89,14 +89,15 @@ class ActorHost(RewardHost):
 
 
 class NamedActorHost(RewardHost):
-    """An actor that somebody else runs, and that is not ours to end."""
+    """An actor that others run, and that this process does not end."""
 
     takes_groups = True
 
     def __init__(self, config: NamedActorRewardConfig) -> None:
         self._config, self.concurrency = config, config.max_concurrency
-        where = f"actor {config.actor!r} of {config.namespace!r} is asked by .{config.method}"
-        self.decision = f"reward {config.name}: {where}"
+        self.decision = (
+            f"reward {config.name}: actor {config.actor!r} of {config.namespace!r} is called by .{config.method}"
+        )
 
     async def open(self) -> None:
         config = self._config
@@ -110,7 +111,8 @@ class NamedActorHost(RewardHost):
         self._method: Any = getattr(handle, config.method, None)
         if self._method is None:
             raise ConfigError(
-                f"reward.rewards {config.name}.method must be one of the actor's, got {config.method!r}; mend it"
+                f"reward.rewards {config.name}.method must be a method of the actor, got {config.method!r}; "
+                "correct the name"
             )
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
@@ -125,7 +127,7 @@ class NamedActorHost(RewardHost):
 
 
 def hosted(config: ActorRewardConfig | NamedActorRewardConfig) -> PooledReward:
-    """A reward among Ray's actors; the caller owns those that it starts."""
+    """A reward in Ray actors; the caller ends the actors that it starts."""
     if isinstance(config, NamedActorRewardConfig):
         return PooledReward(config, make_host=lambda: NamedActorHost(config), size=1)
     return PooledReward(config, make_host=lambda: ActorHost(config), size=config.replicas)

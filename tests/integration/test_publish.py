@@ -167,7 +167,7 @@ def test_a_layer_left_stale_is_caught_by_the_rehearsal_with_its_name(rig: Rig, n
         pytest.skip("a tied head has no tensor of its own")
     rig.tell_workers("hold", list(layer))
     try:
-        rig.run(rig.publisher.synchronize())
+        rig.run(rig.publisher.publish())
         with pytest.raises(PublishError) as caught:
             rig.run(rig.publisher.rehearse(rig.engine))
     finally:
