@@ -62,12 +62,9 @@ class LearnerEngine:
 
         Args:
             reference_path: model folder of the frozen reference; the policy's for None.
-            source_path: model folder that exists as long as the run, whose other files checkpoints copy; the
-                policy's for None.
-            dtype: `float32` or `bfloat16`.
+            source_path: model folder that exists as long as the run, whose other files checkpoints copy.
             temperature: the sampler's, which divides every logit here too.
             max_tokens: most tokens of a completion, the constant of Dr.GRPO's aggregation.
-            seed: the run's; each rank derives its seed from it.
         """
         self.config, self.temperature, self.max_tokens = config, temperature, max_tokens
         self.pad_token_id = pad_token_id
@@ -145,11 +142,8 @@ class LearnerEngine:
             ]
         updates: list[dict[str, float]] = []
         while len(updates) < self.config.updates_per_step:
-            updates.append(
-                self._update(
-                    passes, GrpoObjective(self.config, temperature=self.temperature), denominators, seconds
-                )
-            )
+            objective = GrpoObjective(self.config, temperature=self.temperature)
+            updates.append(self._update(passes, objective, denominators, seconds))
             if updates[-1]["learner/is_skipped"]:
                 break
         # the first update shows the sampler's policy, the last the distance from it
@@ -213,16 +207,19 @@ class LearnerEngine:
             return [self._deepspeed(b.tokens, temperature=self.temperature)[0] for b in batches]
 
     def _update(
-        self,
-        passes: Sequence[Pass],
-        objective: Objective,
-        denominators: Denominators,
-        seconds: dict[str, float],
+        self, passes: Sequence[Pass], objective: Objective, denominators: Denominators, seconds: dict[str, float]
     ) -> dict[str, float]:
         """Forward and backward of every pass, then one optimizer step if all values are finite."""
         sums = StepSums()
         totals: dict[str, float] = {}
-        lr = self._learning_rate()
+        settings = self.config.optimizer
+        lr = learning_rate(
+            self.num_updates,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            total_steps=self.config.steps * self.config.updates_per_step,
+            schedule=settings.schedule,
+        )
         self._deepspeed.set_learning_rate(lr)
         for i, part in enumerate(passes):
             is_last = i == len(passes) - 1
@@ -248,16 +245,6 @@ class LearnerEngine:
             "learner/lr": lr,
             "learner/is_skipped": float(not stepped.is_taken),
         }
-
-    def _learning_rate(self) -> float:
-        settings = self.config.optimizer
-        return learning_rate(
-            self.num_updates,
-            peak=settings.lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=self.config.steps * self.config.updates_per_step,
-            schedule=settings.schedule,
-        )
 
     def score(
         self, prompts: Sequence[ProcessedPrompt], completions: Sequence[Sequence[Sequence[int]]]

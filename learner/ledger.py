@@ -33,7 +33,6 @@ class Ledger:
         self.path = path
         self._pending: list[dict[str, Any]] = []
         self.failures: Counter[str] = Counter()
-        self.num_trained = 0
         self.lineage = 0
         """Number of rewinds."""
         if path.exists():
@@ -52,7 +51,6 @@ class Ledger:
         self._add(draw=draw.key, event=event, **position, **details)
 
     def trained(self, draw: Draw, *, step: int) -> None:
-        self.num_trained += 1
         self._add(draw=draw.key, fate="trained", step=step)
 
     def filtered(self, draw: Draw, *, reason: str, step: int) -> None:

@@ -6,7 +6,7 @@ checkpoints/step_000120/hf/           a model folder for transformers and vLLM
                         manifest.json every file's size and digest
 
 checkpoints/best.json names the checkpoint with the highest UAR on the validation clips, which is never removed.
-`step_N.partial` is not finished; `step_N.torn` was found damaged.
+`step_N.partial` is unfinished, `step_N.torn` damaged.
 """
 
 import hashlib

@@ -77,16 +77,10 @@ class GrpoLoop:
         self._guard = NonFiniteGuard(key="learner/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
-        """Trains.
+        """Trains; errors of the producer, the ranks, the publisher and the checkpoints end it.
 
         Raises:
-            DatasetError: no clip of the corpus could be used.
-            PublishError: an engine does not hold the learner's weights.
-            LearnerError: a rank failed.
             NonFiniteError: too many steps in a row were left out.
-            EngineError: an engine died.
-            RewardError: the reward service died.
-            StopRequestedError: the run was asked to stop, and did between two steps.
         """
         parts, remaining = self.parts, self.last_step - self.state.step
         num_batches = min(parts.producer.buffer.max_staleness + 1, remaining)

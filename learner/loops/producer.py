@@ -60,10 +60,7 @@ class GroupProducer:
 
     def __post_init__(self) -> None:
         self._failures = FailureTracker(
-            self.ledger,
-            num_prompts=len(self.stream),
-            rule="some draw must become a group",
-            remedies=REMEDIES,
+            self.ledger, num_prompts=len(self.stream), rule="some draw must become a group", remedies=REMEDIES
         )
 
     def start(self, count: int) -> None:
@@ -84,11 +81,7 @@ class GroupProducer:
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
         """Returns the next groups to train, none of them too stale.
 
-        Raises:
-            DatasetError: every clip of the corpus has failed.
-            EngineError: an engine died.
-            RewardError: the reward service died.
-            StopRequestedError: the run is to stop.
+        Raises the first error of a task, `DatasetError` when every clip has failed, or `StopRequestedError`.
         """
         while True:
             self._send_back(self.buffer.drop_stale(learner_version=learner_version))
@@ -119,16 +112,15 @@ class GroupProducer:
     async def _make_group(self, asking: list[Draw]) -> None:
         while True:
             asking[:] = [self.stream.next()]
-            answer = await self._ask(asking[0])
+            answer: Group | Failure
+            prompt = await self._prepared(asking[0])
+            if isinstance(prompt, Failure):
+                answer = prompt
+            else:
+                generation = await self._timed("generate", self.generate(prompt))
+                answer = await self._scored(prompt, generation)
             if self._settle(asking[0], answer, asking):
                 return
-
-    async def _ask(self, draw: Draw) -> Group | Failure:
-        prompt = await self._prepared(draw)
-        if isinstance(prompt, Failure):
-            return prompt
-        generation = await self._timed("generate", self.generate(prompt))
-        return await self._scored(prompt, generation)
 
     async def _make_together(self, count: int, asking: list[Draw], *, together: GenerateTogetherFn) -> None:
         missing = count

@@ -55,13 +55,11 @@ class SftLoop:
         self._guard = NonFiniteGuard(key="sft/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
-        """Trains.
+        """Trains; errors of the ranks and the checkpoints end it.
 
         Raises:
             DatasetError: no clip could be used.
-            LearnerError: a rank failed.
             NonFiniteError: too many steps in a row were left out.
-            StopRequestedError: the run was asked to stop, and did between two steps.
         """
         while self.state.step < self.last_step:
             self.parts.should_stop()

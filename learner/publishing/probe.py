@@ -40,12 +40,12 @@ class Probe:
     ) -> None:
         self.probes = tuple(probes)
         self.tolerance = config.canary_tolerance
-        self._senders, self._transfer, self._deadline_s = senders, transfer, config.deadline_s
+        self.senders, self.transfer, self._deadline_s = senders, transfer, config.deadline_s
         # of the whole vocabulary: a truncated sampler's probabilities are not the learner's
         self.sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
 
     async def ask(self, engine: WeightReceiver, *, num_completions: int = 1) -> Answers:
-        async with self._transfer.phase("probe", engine.name):
+        async with self.transfer.phase("probe", engine.name):
             answers = await all_ended(
                 engine.generate(
                     probe,
@@ -61,8 +61,8 @@ class Probe:
     async def score(self, answers: Sequence[Answers], *, only_media: bool = False) -> list[Logprobs]:
         """The ranks' log-probabilities of each engine's answers; with `only_media`, texts get empty rows."""
         chosen = [i for i, p in enumerate(self.probes) if p.placeholders or not only_media]
-        async with self._transfer.phase("score", "ranks"):
-            scores = await self._senders.score(
+        async with self.transfer.phase("score", "ranks"):
+            scores = await self.senders.score(
                 [self.probes[i] for i in chosen],
                 [[c.token_ids for a in answers for c in a.completions[i]] for i in chosen],
             )
@@ -76,10 +76,6 @@ class Probe:
     async def agreement(self, engine: WeightReceiver, *, num_completions: int = 1) -> Agreement:
         answers = await self.ask(engine, num_completions=num_completions)
         return agreement_of(minus(answers.logprobs, (await self.score([answers]))[0]))
-
-    def differs(self, difference: float) -> bool:
-        """True if a difference exceeds the tolerance, or is NaN."""
-        return not difference <= self.tolerance
 
     def disagreement(
         self,

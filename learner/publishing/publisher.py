@@ -46,7 +46,11 @@ class PublishReport:
 
 
 class Publisher:
-    """Owns the policy version, the identity of cache entries, and the proofs."""
+    """Owns the policy version, the identity of cache entries, and the proofs.
+
+    Raises:
+        PublishError: a phase failed or passed its deadline, or a proof failed.
+    """
 
     def __init__(
         self,
@@ -77,14 +81,7 @@ class Publisher:
         self._probe = Probe(
             senders=senders, transfer=self._transfer, probes=probes, sampling=sampling, config=config
         )
-        self._rehearsal = Rehearsal(
-            senders=senders,
-            transfer=self._transfer,
-            probe=self._probe,
-            plan=plan,
-            config=config,
-            dtype=dtype,
-        )
+        self._rehearsal = Rehearsal(self._probe, plan=plan, config=config, dtype=dtype)
         # cache entries outlive publishers: a resumed run that repeats a version must not repeat its identity
         self._lineage = secrets.token_hex(4)
         self._num_identities = 0
@@ -100,13 +97,10 @@ class Publisher:
         self._probe.tolerance = tolerance
 
     async def start(self, *, synchronize: bool = False) -> dict[str, Agreement]:
-        """Measures the noise at the current version, then rehearses every engine.
+        """Measures the noise at the current version, then rehearses every engine; returns their agreements at rest.
 
-        With `synchronize`, engines that may hold other weights get the ranks' first: for ranks that were rebuilt
-        from a checkpoint older than the engines' version. Returns the agreement of each engine at rest.
-
-        Raises:
-            PublishError: an engine does not compute what the learner computes.
+        With `synchronize`, engines first get the ranks' weights: for ranks that were rebuilt from a checkpoint
+        older than the engines' version.
         """
         if synchronize:
             await self._send_weights(self.version)
@@ -134,11 +128,7 @@ class Publisher:
         self.canary_tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
 
     async def publish(self) -> PublishReport:
-        """Sends the ranks' weights to every engine as the next version.
-
-        Raises:
-            PublishError: a phase passed its deadline or failed, or a proof did not hold.
-        """
+        """Sends the ranks' weights to every engine as the next version."""
         version = self.version + 1
         seconds: dict[str, float] = defaultdict(float)
         manifest = await self._send_weights(version, seconds=seconds)
@@ -160,17 +150,13 @@ class Publisher:
         return report
 
     async def check(self, engine: WeightReceiver) -> Agreement:
-        """The canary of one engine, which is paused if it fails with a `PublishError`."""
+        """The canary of one engine, which is paused if it fails."""
         agreement = await self._probe.agreement(engine)
         await self._require(agreement, engine)
         return agreement
 
     async def rehearse(self, *engines: WeightReceiver) -> None:
-        """Publishes noisy weights to some engines, checks every layer, and publishes the true weights again.
-
-        Raises:
-            PublishError: an engine's arithmetic does not use a published layer, which is named.
-        """
+        """Publishes noisy weights to some engines, checks every layer, and publishes the true weights again."""
         try:
             not_exercised = await self._rehearsal.run(engines, current=self._identity)
         except PublishError as error:
@@ -203,9 +189,7 @@ class Publisher:
         keeps_towers = self._num_identities > 0 and not self._plan.changes_towers
         self._num_identities += 1
         return Identity(
-            version=version,
-            weights_id=weights_id,
-            tower_id=self._identity.tower_id if keeps_towers else weights_id,
+            version=version, weights_id=weights_id, tower_id=self._identity.tower_id if keeps_towers else weights_id
         )
 
     async def _check_all(self) -> dict[str, Agreement]:
@@ -215,7 +199,7 @@ class Publisher:
         return agreements
 
     async def _require(self, agreement: Agreement, engine: WeightReceiver) -> None:
-        if self._probe.differs(agreement.max):
+        if agreement.exceeds(self.canary_tolerance):
             await engine.pause()
             raise self._probe.disagreement(
                 agreement, engine, proof="canary", version=self.version, subject="log-probabilities"

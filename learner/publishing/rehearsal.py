@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from common.config.learner import PublishConfig
-from common.protocols import WeightReceiver, WeightSenders
+from common.protocols import WeightReceiver
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Answers, Probe
-from learner.publishing.transfer import Identity, Transfer
+from learner.publishing.transfer import Identity
 from learner.publishing.verification import (
     Agreement,
     Evidence,
@@ -51,10 +51,6 @@ class Trial:
     def agreement(self) -> Agreement:
         return agreement_of(self.differences)
 
-    def differs(self, agreement: Agreement) -> bool:
-        """True if a difference exceeds rounding, or is NaN."""
-        return not agreement.max <= self.tolerance
-
     def evidence(self, layer: Layer) -> Evidence:
         return evidence_of(self.differences, self.signatures[layer])
 
@@ -71,17 +67,8 @@ class Trial:
 class Rehearsal:
     """Publishes noisy weights to engines and compares; the caller publishes the true weights again."""
 
-    def __init__(
-        self,
-        *,
-        senders: WeightSenders,
-        transfer: Transfer,
-        probe: Probe,
-        plan: PublishPlan,
-        config: PublishConfig,
-        dtype: str,
-    ) -> None:
-        self._senders, self._transfer, self._probe, self._plan = senders, transfer, probe, plan
+    def __init__(self, probe: Probe, *, plan: PublishPlan, config: PublishConfig, dtype: str) -> None:
+        self._senders, self._transfer, self._probe, self._plan = probe.senders, probe.transfer, probe, plan
         self._scale = config.rehearsal_scale or SCALE
         self._noise_factor, self._rounding = config.canary_noise_factor, ROUNDING[dtype]
         self._num_nonces = 0
@@ -153,9 +140,9 @@ class Rehearsal:
 
     async def _require(self, trial: Trial, engine: WeightReceiver, *, current: Identity) -> None:
         agreement, culprit = trial.agreement, trial.culprit()
-        if culprit is None and not trial.differs(agreement):
+        if culprit is None and not agreement.exceeds(trial.tolerance):
             return
-        if culprit is not None and not (trial.differs(agreement) and trial.differs(culprit[1])):
+        if culprit is not None and not (agreement.exceeds(trial.tolerance) and culprit[1].exceeds(trial.tolerance)):
             layers = [culprit[0]]
         else:
             layers = await self._locate(engine, trial, current=current)
@@ -177,7 +164,7 @@ class Rehearsal:
                 names = [name for layer in half for name in layer]
                 async with self._noise([engine], names=names, current=current):
                     agreement = await self._probe.agreement(engine, num_completions=NUM_COMPLETIONS)
-                if trial.differs(agreement):
+                if agreement.exceeds(trial.tolerance):
                     layers = half
                     break
             else:

@@ -42,11 +42,7 @@ class Transfer:
         self._senders, self._plan, self._segments, self._deadline_s = senders, plan, segments, deadline_s
 
     async def send(
-        self,
-        engines: Sequence[WeightReceiver],
-        identity: Identity,
-        *,
-        seconds: dict[str, float] | None = None,
+        self, engines: Sequence[WeightReceiver], identity: Identity, *, seconds: dict[str, float] | None = None
     ) -> list[TensorReceipt]:
         """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
 

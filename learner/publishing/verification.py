@@ -25,6 +25,10 @@ class Agreement:
     by_probe: tuple[float, ...]
     """Largest of each probe."""
 
+    def exceeds(self, tolerance: float) -> bool:
+        # NaN exceeds every tolerance
+        return not self.max <= tolerance
+
 
 def agreement_of(differences: Logprobs) -> Agreement:
     """Mean and maximum over the tokens of all probes; NaN counts as larger than any number."""

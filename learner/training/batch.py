@@ -25,10 +25,6 @@ class TrainGroup:
     advantages: tuple[float, ...]
     """[G]"""
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(ids) for ids in self.token_ids)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
@@ -57,10 +53,7 @@ def train_group(group: Group, prompt: ProcessedPrompt) -> TrainGroup:
 def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGroup:
     """A prompt and the completion to imitate, as a group of one."""
     return TrainGroup(
-        prompt=prompt,
-        token_ids=(tuple(token_ids),),
-        rollout_logprobs=((0.0,) * len(token_ids),),
-        advantages=(1.0,),
+        prompt=prompt, token_ids=(tuple(token_ids),), rollout_logprobs=((0.0,) * len(token_ids),), advantages=(1.0,)
     )
 
 
@@ -84,12 +77,7 @@ def token_cost(num_prompt_tokens: int, completion_lengths: Sequence[int]) -> int
 
 
 def micro_batches(
-    groups: Sequence[TrainGroup],
-    *,
-    max_rows: int,
-    max_tokens: int,
-    pad_token_id: int,
-    device: torch.device | str,
+    groups: Sequence[TrainGroup], *, max_rows: int, max_tokens: int, pad_token_id: int, device: torch.device | str
 ) -> list[MicroBatch]:
     """Cuts one rank's groups into passes within a budget of completions and of tokens, padding included.
 

@@ -55,11 +55,7 @@ def policy_loss(
 
 
 def aggregate(
-    per_token: Float[Tensor, "n c"],
-    mask: Float[Tensor, "n c"],
-    *,
-    how: Aggregation,
-    denominators: Denominators,
+    per_token: Float[Tensor, "n c"], mask: Float[Tensor, "n c"], *, how: Aggregation, denominators: Denominators
 ) -> Float[Tensor, ""]:
     """A part's share of the batch's loss: the parts of a batch, on any rank, add up to the whole.
 

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 
 from learner.zero.parameters import (
     full_shape,
-    is_partitioned,
     link_states,
-    read_partitioned,
-    stepped_copy,
+    read_stepped,
     stepped_tensors,
     torch_optimizer,
-    write_partitioned,
+    write_stepped,
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -23,19 +21,19 @@ MASTER = "master"
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Whole float32 tensors of a parameter's state, on its device; zeros before the first step.
+    """Whole float32 tensors of a parameter's state, on its device, which the next step may change.
 
-    The next step may change them.
+    Moments are zeros before the first step.
     """
-    master = _master(engine, name, parameter)
-    if not torch_optimizer(engine.optimizer).state:
-        return {
-            f"{name}.{kind}": torch.zeros(full_shape(parameter), device=parameter.device) for kind in MOMENTS
-        } | master
-    if not is_partitioned(parameter):
-        state = torch_optimizer(engine.optimizer).state[stepped_copy(engine.optimizer, parameter)]
-        return {f"{name}.{kind}": state[kind].detach().float() for kind in MOMENTS} | master
-    return {f"{name}.{kind}": read_partitioned(engine.optimizer, parameter, kind) for kind in MOMENTS} | master
+    state: dict[str, Tensor] = {}
+    for kind in MOMENTS:
+        if torch_optimizer(engine.optimizer).state:
+            state[f"{name}.{kind}"] = read_stepped(engine.optimizer, parameter, kind)
+        else:
+            state[f"{name}.{kind}"] = torch.zeros(full_shape(parameter), device=parameter.device)
+    if parameter.dtype != torch.float32:
+        state[f"{name}.{MASTER}"] = read_stepped(engine.optimizer, parameter, None)
+    return state
 
 
 def write_state(
@@ -46,30 +44,11 @@ def write_state(
         return
     state = cast(dict[Any, Any], torch_optimizer(engine.optimizer).state)
     for flat in stepped_tensors(engine.optimizer):
-        state[flat] = {
-            "step": torch.tensor(float(num_updates)),
-            **{kind: torch.zeros_like(flat) for kind in MOMENTS},
-        }
+        zeros = {kind: torch.zeros_like(flat) for kind in MOMENTS}
+        state[flat] = {"step": torch.tensor(float(num_updates)), **zeros}
     link_states(engine.optimizer)
     for name, parameter in parameters.items():
-        moments = {kind: values[f"{name}.{kind}"] for kind in MOMENTS}
-        master = values.get(f"{name}.{MASTER}")
-        if is_partitioned(parameter):
-            for kind, value in moments.items():
-                write_partitioned(parameter, value, kind)
-            if master is not None:
-                write_partitioned(parameter, master, None)
-            continue
-        stepped = stepped_copy(engine.optimizer, parameter)
-        for kind, value in moments.items():
-            state[stepped][kind].copy_(value)
-        if master is not None:
-            stepped.data.copy_(master)
-
-
-def _master(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    if parameter.dtype == torch.float32:
-        return {}
-    if is_partitioned(parameter):
-        return {f"{name}.{MASTER}": read_partitioned(engine.optimizer, parameter, None)}
-    return {f"{name}.{MASTER}": stepped_copy(engine.optimizer, parameter).detach().float()}
+        for kind in MOMENTS:
+            write_stepped(engine.optimizer, parameter, values[f"{name}.{kind}"], kind)
+        if f"{name}.{MASTER}" in values:
+            write_stepped(engine.optimizer, parameter, values[f"{name}.{MASTER}"], None)

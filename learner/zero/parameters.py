@@ -47,13 +47,15 @@ def full_bytes(parameter: nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
 
 
-def is_partitioned(parameter: nn.Parameter) -> bool:
+def _is_partitioned(parameter: nn.Parameter) -> bool:
     """True if its optimizer state is in flat partitions: at stages 1 to 3, for trained parameters."""
     return hasattr(parameter, "_hp_mapping") or (hasattr(parameter, "ds_id") and parameter.requires_grad)
 
 
-def read_partitioned(optimizer: Any, parameter: nn.Parameter, kind: str | None) -> Tensor:
-    """A whole float32 state of a partitioned parameter, its float32 copy for None; a collective."""
+def read_stepped(optimizer: Any, parameter: nn.Parameter, kind: str | None) -> Tensor:
+    """A whole float32 state of a parameter, or for None the values that the optimizer steps; a collective."""
+    if not _is_partitioned(parameter):
+        return _stepped_tensor(optimizer, parameter, kind).detach().float()
     import deepspeed
 
     whole: Any = deepspeed.utils
@@ -69,8 +71,11 @@ def read_partitioned(optimizer: Any, parameter: nn.Parameter, kind: str | None) 
     return cast(Tensor, value).detach().float().reshape(full_shape(parameter))
 
 
-def write_partitioned(parameter: nn.Parameter, value: Tensor, kind: str | None) -> None:
-    """Restores a value that `read_partitioned` returned, on every rank."""
+def write_stepped(optimizer: Any, parameter: nn.Parameter, value: Tensor, kind: str | None) -> None:
+    """Restores a value that `read_stepped` returned, on every rank."""
+    if not _is_partitioned(parameter):
+        _stepped_tensor(optimizer, parameter, kind).data.copy_(value)
+        return
     import deepspeed
 
     whole: Any = deepspeed.utils
@@ -85,15 +90,13 @@ def write_parameter(optimizer: Any, parameter: nn.Parameter, value: Tensor) -> N
     """Changes a parameter, and the copy of it that the optimizer steps; a collective."""
     with torch.no_grad(), gathered([parameter], modify=True):
         parameter.copy_(value)
-    if is_partitioned(parameter):
-        write_partitioned(parameter, value.float(), None)
-    else:
-        stepped_copy(optimizer, parameter).data.copy_(value)
+    write_stepped(optimizer, parameter, value.float(), None)
 
 
-def stepped_copy(optimizer: Any, parameter: nn.Parameter) -> Tensor:
-    """The tensor that is stepped for an unpartitioned parameter: itself, or its float32 copy."""
-    return next((copy for low, copy in _copies(optimizer) if low is parameter), parameter)
+def _stepped_tensor(optimizer: Any, parameter: nn.Parameter, kind: str | None) -> Tensor:
+    """The tensor that is stepped for an unpartitioned parameter, itself or its float32 copy; or its state."""
+    stepped = next((copy for low, copy in _copies(optimizer) if low is parameter), parameter)
+    return stepped if kind is None else torch_optimizer(optimizer).state[stepped][kind]
 
 
 def _copies(optimizer: Any) -> list[tuple[nn.Parameter, Tensor]]:
