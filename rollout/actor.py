@@ -98,21 +98,17 @@ class EngineActor:
     async def receive_copy(self, data: np.ndarray, bucket: int) -> None:
         """Loads a bucket whose bytes came from another node, through a segment on this node."""
         slot = bucket % 2
-        if slot not in self._copies or self._copies[slot].num_bytes < len(data):
-            self._close_copy(slot)
+        if slot in self._copies and self._copies[slot].num_bytes < len(data):
+            self._copies.pop(slot).close(unlink=True)
+        if slot not in self._copies:
             self._copies[slot] = Segment(segment_path("engine", slot), num_bytes=len(data))
         await asyncio.to_thread(self._copies[slot].fill, data)
         await self.receive(str(self._copies[slot].path), bucket)
 
-    def _close_copy(self, slot: int) -> None:
-        segment = self._copies.pop(slot, None)
-        if segment is not None:
-            segment.close(unlink=True)
-
     def shutdown(self) -> None:
         self._engine.shutdown()
-        for slot in list(self._copies):
-            self._close_copy(slot)
+        for segment in self._copies.values():
+            segment.close(unlink=True)
 
 
 def _output() -> str:

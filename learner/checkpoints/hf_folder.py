@@ -7,10 +7,11 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
+from learner.checkpoints.shard_writer import StoredTensors
 from learner.zero.parameters import full_bytes
 
 logger = logging.getLogger(__name__)
@@ -37,11 +38,10 @@ def shards_of(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
 
 
 def kept_files(source: Path, *, target: Path) -> Iterator[Path]:
-    """Files below a model folder that a new checkpoint copies, as relative paths.
+    """Files below a model folder that the new checkpoint `target` copies, as relative paths.
 
-    Left out are weights, hidden folders (`.git`, `.cache`), folders that contain the new checkpoint `target`, and
-    links that lead back or nowhere. Other links are followed. The log names files left out that the checkpoint does
-    not replace.
+    Left out, and named in the log unless replaced, are weights, folders that contain the target, and links that
+    lead back or nowhere; hidden folders (`.git`, `.cache`) are left out too. Other links are followed.
     """
     left_out: list[Path] = []
     for folder, names, files in os.walk(source, followlinks=True, onerror=_raise):
@@ -73,22 +73,17 @@ class HfWriter:
     def __init__(self, folder: Path, *, source: Path, shards: Sequence[Sequence[str]]) -> None:
         self._folder, self._source, self._shards = folder, source, shards
         known = {name for names in shards for name in names}
-        carried = [(path, _names_in(path) - known) for path in sorted(source.glob("*.safetensors"))]
-        self._carried = [(path, sorted(names)) for path, names in carried if names]
+        files = [StoredTensors(path) for path in sorted(source.glob("*.safetensors"))]
+        self._carried = [(file, sorted(names)) for file in files if (names := file.keys() - known)]
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
-
         save_file(dict(tensors), self._folder / self._file(number), metadata={"format": "pt"})
 
     def write_rest(self) -> None:
         """Writes the source's other tensors, its other files, and the index."""
-        from safetensors import safe_open
-
-        for number, (path, names) in enumerate(self._carried, start=len(self._shards)):
-            with cast(Any, safe_open)(path, framework="pt") as file:
-                self.write(number, {name: cast(Tensor, file.get_tensor(name)) for name in names})
+        for number, (file, names) in enumerate(self._carried, start=len(self._shards)):
+            self.write(number, {name: file[name] for name in names})
         for path in kept_files(self._source, target=self._folder):
             target = self._folder / path
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,10 +101,3 @@ class HfWriter:
     def _file(self, number: int) -> str:
         count = len(self._shards) + len(self._carried)
         return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _names_in(path: Path) -> set[str]:
-    from safetensors import safe_open
-
-    with cast(Any, safe_open)(path, framework="pt") as file:
-        return set(cast(list[str], file.keys()))

@@ -97,10 +97,10 @@ class RankCheckpoints:
         counts = json.loads((stored / "engine.json").read_text())
         if self._lora:
             self.load_adapter(folder / "adapter")
-        moments = StoredTensors(stored, "part-*.safetensors")
+        moments = StoredTensors(*sorted(stored.glob("part-*.safetensors")))
         optimizer_state.write_state(self._deepspeed, self._trained(), moments, num_updates=counts["num_updates"])
         if counts["world_size"] == self._ranks.world_size:
-            load_rng_state(StoredTensors(stored, f"rng-{self._ranks.rank:05d}.safetensors"))
+            load_rng_state(StoredTensors(stored / f"rng-{self._ranks.rank:05d}.safetensors"))
         return counts["num_updates"]
 
     def adapter(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -95,10 +95,10 @@ class ShardWriter:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of a folder's safetensors files, read on access."""
+    """The tensors of safetensors files, read on access."""
 
-    def __init__(self, folder: Path, pattern: str) -> None:
-        self._files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(pattern))]
+    def __init__(self, *paths: Path) -> None:
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
         self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no mapping
 
     def __getitem__(self, name: str) -> Tensor:

@@ -82,10 +82,7 @@ async def predict_clips(
     max_in_flight: int,
     on_clip: Callable[[int, int], None],
 ) -> list[Prediction]:
-    """Asks every clip once; `generate` samples one completion, greedily.
-
-    `on_clip` is called with the number of clips evaluated, and of all clips.
-    """
+    """Asks every clip once, greedily; `on_clip` gets the number of clips evaluated, and of all clips."""
     room = asyncio.Semaphore(max_in_flight)
     num_done = 0
 

@@ -11,10 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class FailureTracker:
-    """Counts the clips that failed since the last success.
-
-    Failures return sooner than groups, so many in a row mean little: the run stops only when every clip has failed.
-    """
+    """Counts the clips that failed since the last success, and stops the run when every clip has."""
 
     def __init__(self, ledger: Ledger, *, num_prompts: int, rule: str, remedies: Mapping[str, str]) -> None:
         self._ledger, self._num_prompts = ledger, num_prompts
@@ -29,6 +26,7 @@ class FailureTracker:
         logger.warning("draw %s failed: %s: %s", draw.key, failure.reason, failure.detail)
         self._ledger.failed(draw, failure)
         self._failed.add(draw.record.prompt_id)
+        # failures return sooner than groups: fewer in a row mean little
         if len(self._failed) >= self._num_prompts:
             self._ledger.commit()
             message = only_failures(self._rule, self._ledger.failures, self._remedies)

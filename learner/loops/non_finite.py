@@ -34,11 +34,7 @@ class NonFiniteGuard:
                 ledger.trained(draw, step=step)
 
     def check(self, step: int, *, batch: Path) -> None:
-        """Warns of a step that was left out, once it is in the records; `batch` is the file that shows its batch.
-
-        Raises:
-            NonFiniteError: more than `limit` steps in a row were left out.
-        """
+        """Warns of a recorded step that was left out, or raises `NonFiniteError` past the limit."""
         if not self._in_a_row:
             return
         if self._in_a_row > self._limit:

@@ -79,10 +79,7 @@ class GroupProducer:
         task.add_done_callback(self._ended)
 
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
-        """Returns the next groups to train, none of them too stale.
-
-        Raises the first error of a task, `DatasetError` when every clip has failed, or `StopRequestedError`.
-        """
+        """Returns the next groups to train, none too stale; raises the error of a task or of `interrupt`."""
         while True:
             self._send_back(self.buffer.drop_stale(learner_version=learner_version))
             if self._error is not None:

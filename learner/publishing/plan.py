@@ -41,10 +41,9 @@ def plan_publish(
     tower_prefixes: tuple[str, ...],
     bucket_bytes: int,
 ) -> PublishPlan:
-    """Packs every engine layer with a trained tensor into buckets.
+    """Packs every engine layer with a trained tensor into buckets; a layer larger than a bucket gets its own.
 
-    `engine_layer` returns the engine's layer of a name, `tower_prefixes` are of names that feed the encoder cache.
-    A layer larger than `bucket_bytes` gets its own bucket.
+    `engine_layer` returns the engine's layer of a name; names of `tower_prefixes` feed the encoder cache.
     """
     layers: dict[str, list[str]] = {}
     for name in source.parameters:

@@ -11,8 +11,6 @@ it; each phase has a deadline, whose error names the phase and the engine.
 
 import logging
 import secrets
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +32,6 @@ class PublishReport:
     """A publish that passed receipt and canary on every engine."""
 
     version: int
-    num_tensors: int
     num_bytes: int
     canary: dict[str, Agreement]
     """By engine."""
@@ -92,10 +89,6 @@ class Publisher:
         """Largest difference of the probe that passes; `start` measures it in bfloat16."""
         return self._probe.tolerance
 
-    @canary_tolerance.setter
-    def canary_tolerance(self, tolerance: float) -> None:
-        self._probe.tolerance = tolerance
-
     async def start(self, *, synchronize: bool = False) -> dict[str, Agreement]:
         """Measures the noise at the current version, then rehearses every engine; returns their agreements at rest.
 
@@ -125,27 +118,27 @@ class Publisher:
                 engine=", ".join(at_rest),
                 subject="log-probabilities",
             )
-        self.canary_tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
+        self._probe.tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
 
     async def publish(self) -> PublishReport:
         """Sends the ranks' weights to every engine as the next version."""
         version = self.version + 1
-        seconds: dict[str, float] = defaultdict(float)
-        manifest = await self._send_weights(version, seconds=seconds)
-        start = time.perf_counter()
-        canary = await self._check_all()
-        seconds["canary"] += time.perf_counter() - start
+        manifest = await self._send_weights(version)
+        with self._transfer.timed("canary"):
+            canary = await self._check_all()
         report = PublishReport(
             version=version,
-            num_tensors=len(manifest),
             num_bytes=sum(num_bytes(r) for r in manifest),
             canary=canary,
             canary_tolerance=self.canary_tolerance,
             num_rehearsals=self.num_rehearsals,
-            seconds=dict(seconds),
+            seconds=dict(self._transfer.seconds),
         )
         logger.info(
-            "published weights version=%d bytes=%d seconds=%.2f", version, report.num_bytes, sum(seconds.values())
+            "published weights version=%d bytes=%d seconds=%.2f",
+            version,
+            report.num_bytes,
+            sum(report.seconds.values()),
         )
         return report
 
@@ -176,10 +169,10 @@ class Publisher:
             describe(not_exercised),
         )
 
-    async def _send_weights(self, version: int, *, seconds: dict[str, float] | None = None) -> list[TensorReceipt]:
+    async def _send_weights(self, version: int) -> list[TensorReceipt]:
         """Sends the ranks' weights to every engine, under a new identity for their caches."""
         self._identity = self._next_identity(version)
-        manifest = await self._transfer.send(self._engines, self._identity, seconds=seconds)
+        manifest = await self._transfer.send(self._engines, self._identity)
         self.version = version
         return manifest
 

@@ -76,11 +76,8 @@ class Rehearsal:
     async def run(self, engines: Sequence[WeightReceiver], *, current: Identity) -> tuple[Layer, ...]:
         """Tries until every engine follows every layer, or no effect of the rest can be measured.
 
-        Returns:
-            The layers whose effect on the probe is lost in rounding.
-
-        Raises:
-            PublishError: an engine does not follow a published layer, which is named.
+        Returns the layers whose effect on the probe is lost in rounding; raises `PublishError` for a layer that an
+        engine does not follow.
         """
         open_layers = list(self._plan.layers)
         for _ in range(MAX_TRIALS):
@@ -183,10 +180,7 @@ class Rehearsal:
     async def _noise(
         self, engines: Sequence[WeightReceiver], *, names: Sequence[str] | None, current: Identity
     ) -> AsyncGenerator[int]:
-        """A block with noisy weights in ranks and engines, under a new identity; yields the noise's nonce.
-
-        After it the ranks hold the true weights, the engines still the noisy ones.
-        """
+        """A block with noisy weights in ranks and engines, whose end restores the ranks; yields the nonce."""
         self._num_nonces += 1
         nonce = self._num_nonces
         label = f"{current.weights_id}-rehearsal-{nonce}"

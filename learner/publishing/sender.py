@@ -39,10 +39,7 @@ class WeightSender:
         return self._segments[bucket % 2].manifest() if self._rank == 0 else []
 
     def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
-        """Mixes noise into the named tensors, all for None, until `restore`.
-
-        `scale` is relative to each tensor's root mean square; another `nonce` gives other noise.
-        """
+        """Mixes noise of `scale` times each tensor's root mean square into the named tensors, all for None."""
         for name in self.plan.names:
             if names is None or name in names:
                 self._source.perturb(name, scale=scale, nonce=nonce)

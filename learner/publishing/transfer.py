@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,70 +40,64 @@ class Transfer:
         self, *, senders: WeightSenders, plan: PublishPlan, segments: Sequence[str], deadline_s: float
     ) -> None:
         self._senders, self._plan, self._segments, self._deadline_s = senders, plan, segments, deadline_s
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Of the last transfer, by phase."""
 
-    async def send(
-        self, engines: Sequence[WeightReceiver], identity: Identity, *, seconds: dict[str, float] | None = None
-    ) -> list[TensorReceipt]:
-        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
-
-        Raises:
-            PublishError: a phase failed or passed its deadline, or a receipt differs from the manifest.
-        """
-        spent: dict[str, float] = seconds if seconds is not None else defaultdict(float)
-        await self._each(engines, "pause", lambda e: e.pause(), spent)
-        await self._each(engines, "start", lambda e: e.start_update(), spent)
+    async def send(self, engines: Sequence[WeightReceiver], identity: Identity) -> list[TensorReceipt]:
+        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads."""
+        self.seconds.clear()
+        await self._each(engines, "pause", lambda e: e.pause())
+        await self._each(engines, "start", lambda e: e.start_update())
         manifest: list[TensorReceipt] = []
-        gathering = asyncio.ensure_future(self._gather(0, spent))
+        gathering = asyncio.ensure_future(self._gather(0))
         try:
             for bucket in range(len(self._plan.buckets)):
                 manifest += await gathering
                 if bucket + 1 < len(self._plan.buckets):
-                    gathering = asyncio.ensure_future(self._gather(bucket + 1, spent))
+                    gathering = asyncio.ensure_future(self._gather(bucket + 1))
                 path = self._segments[bucket % len(self._segments)]
-                await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b), spent)
+                await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b))
         finally:
             # an error that is already raised comes first
             await asyncio.wait([gathering])
             _ = gathering.cancelled() or gathering.exception()
+        version, weights_id, tower_id = identity.version, identity.weights_id, identity.tower_id
         receipts = await self._each(
             engines,
             "finish",
-            lambda e: e.finish_update(
-                version=identity.version, weights_id=identity.weights_id, tower_id=identity.tower_id
-            ),
-            spent,
+            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
         )
         for engine, receipt in zip(engines, receipts, strict=True):
             check_receipt(self._plan.names, manifest, receipt, engine=engine.name)
-        await self._each(engines, "resume", lambda e: e.resume(), spent)
+        await self._each(engines, "resume", lambda e: e.resume())
         return manifest
 
-    async def _gather(self, bucket: int, seconds: dict[str, float]) -> list[TensorReceipt]:
-        async with self.phase("gather", "ranks", seconds):
-            return await self._senders.send_bucket(bucket)
+    async def _gather(self, bucket: int) -> list[TensorReceipt]:
+        with self.timed("gather"):
+            async with self.phase("gather", "ranks"):
+                return await self._senders.send_bucket(bucket)
 
     async def _each(
-        self,
-        engines: Sequence[WeightReceiver],
-        phase: str,
-        call: Callable[[WeightReceiver], Awaitable[T]],
-        seconds: dict[str, float],
+        self, engines: Sequence[WeightReceiver], phase: str, call: Callable[[WeightReceiver], Awaitable[T]]
     ) -> list[T]:
-        start = time.perf_counter()
-
         async def call_in_phase(engine: WeightReceiver) -> T:
             async with self.phase(phase, engine.name):
                 return await call(engine)
 
-        try:
+        with self.timed(phase):
             return await all_ended(map(call_in_phase, engines))
+
+    @contextmanager
+    def timed(self, phase: str) -> Generator[None]:
+        start = time.perf_counter()
+        try:
+            yield
         finally:
-            seconds[phase] += time.perf_counter() - start
+            self.seconds[phase] += time.perf_counter() - start
 
     @asynccontextmanager
-    async def phase(self, phase: str, where: str, seconds: dict[str, float] | None = None) -> AsyncGenerator[None]:
+    async def phase(self, phase: str, where: str) -> AsyncGenerator[None]:
         """A block with a deadline; its errors name the phase and the engine, or `ranks`."""
-        start = time.perf_counter()
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
@@ -121,9 +115,6 @@ class Transfer:
                 engine=where,
                 subject=phase if deadline.expired() else str(error),
             ) from error
-        finally:
-            if seconds is not None:
-                seconds[phase] += time.perf_counter() - start
 
 
 async def all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:

@@ -43,10 +43,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A stage's points in W&B, which has one run for all stages and attempts of a run folder.
-
-    W&B refuses steps that do not rise: each stage has an axis, `<stage>/step`; repeated steps are new points.
-    """
+    """A stage's points in W&B, in one run for all stages and attempts; a repeated step is a new point."""
 
     def __init__(self, *, project: str, name: str, folder: Path, stage: str) -> None:
         """Starts the run or resumes it, by the id in `wandb_id`."""
@@ -62,6 +59,7 @@ class WandB:
         if active is None or active.id != run_id:
             active = library.init(project=project, name=name, id=run_id, dir=str(folder), resume="allow")
         self._run: Any = active
+        # an axis per stage: W&B refuses steps that do not rise
         self._axis = f"{stage}/step"
         self._planes: set[str] = set()
         self._run.define_metric(self._axis)

@@ -59,8 +59,7 @@ class RunRecorder:
         samples = sample_file(self.folder, step)
         write_samples(samples, groups)
         line = {**report.metrics, "run/lineage": float(self._lineage)}
-        if published:
-            line |= _of_publish(published)
+        line |= _of_publish(published) if published else {}
         self._metrics.write(step, line | {f"seconds/{k}": v for k, v in report.seconds.items()})
         metrics = report.metrics
         self._display.step(

@@ -58,10 +58,7 @@ def train_example(prompt: ProcessedPrompt, token_ids: Sequence[int]) -> TrainGro
 
 
 def split_groups(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Assigns groups with costs in tokens to ranks: the costliest first, each to the rank with the least work.
-
-    Returns the groups' indices per rank, in ascending order; a rank may get none.
-    """
+    """Indices of groups per rank, ascending: the costliest group first, each to the rank with the least tokens."""
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):

@@ -3,7 +3,6 @@
 The policy without its adapters is the reference, so that the reference needs no second model.
 """
 
-import fnmatch
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from common.config.learner import LoraConfig
 from common.errors import ConfigError, ModelError
 from common.models.tokens import TokenBatch
 from learner.zero.deepspeed_facade import DeepSpeedEngine
+from learner.zero.frozen_and_noise import names_matching
 from learner.zero.parameters import gathered, write_parameter
 from learner.zero.weight_source import WeightSource
 
@@ -30,9 +30,6 @@ def inject_adapters(policy: nn.Module, settings: LoraConfig, *, seed: int) -> li
     """Adds adapters to the linear layers that the targets match and that are not frozen; only adapters train then.
 
     `seed`, of the adapters' first values, is the same on every rank. Returns the names of the adapted layers.
-
-    Raises:
-        ConfigError: a target matches no linear layer or a tied one, or all matches are frozen.
     """
     import peft
 
@@ -49,15 +46,7 @@ def _adapted_layers(policy: nn.Module, targets: Sequence[str]) -> list[str]:
     owners: dict[int, int] = {}
     for _, parameter in policy.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    matched: set[str] = set()
-    for target in targets:
-        names = fnmatch.filter(linear, target)
-        if not names:
-            raise ConfigError(
-                f"learner.lora.targets must match linear layers, got {target!r} that matches none; "
-                f"names look like {next(iter(linear))!r}"
-            )
-        matched |= set(names)
+    matched = names_matching(targets, linear, rule="learner.lora.targets must match linear layers")
     tied = [name for name in sorted(matched) if owners[id(linear[name].weight)] > 1]
     if tied:
         raise ConfigError(

@@ -7,11 +7,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
-    """Learning rate of a step, counted from 0.
-
-    Rises linearly over `warmup_steps`, from above 0 at the first step; then stays constant, or falls to 0 at
-    `total_steps`, linearly or along half a cosine.
-    """
+    """Rises linearly over `warmup_steps` from above 0 at step 0; then stays, or falls to 0 at `total_steps`."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":

@@ -61,19 +61,16 @@ class DeepSpeedEngine:
 
     def step(self) -> Stepped:
         """Clips, steps the optimizer and drops the gradients; if their norm is not finite, only drops them."""
-        # DeepSpeed's optimizers check the norm, except the plain one of stage 0 in float32
-        if not self._is_plain:
+        if self._is_plain:
+            # the only one of DeepSpeed's optimizers that steps without a check of the norm
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+            is_taken = math.isfinite(grad_norm)
+            (self._engine.step if is_taken else self._engine.zero_grad)()
+        else:
             self._engine.step()
-            is_taken = bool(self._engine.was_step_applied())
-            return Stepped(grad_norm=float(self._engine.get_global_grad_norm()), is_taken=is_taken)
-        grad_norm = float(
-            torch.nn.utils.get_total_norm([g for p in self.module.parameters() if (g := p.grad) is not None])
-        )
-        if not math.isfinite(grad_norm):
-            self._engine.zero_grad()
-            return Stepped(grad_norm=grad_norm, is_taken=False)
-        self._engine.step()
-        return Stepped(grad_norm=grad_norm, is_taken=True)
+            grad_norm, is_taken = float(self._engine.get_global_grad_norm()), self._engine.was_step_applied()
+        return Stepped(grad_norm=grad_norm, is_taken=bool(is_taken))
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

@@ -21,10 +21,7 @@ MASTER = "master"
 
 
 def read_state(engine: Any, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Whole float32 tensors of a parameter's state, on its device, which the next step may change.
-
-    Moments are zeros before the first step.
-    """
+    """Whole float32 tensors on the parameter's device, which the next step may change; zeros before the first."""
     state: dict[str, Tensor] = {}
     for kind in MOMENTS:
         if torch_optimizer(engine.optimizer).state:

@@ -190,9 +190,7 @@ class Bench:
         if self.version + 1 == self.publish_error_at:
             raise PublishError("no", proof="receipt", engine="e", subject="t")
         self.version += 1
-        return PublishReport(
-            version=self.version, num_tensors=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=1
-        )
+        return PublishReport(version=self.version, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=1)
 
     def record(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None

@@ -94,9 +94,7 @@ def test_a_recorder_keeps_nothing_of_a_step(tmp_path: Path) -> None:
     group = make_group([1.0])
     metrics = {"reward/total/mean": 0.5, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
     seconds = {"rollout": 1.5, "learn": 2.5, "publish": 0.25}
-    published = PublishReport(
-        version=1, num_tensors=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=0
-    )
+    published = PublishReport(version=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=0)
     before = sys.getrefcount(group)
     recorder(1, [group], StepReport(metrics=metrics, seconds=seconds), published)
     # a clip that is still referred to stays in the object store
@@ -197,7 +195,6 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
     canary = {"engine-0": Agreement(mean=1e-7, max=3e-7, by_probe=(3e-7,))}
     published = PublishReport(
         version=4,
-        num_tensors=2,
         num_bytes=8,
         canary=canary,
         canary_tolerance=0.03,
