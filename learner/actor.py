@@ -131,15 +131,15 @@ class RankClients:
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         calls = [getattr(handle, method).remote(*args, **kwargs) for handle in self.handles]
-        return (await self._within_deadline(calls, what=method))[0]
+        return (await self._within_deadline(calls, call=method))[0]
 
-    async def _within_deadline(self, calls: Sequence[Any], *, what: str = "a step") -> list[Any]:
+    async def _within_deadline(self, calls: Sequence[Any], *, call: str = "a step") -> list[Any]:
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await self._all(calls)
         except TimeoutError as error:
             raise LearnerError(
-                f"{what} must end within learner.deadline_s={self._deadline_s:g} s, and did not"
+                f"{call} must end within learner.deadline_s={self._deadline_s:g} s, and did not"
             ) from error
 
     async def _all(self, calls: Sequence[Any]) -> list[Any]:

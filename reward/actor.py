@@ -93,7 +93,7 @@ class RewardClient:
         return self._observed.take()
 
     async def decisions(self) -> tuple[str, ...]:
-        """How each user reward is called, for the log."""
+        """One line per user reward, which describes its calls."""
         return await self.handle.decisions.remote()
 
     async def sources(self) -> dict[str, dict[str, str]]:

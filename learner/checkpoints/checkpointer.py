@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from common.errors import LearnerError
@@ -47,9 +46,7 @@ class Checkpointer:
     async def __aenter__(self) -> "Checkpointer":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # dead ranks will not finish their checkpoint
         if not isinstance(error, LearnerError):
             await self.drain()

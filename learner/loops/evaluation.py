@@ -62,7 +62,7 @@ class EvaluationResult:
     policy: str
     policy_version: int
     recognition: Recognition
-    """Of all clips."""
+    """WAR and UAR over all clips."""
     war_exact: float
     """Share of clips whose answer is the label to the letter."""
     format_rate: float
@@ -70,7 +70,7 @@ class EvaluationResult:
     num_failed: int
     """Clips without an answer."""
     datasets: Mapping[str, Recognition] = field(default_factory=dict[str, Recognition])
-    """By dataset, if there are several."""
+    """WAR and UAR by dataset, if there are several."""
 
 
 async def predict_clips(

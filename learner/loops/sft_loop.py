@@ -25,7 +25,7 @@ class SftParts:
     """The parts and settings of the loop."""
 
     stream: PromptStream
-    """Of clips with a response."""
+    """Clips with a response."""
     prepare: PrepareFn
     train: Callable[[Sequence[MediaRef], Sequence[str]], Awaitable[dict[str, float]]]
     """One supervised step over all ranks, which returns its metrics, `sft/...`."""

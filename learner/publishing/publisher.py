@@ -34,12 +34,12 @@ class PublishReport:
     version: int
     num_bytes: int
     canary: dict[str, Agreement]
-    """By engine."""
+    """Agreement of each engine."""
     canary_tolerance: float
     num_rehearsals: int
     """Passed by engines since the publisher started."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
-    """By phase."""
+    """Duration of each phase."""
 
 
 class Publisher:

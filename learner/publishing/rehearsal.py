@@ -31,7 +31,7 @@ MAX_TRIALS = 3
 NUM_COMPLETIONS = 8
 """Completions of each probe: rounding averages out over many tokens."""
 SCALE = 3.0
-"""Of the noise relative to the tensor; with less, rounding hides an audio tower's queries and keys."""
+"""Size of the noise relative to the tensor; less would hide an audio tower's queries and keys in rounding."""
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8}
 """Relative distance of neighbouring numbers: as noise of the weights, its effect is about that of rounding."""
 

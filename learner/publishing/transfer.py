@@ -41,7 +41,7 @@ class Transfer:
     ) -> None:
         self._senders, self._plan, self._segments, self._deadline_s = senders, plan, segments, deadline_s
         self.seconds: dict[str, float] = defaultdict(float)
-        """Of the last transfer, by phase."""
+        """Durations of the last transfer's phases."""
 
     async def send(self, engines: Sequence[WeightReceiver], identity: Identity) -> list[TensorReceipt]:
         """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads."""

@@ -95,7 +95,7 @@ def note_publish_failure(folder: Path, error: PublishError) -> None:
 
 
 def publish_failures(folder: Path) -> list[dict[str, Any]]:
-    """Of all attempts, oldest first."""
+    """Lines of all attempts, oldest first."""
     return read_lines(folder / PUBLISH_FAILURES)
 
 

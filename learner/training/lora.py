@@ -198,7 +198,7 @@ def load_adapter_file(folder: Path) -> dict[str, Tensor]:
 
 
 def _adapter_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """By peft's names in a file, without the adapter's name."""
+    """Parameters by peft's names in a file, without the adapter's name."""
     return {
         PREFIX + name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in policy.named_parameters()

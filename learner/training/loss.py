@@ -45,7 +45,7 @@ def policy_loss(
     `logprobs` carry a gradient.
 
     Returns:
-        The loss per token, and 1.0 where the clipped branch is the smaller and its gradient is zero.
+        The loss per token, and 1.0 if the clipped branch is the smaller and its gradient is zero.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     advantage = advantages.unsqueeze(-1)

@@ -22,7 +22,7 @@ class WeightSource:
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """By checkpoint name, in the module's order, for sizes and dtypes."""
+        """Parameters by checkpoint name, in the module's order, for sizes and dtypes."""
         return self._parameters
 
     def moves(self, name: str) -> bool:
