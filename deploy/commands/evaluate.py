@@ -1,4 +1,4 @@
-"""Scores predictions, or asks a checkpoint and scores what it says: `python -m learner.evaluate --help`."""
+"""Evaluates predictions or a checkpoint: `python -m learner.evaluate --help`."""
 
 import argparse
 import functools
@@ -7,24 +7,29 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from common.config.run import OmniConfig
+from common.errors import ConfigError
+from common.evaluation.controls import CONDITIONS
+from common.evaluation.predictions import read_predictions, require_clips
 from common.runtime.command import exit_code
+from deploy.commands.command_line import run_command
 
 if TYPE_CHECKING:
-    from common.config.run import OmniConfig
     from common.evaluation.report import Report
 
 PROGRAM = "python -m learner.evaluate"
 PURPOSE = """\
-Scores what a policy says of clips: WAR, UAR and macro F1 with 95 % intervals, to the letter and through the table
-of labels, by fold; writes report.html, report.json, confusion.png and predictions.jsonl into OUT/NAME.
+Computes WAR, UAR and macro F1 with 95 % intervals, by fold: once for answers that equal the label exactly, once for
+answers that the table of labels maps to the same class. Writes report.html, report.json, confusion.png and
+predictions.jsonl into OUT/NAME.
 
-Predictions that are there, without any model or Ray:
+From predictions, without a model or Ray:
   --predictions FILE  JSONL of {"id", "dataset", "fold", "label", "text"} and, where there are, labels, taxonomy,
                       video, audio, policy_version, condition, failure
   --compare FILE      another run's predictions of the same clips: differences with their significance
-  --clips FILE        JSON list or JSONL of the clips that were to be asked: missing and unknown ids are refused
+  --clips FILE        JSON list or JSONL of all clips of the evaluation: missing and unknown ids are errors
   --taxonomy NAME     of the labels: dfew, mafw, mafw_compound, r1_omni, ravdess, ravdess7, mer, open; the dataset's
                       name says it otherwise
 
@@ -45,7 +50,7 @@ Both:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One evaluation; a user's mistake is one line and exit code 2."""
+    """`python -m learner.evaluate`; returns the exit code."""
     return exit_code(lambda: _evaluate(argv))
 
 
@@ -60,20 +65,19 @@ def _evaluate(argv: Sequence[str] | None) -> int:
 
 
 def score(options: argparse.Namespace) -> "Report":
-    """Scores predictions that are there, and writes their report.
+    """Scores predictions and writes their report.
 
     Raises:
-        DatasetError: predictions, or the clips that were to be asked, are not as they must be.
+        DatasetError: the predictions or the list of clips are invalid.
     """
-    from common.evaluation.predictions import read_predictions, require_clips
     from common.evaluation.report import make_report
 
     path = Path(options.predictions)
     predictions = read_predictions(path)
     other = (Path(options.compare).stem, read_predictions(options.compare)) if options.compare else None
     if options.clips:
-        for found in (predictions, *([other[1]] if other else [])):
-            require_clips(found, options.clips)
+        for scored in (predictions, *([other[1]] if other else [])):
+            require_clips(scored, options.clips)
     report = make_report(
         predictions,
         name=options.name or path.stem,
@@ -87,7 +91,7 @@ def score(options: argparse.Namespace) -> "Report":
 
 
 def finish(report: "Report", *, out: Path, is_json: bool) -> None:
-    """Writes a report and says what it came to."""
+    """Writes a report and prints its tables, or its JSON."""
     from common.evaluation.report import facts, write_report
     from common.evaluation.tables import print_tables
     from common.runtime.screen import Screen, print_end, print_line
@@ -103,10 +107,6 @@ def finish(report: "Report", *, out: Path, is_json: bool) -> None:
 
 
 def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    from common.errors import ConfigError
-    from common.evaluation.controls import CONDITIONS
-    from deploy.commands.command_line import run_command
-
     for name in ("compare", "clips", "taxonomy"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} must come with --predictions, got it without; see --help")
@@ -114,14 +114,14 @@ def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(f"--model and --run must not both be given, got {options.model!r} and {options.run!r}")
     if options.checkpoint is not None and options.run is None:
         raise ConfigError("--checkpoint must come with --run, got it alone; give the run's name")
-    strange = sorted({*(options.controls or ())} - {*CONDITIONS})
-    if strange:
-        raise ConfigError(f"--controls must be of {', '.join(CONDITIONS[1:])}, got {', '.join(strange)}")
+    unknown = sorted({*(options.controls or ())} - {*CONDITIONS})
+    if unknown:
+        raise ConfigError(f"--controls must be of {', '.join(CONDITIONS[1:])}, got {', '.join(unknown)}")
     is_given = options.model is not None or options.run is not None
     if not is_given and not rest:
         raise ConfigError(
-            "what is evaluated must be given, got nothing; --predictions FILE scores predictions, --config FILE "
-            "with --run NAME or --model DIR asks a checkpoint: see --help"
+            "predictions or a checkpoint must be given, got nothing; use --predictions FILE, or --config FILE with "
+            "--run NAME or --model DIR: see --help"
         )
     return run_command(
         rest,
@@ -134,7 +134,7 @@ def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
-    """Asks a checkpoint on the configuration's engines, and writes the report."""
+    """Evaluates a checkpoint on the configuration's engines, and writes the report."""
     from deploy.stages.checkpoint_evaluation import EvaluationRequest, evaluate
 
     request = EvaluationRequest(
@@ -152,15 +152,11 @@ async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
 
 
 def _require_one_folder(name: str | None) -> None:
-    from common.errors import ConfigError
-
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(f"--name must be letters, digits, dots and dashes, got {name!r}; it names a folder")
 
 
 def _require_only_predictions(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    from common.errors import ConfigError
-
     given = [f"--{n}" for n in ("model", "run", "checkpoint", "controls") if getattr(options, n) is not None]
     given += ["--every-fold"] if options.every_fold else []
     if given or rest:
@@ -175,14 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     names = ("predictions", "compare", "clips", "taxonomy", "model", "run", "checkpoint", "name", "out")
     for name in names:
         parser.add_argument(f"--{name}")
-    parser.add_argument("--controls", nargs="?", const=_all_controls(), type=lambda text: text.split(","))
+    parser.add_argument("--controls", nargs="?", const=list(CONDITIONS[1:]), type=lambda text: text.split(","))
     parser.add_argument("--every-fold", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     return parser
-
-
-def _all_controls() -> Any:
-    from common.evaluation.controls import CONDITIONS
-
-    return list(CONDITIONS[1:])

@@ -1,4 +1,4 @@
-"""What a checkpoint says of clips, on this machine alone: `python -m learner.predict --help`."""
+"""Answers clips with a checkpoint, on this machine alone: `python -m learner.predict --help`."""
 
 import argparse
 import json
@@ -9,46 +9,54 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from common.config.data import DataConfig
+from common.config.load import load_config
+from common.errors import ConfigError, DatasetError
+from common.evaluation.predictions import json_lines
+from common.labels import classes_of
+from common.models.registry import family_of
+from common.prompts.phrasing import question_of
 from common.runtime.command import exit_code
+from common.types import Clip, Failure, Record
+from learner.checkpoints.checkpoint import version_of
 
 if TYPE_CHECKING:
-    from common.types import Record
     from deploy.commands.predictor import Predictor
 
 PROGRAM = "python -m learner.predict"
 PURPOSE = """\
-Asks a checkpoint about clips, without Ray or vLLM, one after the other.
+Answers clips with a checkpoint, one after the other, without Ray or vLLM.
 
   CLIP ...            video files, sound files, folders of either, or lists: JSONL of {"video" and/or "audio"} with
                       paths from the list's folder and, where there are, id, question, dataset, fold, label
   --model DIR         the checkpoint's folder
-  --out FILE          JSONL of what was said: text, think, answer, normalised, probabilities by class, modalities; a
-                      clip that cannot be used stands there with its failure
+  --out FILE          JSONL of the answers: text, think, answer, normalised, probabilities by class, modalities; a
+                      clip that cannot be used has a failure instead
   --taxonomy NAME     classes of the answers: r1_omni (the default), dfew, mafw, ravdess, ...; open has none
-  --question TEXT     asked of every clip; the paper's otherwise. What a clip lacks, picture or sound, is said as in
-                      training
-  --config FILE       a run's configuration, whose limits on clips (data.max_frames, ...) are taken
-  --max-tokens N      of an answer; 512 otherwise
+  --question TEXT     the question for every clip; the paper's by default. As in training, the question names a
+                      missing picture or sound
+  --config FILE       a run's configuration; its limits on clips (data.max_frames, ...) apply
+  --max-tokens N      most tokens of an answer; 512 by default
   --dtype NAME        float32 (the default) or bfloat16
   --device NAME       cpu (the default), cuda, cuda:1, ...
 
-Exit code 0 where every clip was answered, 1 where one failed, 2 for a mistake in what was asked."""
+Exit code 0 if every clip was answered, 1 if one failed, 2 for a mistake on the command line."""
 SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus"})
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv"})
 CARRIED = ("dataset", "fold", "label", "labels", "taxonomy")
-"""What a list says of a clip beside its files, and predictions keep."""
+"""Keys of a list that predictions keep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRequest:
-    """A clip and what is known of it."""
+    """A clip and the keys of its list that predictions keep."""
 
-    record: "Record"
+    record: Record
     known: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Asks every clip; a user's mistake is one line and exit code 2."""
+    """`python -m learner.predict`; returns the exit code."""
     return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
 
 
@@ -57,27 +65,24 @@ def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest
 
     Args:
         inputs: paths.
-        question: asked of clips that no list gives another; the paper's where None.
+        question: the question where a list has none; the paper's where None.
 
     Raises:
-        DatasetError: a folder has no clips, a list is not as it must be, or a clip stands twice.
+        DatasetError: a folder has no clips, a list is invalid, or a clip occurs twice.
     """
-    from common.errors import DatasetError
 
-    found: dict[str, ClipRequest] = {}
+    requests: dict[str, ClipRequest] = {}
     for given in inputs:
         path = Path(given).expanduser()
-        for asked in _clips_in(path, question=question):
-            before = found.setdefault(asked.record.prompt_id, asked)
-            if before is not asked:
-                raise DatasetError(f"each clip must stand once, got {asked.record.prompt_id!r} twice; take one out")
-    return list(found.values())
+        for request in _clips_in(path, question=question):
+            if requests.setdefault(request.record.prompt_id, request) is not request:
+                raise DatasetError(
+                    f"each clip must occur once, got {request.record.prompt_id!r} twice; remove one of them"
+                )
+    return list(requests.values())
 
 
 def _clips_in(path: Path, *, question: str | None) -> Iterator[ClipRequest]:
-    from common.errors import DatasetError
-    from common.evaluation.predictions import json_lines
-
     if path.suffix == ".jsonl":
         for place, values in json_lines(path):
             yield _listed(values, place, folder=path.parent, question=question)
@@ -100,13 +105,11 @@ def _file(path: Path, *, question: str | None) -> ClipRequest:
 
 
 def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> ClipRequest:
-    from common.errors import DatasetError
-
     for name in ("id", "video", "audio", "question", "label", "dataset"):
         if not isinstance(values.get(name, ""), str | None):
-            raise DatasetError(f"{place}: {name} must be a text, got {values[name]!r}; mend it")
+            raise DatasetError(f"{place}: {name} must be a text, got {values[name]!r}; correct it")
     video, audio = (cast("str | None", values.get(name)) for name in ("video", "audio"))
-    # a video brings its own sound, unless the list says that it has another, or none
+    # a video has its own sound, unless the list names another or none
     audio = video if "audio" not in values else audio
     if video is None and audio is None:
         raise DatasetError(f"{place}: a clip must have a video, an audio or both, got neither; give its path")
@@ -123,23 +126,22 @@ def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str |
 
 def _record(
     name: str, *, video: str | None, audio: str | None, question: str | None, label: str, dataset: str
-) -> "Record":
-    from common.prompts.phrasing import question_of
-    from common.types import Clip, Record
-
+) -> Record:
     clip = Clip(clip_id=name, video_path=video, audio_path=audio)
-    asked = question_of(clip, question=question)
-    return Record(prompt_id=name, clip=clip, question=asked, label=label, dataset=dataset, split="predict")
+    return Record(
+        prompt_id=name,
+        clip=clip,
+        question=question_of(clip, question=question),
+        label=label,
+        dataset=dataset,
+        split="predict",
+    )
 
 
 def _predict(options: argparse.Namespace) -> int:
     if options.help:
         sys.stdout.write(f"{PROGRAM} --model DIR --out FILE CLIP ...\n\n{PURPOSE}\n")
         return 0
-    from common.config.data import DataConfig
-    from common.config.load import load_config
-    from common.labels import classes_of
-    from common.models.registry import family_of
     from common.runtime.screen import Screen, print_end
 
     classes_of(options.taxonomy)
@@ -148,9 +150,8 @@ def _predict(options: argparse.Namespace) -> int:
     clips = clips_of(options.clips, question=options.question)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # torch takes seconds: only now that nothing of the user's stands in the way
+    # torch takes seconds to import: the user's mistakes are reported first
     from deploy.commands.predictor import Predictor
-    from learner.checkpoints.checkpoint import version_of
 
     version = version_of(Path(options.model))
     with Screen(stderr=True).status(f"loading {options.model}"):
@@ -164,8 +165,8 @@ def _predict(options: argparse.Namespace) -> int:
         )
     failures: list[str] = []
     with out.open("w", encoding="utf-8") as file:
-        for asked in _shown(clips):
-            line = predicted(asked, predictor, version=version)
+        for request in _with_progress(clips):
+            line = predicted(request, predictor, version=version)
             failures += [f"{line['id']}: {line['failure']}"] if "failure" in line else []
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
@@ -178,16 +179,15 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def predicted(asked: ClipRequest, predictor: "Predictor", *, version: int) -> dict[str, Any]:
-    """What was said of a clip, as it is written."""
-    from common.types import Failure
+def predicted(request: ClipRequest, predictor: "Predictor", *, version: int) -> dict[str, Any]:
+    """The JSON line of a clip."""
 
-    record = asked.record
+    record = request.record
     started = time.perf_counter()
     answer = predictor(record)
     line: dict[str, Any] = {
         "id": record.prompt_id,
-        **asked.known,
+        **request.known,
         "video": record.clip.video_path,
         "audio": record.clip.audio_path,
         "policy_version": version,
@@ -197,18 +197,16 @@ def predicted(asked: ClipRequest, predictor: "Predictor", *, version: int) -> di
     return {**line, **asdict(answer), "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _shown(clips: Sequence[ClipRequest]) -> Iterator[ClipRequest]:
+def _with_progress(clips: Sequence[ClipRequest]) -> Iterator[ClipRequest]:
     from common.runtime.screen import Screen, bar
 
     with bar(Screen(stderr=True), "clips") as update:
-        for done, asked in enumerate(clips):
+        for done, request in enumerate(clips):
             update(done, len(clips))
-            yield asked
+            yield request
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    from common.errors import ConfigError
-
     parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("clips", nargs="*")
     for name in ("model", "out", "question", "config"):

@@ -112,7 +112,12 @@ def test_options_of_the_other_way_are_refused(capsys: pytest.CaptureFixture[str]
     assert main(["--compare", "x.jsonl"]) == 2
     assert "--compare must come with --predictions" in capsys.readouterr().err
     assert main(["--controls"]) == main([]) == 2
-    assert capsys.readouterr().err.count("what is evaluated must be given, got nothing; --predictions FILE") == 2
+    assert (
+        capsys.readouterr().err.count(
+            "predictions or a checkpoint must be given, got nothing; use --predictions FILE"
+        )
+        == 2
+    )
     assert main(["--run.seed=1"]) == 2
     assert "a run must be given by --config FILE" in capsys.readouterr().err
     assert main(["--checkpoint", "best"]) == 2

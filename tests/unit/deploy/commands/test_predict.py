@@ -213,7 +213,7 @@ def test_mistakes_are_one_line(tiny: str, tmp_path: Path, capsys: pytest.Capture
     assert "--device must be there, got 'warp'" in complaint(capsys, *good, "x.mp4", "--device", "warp")
     assert "got --loud" in complaint(capsys, *good, "x.mp4", "--loud")
     assert "must hold video or sound files" in complaint(capsys, *good, str(tmp_path))
-    assert "each clip must stand once, got 'x.mp4' twice" in complaint(capsys, *good, "x.mp4", "x.mp4")
+    assert "each clip must occur once, got 'x.mp4' twice" in complaint(capsys, *good, "x.mp4", "x.mp4")
     for bad, words in (({}, "must have a video, an audio or both"), ({"video": 3}, "video must be a text, got 3")):
         listed = write_lines(tmp_path / "l.jsonl", [{"video": "a.mp4"}, bad])
         assert f"l.jsonl:2: {'a clip ' if not bad else ''}{words}" in complaint(capsys, *good, str(listed))
