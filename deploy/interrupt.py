@@ -9,7 +9,7 @@ from common.errors import StopRequestedError
 
 
 class Interrupts:
-    """Who is told that the run is to stop."""
+    """Signals that stop the run, and the loop that is notified."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -43,7 +43,7 @@ class Interrupts:
         save_checkpoint: Callable[[], Awaitable[None]],
         listener: Callable[[], None],
     ) -> None:
-        """Does work that stops between two steps when asked, and then keeps what it has come to.
+        """Runs work that stops between two steps on request, then saves a checkpoint.
 
         Raises:
             StopRequestedError: it was asked to stop, and everything is kept.
@@ -67,7 +67,7 @@ class Interrupts:
             self._listener = None
 
     def check(self) -> None:
-        """Raises where the run was asked to stop.
+        """Checks for a stop request.
 
         Raises:
             StopRequestedError: it was.

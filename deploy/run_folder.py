@@ -32,7 +32,7 @@ RESULTS = (
     "wandb",
     "config.yaml",
 )
-"""What is set aside before a run starts from scratch; the settings last: without them anything could be resumed."""
+"""Files to set aside before a run starts from scratch. The settings go last: without them any run could resume."""
 REMEDY = "set back what differs, choose another run.name, or start from scratch with --run.resume never"
 
 
@@ -54,7 +54,7 @@ def make_run_folder(config: OmniConfig) -> Path:
 
 
 def check_run_folder(config: OmniConfig) -> str:
-    """What a run would find in its folder, without writing anything.
+    """Checks the folder of a run, without writing.
 
     Returns:
         What it would do with it, for people.
@@ -95,7 +95,7 @@ def hold_run_folder(folder: Path) -> Generator[None]:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether a stage or a step was finished; what an attempt left before that is void and depends on nothing."""
+    """True if a stage or a step was finished; the files of an attempt before that are void."""
     metrics = folder / "metrics.jsonl"
     return (
         (folder / "cold_start").is_dir()
@@ -167,7 +167,7 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _moves_schedule(before: LearnerConfig, now: LearnerConfig) -> bool:
-    """Whether another last step means other learning rates than those that steps were taken with."""
+    """True if another last step changes the learning rates of steps that were taken."""
     return now.optimizer.schedule != "constant" and before.steps != now.steps
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to a running system: nobody else constructs actors.
+"""Makes the actors of a run from its configuration; no other module constructs actors.
 
 Everything is owned by the driver and ends with it. Each `open_...` starts actors and ends them with its block.
 """
@@ -44,12 +44,12 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""What the libraries would say on the screen is said here, or wrong."""
+"""Environment that silences library output: the run prints its own, or the output does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What all stages of a run share."""
+    """State that all stages of a run share."""
 
     config: OmniConfig
     folder: Path
@@ -92,7 +92,7 @@ def own_node() -> str:
 
 
 def node_resources() -> dict[str, dict[str, float]]:
-    """What each node has, by its id."""
+    """Resources of each node, by its id."""
     nodes = cast(list[dict[str, Any]], ray.nodes())
     return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 

@@ -1,4 +1,4 @@
-"""What this machine has, told without torch, Ray or a driver's library: for the plan that a dry run prints."""
+"""The resources of this machine, found without torch, Ray or a driver library, for the plan of a dry run."""
 
 import contextlib
 import os
@@ -17,20 +17,20 @@ CLUSTER_KEYS = ("cpus", "gpus", "gpu_memory_gib", "memory_gib")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPUS = Path("/sys/devices/system/cpu")
 FREE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
-"""What vLLM takes for free memory of a node."""
+"""Fields of `meminfo` that vLLM counts as free memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What a plan can draw on."""
+    """Resources that a plan can use."""
 
     num_cpus: int
     memory_bytes: int | None
-    """Of the machine, or of the container where that is less; None where that is not known."""
+    """The limit of the machine or of its container, the lower one; None if unknown."""
     num_gpus: int
     """NVIDIA devices."""
     gpu_memory_bytes: int | None = None
-    """Of the smallest device; None where that is not known."""
+    """Memory of the smallest device; None if unknown."""
 
     def __str__(self) -> str:
         of_each = f" of {self.gpu_memory_bytes / 2**30:.0f} GiB" if self.gpu_memory_bytes and self.num_gpus else ""
@@ -49,7 +49,7 @@ def this_machine() -> Machine:
 
 
 def parse_cluster(text: str) -> Machine:
-    """What `--cluster cpus=64,gpus=8` says that all nodes have together.
+    """The resources in `--cluster cpus=64,gpus=8`, summed over all nodes.
 
     `gpu_memory_gib` is that of one GPU, 80 unless given; `memory_gib` that of all hosts, else it is not looked at.
 
@@ -109,7 +109,7 @@ def free_memory_bytes() -> int:
 
 
 def _gpu_memory_bytes() -> int | None:
-    """Of the smallest GPU, as NVIDIA's own tool says; None without it."""
+    """Memory of the smallest GPU, from nvidia-smi; None without it."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout

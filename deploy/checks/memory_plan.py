@@ -1,4 +1,4 @@
-"""What one learner rank holds in memory, and one engine: counted from a checkpoint's headers, without torch.
+"""The memory plan of a learner rank and of an engine, from a checkpoint's headers, without torch.
 
 Weights, gradients and optimizer states are counted; activations and logits are estimated from the layers' sizes, in
 the manner of Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, for gated layers and attention that keeps no
@@ -20,7 +20,7 @@ from common.models.limits import MAX_LOGITS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 PREFIX, VISION = "thinker.", "thinker.visual."
-"""Of what the policy loads of a checkpoint."""
+"""Sizes of the tensors that the policy loads."""
 MOMENTS, COPY = 8, 4
 """Bytes per trained number of AdamW's two moments, and of the float32 copy that is stepped."""
 LOGIT_BYTES = 20
@@ -44,17 +44,17 @@ class LayerSizes:
     """Width inside the feed-forward part."""
 
     def activation_bytes(self, num_bytes: int) -> int:
-        """What a layer keeps of one token for its backward pass."""
+        """Bytes that a layer keeps per token for its backward pass."""
         # inputs of two norms, of the projections, of attention and of both feed-forward parts; norms in float32
         return num_bytes * (5 * self.hidden + 2 * self.key_value + 4 * self.inner) + 16 * self.hidden
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSizes:
-    """What a plan needs to know of a checkpoint."""
+    """Sizes of a checkpoint."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """Of each tensor that the policy loads, by name."""
+    """Shape of each tensor that the policy loads, by name."""
     decoder: LayerSizes
     vision: LayerSizes
     vocab_size: int
@@ -105,7 +105,7 @@ class RankMemory:
 
     device: Mapping[str, int]
     host: Mapping[str, int]
-    """What waits in host memory; empty where nothing is offloaded."""
+    """Parts in host memory; empty if nothing is offloaded."""
     num_parameters: int
     num_trained: int
 
@@ -119,7 +119,7 @@ class RankMemory:
 
 
 def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
-    """What a rank of the reinforcement holds at its fullest.
+    """Peak memory of a GRPO rank, by part.
 
     Raises:
         ConfigError: a pattern of `learner.freeze` matches no tensor.
@@ -187,7 +187,7 @@ def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
 
 
 def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
-    """Of the largest pass: each group's prompt once, and every completion."""
+    """Tokens of the largest micro-batch: each group's prompt once, and every completion."""
     learner, rollout, width = config.learner, config.rollout, BYTES[config.model.dtype]
     rows, longest = learner.max_rows_per_micro_batch, rollout.sampling.max_tokens
     prompts = math.ceil(rows / rollout.group_size) * (rollout.max_model_len - longest)
@@ -231,7 +231,7 @@ def engine_cache_bytes(config: OmniConfig, sizes: ModelSizes) -> int | None:
 
 
 def _cache_bytes(config: OmniConfig, sizes: ModelSizes, *, num_seqs: int) -> int:
-    """Of the longest sequences on a CPU, in whole blocks; vLLM keeps one more block empty."""
+    """KV cache of the longest sequences on a CPU, in whole blocks; vLLM keeps one more block empty."""
     block = 2 * sizes.decoder.num_layers * sizes.decoder.key_value * BYTES[config.model.dtype] * BLOCK
     return (1 + num_seqs * math.ceil(config.rollout.max_model_len / BLOCK)) * block
 

@@ -29,7 +29,7 @@ KEYS = {
     "validation": "data.validation",
     "heldout": "data.heldout",
 }
-"""Where each split is configured."""
+"""Configuration key of each split."""
 TRAINED = frozenset({"train", "cold_start"})
 """Splits that a policy learns from."""
 
@@ -43,13 +43,13 @@ class Corpora:
     validation: list[Record]
     heldout: list[Record]
     sha256: str
-    """Of everything that was read."""
+    """The SHA-256 of all records."""
     left_out: tuple[str, ...] = ()
     """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
 
 
 def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
-    """What can be known of model, corpora and rewards before anything is built.
+    """Checks model, corpora and rewards before anything is built.
 
     Returns:
         Every corpus of files that the run needs, by split.
@@ -97,7 +97,7 @@ def _media_of(record: Record) -> tuple[str, ...]:
 
 
 def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
-    """Makes the held-out clips of every control: a mistake is said now, and not at the end of the run."""
+    """Makes the held-out clips of every control: a mistake is reported now and not at the end of the run."""
     for control in config.evaluation.controls:
         asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
@@ -145,7 +145,7 @@ def _require_wandb(project: str) -> None:
 
 
 def _sources(config: OmniConfig) -> dict[str, AnyCorpusConfig]:
-    """What the configured stages read, by split; a synthetic corpus is not among it."""
+    """The corpora that the configured stages read, by split, without a synthetic corpus."""
     data = config.data
     chosen = {
         "train": None if isinstance(data.source, SyntheticDataConfig) else data.source,
@@ -212,7 +212,6 @@ def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
 
 
 def _sha256(found: Mapping[str, Corpus]) -> str:
-    """Of what the stages that learn and evaluate read."""
     digest = hashlib.sha256()
     for split in ("cold_start", "heldout", "train"):
         if split in found:

@@ -1,4 +1,4 @@
-"""What the commands share: options, `--help`, `--dry-run`, and how a mistake, a failure and a stop are said."""
+"""Shared parts of the commands: options, `--help`, `--dry-run`, messages and exit codes."""
 
 import argparse
 import asyncio
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FULL_OR_GONE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE}
 )
-"""What a machine does to a run that is right: the disk is full, a storage is gone. Other errors are ours."""
+"""Errors of the machine, such as a full disk or lost storage. All others are errors of this program."""
 
 
 def run_command(
@@ -75,7 +75,7 @@ def run_command(
 
 
 def _require_model_and_data(overrides: Sequence[str]) -> None:
-    """Without a configuration file, keys must say what is trained on what: the defaults are a random model's.
+    """Refuses a run without a configuration file, a model or data: the defaults are for a random model.
 
     Raises:
         ConfigError: they do not.

@@ -18,28 +18,28 @@ from common.types import Failure, Modality, ProcessedPrompt, Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What a policy says of a clip."""
+    """The answer of a policy to a clip."""
 
     text: str
     """The whole completion."""
     think: str | None
     """Between the first `<think>` and its end; None without."""
     answer: str
-    """In the first `<answer>`; the whole text without one."""
+    """Text of the first `<answer>`; the whole text without one."""
     normalised: str | None
     """The class that the answer names; None for none or several."""
     probabilities: Mapping[str, float] | None
-    """By class, summing to 1; None for a taxonomy without classes."""
+    """Probability by class, summing to 1; None for a taxonomy without classes."""
     modalities: tuple[Modality, ...]
-    """What of the clip the policy was given."""
+    """Modalities of the prompt."""
     num_tokens: int
-    """Of the completion."""
+    """Tokens of the completion."""
     is_cut_off: bool
-    """Whether it ended at the limit and not of itself."""
+    """True if the token limit ended the completion."""
 
 
 class Predictor:
-    """A policy that is asked one clip at a time."""
+    """A policy that answers one clip at a time."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Predictor:
         )
 
     def probabilities(self, prompt: ProcessedPrompt, text: str, classes: Sequence[str]) -> dict[str, float]:
-        """How likely each class is as the answer, behind what was thought.
+        """Probability of each class as the answer, after the thinking.
 
         The policy scores `<answer>CLASS</answer>` and the end behind the prompt and its own text up to its answer:
         the sum of the tokens' log-probabilities, normalised over the classes. Where it gave no answer, the classes
@@ -115,7 +115,7 @@ class Predictor:
 
 
 def thought_of(text: str) -> str:
-    """What stands before the answer: up to the first `<answer>`, else to the end of the thinking, else nothing."""
+    """The text before the first `<answer>`; without one, up to the end of the thinking; else an empty text."""
     before, found, _ = text.partition("<answer>")
     if found:
         return before

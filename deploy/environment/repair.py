@@ -16,7 +16,7 @@ UNUSED = ("torchaudio", "torchcodec")
 
 
 def imports(module: str) -> bool:
-    """Whether a fresh interpreter can import the module."""
+    """True if a fresh interpreter can import the module."""
     done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False)
     return done.returncode == 0
 

@@ -1,4 +1,4 @@
-"""What a run's attempts took: `attempts.jsonl`, a line for each that ended by itself.
+"""Time and memory of a run's attempts: `attempts.jsonl`, one line for each attempt that was not killed.
 
 A run that is stopped and started again has several. One that was killed leaves no line: its time is missing.
 """

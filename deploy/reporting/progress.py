@@ -1,4 +1,4 @@
-"""What a person sees while a run lasts: phases with their seconds, bars, a line per step."""
+"""The progress of a run on the screen: phases with their seconds, bars, a line per step."""
 
 import time
 from collections.abc import Callable, Generator
@@ -11,7 +11,7 @@ from common.runtime.screen import Screen, bar, print_line
 
 
 class LiveLine:
-    """What is going on, and for how many seconds; drawn again while it is on the screen."""
+    """The current phase and its seconds; redrawn while it is on the screen."""
 
     def __init__(self, text: str) -> None:
         self.show(text)
@@ -55,13 +55,13 @@ class Progress:
             self.live = outer
 
     def task(self, text: str) -> None:
-        """What the phase is at: its live line, with seconds of its own; no line stays."""
+        """A temporary line for a part of a phase, with its own seconds."""
         if self.live is not None:
             self.live.show(text)
 
     @contextmanager
     def bar(self, name: str) -> Generator[Callable[[int, int], None]]:
-        """A phase of countable work; what it yields is told how much is done, and of how much."""
+        """A phase with a bar; yields a function that takes the numbers of done and of all items."""
         with self._timed(name), bar(self.console, name) as update:
             yield update
 

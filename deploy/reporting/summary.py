@@ -1,4 +1,4 @@
-"""What a run came to, as numbers: `summary.json`, made of what stands in the run folder."""
+"""The results of a run as numbers: `summary.json`, computed from the files of the run folder."""
 
 import json
 from collections import Counter
@@ -35,7 +35,7 @@ class Summary:
     war_cold_start: float | None
     war_grpo: float | None
     war_grpo_video_only: float | None
-    """Of the same clips in other conditions: `evaluation.controls`."""
+    """WAR on the same clips in other conditions: `evaluation.controls`."""
     war_grpo_audio_only: float | None
     war_grpo_swapped_audio: float | None
     war_grpo_no_think: float | None
@@ -48,21 +48,21 @@ class Summary:
     war_exact_grpo: float | None
     format_rate_grpo: float | None
     best_step: int | None
-    """Whose checkpoint has the highest validation UAR; None where none was evaluated."""
+    """Step of the checkpoint with the highest validation UAR; None if none was evaluated."""
     best_war: float | None
     best_uar: float | None
     grpo_steps: int
     steps_left_out: int
-    """Of these, whose loss or gradient was not finite: nothing was taken or published."""
+    """Steps with a loss or gradient that was not finite: no update, no publish."""
     publishes: int
     rehearsals: int
     """Passed before the last step's attempt began to train: one per engine, or 0 where it is off."""
     canary_failures: int
     """Comparisons in which an engine's log-probabilities lay past the tolerance; each ends its attempt."""
     draws_failed: Mapping[str, int]
-    """By `stage/reason`; what a rewinding made void is left out."""
+    """Counts by `stage/reason`, without draws that a rewind voided."""
     logprob_diff_mean: float | None
-    """Of trained tokens, over all steps."""
+    """Mean over trained tokens of all steps."""
     logprob_diff_max: float | None
     kl_rollout_mean: float | None
     num_attempts: int
@@ -70,9 +70,9 @@ class Summary:
     peak_memory_bytes: int
     """The most of any attempt."""
     seconds_total: float
-    """Of all attempts."""
+    """Sum over all attempts."""
     seconds_by_phase: Mapping[str, float]
-    """Of all attempts; `rollout`, `learn` and `publish` are parts of `grpo`, of the steps in the metrics."""
+    """Sums over all attempts; `rollout`, `learn` and `publish` are parts of `grpo`, from the metrics."""
 
 
 def results(folder: Path) -> dict[Policy, EvaluationResult]:
@@ -83,7 +83,7 @@ def results(folder: Path) -> dict[Policy, EvaluationResult]:
 
 
 def controls(folder: Path) -> dict[Control, EvaluationResult]:
-    """Of the last policy, in the conditions that it was evaluated in beside the clips as they are."""
+    """Results of the last policy in other conditions than `av`."""
     found: dict[Control, EvaluationResult | None] = {
         control: read_result(folder / "eval", result_name("grpo", control)) for control in CONTROLS
     }

@@ -1,4 +1,4 @@
-"""An evaluation of its own: a checkpoint is asked the held-out clips, in one condition after the other.
+"""The evaluation of a checkpoint alone: its answers to the held-out clips, one condition after the other.
 
 It consumes held-out records and produces predictions. It has a folder beside the run's, with the run's name and
 `-evaluation`: the run itself is neither held nor changed, and may go on training.
@@ -29,29 +29,29 @@ from learner.checkpoints import checkpoint
 from learner.loops.evaluation import Asking, require_some_asked
 
 SUFFIX = "-evaluation"
-"""Of the folder beside a run's."""
+"""Suffix of the folder beside a run's."""
 SPLITS = ("train", "heldout")
-"""Of a written corpus: the first for the engines' warm-up, the second to be asked."""
+"""Splits of a written corpus: the first for the engines' warm-up, the second for the evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRequest:
-    """What is to be asked of which policy."""
+    """The policy, the conditions and the folder of an evaluation."""
 
     model: str | None
     """A checkpoint's folder."""
     run: str | None
-    """The name of the run whose policy is asked; with neither, the configured model is."""
+    """Name of the run of the policy; without a run or a model, the configured model is evaluated."""
     checkpoint: str
-    """Of that run: `best`, `last` or a step."""
+    """Checkpoint of that run: `best`, `last` or a step."""
     conditions: tuple[Condition, ...]
     every_fold: bool
     name: str | None
-    """Of the report; None for that of the policy."""
+    """Name of the report; None for the name of the policy."""
     out: Path | None
     """Folder of the report's own; None for the policy's."""
     seed: int
-    """Of the resampling and of swapped sounds."""
+    """Seed of the resampling and of swapped sounds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
 async def _answers(
     run: Run, asked: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
 ) -> list[Prediction]:
-    """What the policy says in each condition, all on the same engines; written after each, before it is scored.
+    """The predictions of each condition, on the same engines; written after each condition, before scoring.
 
     Raises:
         DatasetError: not one clip could be asked as it is given.
@@ -155,7 +155,6 @@ def policy_of(config: OmniConfig, request: EvaluationRequest) -> Policy:
 
 
 def _step_of(folder: Path, which: str) -> int:
-    """Of a checkpoint that is there."""
     steps = [int(path.name.split("_")[1]) for path in checkpoint.checkpoints(folder)]
     there = ", ".join(map(str, sorted(steps))) or "none"
     if which == "best":
@@ -230,7 +229,7 @@ def folds_of(config: OmniConfig) -> tuple[int, ...]:
 
 
 def _num_folds(source: AnyCorpusConfig) -> int:
-    """As many as its `fold` may be given; 0 without."""
+    """Number of folds of the format; 0 without folds."""
     field = type(source).model_fields.get("fold")
     bounds = (getattr(rule, "le", None) for rule in field.metadata) if field else ()
     return next((bound for bound in bounds if isinstance(bound, int)), 0)

@@ -1,4 +1,4 @@
-"""The result of a policy on the held-out clips, as a stage of a run; and engines made ready to be asked."""
+"""The evaluation of a policy on the held-out clips as a stage of a run, and the warm-up of engines."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ async def evaluate_untrained(run: Run) -> None:
 
 
 def is_due(run: Run, policy: Policy) -> bool:
-    """Whether a policy is to be evaluated and has not been, in all the ways that its clips are to be asked."""
+    """True if a configured condition of the policy has no result yet."""
     return policy in run.config.evaluation.policies and bool(_due(run, policy))
 
 
@@ -67,7 +67,7 @@ class CheckpointEvaluator:
     """A `EvaluateFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], events: EventLog, *, after_step: int) -> None:
-        """What was drawn after `after_step` is void."""
+        """Points of the curves after `after_step` are void."""
         self._run, self._engines, self._events = run, engines, events
         config = run.config
         self._every = config.evaluation.every_checkpoints * config.learner.checkpoint.every_steps
@@ -92,7 +92,7 @@ class CheckpointEvaluator:
 async def _evaluate(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
 ) -> EvaluationResult:
-    """Asks clips, keeps what was said, and scores it."""
+    """Answers clips, writes the predictions, and scores them."""
     said, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
     write_predictions(answers_file(folder, policy), said)
     result = evaluation_result(said, policy=policy, policy_version=asking.policy_version)

@@ -40,7 +40,7 @@ LAYOUT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Stage:
-    """What outlives the ranks."""
+    """State that outlives the ranks."""
 
     run: Run
     engines: Sequence[EngineClient]
@@ -95,7 +95,7 @@ async def _newest(run: Run, start: str) -> tuple[RunState, str]:
 
 
 async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
-    """From the newest checkpoint to the last step, on ranks of its own.
+    """Trains from the newest checkpoint to the last step, on new ranks.
 
     `synchronize` where the engines may hold other weights than the checkpoint.
     """

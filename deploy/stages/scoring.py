@@ -1,4 +1,4 @@
-"""How groups are scored in a run: by the service, and before it by the rewards that ask the engines."""
+"""The scoring of groups: rewards that need engines first, then the reward service."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ from rollout.scoring import LogprobScorer
 
 
 async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, version: Callable[[], int]) -> ScoreFn:
-    """How the groups of an attempt are scored; `version` is the policy version that all engines hold."""
+    """The `ScoreFn` of an attempt; `version` is the policy version of all engines."""
     config = run.config
     if not any(isinstance(entry, BuiltinRewardConfig) and needs_engines(entry) for entry in config.reward.rewards):
         return service
