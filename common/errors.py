@@ -39,7 +39,7 @@ def _rebuild(kind: type[OmniError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class UserError(OmniError):
-    """A mistake of the user's: said in one line, exit code 2."""
+    """A mistake of the user: one line and exit code 2."""
 
 
 class ConfigError(UserError):
@@ -99,7 +99,7 @@ class ScoringError(OmniError):
 
 
 class StopRequestedError(OmniError):
-    """The run was asked to stop, by Ctrl-C or SIGTERM."""
+    """A request to stop the run, by Ctrl-C or SIGTERM."""
 
 
 class PublishError(OmniError):

@@ -38,7 +38,7 @@ class ScoreFn(Protocol):
 
 
 class ScoreLogprobsFn(Protocol):
-    """How likely the policy finds an answer to a record's question, under a condition of its clip.
+    """Scores how likely the policy is to answer a record's question with a text, in a condition of its clip.
 
     The answer is the log-probability of `text` in nats, summed over its tokens, temperature 1 and nothing cut off,
     behind the record's prompt and `prefix`; `prefix` and `text` are each tokenised by themselves. The engines score

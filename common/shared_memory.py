@@ -72,7 +72,7 @@ class Segment:
             self._pinned = memory
 
     def write(self, tensors: Mapping[str, "torch.Tensor"]) -> list[TensorReceipt]:
-        """What `put` does; returns the manifest of what lies there now."""
+        """Writes the tensors as `put` does; returns their manifest."""
         self.put(tensors)
         return self.manifest()
 

@@ -1,4 +1,4 @@
-"""What crosses a process: one frozen dataclass per message.
+"""Messages between processes: one frozen dataclass each.
 
 Arrays are numpy; shapes, dtypes and units stand under each field. Nothing here imports more than the
 standard library.
@@ -52,19 +52,19 @@ class Record:
     dataset: str
     split: str
     response: str | None = None
-    """What the corpus answers, in full: an explanation with its label, or the label alone."""
+    """The full answer of the corpus: an explanation with its label, or the label alone."""
     labels: tuple[str, ...] = ()
     """Every label of a clip that has several; empty where `label` is the only one."""
     label_distribution: Mapping[str, float] | None = None
     """Share of the annotators by label, in [0, 1]; None where it is not known."""
     taxonomy: str = "open"
-    """Whose classes the labels are: a key of `common.labels.TAXONOMIES`."""
+    """Taxonomy of the labels: a key of `common.labels.TAXONOMIES`."""
     transcript: str | None = None
-    """What is said in the clip; None where it is not known."""
+    """Transcript of the speech; None if unknown."""
     fold: int | None = None
-    """Of a cross-validation, counted from 1."""
+    """Fold of a cross-validation, counted from 1."""
     caption: str | None = None
-    """What the corpus says of the clip in free words; None where it says nothing."""
+    """Caption of the clip in the corpus; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +74,9 @@ class Draw:
     epoch: int
     record: Record
     draw: int
-    """0 at first; +1 each time the same prompt of the same epoch is asked anew."""
+    """0 at first; +1 for each redraw of the same prompt in the same epoch."""
     position: int = 0
-    """In the stream."""
+    """Position in the stream."""
 
     @property
     def key(self) -> str:
@@ -111,18 +111,18 @@ class ProcessedPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A draw that is ready to be asked."""
+    """A draw with a prepared clip."""
 
     draw: Draw
     media: MediaRef
     num_prompt_tokens: int
     seed: int
-    """In [0, 2^62); completion i of the group samples with seed + i."""
+    """Seed in [0, 2^62); completion i of the group samples with seed + i."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSpec:
-    """How completions are drawn."""
+    """Sampling parameters."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -142,7 +142,7 @@ class VersionSpan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What the policy answered once."""
+    """One answer of the policy."""
 
     token_ids: tuple[int, ...]
     """[C]"""
@@ -159,7 +159,7 @@ class Generation:
 
     completions: tuple[Completion, ...]
     submission_version: int
-    """policy_version of the engine when the request was submitted: stands for the prefill."""
+    """policy_version of the engine when the request was submitted: the version of the prefill."""
     engine: str
 
     @property
@@ -184,9 +184,9 @@ class Score:
 
     total: float
     breakdown: Mapping[str, float]
-    """By reward, as it was given, unweighted; who was left out for the whole group is not in it."""
+    """Unweighted value by reward, without rewards that were left out for the whole group."""
     details: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What rewards said beside their values, by reward."""
+    """Details that rewards return with their values, by reward."""
     facts: Mapping[str, float] = field(default_factory=dict[str, float])
     """Figures of rewards beside their values, by `reward/figure`."""
 
@@ -211,11 +211,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """What one optimizer step says of itself."""
+    """The report of one optimizer step."""
 
     metrics: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    """By phase."""
+    """Seconds by phase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +223,7 @@ class TensorReceipt:
     """One tensor as it was sent, or as a worker handed it to `load_weights`."""
 
     name: str
-    """As in the checkpoint."""
+    """Name in the checkpoint."""
     shape: tuple[int, ...]
     dtype: str
     digest: str

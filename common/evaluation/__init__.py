@@ -1,1 +1,1 @@
-"""How a policy is judged."""
+"""The evaluation of a policy."""

@@ -1,4 +1,4 @@
-"""What predictions come to: by dataset and condition, to the letter and through the table of labels, by fold.
+"""Scores of predictions by dataset, condition and fold: exact, and through the table of labels.
 
 *To the letter* is the paper's accuracy: the answer's text equals the label's. *Normalised* reads both through
 `common.labels`: "Anger." and "angry" are one class; an answer that names no class of the taxonomy, or several, is
@@ -33,7 +33,7 @@ class Assessment:
     taxonomy: str
     num_clips: int
     num_failed: int
-    """Clips that could not be asked; they count as wrong."""
+    """Clips without an answer because of a failure; they count as wrong."""
     policy_versions: tuple[int, ...]
     """That answered; more than one means that weights moved in between."""
     form_rate: float
@@ -47,7 +47,7 @@ class Assessment:
     exact: Scores
     """Likewise, to the letter."""
     wheel: WheelScores | None
-    """Of open labels."""
+    """Scores of open labels."""
     folds: tuple[FoldScores, ...]
     """Empty where the predictions name none."""
     confusion: Confusion

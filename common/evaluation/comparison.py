@@ -25,7 +25,7 @@ class Comparison:
 
 
 def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]:
-    """By dataset and condition, in the order in which these first occur."""
+    """Predictions by dataset and condition, in the order of first occurrence."""
     groups: dict[Group, list[ReadPrediction]] = {}
     for one in read:
         groups.setdefault((one.prediction.dataset, one.prediction.condition), []).append(one)
@@ -33,7 +33,7 @@ def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]
 
 
 def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comparison]:
-    """Every condition minus the clips as they are, of each dataset that was asked both ways.
+    """Each condition minus `av`, for each dataset that has both.
 
     Raises:
         DatasetError: the conditions of a dataset do not have the same clips and labels.

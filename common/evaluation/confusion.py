@@ -1,4 +1,4 @@
-"""How often which label was answered how, and the shares that are made of it."""
+"""The confusion table of labels and answers, and the shares computed from it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from common.evaluation.bootstrap import NUM_RESAMPLES, Estimate, interval, resam
 OTHER = "other or none"
 """The last column: an answer outside the classes, or no answer."""
 MAX_CLASSES = 48
-"""Of a table that is drawn or written whole."""
+"""Most classes of a table that is drawn or written in full."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class Confusion:
 
     @property
     def recall(self) -> dict[str, float]:
-        """By class; only those that occur."""
+        """Recall by class; only classes that occur."""
         support = self.support
         return {
             name: self.cells.get((i, i), 0) / support[name]
@@ -94,7 +94,7 @@ def total(confusions: Sequence[Confusion]) -> Confusion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """How well labels were recognised; all values are fractions."""
+    """Recognition of labels; all values are fractions."""
 
     war: Estimate
     """Weighted average recall: the share of clips answered right, which is accuracy."""

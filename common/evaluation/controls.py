@@ -1,4 +1,4 @@
-"""The conditions that a clip is asked in, to see what a policy's answer rests on.
+"""The conditions of an evaluation: they show what a policy's answer depends on.
 
 A policy that hears is worse without sound, and worse still with another clip's; one whose reasoning helps is worse
 when it must answer at once. Every condition is made of the clip as it is given, and of nothing else; where picture
@@ -35,7 +35,7 @@ NO_THINK = "Output the final emotion in <answer> </answer> tags."
 def asked_as(
     records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None = None, seed: int = 0
 ) -> list[Record]:
-    """The records as they are asked in a condition; ids, labels and order stay.
+    """The records in a condition; ids, labels and order stay.
 
     Args:
         records: as the corpus gives them.
@@ -89,7 +89,7 @@ def asked_in_groups(
 
 
 def video_only(record: Record) -> Record:
-    """Without its sound.
+    """The record without its sound.
 
     Raises:
         DatasetError: it has no picture.
@@ -100,7 +100,7 @@ def video_only(record: Record) -> Record:
 
 
 def audio_only(record: Record) -> Record:
-    """Without its picture.
+    """The record without its picture.
 
     Raises:
         DatasetError: it has no sound.
@@ -111,7 +111,7 @@ def audio_only(record: Record) -> Record:
 
 
 def _without(record: Record, clip: Clip) -> Record:
-    """With what is left of its clip, and asked about that; a transcript that was shown still is."""
+    """The record with another clip and the question for it; a transcript that was shown still is."""
     base = base_question(record.question, clip=record.clip, transcript=record.transcript)
     is_shown = record.question == question_of(record.clip, question=base, transcript=record.transcript)
     asked = question_of(clip, question=base, transcript=record.transcript if is_shown else None)

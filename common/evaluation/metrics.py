@@ -9,7 +9,7 @@ from common.evaluation.confusion import confusion_of, scores_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognition:
-    """How well labels were recognised; all values are fractions."""
+    """Recognition of labels; all values are fractions."""
 
     num_clips: int
     war: Estimate
@@ -17,7 +17,7 @@ class Recognition:
     uar: Estimate
     """Unweighted average recall: the mean of the recalls of the classes that occur."""
     recall: Mapping[str, float]
-    """By class."""
+    """Recall by class."""
     support: Mapping[str, int]
     """Clips by class."""
 

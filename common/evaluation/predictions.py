@@ -1,4 +1,4 @@
-"""What a policy said of clips, a JSON line each: `{"id", "dataset", "fold", "label", "text"}`, and more if wanted.
+"""Predictions of a policy, one JSON line each: `{"id", "dataset", "fold", "label", "text"}` and optional keys.
 
 Nothing is passed over: a line that lacks something, stands twice or was never asked is a mistake with its place.
 """
@@ -13,7 +13,7 @@ from common.errors import DatasetError
 from common.runtime.atomic_files import atomic_write_text
 
 AS_GIVEN = "av"
-"""The condition of a clip that is asked as it is."""
+"""The condition of an unchanged clip."""
 REMEDY = 'a line is {"id": "00001", "dataset": "dfew", "fold": 1, "label": "sad", "text": "<think>..."}'
 
 
@@ -25,31 +25,31 @@ class Prediction:
     """Unique within dataset, fold and condition."""
     dataset: str
     fold: int | None
-    """Of a cross-validation, counted from 1; None where there is none."""
+    """Fold of a cross-validation, counted from 1; None without folds."""
     label: str
     text: str
-    """The whole completion; empty where the clip could not be asked."""
+    """The whole completion; empty after a failure."""
     labels: tuple[str, ...] = ()
     """Every label of a clip that has several."""
     taxonomy: str | None = None
-    """Whose classes the label is of; None where the dataset's name says it."""
+    """Taxonomy of the label; None if the dataset's name determines it."""
     video: str | None = None
     """Path of the clip."""
     audio: str | None = None
     """Path of its sound."""
     policy_version: int | None = None
     condition: str = AS_GIVEN
-    """How the clip was asked."""
+    """Condition of the clip."""
     failure: str | None = None
-    """Why the clip could not be asked; it counts as wrong."""
+    """Reason of a missing answer; it counts as wrong."""
     place: str = field(default="", compare=False)
     """File and line."""
     more: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
-    """What the line holds beside these."""
+    """Other keys of the line."""
 
     @property
     def key(self) -> tuple[str, int | None, str, str]:
-        """Under which it stands once."""
+        """Key of the prediction; it is unique."""
         return self.dataset, self.fold, self.condition, self.id
 
 
@@ -152,7 +152,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def line_of(prediction: Prediction) -> dict[str, Any]:
-    """As `read_predictions` reads it again."""
+    """The JSON line that `read_predictions` reads."""
     values = {name: getattr(prediction, name) for name in (*_REQUIRED, "condition", *_OPTIONAL)}
     values["labels"] = list(prediction.labels) or None
     known = {name: value for name, value in values.items() if value is not None or name == "fold"}

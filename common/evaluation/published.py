@@ -1,4 +1,4 @@
-"""Published figures to stand beside one's own, with where they come from and what they leave open."""
+"""Published figures to compare with, their sources and caveats."""
 
 from dataclasses import dataclass
 
@@ -93,7 +93,7 @@ CAVEATS: dict[str, tuple[str, ...]] = {
         "known. Calm is a class of its own there.",
     ),
 }
-"""By dataset; what holds for all under the empty name."""
+"""Caveats by dataset; those of all datasets under the empty name."""
 
 
 def published_on(dataset: str) -> tuple[Published, ...]:
@@ -103,5 +103,5 @@ def published_on(dataset: str) -> tuple[Published, ...]:
 
 
 def caveats_on(dataset: str) -> tuple[str, ...]:
-    """What a comparison on a dataset must say; nothing where nothing is published."""
+    """Caveats of a comparison on a dataset; none if nothing is published."""
     return (*CAVEATS.get(dataset.lower(), ()), *CAVEATS[""]) if published_on(dataset) else ()

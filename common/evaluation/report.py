@@ -28,7 +28,7 @@ class Report:
 
     name: str
     sources: tuple[str, ...]
-    """Where the predictions come from, for people."""
+    """Sources of the predictions, for people."""
     assessments: tuple[Assessment, ...]
     contributions: tuple[Comparison, ...]
     """Conditions minus the clips as given."""
@@ -36,7 +36,7 @@ class Report:
     """This run minus another."""
     read: tuple[ReadPrediction, ...]
     seed: int
-    """Of the resampling."""
+    """Seed of the resampling."""
 
 
 def make_report(
@@ -154,7 +154,7 @@ def page(report: Report) -> str:
 
 
 def _heads(report: Report) -> list[Assessment]:
-    """Of each dataset the clips as given, or what was asked first."""
+    """The unchanged clips of each dataset, or the first condition."""
     chosen: dict[str, Assessment] = {}
     for a in report.assessments:
         if a.dataset not in chosen or (a.condition == AS_GIVEN != chosen[a.dataset].condition):
@@ -163,7 +163,7 @@ def _heads(report: Report) -> list[Assessment]:
 
 
 def _controls(report: Report) -> list[dict[str, Any]]:
-    """A row for every condition of a dataset that was asked in several."""
+    """One row for each condition of a dataset that has several."""
     found = {(c.dataset, c.condition): c.difference for c in report.contributions}
     datasets = {dataset for dataset, _ in found}
     meanings = cast("Mapping[str, str]", MEANINGS)
@@ -181,7 +181,7 @@ def _controls(report: Report) -> list[dict[str, Any]]:
 
 
 def _examples(read: Sequence[ReadPrediction], heads: Sequence[Assessment]) -> list[ReadPrediction]:
-    """Of each dataset and label the first that was right and the first that was wrong."""
+    """The first right and the first wrong prediction of each dataset and label."""
     shown = {(a.dataset, a.condition) for a in heads}
     chosen: dict[tuple[str, str, bool], ReadPrediction] = {}
     for one in read:

@@ -1,4 +1,4 @@
-"""Whether two policies differ on the same clips, or by chance."""
+"""Tests of the difference of two policies on the same clips."""
 
 import math
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def _counts(labels: Sequence[str], first: Sequence[bool], second: Sequence[bool]) -> np.ndarray:
-    """Clips by class and by who is right: int64 [classes, 2, 2]."""
+    """Counts of clips by class and by which policy is right: int64 [classes, 2, 2]."""
     classes, owner = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
     counts = np.zeros((len(classes), 2, 2), dtype=np.int64)
     np.add.at(counts, (owner, np.array(first, dtype=int), np.array(second, dtype=int)), 1)

@@ -1,4 +1,4 @@
-"""What an evaluation came to, in a terminal."""
+"""Tables of an evaluation for a terminal."""
 
 from rich.console import Console
 from rich.table import Table

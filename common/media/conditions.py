@@ -47,7 +47,7 @@ def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | No
 
 
 def audio_donor(record: Record, records: Sequence[Record]) -> Record:
-    """The record that lends its sound where `record` is asked with another's: of another label, always the same.
+    """The record that gives its sound to `record`: it has another label, and is always the same.
 
     Args:
         record: whose sound is swapped.

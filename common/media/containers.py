@@ -1,4 +1,4 @@
-"""How long a media file says it is, in bytes: a copy that broke off is known by being shorter.
+"""The length in bytes that a media file declares: a truncated copy is shorter.
 
 Read are the outermost structures alone: boxes of MP4 and QuickTime, elements of Matroska and WebM, chunks of WAV
 and AVI, pages of Ogg. Nothing tells where a file without such structures ends (MP3, AAC, MPEG-TS), nor whether one
@@ -15,11 +15,11 @@ BOXES_WITH_CONTENT = frozenset({b"moov", b"moof", b"mdat"})
 OUTER_BOXES = BOXES_WITH_CONTENT | {b"ftyp", b"styp", b"sidx", b"free", b"skip", b"wide", b"uuid", b"mfra", b"meta"}
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 UNKNOWN_RIFF_BYTES = 0x7FFFF000
-"""From here on a size stands for one that the writer could not go back to fill in, as through a pipe."""
+"""Larger sizes mean that the writer could not fill in the size, for example in a pipe."""
 
 
 def declared_bytes(path: str | Path) -> int | None:
-    """Where the last structure ends that the file declares.
+    """Offset of the end of the last structure that the file declares.
 
     Returns:
         At most the file's own length if it is whole; None where its kind declares nothing.
@@ -108,7 +108,7 @@ def _end_of_wave(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_riff(file: BinaryIO, size: int) -> int:
-    """Of AVI, which has a further RIFF chunk for every GiB."""
+    """The end of an AVI file, which has another RIFF chunk for every GiB."""
     end = 0
     while end + 8 <= size:
         file.seek(end)

@@ -194,7 +194,7 @@ def _decord() -> Any:
 
 @contextlib.contextmanager
 def _as_media_error(path: str) -> Generator[None]:
-    """What decord and soundfile raise for whatever they could not do."""
+    """Errors of decord and soundfile for a file that they cannot read."""
     import decord  # pyright: ignore[reportMissingTypeStubs]
     from av.error import FFmpegError
 

@@ -11,7 +11,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
 def is_frame_folder(path: str) -> bool:
-    """Whether a folder holds an image, and no folder before it."""
+    """True if an image is found in the folder before a sub-folder."""
     with os.scandir(path) as entries:
         for entry in entries:
             if not entry.name.startswith("."):

@@ -10,7 +10,7 @@ from common.types import DecodedClip
 
 FrameShape = Literal["keep", "pad", "square"]
 GREY = 127
-"""Of the padding: half of 255, rounded down (R1-Omni, `expand2square`)."""
+"""Grey of the padding: half of 255, rounded down (R1-Omni, `expand2square`)."""
 
 
 def framed(clip: DecodedClip, shape: FrameShape, *, max_pixels: int) -> DecodedClip:

@@ -1,4 +1,4 @@
-"""What a clip's file holds, read from its packets before anything is decoded: the typed facade over PyAV.
+"""The tracks of a media file, read from its packets before decoding: the typed facade over PyAV.
 
 A file is complete if its length (`common/media/containers.py`), its packets (FFmpeg marks the one in which a file
 ends) and the duration that MP4, Matroska and FLV declare agree. Two kinds of damage are not detected: damage inside
@@ -15,7 +15,7 @@ from common.media.containers import declared_bytes
 from common.types import Modality
 
 SLACK_S = 0.25
-"""What healthy tracks are off by: an encoder's priming and padding take up to 3136 samples, 0.2 s at 16 kHz."""
+"""Tolerance for sound tracks: an encoder's priming and padding take up to 3136 samples, 0.2 s at 16 kHz."""
 DECLARING_FORMATS = frozenset({"mov", "matroska", "flv"})
 """Elsewhere a duration may be FFmpeg's guess from the bit rate."""
 
@@ -26,11 +26,11 @@ class Track:
 
     modality: Modality
     limit_s: float
-    """How long it may last."""
+    """Longest allowed duration."""
     sample_rate: int
     """Hz; 0 for pictures."""
     period_s: float
-    """Of one picture on average; 0.0 for sound."""
+    """Mean duration of a frame; 0.0 for sound."""
     declared_s: float | None
     """When the container says that it ends."""
     start_s: float
@@ -148,7 +148,7 @@ def _track(stream: Any, modality: Modality, *, limit_s: float, is_declaring: boo
 
 
 def _seconds(tag: str | None) -> float | None:
-    """Of Matroska's `00:01:02.345000000`."""
+    """Seconds of Matroska's `00:01:02.345000000`."""
     try:
         hours, minutes, seconds = (tag or "").strip("\0 ").split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -183,7 +183,7 @@ def _read_packets(container: Any, path: str, tracks: Mapping[int, Track]) -> flo
 
 
 def _require_within(path: str, track: Track, seconds: float) -> None:
-    """What is longer by less is measured when it has been decoded."""
+    """Refuses a track that is too long; one that is too long by less than `SLACK_S` is measured after decoding."""
     if seconds > track.limit_s + SLACK_S:
         require_short(path, track.modality, seconds, limit_s=track.limit_s)
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What is particular to one architecture."""
+    """Everything that depends on one architecture."""
 
     name: str
     architectures: tuple[str, ...]
-    """What `architectures[0]` of a `config.json` may say; the first is that of the released checkpoints."""
+    """Allowed values of `architectures[0]` in `config.json`; the first is that of the released checkpoints."""
     process_prompt: Callable[..., ProcessedPrompt]
     encode_completion: Callable[..., tuple[int, ...]]
     encode_text: Callable[..., tuple[int, ...]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def token_logprobs(
     head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, max_logits: int
 ) -> tuple[Tensor, Tensor]:
-    """What the head gives the targets, and the entropy of what it gives all tokens.
+    """Log-probabilities of the targets, and the entropy of the distribution over all tokens.
 
     Where the logits are more than `max_logits` and the head is a plain linear layer, they are made a chunk of
     tokens at a time, and made again in the backward. The head is called once either way, as hooks of ZeRO-3 expect.

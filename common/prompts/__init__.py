@@ -1,1 +1,1 @@
-"""From a record to the prompt that both planes consume."""
+"""Turns a record into the prompt that both planes consume."""

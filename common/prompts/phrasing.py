@@ -1,4 +1,4 @@
-"""What a clip is asked: the question says what of it is there, and may say what is said in it."""
+"""The question for a clip: it names the tracks that are present and may quote the transcript."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _PAPERS: Mapping[str, str] = {"av": QUESTION, "v": VIDEO_QUESTION, "a": AUDIO_QU
 
 
 def question_of(clip: Clip, *, question: str | None, transcript: str | None = None) -> str:
-    """The text that a clip is asked.
+    """The question for a clip.
 
     Args:
         clip: what is not there is said.

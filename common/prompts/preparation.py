@@ -1,4 +1,4 @@
-"""From a record to the prompt that both planes consume: decoded, then processed as the model's family does it."""
+"""Turns a record into the prompt that both planes consume: decodes the clip, then runs the family's processor."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaSettings:
-    """What a task needs besides the record."""
+    """Settings of a task."""
 
     data: DataConfig
     model_path: str
@@ -69,7 +69,7 @@ def prepare(
 
 
 def _decoded(record: Record, data: DataConfig) -> tuple[DecodedClip, Record]:
-    """The clip, and the record as it is asked: a clip whose track is missing may be asked without its sound."""
+    """The decoded clip and its record; a record whose sound track is missing may become one without sound."""
     from common.errors import MediaError
     from common.prompts.phrasing import base_question, question_of
 

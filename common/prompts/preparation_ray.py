@@ -30,14 +30,14 @@ MemoryKey = tuple[str | None, ...]
 
 
 def memory_key(record: Record, *, condition: Condition = "av", sound: Record | None = None) -> MemoryKey:
-    """What a prepared clip is remembered by: the same clip may be asked without its sound, or with another's."""
+    """Cache key of a prepared clip: the same clip occurs without its sound or with another's."""
     clip, heard = record.clip, sound and sound.clip.audio_path
     files = (clip.video_path, clip.audio_path)
     return record.dataset, record.split, record.prompt_id, record.question, *files, condition, heard
 
 
 class MediaStage:
-    """A `PrepareInConditionFn` over Ray tasks, which remembers the clips that were asked last."""
+    """A `PrepareInConditionFn` over Ray tasks, with a cache of recent clips."""
 
     def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
         self._settings = ray.put(settings)
@@ -65,7 +65,7 @@ class MediaStage:
         return self._kept[key].media, self._kept[key].num_tokens
 
     def prefetch(self, records: Sequence[Record]) -> None:
-        """Begins what will be asked next; a failure is found again by who asks."""
+        """Starts the next tasks; the later call meets a failure again."""
         for record in records:
             key = memory_key(record)
             if self._max_bytes and key not in self._kept and key not in self._running:

@@ -41,7 +41,7 @@ class HttpTarget:
     keys: tuple[str, str]
     """Names of `url` and of `token_env`, for messages."""
     allow_plain_http: bool
-    """Whether http to another machine is allowed, without a token."""
+    """True if http to another machine is allowed, without a token."""
     max_reply_bytes: int
     token: str | None = field(init=False, repr=False)
 
@@ -77,7 +77,7 @@ class HttpReply:
 
     status: int
     content: bytes
-    """With `[token]` in place of the token."""
+    """The text with `[token]` in place of the token."""
     retry_after: str
     """The header; empty without one."""
 

@@ -19,7 +19,7 @@ class MetricsFile:
         return [{k: math.nan if v is None else v for k, v in line.items()} for line in read_lines(self._path)]
 
     def keep_until(self, step: int) -> None:
-        """Cuts off what stands after a step, a torn line included."""
+        """Removes the lines after a step, and a torn line."""
         kept = [_as_json(line) for line in self.read() if line["step"] <= step]
         atomic_write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 

@@ -12,7 +12,7 @@ PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
 
 
 def installed_version() -> str:
-    """Of the distribution; `source` where it runs from a folder that was never installed."""
+    """Version of the distribution; `source` if it was never installed."""
     try:
         return version("omni-rlvr")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What a person sees of a command: a console, the progress of long work, and where to go on from its end."""
+"""The screen of a command: a console, progress bars, and the next command."""
 
 import errno
 import os

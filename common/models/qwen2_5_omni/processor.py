@@ -1,4 +1,4 @@
-"""From a decoded clip to the tensors that both planes consume.
+"""Turns a decoded clip into the tensors that both planes consume.
 
 One function, its arguments pinned here: what the engine and the learner see cannot differ, because it is
 the same arrays.
@@ -19,7 +19,7 @@ from common.models.qwen2_5_omni.template import render_prompt
 from common.types import DecodedClip, Modality, ProcessedPrompt
 
 INTERNAL_PLACEHOLDERS = ("<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
-"""What the processor itself writes while it expands a prompt, and then replaces."""
+"""Placeholders that the processor writes while it expands a prompt, and then replaces."""
 MEL_GUARD_SAMPLES = 1_600
 """Silence kept behind the waveform: past the extractor's window (400), so its last frame sees zeros, not
 a mirror image, and the features equal those of the full 300-second padding bit for bit."""

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stretch:
-    """What the decoder passes at one go: the prompts, or the completions behind them."""
+    """One pass of the decoder: the prompts, or the completions after them."""
 
     embeds: Tensor
     """[rows, length, hidden]"""

@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""For the checkpoints that this project builds; released checkpoints keep their own."""
+"""The template of checkpoints that this project builds; released checkpoints keep theirs."""
 
 
 def render_prompt(question: str, *, modalities: Collection[Modality]) -> str:

@@ -20,7 +20,7 @@ NAME = "flash_by_length"
 Windows = list[tuple[int, Tensor | None]]
 """Length of some windows, and [W, length] their tokens; None where they are all tokens, in order."""
 _windows_of: Any = WeakTensorKeyDictionary()
-"""By borders: all layers of a pass share them, and each reading of them would wait for the device."""
+"""Cache by borders: all layers of a pass share them, and each read would wait for the device."""
 
 
 def attend_by_length(thinker: Any) -> None:
@@ -41,7 +41,7 @@ def _attention(
     cu_seq_lens_q: Tensor,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: [1, heads, tokens, width] each; returns [1, tokens, heads, width]."""
+    """Takes [1, heads, tokens, width] each, as transformers passes them; returns [1, tokens, heads, width]."""
     windows = _windows(cu_seq_lens_q)
     heads, width = query.shape[1], query.shape[3]
     out: Tensor | None = None
