@@ -334,7 +334,7 @@ class RolloutEngine:
         return await self.receipts()
 
     async def receipts(self) -> list[TensorReceipt]:
-        """What worker 0 was handed in the last update; all workers must agree on it.
+        """The receipt of worker 0 for the last update; all workers must agree on it.
 
         Raises:
             RuntimeError: two workers of one engine were handed different bytes.
@@ -352,7 +352,7 @@ class RolloutEngine:
         return cast(list[Any], await self._llm.collective_rpc(method, args=args))
 
     def failure(self) -> str:
-        """What ended one of vLLM's processes; empty where they run."""
+        """The cause of death of a vLLM process; empty while all run."""
         return self._failures.cause()
 
     def shutdown(self) -> None:

@@ -1,4 +1,4 @@
-"""Why an engine ended: vLLM logs the cause in the process that failed, and its errors in the others lack it.
+"""The cause of death of an engine: vLLM logs it in the process that failed only.
 
 Each process of vLLM appends what ends it to a file of the process that owns the engine. The file is in memory: no
 log has to be parsed, and nothing is left behind.
@@ -26,7 +26,7 @@ EXIT_S = 5.0
 
 
 class FailureFile:
-    """What ended the processes below this one, in the order in which they ended."""
+    """Causes of death of the child processes, in order."""
 
     def __init__(self) -> None:
         """Processes that start from now on know the file."""
@@ -70,7 +70,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _ended_child() -> str:
-    """How a child of this process was killed or failed, which none of vLLM's errors says."""
+    """Exit of a child process, which vLLM's errors do not name."""
     # the only list that keeps children which have ended
     children = cast(Any, multiprocessing.process)._dangling
     for child in list(children):

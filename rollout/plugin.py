@@ -1,4 +1,4 @@
-"""What runs in every process that vLLM starts, through the entry-point group `vllm.general_plugins`."""
+"""Code for every process that vLLM starts, through the entry-point group `vllm.general_plugins`."""
 
 
 def register() -> None:

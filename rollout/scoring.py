@@ -1,4 +1,4 @@
-"""How likely the policy finds an answer, asked of the engines: each question once per policy version. No Ray here.
+"""Scores of answers by the engines: each question once per policy version. No Ray here.
 
 The engines answer while they serve: scoring waits where they are paused for a publish, as generation does.
 """
@@ -15,7 +15,7 @@ from rollout.pool import RolloutPool
 
 
 class _Question(NamedTuple):
-    """What an answer is remembered by."""
+    """Cache key of an answer."""
 
     record: tuple[str, ...]
     condition: Condition

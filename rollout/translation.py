@@ -45,7 +45,7 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
 
 
 def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:
-    """How a group is sampled."""
+    """Sampling parameters of a group."""
     return SamplingParams(
         n=group_size,
         seed=seed,
@@ -60,7 +60,7 @@ def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> Sa
 
 
 def scoring_params() -> SamplingParams:
-    """How a prompt's own tokens are scored: one token is sampled behind it, and thrown away.
+    """Sampling parameters that score a prompt's own tokens: one token is sampled after it and discarded.
 
     vLLM gives the tokens of a prompt their log-probabilities at temperature 1 with nothing cut off, whatever is
     sampled by, and takes over no prefix of such a prompt from its cache. The greedy choice draws no random number.
@@ -87,7 +87,7 @@ def logprob_of(output: RequestOutput, token_ids: Sequence[int]) -> float:
 
 
 def completion_of(output: CompletionOutput) -> Completion:
-    """What vLLM answered once."""
+    """One completion of vLLM."""
     assert output.logprobs is not None
     ids = tuple(output.token_ids)
     logprobs = cast(Sequence[Mapping[int, Logprob]], output.logprobs)

@@ -156,7 +156,7 @@ class ReceiptExtension:
         self._weight_update_active = False
 
     def sources(self) -> dict[str, str]:
-        """What this process runs."""
+        """Versions and sources of this process."""
         return provenance.sources()
 
     def weight_receipts(self) -> list[tuple[str, list[int], str, str]]:

@@ -1,4 +1,4 @@
-"""Addresses of services: what may stand in a configuration, and what of it may be shown."""
+"""Addresses of services: the form that a configuration allows, and the part that messages show."""
 
 from urllib.parse import SplitResult, urlsplit
 
@@ -6,7 +6,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def checked_url(url: object, *, key: str) -> str:
-    """An address that can be asked and holds no secret: a configuration is printed, and saved with its run.
+    """A valid address without a secret: a configuration is printed and saved with its run.
 
     Raises:
         ValueError: it is none; the message repeats no more of it than scheme and host.

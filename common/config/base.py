@@ -1,4 +1,4 @@
-"""What every part of the configuration is."""
+"""The base class of all parts of the configuration."""
 
 from typing import Any
 

@@ -11,22 +11,22 @@ Part = Literal["train", "validation", "test"]
 
 
 class SourceConfig(Config):
-    """What every corpus may be told."""
+    """Options of every corpus."""
 
     name: str | None = None
-    """What the corpus is called in records and metrics; null takes its own name."""
+    """Name of the corpus in records and metrics; null uses its default name."""
     part: Part | None = None
     """Which clips are taken; null takes test for data.heldout, validation for data.validation, train otherwise."""
     validation_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the training clips that is set aside for validation, told by a hash of their ids."""
+    """Share of the training clips that is set aside for validation, chosen by a hash of their ids."""
     validation_seed: int = 0
     """Seed of that hash."""
     modality: Literal["both"] | Modality = "both"
-    """What of each clip is asked: all there is, the video alone or the audio alone."""
+    """Tracks of each clip in the prompt: both, the video alone or the audio alone."""
     outside_taxonomy: Literal["refuse", "drop"] = "refuse"
-    """What becomes of a clip with no label of data.taxonomy: a mistake, or counted and left out."""
+    """Action for a clip whose label is not in data.taxonomy: an error, or count it and leave it out."""
     transcripts: str | None = None
-    """File or folder of what is said in the clips: jsonl or csv of name and text, or a folder of srt files."""
+    """File or folder of transcripts: jsonl or csv of name and text, or a folder of srt files."""
 
 
 class R1OmniDataConfig(SourceConfig):
@@ -63,7 +63,7 @@ class TreeConfig(SourceConfig):
     frames_fps: float = Field(default=24.0, gt=0)
     """Frames per second of clips that are folders of frames, which do not say it themselves."""
     prefer_frames: bool = False
-    """Whether a clip that is there as a video and as a folder of frames is taken from the folder."""
+    """Use the folder of frames of a clip that has both a video and a folder."""
 
 
 class DfewDataConfig(TreeConfig):
@@ -72,7 +72,7 @@ class DfewDataConfig(TreeConfig):
     type: Literal["dfew"]
     """Chooses this source."""
     fold: int = Field(default=1, ge=1, le=5)
-    """Of the cross-validation."""
+    """Fold of the cross-validation."""
     lists: str | None = None
     """Folder of the split lists; null takes the root."""
 
@@ -83,11 +83,11 @@ class MafwDataConfig(TreeConfig):
     type: Literal["mafw"]
     """Chooses this source."""
     fold: int | None = Field(default=1, ge=1, le=5)
-    """Of the cross-validation; null takes all clips of the workbook of labels."""
+    """Fold of the cross-validation; null takes all clips of the workbook of labels."""
     labels: Literal["single", "compound"] = "single"
     """One label to a clip, or the compound ones."""
     captions: bool = False
-    """Whether the lists with captions are read."""
+    """Read the lists with captions."""
     lists: str | None = None
     """Folder of the split lists and of the workbooks; null takes the root."""
 
@@ -98,11 +98,11 @@ class RavdessDataConfig(TreeConfig):
     type: Literal["ravdess"]
     """Chooses this source."""
     fold: int | None = Field(default=None, ge=1, le=6)
-    """Of the six-fold split by actors, fold k testing 4k-3 to 4k; null takes all actors whatever the part."""
+    """Fold of the six-fold split by actors, fold k testing 4k-3 to 4k; null takes all actors in every part."""
     song: bool = False
-    """Whether sung clips are taken beside the spoken ones."""
+    """Include sung clips."""
     calm: bool = True
-    """Whether calm is a class of its own; clips of it are left out otherwise."""
+    """Keep calm as a class; its clips are left out otherwise."""
 
 
 class EmerDataConfig(TreeConfig):
@@ -111,7 +111,7 @@ class EmerDataConfig(TreeConfig):
     type: Literal["emer"]
     """Chooses this source."""
     variant: Literal["emer_v1", "emer_v2", "ovmerd", "mercaptionplus", "mer2023", "mer2024", "mer2025"] = "ovmerd"
-    """Whose files are read."""
+    """Variant of the corpus."""
     subset: Literal["train", "test1", "test2", "test3"] = "train"
     """Folder of MER2023 that is read."""
     labels_file: str | None = None
@@ -119,9 +119,9 @@ class EmerDataConfig(TreeConfig):
     reasons_file: str | None = None
     """Table of name and reason; null takes the variant's."""
     subtitles_file: str | None = None
-    """Table of name and what is said; null takes the variant's where it is there."""
+    """Table of name and transcript; null takes the variant's table if it exists."""
     language: Literal["english", "chinese"] = "english"
-    """Language of reasons and of what is said, where both are there."""
+    """Language of explanations and transcripts, if both languages exist."""
 
 
 class TableDataConfig(SourceConfig):
@@ -134,7 +134,7 @@ class TableDataConfig(SourceConfig):
     media_root: str | None = changeable(None)
     """Folder that the paths start from; null takes the file's."""
     taxonomy: str = "open"
-    """Whose classes the labels are, such as dfew; open takes them as they are."""
+    """Taxonomy of the labels, such as dfew; open accepts any label."""
     id_column: str | None = None
     """Column of the ids; null takes the path of the clip."""
     video_column: str | None = "video"
@@ -146,11 +146,11 @@ class TableDataConfig(SourceConfig):
     response_column: str | None = None
     """Column of explanations in full."""
     transcript_column: str | None = None
-    """Column of what is said."""
+    """Column of transcripts."""
     caption_column: str | None = None
     """Column of captions."""
     question_column: str | None = None
-    """Column of questions that are asked instead of the run's."""
+    """Column of questions that replace the run's."""
     split_column: str | None = None
     """Column that says which part a row is of."""
     label_names: tuple[str, ...] = ()

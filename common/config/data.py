@@ -38,7 +38,7 @@ class DataConfig(Config):
     """The corpus, and the limits on a clip."""
 
     source: AnySourceConfig = SyntheticDataConfig(type="synthetic")
-    """Where the clips of the reinforcement come from; a synthetic corpus brings those of all other splits too."""
+    """Training clips of GRPO; a synthetic corpus also provides all other splits."""
     cold_start: AnyCorpusConfig | None = _corpus()
     """Clips with explanations, for the supervised stage."""
     validation: AnyCorpusConfig | None = _corpus()
@@ -48,19 +48,19 @@ class DataConfig(Config):
     taxonomy: Literal["dfew", "mafw", "mafw_compound", "r1_omni", "ravdess", "ravdess7", "mer", "open"] = "r1_omni"
     """Labels that may occur: those of one corpus, the eleven that R1-Omni joins of DFEW and MAFW, or any."""
     question: str | None = None
-    """Question that is asked of every clip; null asks the published one of `question_of`."""
+    """Question for every clip; null takes the published question of `question_of`."""
     question_of: Stage = "grpo"
-    """Whose published question: the reinforcement's, the cold start's, the demonstration's or the evaluation's."""
+    """Stage whose published question is used: GRPO, cold start, demonstration or evaluation."""
     show_transcripts: bool = False
-    """Whether what is said in a clip, where it is known, stands before its question."""
+    """Show the transcript of a clip before its question."""
     transcript_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training prompts whose transcript is not shown, drawn anew each epoch."""
+    """Share of the training prompts without their transcript, redrawn each epoch."""
     video_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training prompts that are asked by their sound alone, drawn anew each epoch."""
+    """Share of the training prompts with sound alone, redrawn each epoch."""
     audio_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training prompts that are asked by their pictures alone, drawn anew each epoch."""
+    """Share of the training prompts with the picture alone, redrawn each epoch."""
     missing_audio: Literal["video_only", "skip"] = "video_only"
-    """What becomes of a clip without an audio track: asked without audio, or counted and left out."""
+    """Action for a clip without an audio track: use the video alone, or count it and leave it out."""
     max_fps: float = Field(default=12.0, gt=0)
     """Frames per second taken at most."""
     max_frames: int = Field(default=64, ge=1)
@@ -78,7 +78,7 @@ class DataConfig(Config):
     num_cpus: float = changeable(0.2, gt=0)
     """Ray CPUs of one decoding task."""
     cache_gib: float = changeable(1.0, ge=0)
-    """Memory of processed clips kept for the next time they are asked, in GiB."""
+    """Cache of processed clips, in GiB."""
     deadline_s: float = changeable(120.0, gt=0)
     """Seconds until the decoding of a clip counts as failed."""
 
@@ -94,7 +94,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def a_clip_keeps_one_modality(self) -> Self:
-        """Without either there is nothing to ask about."""
+        """A prompt needs one of them."""
         total = self.video_dropout + self.audio_dropout
         if total > 1:
             raise ValueError(
@@ -134,7 +134,7 @@ class DataConfig(Config):
 
 
 def _corpus_of(source: SourceConfig) -> dict[str, Any]:
-    """What says which clips there are, whatever is done with them."""
+    """Keys that define which clips exist."""
     return source.model_dump(
         include={"type", "root", "path", "fold", "labels", "variant", "subset", "song", "calm"}
     )

@@ -23,12 +23,12 @@ class Option:
     key: str
     """Dotted."""
     default: str
-    """As it would be typed; empty where the key must be given."""
+    """The default as typed on the command line; empty for a required key."""
     text: str
     member: str | None = None
     """The `type` that it belongs to, where it is not of every run."""
     is_item: bool = False
-    """Whether it is no key but what may stand in the list before it."""
+    """True for a member of the list before it, which is not a key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ def _variant(field: FieldInfo, value: BaseModel | None, key: str) -> Iterator[Op
 
 
 def _ancestry(member: Model, field: tuple[str, FieldInfo]) -> int:
-    """What a model says itself comes before what it has in common with others."""
+    """Fields of a model itself come before inherited ones."""
     return next(i for i, model in enumerate(member.__mro__) if field[0] in vars(model).get("__annotations__", {}))
 
 
@@ -110,7 +110,7 @@ def _placeholder(name: str, field: FieldInfo) -> str:
 
 
 def _sentence(field: FieldInfo) -> str:
-    """What a field means, and the values it may have where they are few."""
+    """The sentence of a field, and its values if they are few."""
     several = choices(item_of(field.annotation))
     allowed = choices(field.annotation) or several
     told = f" {'Any of' if several else 'One of'}: {' | '.join(allowed)}." if allowed else ""
@@ -122,7 +122,7 @@ def _first_line(model: Model) -> str:
 
 
 def format_options(sections: Iterable[Section]) -> str:
-    """For people: a heading per section, a key with its default per line, its sentence below."""
+    """Text for people: a heading per section, a key with its default per line, its sentence below."""
     lines: list[str] = []
     for section in sections:
         lines += ["", f"{section.name}: {section.text}"]
@@ -132,7 +132,7 @@ def format_options(sections: Iterable[Section]) -> str:
 
 
 def _headed(option: Option) -> Iterator[str]:
-    """A key with its default, or what may stand in a list, in as many lines as it takes."""
+    """A key with its default, or the members of a list, wrapped."""
     indent = 6 if option.is_item else 2
     head = option.default if option.is_item else _head(option)
     yield from textwrap.wrap(

@@ -11,16 +11,16 @@ Policy = Literal["untrained", "cold_start", "grpo"]
 
 
 class EvaluationConfig(Config):
-    """When the held-out clips are asked, and how."""
+    """The evaluation on held-out clips."""
 
     policies: tuple[Policy, ...] = ()
     """Policies to evaluate on the held-out clips: before training, after the cold start, at the end."""
     controls: tuple[Control, ...] = ()
-    """In which other ways the held-out clips are asked of the last policy: without sound, without thinking, ..."""
+    """Other conditions in which the last policy is evaluated: without sound, without thinking, ..."""
     every_checkpoints: int = Field(default=0, ge=0)
     """Number of checkpoints between two results on `data.validation`, of which the best is kept; 0 for none."""
     max_in_flight: int = Field(default=32, ge=1)
-    """Number of clips asked at once."""
+    """Largest number of clips in flight."""
 
     @model_validator(mode="after")
     def controls_are_of_a_policy_that_is_judged(self) -> Self:

@@ -14,7 +14,7 @@ class OptimizerConfig(Config):
     lr: float = Field(default=1e-6, gt=0, lt=1)
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -30,28 +30,28 @@ class OptimizerConfig(Config):
 
 
 class PublishConfig(Config):
-    """How weights reach the engines."""
+    """Publishing of weights to the engines."""
 
     bucket_bytes: int = Field(default=256 * 2**20, ge=2**16)
     """Size of one of the two shared-memory segments; a larger layer gets a larger segment."""
     deadline_s: float = Field(default=300.0, gt=0)
     """Seconds that one phase of a publish may take before the run stops with the phase's name."""
     rehearsal: bool = True
-    """Whether each engine proves, before it serves, that published layers reach its arithmetic."""
+    """Verify, before an engine serves, that each published layer changes its computation."""
     rehearsal_scale: float | None = Field(default=None, gt=0, le=10)
     """Noise the rehearsal mixes in, relative to each tensor; 3 unless given."""
     canary_tolerance: float = Field(default=1e-4, gt=0)
     """Largest log-probability difference of the probe in float32."""
     canary_noise_factor: float = Field(default=3.0, ge=1)
-    """In bfloat16 the tolerance is this many times the noise measured at version 0."""
+    """Tolerance in bfloat16, as a multiple of the noise measured at version 0."""
     canary_noise_limit: float = Field(default=0.25, gt=0)
-    """In bfloat16 the most noise that is taken for rounding; more means that the engine computes something else."""
+    """Largest noise in bfloat16 that counts as rounding; more means that the engine computes something else."""
     probe_tokens: int = Field(default=16, ge=1)
     """Tokens that the engine generates for each probe prompt."""
 
 
 class CheckpointConfig(Config):
-    """What a run can be resumed from."""
+    """Checkpoints, from which a run resumes."""
 
     every_steps: int = Field(default=20, ge=1)
     """Steps between two checkpoints; the last step always leaves one."""
@@ -78,15 +78,15 @@ class LearnerConfig(Config):
     num_ranks: int = changeable(1, ge=1)
     """Number of DeepSpeed ranks, one Ray actor each."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed partitions: nothing (0), the optimizer (1), gradients too (2), parameters too (3)."""
+    """State that DeepSpeed partitions: nothing (0), the optimizer (1), also gradients (2), also parameters (3)."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What waits in host memory: the optimizer's state, or with it the parameters too."""
+    """State in host memory: the optimizer's, or also the parameters."""
     gradient_checkpointing: bool = False
-    """Whether layers compute themselves again in the backward instead of keeping activations."""
+    """Recompute layers in the backward pass instead of keeping activations."""
     steps: int = changeable(100, ge=1)
     """Number of steps of the run; each trains on one batch of groups and publishes once."""
     epochs: float | None = Field(default=None, gt=0)
-    """Times that each clip is asked, rounded up to whole steps, in place of `steps`."""
+    """Number of passes over the clips, rounded up to whole steps, in place of `steps`."""
     groups_per_step: int = Field(default=16, ge=1)
     """Number of groups consumed by one step, over all ranks."""
     updates_per_step: int = Field(default=1, ge=1)
@@ -98,15 +98,15 @@ class LearnerConfig(Config):
     max_staleness: int = Field(default=0, ge=0)
     """Number of publishes by which a group may lag when it is trained; 0 is strictly on-policy."""
     max_redraws: int = Field(default=3, ge=0)
-    """Number of times that a draw may come back too stale and be asked again before it counts as failed."""
+    """Number of redraws of a stale draw before it counts as failed."""
     old_logprobs: Literal["learner", "rollout"] = "learner"
-    """Whose log-probabilities the ratio is taken against; `learner` is the paper."""
+    """Source of the old log-probabilities in the ratio; `learner` is the paper."""
     aggregation: Literal["sequence", "token", "constant"] = "sequence"
-    """How token losses become one number; `sequence` is the paper."""
+    """Aggregation of token losses; `sequence` is the paper."""
     beta: float = Field(default=0.04, ge=0)
     """Weight of the KL to the frozen reference; 0 loads none."""
     reference: Literal["resident", "offloaded"] = "resident"
-    """Where the frozen reference waits between two uses: on the device, or in host memory; whole on every rank."""
+    """Memory of the frozen reference between two uses: device or host; every rank has all of it."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Lower clipping distance of the ratio."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -118,9 +118,9 @@ class LearnerConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     publish: PublishConfig = changeable(PublishConfig())
-    """How weights reach the engines."""
+    """Publishing of weights to the engines."""
     checkpoint: CheckpointConfig = changeable(CheckpointConfig())
-    """What a run can be resumed from."""
+    """Checkpoints, from which a run resumes."""
     num_cpus: float = changeable(0.5, ge=0)
     """Ray CPUs that one rank takes."""
     num_gpus: float = changeable(0.0, ge=0)
@@ -160,5 +160,5 @@ class LearnerConfig(Config):
 
 
 def _is_frozen(target: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern of stars alone takes in whatever a target may match."""
+    """True if a pattern of stars alone covers everything that a target can match."""
     return any(fnmatch.fnmatchcase(f"{target}.weight", p) for p in patterns if not set(p) & set("?["))

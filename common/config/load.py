@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to the frozen tree, and back; errors in one line."""
+"""Loads a YAML file and dotted overrides into the frozen tree, and dumps it; errors in one line."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,7 +77,7 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _takes_text(key: str) -> bool:
-    """Whether a key's value is a text, to be taken as it is typed."""
+    """True if a key's value is a text, which is used as typed."""
     models: tuple[Model, ...] = (OmniConfig,)
     *parents, leaf = key.split(".")
     for parent in parents:

@@ -13,7 +13,7 @@ Style = Literal["auto", "omni", "trl", "verl"]
 
 
 class RewardEntry(Config):
-    """What every reward has, wherever it runs."""
+    """Options of every reward."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the reward in the breakdown and the metrics."""
@@ -23,9 +23,9 @@ class RewardEntry(Config):
     """Seconds that a completion may take, all attempts together, its wait for a turn left out; or a whole group,
     where a call takes one."""
     max_retries: int = Field(default=2, ge=0)
-    """Times that it is asked again, after waits that double, where it failed; not where its deadline passed."""
+    """Number of retries after a failure, with waits that double; a missed deadline is not retried."""
     on_error: OnError = "retry_then_fail_group"
-    """What becomes of a group that the reward failed on at last."""
+    """Action for a group on which the reward failed after all retries."""
     requires: str | None = None
     """Another reward: where that one is 0, this one is worth 0."""
     caps: dict[str, float] = Field(default={})
@@ -33,7 +33,7 @@ class RewardEntry(Config):
     clip: tuple[float, float] | None = None
     """Lowest and highest that counts; null for no bounds."""
     normalise: Literal["none", "unit", "group"] = "none"
-    """What is weighted: the value, its place in `clip` from 0 to 1, or its distance from the group's mean in
+    """Weighted quantity: the value, its position in `clip` from 0 to 1, or its distance from the group's mean in
     standard deviations."""
 
     @property
@@ -82,11 +82,11 @@ class UserCodeConfig(RewardEntry):
     entrypoint: str = Field(pattern=ENTRYPOINT)
     """Module and function or class, importable where the run was started: `my_rewards:brevity`."""
     style: Style = "auto"
-    """How it is called; `auto` tells by the names of its parameters."""
+    """Calling convention; `auto` detects it from the names of the parameters."""
     conversational: bool = True
-    """Whether trl style is given completions as messages, as TRL does for conversations; else as texts."""
+    """Pass completions as messages in trl style, as TRL does for conversations; else as texts."""
     options: dict[str, Any] = Field(default={})
-    """What a class is made with, or a function is given beside the completion."""
+    """Arguments of a class, or further arguments of a function."""
     max_concurrency: int = Field(default=8, ge=1)
     """Calls at a time in each process, where the code is async; any other code is called once at a time."""
 
@@ -131,7 +131,7 @@ class NamedActorRewardConfig(RewardEntry):
     method: str = Field(default="score", pattern=r"^[A-Za-z]\w*$")
     """Its method, called with the samples of a group as the HTTP service is: a list of mappings."""
     max_concurrency: int = Field(default=8, ge=1)
-    """Groups that it is asked about at a time."""
+    """Groups in flight."""
 
 
 class HttpRewardConfig(RewardEntry):
@@ -140,15 +140,15 @@ class HttpRewardConfig(RewardEntry):
     type: Literal["http"]
     """Chooses this kind."""
     url: str
-    """Of the service, without `/v1/score`: https, or http on this machine."""
+    """Address of the service, without `/v1/score`: https, or http on this machine."""
     token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     """Environment variable that holds the bearer token."""
     allow_plain_http: bool = False
-    """Whether http to another machine is allowed, without a token: anybody on the way reads the texts."""
+    """Allow http to another machine, without a token: anybody on the network can read the texts."""
     send_paths: bool = False
-    """Whether it is told where the clip's files lie, as where both see the same storage."""
+    """Send the paths of the clip's files, for a service with the same storage."""
     max_concurrency: int = Field(default=16, ge=1)
-    """Groups that it is asked about at a time."""
+    """Groups in flight."""
 
     @field_validator("url")
     @classmethod
@@ -175,7 +175,7 @@ AnyRewardConfig = Annotated[RewardKind, Field(discriminator="type")]
 
 
 class RewardConfig(Config):
-    """What completions are worth."""
+    """Rewards of completions."""
 
     rewards: tuple[AnyRewardConfig, ...] = (
         BuiltinRewardConfig(type="builtin", name="accuracy_r1omni"),
@@ -223,7 +223,7 @@ class RewardConfig(Config):
 
     @model_validator(mode="after")
     def gates_are_other_rewards_in_no_circle(self) -> Self:
-        """What depends on itself has no value."""
+        """A dependency cycle has no value."""
         waiting = {reward.name: reward.gates for reward in self.rewards}
         for name, gates in waiting.items():
             unknown = sorted(gates - waiting.keys())

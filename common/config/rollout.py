@@ -8,7 +8,7 @@ from common.config.base import Config, changeable
 
 
 class SamplingConfig(Config):
-    """How completions are drawn."""
+    """Sampling of completions."""
 
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Temperature of the sampler; the learner applies the same."""
@@ -21,19 +21,19 @@ class SamplingConfig(Config):
 
     @property
     def truncates(self) -> bool:
-        """Whether some tokens can never be drawn."""
+        """True if some tokens can never be sampled."""
         return self.top_p < 1 or self.top_k > 0
 
 
 class RolloutConfig(Config):
-    """Engines and what they are asked."""
+    """Rollout engines and sampling."""
 
     num_engines: int = changeable(1, ge=1)
     """Number of vLLM engines, one Ray actor each."""
     group_size: int = Field(default=8)
     """Completions per prompt (G)."""
     sampling: SamplingConfig = SamplingConfig()
-    """How completions are drawn."""
+    """Sampling of completions."""
     max_model_len: int = Field(default=4096, ge=16)
     """Longest prompt and completion together, in tokens."""
     max_num_seqs: int = changeable(64, ge=1)
@@ -56,7 +56,7 @@ class RolloutConfig(Config):
     tensor_parallel_size: int = changeable(1, ge=1)
     """GPUs over which one engine splits the model."""
     enforce_eager: bool = changeable(True)
-    """Whether CUDA graphs and compilation are left out."""
+    """Run without CUDA graphs and compilation."""
 
     @model_validator(mode="after")
     def a_group_has_rewards_to_centre(self) -> Self:

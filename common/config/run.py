@@ -22,7 +22,7 @@ class TinyModelConfig(Config):
     """A random model of the real architecture, built into the run folder: for demos and tests."""
 
     tied: bool = False
-    """Whether the head shares the embedding's matrix."""
+    """Share the embedding's matrix with the head."""
     hidden_size: int = Field(default=128, ge=64, multiple_of=64)
     """Width of the decoder; heads have 32 dimensions."""
     num_layers: int = Field(default=2, ge=1)
@@ -43,7 +43,7 @@ class ModelConfig(Config):
 
 
 class RunConfig(Config):
-    """Where a run lives and how it repeats."""
+    """Folder, seed and repetition of a run."""
 
     name: str = changeable("run")
     """Name of the run, and of its folder under run.root."""
@@ -52,9 +52,9 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0)
     """Seed of a tiny model's weights, of the prompts' order and of every completion."""
     deterministic: bool | None = None
-    """Whether a run repeats bit for bit, kills included; by default where it can: on CPU and on-policy."""
+    """Repeat bit for bit, kills included; by default on CPU and on-policy."""
     resume: Literal["auto", "never"] = changeable("auto")
-    """Whether the same command again resumes; `never` sets what is there aside and starts from scratch."""
+    """Resume with the same command; `never` sets earlier results aside and starts from scratch."""
     wandb_project: str = changeable("")
     """W&B project that takes the metrics too; empty for none."""
     start_deadline_s: float = changeable(1800.0, gt=0)
@@ -93,15 +93,15 @@ class OmniConfig(Config):
     """One run of omni-rlvr."""
 
     run: RunConfig = Field(default_factory=RunConfig)
-    """Where the run lives and how it repeats."""
+    """Folder, seed and repetition of the run."""
     model: ModelConfig = ModelConfig()
     """The policy at the start of the run."""
     data: DataConfig = DataConfig()
     """The corpus, and the limits on a clip."""
     rollout: RolloutConfig = RolloutConfig()
-    """The engines, and what they are asked."""
+    """Rollout engines and sampling."""
     reward: RewardConfig = RewardConfig()
-    """What completions are worth."""
+    """Rewards of completions."""
     sft: SftConfig = SftConfig()
     """The supervised stage before the reinforcement, the cold start."""
     learner: LearnerConfig = LearnerConfig()
@@ -127,12 +127,12 @@ class OmniConfig(Config):
 
     @property
     def can_repeat(self) -> bool:
-        """Whether a run can give the same bits again: on a GPU sums, off-policy groups come in any order."""
+        """True if a run can repeat bit for bit: on a GPU sums have no fixed order, off-policy groups neither."""
         return not self.uses_gpus and self.learner.max_staleness == 0
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether batches are made in lockstep."""
+        """True if batches are made in lockstep."""
         return self.can_repeat if self.run.deterministic is None else self.run.deterministic
 
     @model_validator(mode="after")

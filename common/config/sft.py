@@ -14,7 +14,7 @@ class SftOptimizerConfig(OptimizerConfig):
     lr: float = Field(default=2e-5, gt=0, lt=1)
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
 
 
 class SftConfig(Config):

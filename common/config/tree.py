@@ -14,7 +14,7 @@ Model = type[BaseModel]
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether a field is of one model and nothing else."""
+    """True if a field has exactly one model as its type."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -28,7 +28,7 @@ def members(annotation: Any) -> tuple[Model, ...]:
 
 
 def item_of(annotation: Any) -> Any:
-    """What a list holds; None where the annotation is no list."""
+    """Type of the items of a list; None for another annotation."""
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else None
 
 

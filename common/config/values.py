@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 def parse_value(text: str) -> Any:
-    """What a text means: YAML, and numbers such as 1e-6, which YAML 1.1 reads as text."""
+    """The value of a text: YAML, and numbers such as 1e-6, which YAML 1.1 reads as text."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

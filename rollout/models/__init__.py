@@ -1,1 +1,1 @@
-"""What vLLM needs of each family: processed prompts as engine inputs."""
+"""Processed prompts of each family as vLLM engine inputs."""

@@ -1,4 +1,4 @@
-"""What each family's processed prompt is to vLLM."""
+"""The engine input of each family."""
 
 from collections.abc import Callable
 from typing import Any
