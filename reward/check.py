@@ -151,7 +151,7 @@ async def score_lines(config: RewardConfig, lines: Sequence[Line]) -> tuple[list
 
 
 def as_json(results: Sequence[Checked]) -> dict[str, Any]:
-    """For programs."""
+    """The report as JSON, for programs."""
     samples = [
         {"line": line.number, "group": line.group, "prompt_id": line.sample.prompt_id} | told
         for result in results
@@ -161,7 +161,7 @@ def as_json(results: Sequence[Checked]) -> dict[str, Any]:
 
 
 def has_failed(result: Checked) -> bool:
-    """Whether a reward failed on a group, whatever that did to its score."""
+    """True if a reward failed on a group, even if the group has a score."""
     return bool(result.report.faults) or isinstance(result.report.scores, Failure)
 
 
@@ -188,7 +188,7 @@ def _told(result: Checked) -> Iterator[dict[str, Any]]:
 
 
 def print_table(results: Sequence[Checked], names: Sequence[str], console: Console) -> None:
-    """For people: a row per sample, a dash for what does not apply; then what failed, with tracebacks."""
+    """Prints a row per sample, with a dash for rewards that do not apply; then failures with tracebacks."""
     table = Table(box=None, pad_edge=False)
     for title in ("line", "prompt", "label", "completion"):
         table.add_column(title, overflow="fold")

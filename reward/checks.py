@@ -1,4 +1,4 @@
-"""What can be known of configured rewards before any is started."""
+"""Checks of configured rewards before any is started."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -14,7 +14,7 @@ from reward.request import RewardRequest
 
 
 def needs_engines(entry: BuiltinRewardConfig) -> bool:
-    """Whether a built-in reward asks rollout engines."""
+    """True if a built-in reward needs rollout engines."""
     return bool(getattr(BUILTIN.get(entry.builtin_name), "needs_engines", False))
 
 
@@ -53,7 +53,7 @@ def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Ca
 
 
 def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
-    """What can be known of rewards before any is started: names, options, imports, parameters, tokens.
+    """Checks rewards before any is started: names, options, imports, parameters, tokens.
 
     Args:
         config: the rewards.

@@ -1,4 +1,4 @@
-"""Rewards that ask the rollout engines: asked where the engines are, in the driver, before the service sums.
+"""Rewards that need the rollout engines: the driver computes them before the service sums.
 
 What they come to, values and faults, goes to the service with the group, which settles and sums it as if it had
 asked itself: gates, weights and `on_error` are in one place.
@@ -21,7 +21,7 @@ from reward.precomputed import PrecomputedOutcomes
 from reward.request import RewardRequest, requests_of
 
 NUM_CALLS = 64
-"""Completions at a time of each reward; the engines batch what they are asked."""
+"""Completions in flight of each reward; the engines batch the requests."""
 
 
 class EngineRewards:
@@ -41,11 +41,11 @@ class EngineRewards:
         ]
 
     async def start(self) -> None:
-        """Until they can be asked."""
+        """Returns when all of them are ready."""
         await asyncio.gather(*(reward.start() for reward in self._rewards))
 
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, PrecomputedOutcomes]:
-        """What each of them makes of a group."""
+        """The outcomes of each reward for a group."""
         requests, loop = requests_of(record, completions), asyncio.get_running_loop()
 
         async def one(reward: PooledReward) -> PrecomputedOutcomes:

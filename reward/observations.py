@@ -1,4 +1,4 @@
-"""How each reward did over the groups of a step: its latency, its errors, and groups that it had no part in."""
+"""Metrics of each reward over the groups of a step: latency, errors, and groups without it."""
 
 from collections import Counter
 
@@ -31,7 +31,7 @@ class Observations:
         self._num_left_out.update(report.left_out)
 
     def take(self) -> dict[str, float]:
-        """By metric, and starts anew.
+        """Returns the metrics and resets them.
 
         Returns:
             `reward/<name>/latency_s`, mean seconds of a group; `/error_rate`, the share of completions that it

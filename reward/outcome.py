@@ -1,4 +1,4 @@
-"""What became of asking a reward: a checked result, or a fault as data with the user's traceback."""
+"""The outcome of a reward call: a checked result, or a fault as data with the user's traceback."""
 
 import math
 import traceback
@@ -34,7 +34,7 @@ Outcome = RewardResult | RewardFault
 
 
 def checked(value: object) -> Outcome:
-    """What a reward answered for one completion, whatever it is.
+    """Checks a reward's answer for one completion, of any type.
 
     Args:
         value: a number, None where the reward does not apply, a `RewardResult`, or a mapping with `score` or
@@ -76,7 +76,7 @@ def _checked(value: object, detail: object, facts: object, given: object) -> Out
 
 
 def checked_all(values: object, *, count: int) -> list[Outcome]:
-    """What a reward answered for so many completions, whatever it is."""
+    """Checks a reward's answer for a number of completions, of any type."""
     try:
         # a set has no order, and an array without dimensions a length by name alone
         is_list = hasattr(values, "__len__") and getattr(values, "shape", None) != ()
@@ -97,7 +97,7 @@ def checked_all(values: object, *, count: int) -> list[Outcome]:
 
 
 def fault_of(error: BaseException) -> RewardFault:
-    """What the user's code raised, without the frames that called it."""
+    """The fault of an exception in the user's code, without the frames that called it."""
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None and _is_own(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
@@ -109,7 +109,7 @@ def fault_of(error: BaseException) -> RewardFault:
 
 
 def shown(value: object) -> str:
-    """A value in a message: its type, and what it looks like where that can be told."""
+    """A value in a message: its type, and its repr if it has one."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a value of the user's
@@ -118,7 +118,7 @@ def shown(value: object) -> str:
 
 
 def text_of(value: object) -> str:
-    """A text that can be encoded: half a surrogate pair stands in it as its escape."""
+    """A text that can be encoded: half a surrogate pair is escaped."""
     try:
         text = str(value)
     except Exception:  # noqa: BLE001 - a value of the user's

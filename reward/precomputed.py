@@ -1,4 +1,4 @@
-"""What rewards made of a group elsewhere, before the service was asked to settle and sum."""
+"""Outcomes of a group that were computed before the reward service sums them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a reward sees of one completion, and what it may answer."""
+"""The request and the result of a reward for one completion."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RewardRequest:
     record: Record
     """The question, label or labels, their distribution, dataset, taxonomy, transcript and files."""
     modalities: tuple[Modality, ...]
-    """What the policy was given."""
+    """Modalities of the prompt."""
     duration_s: float | None = None
-    """Of the clip; None where it is not known."""
+    """Seconds of the clip; None if unknown."""
 
     @property
     def label(self) -> str:
@@ -74,12 +74,12 @@ class RewardRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardResult:
-    """What one completion is worth to one reward."""
+    """The result of one reward for one completion."""
 
     value: float | None
     """None where the reward does not apply."""
     detail: str = ""
-    """For the reader of the breakdown."""
+    """Text for readers of the breakdown."""
     facts: Mapping[str, float] | None = None
     """Figures beside the value, logged with it."""
 
@@ -94,7 +94,7 @@ def requests_of(record: Record, completions: Sequence[Completion]) -> list[Rewar
 
 
 def modalities_of(clip: Clip) -> tuple[Modality, ...]:
-    """What a clip has files of."""
+    """Modalities with a file."""
     video: tuple[Modality, ...] = ("video",) if clip.video_path is not None else ()
     audio: tuple[Modality, ...] = ("audio",) if clip.audio_path is not None else ()
     return video + audio

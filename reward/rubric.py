@@ -13,9 +13,9 @@ from common.types import Failure, Score
 from reward.request import RewardResult
 
 Column = Sequence[RewardResult]
-"""What one reward is worth to each completion of a group."""
+"""Values of one reward for each completion of a group."""
 STD_FLOOR = 1e-6
-"""Of a group whose values are all alike: each is worth 0."""
+"""Threshold of the standard deviation below which all values of a group count as equal: each is 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,7 @@ class Rubric:
         return scores
 
     def _shaped(self, used: Mapping[str, list[float]]) -> dict[str, list[float]]:
-        """What is weighted. A gate is open where the value that was given is not 0 and its own gate is open."""
+        """The weighted values. A gate is open if its value is not 0 and its own gate is open."""
         worth: dict[str, list[float]] = {}
         is_open: dict[str, list[bool]] = {}
         for entry in self._entries:

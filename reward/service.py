@@ -1,4 +1,4 @@
-"""The reward service: every configured reward asked about a group, its faults settled, the rest summed.
+"""The reward service: calls every configured reward for a group, settles faults, and sums the rest.
 
 Built-in rewards run here; code of the user's never does: it runs in processes or actors of its own, or behind HTTP,
 and is asked through pools. This is an object of one event loop and knows neither Ray nor HTTP servers.
@@ -36,9 +36,9 @@ from reward.rubric import Rubric
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
-"""Built-in rewards that wait for others: they are asked by `ask`, which is async, under their deadline."""
+"""Built-in rewards that wait for other services: the async method `ask` computes them, with a deadline."""
 NUM_WAITING = 32
-"""Completions that such a reward is asked about at a time."""
+"""Completions in flight of such a reward."""
 TURN_S = 0.01
 """Seconds of built-in rewards, one completion aside, after which others of the event loop have their turn."""
 
@@ -62,25 +62,25 @@ HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], HostedReward]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupReport:
-    """What became of a group, and how each reward did."""
+    """The scores of a group and a report of each reward."""
 
     scores: list[Score] | Failure
     left_out: tuple[str, ...] = ()
     """Rewards without a part in the sums."""
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
-    """By reward, from when it was asked; waits for a turn included."""
+    """Seconds by reward since the request, including waits."""
     faults: Mapping[str, RewardFault] = field(default_factory=dict[str, RewardFault])
     """The first of each reward that has some."""
     num_faults: Mapping[str, int] = field(default_factory=dict[str, int])
     """Completions that it failed on."""
     stops_run: bool = False
-    """Whether a reward failed whose `on_error` says so."""
+    """True if a reward with `on_error: stop_run` failed."""
     given: Mapping[str, Sequence[Outcome]] | None = None
-    """What each reward gave each completion; only of a service that asks all."""
+    """Outcomes of each reward for each completion; only of a service that calls all."""
 
 
 class BuiltinReward:
-    """One built-in reward with its options, asked where the service runs."""
+    """One built-in reward with its options, computed in the process of the service."""
 
     def __init__(self, entry: BuiltinRewardConfig) -> None:
         """Makes it.
@@ -169,12 +169,12 @@ class RewardService:
 
     @property
     def is_quick(self) -> bool:
-        """Whether no reward is asked elsewhere."""
+        """True if all rewards run in this process."""
         return not self._asked
 
     @property
     def is_ready(self) -> bool:
-        """Whether every reward can be asked."""
+        """True if every reward is ready."""
         return self.is_quick or (
             self._starting is not None
             and self._starting.done()
@@ -184,11 +184,11 @@ class RewardService:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """How the user's rewards are called, for people; known once started."""
+        """Calling conventions of the user's rewards, for people; known after the start."""
         return tuple(asked.decision for asked in self._asked if asked.decision)
 
     async def start(self) -> None:
-        """Until every reward can be asked; harmless when repeated.
+        """Starts all rewards and returns when they are ready; may be repeated.
 
         Raises:
             ConfigError: one cannot be loaded.
@@ -248,7 +248,7 @@ class RewardService:
         *,
         ends_at: float,
     ) -> None:
-        """Asks the rewards that are asked here, and lets others of the event loop in between."""
+        """Computes the rewards of this process, and yields to the event loop in between."""
         clock = asyncio.get_running_loop().time
         for own in self._own:
             started = time.perf_counter()
@@ -279,7 +279,7 @@ class RewardService:
         return self._settled(outcomes, seconds)
 
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
-        """What each reward's `on_error` makes of its faults, and the sum of the others."""
+        """Applies each reward's `on_error` to its faults, and sums the others."""
         given = outcomes if self._asks_all else None
         faults: dict[str, RewardFault] = {}
         num_faults: dict[str, int] = {}
@@ -344,7 +344,7 @@ def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Builtin
 
 
 def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bool) -> PooledReward:
-    """Where there is no Ray, the user's rewards for actors run in processes too."""
+    """Without Ray, the user's rewards for actors also run in processes."""
     is_python = isinstance(entry, PythonRewardConfig)
     limit_gib = entry.max_memory_gib if is_python else None
 
@@ -360,11 +360,11 @@ def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bo
 
 
 def _telling(faults: Sequence[RewardFault]) -> RewardFault:
-    """The first that says what happened, rather than that it was not asked any more."""
+    """The first fault that is a cause, not a skipped call."""
     return next((fault for fault in faults if not fault.detail.startswith("not asked:")), faults[0])
 
 
 def stop_reason(report: GroupReport) -> RewardError:
-    """What stops a run where a report says so."""
+    """The error that stops a run after such a report."""
     assert isinstance(report.scores, Failure)
     return RewardError(f"a reward with on_error=stop_run failed: {report.scores.reason}: {report.scores.detail}")

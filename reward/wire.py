@@ -21,7 +21,7 @@ Array = Annotated[tuple[Item, ...], Strict(False), FailFast()]
 
 
 class WireModel(BaseModel):
-    """What every part is."""
+    """Base class of all parts."""
 
     model_config = ConfigDict(
         strict=True,
@@ -53,25 +53,25 @@ class WireSample(WireModel):
     label_distribution: Annotated[dict[Name, float] | None, FailFast()] = Field(default=None, max_length=MAX_LABELS)
     """Share of the annotators by label, in [0, 1]."""
     taxonomy: Name = "open"
-    """Whose classes the labels are."""
+    """Taxonomy of the labels."""
     question: Text = ""
-    """What the policy was asked."""
+    """Question of the prompt."""
     transcript: Text | None = None
-    """What is said in the clip."""
+    """Transcript of the clip."""
     prompt_id: Name = ""
-    """Of the clip within its corpus."""
+    """Id of the clip within its corpus."""
     dataset: Name = ""
     """The corpus."""
     split: Name = ""
-    """Of the corpus."""
+    """Split of the corpus."""
     token_ids: Array[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=(), max_length=MAX_TOKENS)
-    """Of the completion; empty where only the text is known."""
+    """Token ids of the completion; empty if only the text is known."""
     video_path: Name | None = None
     """File of the clip, as the service sees it."""
     audio_path: Name | None = None
     """File of its sound; the video's where the sound is in it."""
     duration_s: float | None = Field(default=None, ge=0)
-    """Of the clip."""
+    """Seconds of the clip."""
     group: Name = ""
     """Samples of one group are compared with each other: all are scored by the same rewards, or none.
     Left out, those of one `prompt_id` are a group, and without one each is its own."""
@@ -81,11 +81,11 @@ class ScoreBatch(WireModel):
     """Body of `POST /v1/score`."""
 
     samples: Array[WireSample] = Field(min_length=1, max_length=MAX_SAMPLES)
-    """In any order; the results come in the same."""
+    """Samples in any order; the results have the same order."""
 
 
 class WireError(BaseModel):
-    """Why a group has no score."""
+    """Reason why a group has no score."""
 
     reason: str
     """Short and countable: the reward and the kind of its fault."""
@@ -94,20 +94,20 @@ class WireError(BaseModel):
 
 
 class WireResult(BaseModel):
-    """Of one sample."""
+    """Result of one sample."""
 
     total: float | None
     """The weighted sum; null with an error, or where no reward applies."""
     breakdown: dict[str, float] = {}
-    """By reward, unweighted."""
+    """Unweighted values by reward."""
     details: dict[str, str] = {}
-    """What rewards said beside their values."""
+    """Details that rewards return with their values."""
     facts: dict[str, float] = {}
     """Figures beside the values, by `reward/figure`."""
     left_out: tuple[str, ...] = ()
     """Rewards that had no part in the whole group's sums."""
     error: WireError | None = None
-    """Why there is no score."""
+    """Reason of a missing score."""
 
 
 class ScoreReply(BaseModel):
@@ -135,10 +135,10 @@ class RewardList(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a request was not answered."""
+    """Reason why a request was refused."""
 
     field: str
-    """What is wrong with it, dotted; `body` for all of it."""
+    """Dotted name of the wrong field; `body` for the whole body."""
     message: str
 
 

@@ -56,16 +56,16 @@ class Call:
     requests: Sequence[RewardRequest]
     group: Group
     left_s: float
-    """Of its deadline."""
+    """Seconds left of its deadline."""
     is_alone: bool = False
     num_retries: int = 0
     outcomes: asyncio.Future[list[Outcome]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    """Cancelled with whoever waits for it."""
+    """Cancelled together with the caller."""
 
     def end(self, outcomes: list[Outcome] | RewardFault) -> None:
-        """For good; one fault stands for all requests."""
+        """Ends the call; one fault counts for all requests."""
         if not self.outcomes.done():
             self.outcomes.set_result(outcomes if isinstance(outcomes, list) else [outcomes] * len(self.requests))
 
@@ -173,7 +173,7 @@ class PooledReward:
             self._put(call.group.held.pop(0))
 
     def _settle(self, call: Call, outcomes: list[Outcome], *, seconds: float, is_lost: bool = False) -> None:
-        """Ends a call, or has it asked again as the policy says."""
+        """Ends a call, or queues it again by the policy."""
         if is_lost and not call.is_alone:
             call.is_alone, call.left_s = True, self.entry.deadline_s
             self._put(call)

@@ -49,7 +49,7 @@ class HttpHost(RewardHost):
             await self._ended.wait()
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call, which waits as often as it is told to come again.
+        """One call, which waits and retries while the service answers that it is busy.
 
         Raises:
             HostLostError: it cannot be reached.
@@ -114,7 +114,7 @@ def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledRewa
 
 
 def check_http(config: HttpRewardConfig) -> None:
-    """Checks what can be known before the service is asked.
+    """Checks the configuration before the first request.
 
     Raises:
         ConfigError: the token is not there.
@@ -133,7 +133,7 @@ def _target(config: HttpRewardConfig) -> HttpTarget:
 
 
 def _retry_after_s(reply: HttpReply) -> float | None:
-    """Seconds until who is busy can be asked again; None where it does not say."""
+    """Seconds before a retry, from the headers of a busy service; None without them."""
     told = reply.retry_after
     if reply.status != 429 or not (told.isascii() and told.isdecimal()):
         return None

@@ -22,24 +22,24 @@ class RewardHost:
     """One worker. Beside `HostLostError`, `open` may raise `ConfigError`: the reward cannot be loaded."""
 
     takes_groups = False
-    """Whether one call is for a whole group."""
+    """True if one call is for a whole group."""
     concurrency = 1
     """Calls at a time."""
     decision = ""
-    """How the reward is called, for people; empty where there is nothing to say."""
+    """The calling convention of the reward, for people; may be empty."""
     is_owned = False
-    """Whether the worker is ours to end, and answers calls without requests at once unless it is stuck."""
+    """True if this process ends the worker. Such a worker answers an empty call at once unless it is stuck."""
     is_lost = False
 
     async def open(self) -> None:
-        """Returns once the worker can be asked."""
+        """Returns when the worker is ready."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One outcome per request; cancelled where the call is given up. Raises `HostLostError`."""
         raise NotImplementedError
 
     async def can_go_on(self) -> bool:
-        """Whether the worker still serves others after a call was cancelled."""
+        """True if the worker still serves other calls after one was cancelled."""
         if not self.is_owned:
             return True
         if self.concurrency == 1 or self.is_lost:

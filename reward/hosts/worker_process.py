@@ -20,7 +20,7 @@ from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult
 
 TICK_S, NUM_TICKS = 0.05, 20
-"""How often, and how many times, the end of a process or its stacks are looked for."""
+"""Interval and number of checks for the end of a process or for its stacks."""
 MAX_LINE_BYTES = 64 * 2**20
 
 
@@ -120,7 +120,7 @@ class ProcessHost(RewardHost):
         self._lose(await self._obituary("over it"))
 
     async def _obituary(self, when: str) -> str:
-        """How the process ended, and where."""
+        """Exit of the process, and its last stack."""
         code = None
         for _ in range(NUM_TICKS):
             if self._process is None or (code := self._process.poll()) is not None:
@@ -156,5 +156,5 @@ def _outcome(message: dict[str, Any]) -> Outcome:
 
 
 def worker_environment() -> dict[str, str]:
-    """Of a process that can import whatever this one can."""
+    """Environment of a process with the import path of this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

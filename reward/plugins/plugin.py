@@ -48,15 +48,15 @@ TELLING: Mapping[Shape, frozenset[str]] = {
 """Parameters that tell a shape."""
 SHAPES: tuple[Shape, ...] = ("request", "requests", "texts", "trl", "verl")
 CALL_METHOD = "score"
-"""Of a class that cannot be called itself."""
+"""Method of a class whose objects are not callable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PluginSpec:
-    """What is to be loaded; crosses processes."""
+    """The code to load; it crosses processes."""
 
     name: str
-    """Of the reward."""
+    """Name of the reward."""
     entrypoint: str
     style: Style = "auto"
     is_conversational: bool = True
@@ -76,23 +76,23 @@ class PluginSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plugin:
-    """A reward that can be asked."""
+    """A reward that is loaded."""
 
     call: Callable[..., Any]
     shape: Shape
     spec: PluginSpec
     is_async: bool
     taken: frozenset[str] = frozenset()
-    """Parameters that the options of a function are given for: they stand before what else there is of the name."""
+    """Parameters that the options of a function fill: they take precedence over columns of the same name."""
 
     @property
     def takes_groups(self) -> bool:
-        """Whether one call is for a whole group."""
+        """True if one call is for a whole group."""
         return self.shape in ("requests", "trl")
 
     @property
     def decision(self) -> str:
-        """How it is called and why, for people."""
+        """The calling convention and its reason, for people."""
         why = f"as it takes {' and '.join(sorted(TELLING[self.shape]))}"
         if self.spec.style != "auto":
             why = f"as style={self.spec.style} says"
@@ -144,7 +144,7 @@ class Plugin:
 
 
 def trl_columns(requests: Sequence[RewardRequest], *, is_conversational: bool) -> dict[str, list[Any]]:
-    """What TRL's trainers would pass, one entry per completion; `solution` is R1-Omni's column."""
+    """The arguments of TRL's trainers, one entry per completion; `solution` is R1-Omni's column."""
     records = [request.record for request in requests]
     texts = [request.completion for request in requests]
     questions = [record.question for record in records]
@@ -167,7 +167,7 @@ def trl_columns(requests: Sequence[RewardRequest], *, is_conversational: bool) -
 
 
 def verl_arguments(request: RewardRequest) -> dict[str, Any]:
-    """What verl's reward managers would pass."""
+    """The arguments of verl's reward managers."""
     record = request.record
     return {
         "data_source": record.dataset,
@@ -259,7 +259,7 @@ def _found(spec: PluginSpec) -> Callable[..., Any]:
 
 
 def _is_callable(found: type) -> bool:
-    """Whether a class's objects can be called."""
+    """True if a class's objects can be called."""
     return any("__call__" in base.__dict__ for base in found.__mro__)
 
 
@@ -274,7 +274,7 @@ def _made(found: Callable[..., Any], spec: PluginSpec) -> Any:
 
 
 def _shape(call: Callable[..., Any], spec: PluginSpec, *, taken: Sequence[str]) -> Shape:
-    """How something is called.
+    """Determines the calling convention of a callable.
 
     Args:
         call: what is called.
@@ -334,7 +334,7 @@ def _check_given(shape: Shape, signature: inspect.Signature, spec: PluginSpec, t
 
 
 def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, is_told: bool) -> bool:
-    """Whether a signature names what tells a shape and can be called so; the latter alone where it is told."""
+    """True if a signature has the parameters of a shape and accepts its call; a stated style needs the call."""
     named = {
         p.name
         for p in signature.parameters.values()
@@ -363,7 +363,7 @@ def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, i
 
 
 def _unbound(call: Callable[..., Any], given: Mapping[str, Any]) -> str | None:
-    """Why something cannot be called like this; None where it can."""
+    """The reason why a call fails to bind; None if it binds."""
     try:
         inspect.signature(call).bind(**given)
     except TypeError as error:
@@ -374,7 +374,7 @@ def _unbound(call: Callable[..., Any], given: Mapping[str, Any]) -> str | None:
 
 
 def _of_names(signature: inspect.Signature, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a signature has parameters for; all of it where it takes any."""
+    """The arguments that a signature accepts; all of them if it has `**kwargs`."""
     parameters = signature.parameters.values()
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return given
@@ -390,7 +390,7 @@ def _subject(spec: PluginSpec) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Where in the user's module an import failed; empty where it never came to the module."""
+    """Place in the user's module where an import failed; empty if the module was not reached."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

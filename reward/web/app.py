@@ -63,12 +63,12 @@ class Routes:
         return JSONResponse({"status": "alive"})
 
     async def readyz(self) -> Response:
-        """Whether every reward is up."""
+        """Returns 200 if every reward is ready."""
         is_ready = self._service.is_ready
         return JSONResponse({"status": "ready" if is_ready else "starting"}, 200 if is_ready else 503)
 
     async def metrics(self) -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return Response(generate_latest(self._meters.registry), media_type=METRICS_TYPE)
 
     async def _results(self, samples: Sequence[wire.WireSample]) -> tuple[wire.WireResult, ...]:
