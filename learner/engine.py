@@ -142,7 +142,7 @@ class LearnerEngine:
             ]
         updates: list[dict[str, float]] = []
         while len(updates) < self.config.updates_per_step:
-            objective = GrpoObjective(self.config, temperature=self.temperature)
+            objective = GrpoObjective(self.config.objective, temperature=self.temperature)
             updates.append(self._update(passes, objective, denominators, seconds))
             if updates[-1]["learner/is_skipped"]:
                 break

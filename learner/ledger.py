@@ -62,7 +62,7 @@ class Ledger:
         self._add(draw=draw.key, fate="failed", reason=failure.reason, stage=failure.stage, detail=failure.detail)
 
     def redrawn(self, draw: Draw) -> None:
-        """The draw's group was too stale; its prompt is asked again as another draw."""
+        """The draw's group was too stale; its prompt returns to the stream as another draw."""
         self._add(draw=draw.key, fate="redrawn")
 
     def stepped(self, step: int, *, outstanding: Sequence[Draw], cursor: int | None = None) -> None:
@@ -124,7 +124,7 @@ class LedgerCheck:
     fates: dict[str, int]
     num_rewinds: int
     open_draws: tuple[str, ...]
-    """Draws that need no fate yet: asked after the last step, or outstanding at it."""
+    """Draws that need no fate yet: requested after the last step, or outstanding at it."""
     faults: tuple[str, ...]
     """Violations of the invariant."""
 
@@ -134,25 +134,25 @@ def check_ledger(path: Path) -> LedgerCheck:
 
     If steps record the stream's cursor, every position before it must have been asked, and none from it on.
     """
-    asked: dict[str, int] = {}
+    requests: dict[str, int] = {}
     fates: dict[str, list[str]] = {}
     last_step, outstanding = -1, set[str]()
     entries = live_entries(path)
     for number, entry in enumerate(entries):
         if entry.get("event") == "asked":
-            asked[entry["draw"]] = number
+            requests[entry["draw"]] = number
         elif entry.get("event") == "stepped":
             last_step, outstanding = number, set(entry["outstanding"])
         elif "fate" in entry:
             fates.setdefault(entry["draw"], []).append(entry["fate"])
     faults = [f"{draw} has the fates {', '.join(names)}" for draw, names in fates.items() if len(names) > 1]
-    faults += [f"{draw} has a fate but was never asked" for draw in fates if draw not in asked]
-    without = [draw for draw in asked if draw not in fates]
-    is_open = [draw for draw in without if asked[draw] > last_step or draw in outstanding]
+    faults += [f"{draw} has a fate but was never asked" for draw in fates if draw not in requests]
+    without = [draw for draw in requests if draw not in fates]
+    is_open = [draw for draw in without if requests[draw] > last_step or draw in outstanding]
     faults += [f"{draw} was asked and has no fate" for draw in without if draw not in is_open]
     faults += _jumps(entries)
     return LedgerCheck(
-        num_draws=len(asked),
+        num_draws=len(requests),
         fates=dict(Counter(name for names in fates.values() for name in names)),
         num_rewinds=sum(e.get("event") == "rewound" for e in read_ledger(path)),
         open_draws=tuple(is_open),
@@ -161,7 +161,7 @@ def check_ledger(path: Path) -> LedgerCheck:
 
 
 def _jumps(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Contradictions between the stream's cursor and the positions that were asked."""
+    """Contradictions between the stream's cursor and the requested positions."""
     faults: list[str] = []
     positions, highest, before = set[int](), -1, 0
     for entry in entries:

@@ -1,7 +1,7 @@
-"""What the commands make sure of before they import anything of ours: standard library alone.
+"""The check of our packages before a command imports them. Uses the standard library alone.
 
-Our packages have plain names, and the directory that a run is started from comes before installed packages: a
-`reward/` or a `common.py` there would be imported in place of ours, and fail in ways that name neither.
+Python searches the working directory before installed packages. A `reward/` or a `common.py` there would be
+imported in place of ours, and the error would name neither.
 """
 
 import sys
@@ -13,7 +13,7 @@ PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
 
 
 def run_guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command that imports our packages; 2 where one of them is not ours."""
+    """Returns the exit code of a command that imports our packages; 2 if another package hides one of them."""
     if (problem := foreign_package()) is not None:
         sys.stderr.write(f"error: {problem}\n")
         return 2
@@ -23,15 +23,15 @@ def run_guarded(command: Callable[[], int]) -> int:
 
 
 def foreign_package() -> str | None:
-    """Says which package would not be ours; None where all are."""
+    """The message about the first package that is not ours; None if all are."""
     home = Path(__file__).resolve().parent.parent
     for package in PACKAGES:
         spec = find_spec(package)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin != home / package / "__init__.py":
-            found = origin.parent if origin and origin.name == "__init__.py" else origin or "nothing"
+            actual = origin.parent if origin and origin.name == "__init__.py" else origin or "nothing"
             return (
-                f"the package {package!r} must be omni-rlvr's in {home}, got {found}; rename the other, or start "
+                f"the package {package!r} must be omni-rlvr's in {home}, got {actual}; rename the other, or start "
                 "from another directory"
             )
     return None

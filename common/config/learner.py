@@ -72,6 +72,19 @@ class LoraConfig(Config):
     """Shell patterns of the linear layers that get one, those that `learner.freeze` matches left out."""
 
 
+class ObjectiveConfig(Config):
+    """The settings of the GRPO loss."""
+
+    beta: float
+    """Weight of the KL to the frozen reference."""
+    clip_low: float
+    """Lower clipping distance of the ratio."""
+    clip_high: float
+    """Upper clipping distance of the ratio."""
+    aggregation: Literal["sequence", "token", "constant"]
+    """Aggregation of token losses."""
+
+
 class LearnerConfig(Config):
     """Ranks, loss and optimizer."""
 
@@ -133,6 +146,10 @@ class LearnerConfig(Config):
     """Number of steps in a row that are left out where loss or gradient is not finite; one more stops the run."""
     max_rebuilds: int = changeable(3, ge=0)
     """Number of times in a row, without a new checkpoint, that ranks which died are rebuilt from the last one."""
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(**{name: getattr(self, name) for name in ObjectiveConfig.model_fields})
 
     @model_validator(mode="after")
     def offload_must_have_its_stage(self) -> Self:

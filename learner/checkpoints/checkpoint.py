@@ -38,7 +38,7 @@ class RunState:
     cursor: int
     """New draws taken from the stream."""
     outstanding: tuple[tuple[int, int], ...] = ()
-    """(position, draw) of draws without a fate, which are asked again."""
+    """(position, draw) of draws without a fate, which are requested again."""
     ledger_bytes: int
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     """Digests of the run's corpus and reference."""

@@ -87,7 +87,7 @@ def against_bare(model_path: str, stage: Any, groups: list[TrainGroup], max_rows
     engine, bare = start(model_path, settings), Bare(model_path, settings)
     batches, denominators = engine._share(groups)
     passes = [Pass(batch=batch) for batch in batches]
-    grpo = GrpoObjective(engine.config, temperature=engine.temperature)
+    grpo = GrpoObjective(engine.config.objective, temperature=engine.temperature)
     return {
         "grpo": _alternated(lambda: engine.train_step(groups), lambda: bare.step(passes, grpo, denominators)),
         "sft": _alternated(

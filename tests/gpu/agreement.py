@@ -57,7 +57,7 @@ def difference(found: dict[str, Any], exact: dict[str, Any]) -> float:
 def computed(section: Section, groups: Sequence[TrainGroup], *, device: str, dtype: torch.dtype) -> dict[str, Any]:
     """One forward and backward of a batch of groups."""
     policy = load_policy(str(section.tiny_path), dtype=dtype).to(device).train()
-    objective = GrpoObjective(configured().learner, temperature=1.0)
+    objective = GrpoObjective(configured().learner.objective, temperature=1.0)
     batches = micro_batches(groups, max_rows=8, max_tokens=4096, pad_token_id=0, device=device)
     num_rows = sum(len(b.advantages) for b in batches)
     num_tokens = sum(b.tokens.num_tokens for b in batches)

@@ -52,7 +52,7 @@ def loss_of(
 ) -> tuple[Tensor, dict[str, float]]:
     """An objective over a batch of two sequences and four tokens, and its sums."""
     sums = StepSums()
-    loss = (objective or GrpoObjective(LearnerConfig(beta=beta), temperature=1.0))(
+    loss = (objective or GrpoObjective(LearnerConfig(beta=beta).objective, temperature=1.0))(
         Pass(batch=batch, old=old, reference=reference),
         logprobs,
         torch.full_like(logprobs, 0.5).detach() if entropy is None else entropy,
