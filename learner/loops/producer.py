@@ -66,16 +66,16 @@ class GroupProducer:
     def start(self, count: int) -> None:
         """Begins to make `count` more groups."""
         if self.together is not None and count:
-            asking: list[Draw] = []
-            self._begin(self._make_together(count, asking, together=self.together), asking)
+            in_flight: list[Draw] = []
+            self._begin(self._make_together(count, in_flight, together=self.together), in_flight)
             return
         for _ in range(count):
-            asking = []
-            self._begin(self._make_group(asking), asking)
+            in_flight = []
+            self._begin(self._make_group(in_flight), in_flight)
 
-    def _begin(self, work: Coroutine[Any, Any, None], asking: list[Draw]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], in_flight: list[Draw]) -> None:
         task = asyncio.create_task(work)
-        self._tasks[task] = asking
+        self._tasks[task] = in_flight
         task.add_done_callback(self._ended)
 
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
@@ -96,7 +96,7 @@ class GroupProducer:
 
     def outstanding(self) -> list[Draw]:
         """Draws without a fate before the stream's cursor: in flight, buffered or handed back."""
-        in_flight = [draw for asking in self._tasks.values() for draw in asking]
+        in_flight = [draw for draws in self._tasks.values() for draw in draws]
         return in_flight + self.buffer.draws() + self.stream.handed_back
 
     async def stop(self) -> None:
@@ -106,23 +106,23 @@ class GroupProducer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _make_group(self, asking: list[Draw]) -> None:
+    async def _make_group(self, in_flight: list[Draw]) -> None:
         while True:
-            asking[:] = [self.stream.next()]
+            in_flight[:] = [self.stream.next()]
             answer: Group | Failure
-            prompt = await self._prepared(asking[0])
+            prompt = await self._prepared(in_flight[0])
             if isinstance(prompt, Failure):
                 answer = prompt
             else:
                 generation = await self._timed("generate", self.generate(prompt))
                 answer = await self._scored(prompt, generation)
-            if self._settle(asking[0], answer, asking):
+            if self._settle(in_flight[0], answer, in_flight):
                 return
 
-    async def _make_together(self, count: int, asking: list[Draw], *, together: GenerateTogetherFn) -> None:
+    async def _make_together(self, count: int, in_flight: list[Draw], *, together: GenerateTogetherFn) -> None:
         missing = count
         while missing:
-            prompts = await self._prepared_in_order(missing, asking)
+            prompts = await self._prepared_in_order(missing, in_flight)
             with self.events.phase("generate"):
                 generations = await self._timed("generate", together(prompts))
             with self.events.phase("reward"):
@@ -130,16 +130,16 @@ class GroupProducer:
                     *(self._scored(p, g) for p, g in zip(prompts, generations, strict=True))
                 )
             for prompt, answer in zip(prompts, answers, strict=True):
-                missing -= self._settle(prompt.draw, answer, asking)
+                missing -= self._settle(prompt.draw, answer, in_flight)
 
-    async def _prepared_in_order(self, count: int, asking: list[Draw]) -> list[Prompt]:
+    async def _prepared_in_order(self, count: int, in_flight: list[Draw]) -> list[Prompt]:
         ready: list[Prompt] = []
         while len(ready) < count:
             draws = [self.stream.next() for _ in range(count - len(ready))]
-            asking += draws
+            in_flight += draws
             for draw, prompt in zip(draws, await asyncio.gather(*map(self._prepared, draws)), strict=True):
                 if isinstance(prompt, Failure):
-                    self._settle(draw, prompt, asking)
+                    self._settle(draw, prompt, in_flight)
                 else:
                     ready.append(prompt)
         return ready
@@ -170,10 +170,10 @@ class GroupProducer:
             engine=generation.engine,
         )
 
-    def _settle(self, draw: Draw, answer: Group | Failure, asking: list[Draw]) -> bool:
+    def _settle(self, draw: Draw, answer: Group | Failure, in_flight: list[Draw]) -> bool:
         """Buffers a group, or records a failure; True for a group."""
         # no longer in flight: the buffer holds it, or it has its fate
-        asking.remove(draw)
+        in_flight.remove(draw)
         if isinstance(answer, Group):
             self.buffer.put(answer)
             self._failures.succeeded()
