@@ -57,7 +57,6 @@ class RewardActor:
         return self._service.decisions
 
     async def ready(self) -> None:
-        """Returns when the service can score."""
         await self._service.start()
 
     async def score(self, packed: bytes) -> bytes:

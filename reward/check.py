@@ -1,11 +1,11 @@
-"""Scores recorded samples without training: how a reward is tried out and mended.
+"""Scores recorded samples without training, to try out and correct rewards.
 
     python -m reward.check --config my.yaml --samples samples.jsonl [--json] [--reward.KEY VALUE ...]
     python -m reward.check --list
 
-A line of the samples is `{"completion": ..., "label": ..., "prompt_id": ...}`, with whatever else
-`POST /v1/score` takes, or a line that a run has recorded under `samples/`. Those of one `prompt_id`, or of one
-recorded draw, are one group. Exit code 0: every reward gave its values; 1: one failed; 2: the command, the
+A line of the samples is `{"completion": ..., "label": ..., "prompt_id": ...}`, with any other field of
+`POST /v1/score`, or a line that a run has recorded under `samples/`. Lines with the same `prompt_id`, or the same
+recorded draw, form a group. Exit code 0: every reward gave its values; 1: a reward failed; 2: the command, the
 configuration or a line is wrong.
 """
 
@@ -39,29 +39,17 @@ from reward.service import GroupReport, RewardService
 from reward.wire import WireSample, request_of
 
 RECORDED = frozenset(
-    {
-        "index",
-        "reward",
-        "breakdown",
-        "details",
-        "facts",
-        "finish_reason",
-        "rollout_logprobs",
-        "version_spans",
-        "engine",
-    }
-)
-"""Keys of a run's samples that no reward sees."""
+    ("index", "reward", "breakdown", "details", "facts", "finish_reason", "rollout_logprobs", "version_spans")
+) | {"engine"}
+"""Fields of recorded samples that rewards do not see."""
 WIDTH = 160
-"""Characters of a line where there is no terminal."""
+"""Characters per line if the output is not a terminal."""
 MAX_SHOWN = 48
-"""Characters of a completion in the table."""
+"""Most characters of a completion in the table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A recorded sample."""
-
     number: int
     group: str
     sample: WireSample
@@ -69,28 +57,28 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A group and what became of it."""
+    """A group and its report."""
 
     lines: tuple[Line, ...]
     report: GroupReport
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The samples of a file, gzipped or not.
+    """Reads samples from a file, gzipped or not.
 
     Raises:
-        DatasetError: it cannot be read, or a line is no sample.
+        DatasetError: the file cannot be read, or a line is not a sample.
     """
     lines: list[Line] = []
     try:
-        # lines end with a newline and with nothing else, which some completions hold
+        # only a newline ends a line: some completions hold other line ends
         with gzip.open(path, "rt", newline="\n") if path.suffix == ".gz" else path.open(newline="\n") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
                     lines.append(_line(text, number, path))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DatasetError(
-            f"--samples must be a readable file of lines, got {str(path)!r}: {error}; mend it"
+            f"--samples must be a readable file of lines, got {str(path)!r}: {error}; check the path"
         ) from error
     if not lines:
         raise DatasetError(f"--samples must hold at least one line, got none in {str(path)!r}; record some")
@@ -100,37 +88,39 @@ def read_lines(path: Path) -> list[Line]:
 def _line(text: str, number: int, path: Path) -> Line:
     where = f"{path}:{number}"
     try:
-        found = json.loads(text)
+        entry = json.loads(text)
     except ValueError as error:
-        raise DatasetError(f"{where} must be JSON, got {error}; mend the line") from error
-    if not isinstance(found, dict):
-        raise DatasetError(f"{where} must be a mapping, got {type(found).__name__}; mend the line")
-    given = {key: value for key, value in cast(dict[str, Any], found).items() if key not in RECORDED}
-    group = text_of(given.pop("draw", given.get("prompt_id") or f"line {number}"))
-    if "text" in given and "completion" not in given:
-        given["completion"] = given.pop("text")
-    clip = given.pop("clip", None)
-    if clip is not None and not {"video_path", "audio_path"} & given.keys():
-        given["video_path"] = clip
-    given.setdefault("prompt_id", group)
+        raise DatasetError(f"{where} must be JSON, got {error}; correct the line") from error
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{where} must be a mapping, got {type(entry).__name__}; correct the line")
+    fields = {key: value for key, value in cast(dict[str, Any], entry).items() if key not in RECORDED}
+    group = text_of(fields.pop("draw", fields.get("prompt_id") or f"line {number}"))
+    if "text" in fields and "completion" not in fields:
+        fields["completion"] = fields.pop("text")
+    clip = fields.pop("clip", None)
+    if clip is not None and not {"video_path", "audio_path"} & fields.keys():
+        fields["video_path"] = clip
+    fields.setdefault("prompt_id", group)
     try:
-        # as JSON: lists are what tuples are there, and no value is taken for another
-        sample = WireSample.model_validate_json(json.dumps(given))
+        # as JSON: lists become tuples, and no value is converted
+        sample = WireSample.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "it"
+        key = ".".join(map(str, first["loc"])) or "the line"
         raise DatasetError(
-            f"{where}: {key} must be right, got {str(first['input'])[:80]!r}: {first['msg'].lower()}; mend the line"
+            f"{where}: {key} must be valid, got {str(first['input'])[:80]!r}: {first['msg'].lower()}; "
+            "correct the line"
         ) from error
     return Line(number=number, group=group, sample=sample)
 
 
 async def score_lines(config: RewardConfig, lines: Sequence[Line]) -> tuple[list[Checked], tuple[str, ...]]:
-    """Every group's report, in the order of their first lines; and how the user's rewards are called.
+    """Returns the report of every group, in the order of their first lines, and the calling convention of user
+    rewards.
 
     Raises:
         ConfigError: a reward cannot be loaded.
-        RewardError: one does not come up.
+        RewardError: a reward does not start.
     """
     groups: dict[str, list[Line]] = {}
     for line in lines:
@@ -151,27 +141,26 @@ async def score_lines(config: RewardConfig, lines: Sequence[Line]) -> tuple[list
 
 
 def as_json(results: Sequence[Checked]) -> dict[str, Any]:
-    """The report as JSON, for programs."""
     samples = [
-        {"line": line.number, "group": line.group, "prompt_id": line.sample.prompt_id} | told
+        {"line": line.number, "group": line.group, "prompt_id": line.sample.prompt_id} | sample
         for result in results
-        for line, told in zip(result.lines, _told(result), strict=True)
+        for line, sample in zip(result.lines, _samples_of(result), strict=True)
     ]
     return {"samples": samples, "num_groups": len(results), "num_failed": sum(map(has_failed, results))}
 
 
 def has_failed(result: Checked) -> bool:
-    """True if a reward failed on a group, even if the group has a score."""
+    """True if a reward failed on the group, even if the group has a score."""
     return bool(result.report.faults) or isinstance(result.report.scores, Failure)
 
 
-def _told(result: Checked) -> Iterator[dict[str, Any]]:
+def _samples_of(result: Checked) -> Iterator[dict[str, Any]]:
     report = result.report
-    given = report.given or {}
+    outcomes_by_reward = report.given or {}
     for index in range(len(result.lines)):
-        outcomes = {name: column[index] for name, column in given.items()}
+        outcomes = {name: column[index] for name, column in outcomes_by_reward.items()}
         results = {name: o for name, o in outcomes.items() if isinstance(o, RewardResult)}
-        told: dict[str, Any] = {
+        sample: dict[str, Any] = {
             "total": None,
             "values": {name: result.value for name, result in results.items()},
             "details": {name: result.detail for name, result in results.items() if result.detail},
@@ -181,14 +170,14 @@ def _told(result: Checked) -> Iterator[dict[str, Any]]:
             "error": None,
         }
         if isinstance(report.scores, Failure):
-            told["error"] = report.scores.reason
+            sample["error"] = report.scores.reason
         else:
-            told["total"] = report.scores[index].total
-        yield told
+            sample["total"] = report.scores[index].total
+        yield sample
 
 
 def print_table(results: Sequence[Checked], names: Sequence[str], console: Console) -> None:
-    """Prints a row per sample, with a dash for rewards that do not apply; then failures with tracebacks."""
+    """Prints a row per sample, with a dash for rewards that do not apply, and then the failures."""
     table = Table(box=None, pad_edge=False)
     for title in ("line", "prompt", "label", "completion"):
         table.add_column(title, overflow="fold")
@@ -196,20 +185,20 @@ def print_table(results: Sequence[Checked], names: Sequence[str], console: Conso
         table.add_column(title, justify="right")
     remarks: dict[str, list[int]] = {}
     for result in results:
-        for line, told in zip(result.lines, _told(result), strict=True):
+        for line, sample in zip(result.lines, _samples_of(result), strict=True):
             text = " ".join(line.sample.completion.split())
             shown = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-            cells = ["failed" if name in told["faults"] else _cell(told["values"].get(name)) for name in names]
-            total = "failed" if told["error"] else _cell(told["total"])
+            cells = ["failed" if name in sample["faults"] else _cell(sample["values"].get(name)) for name in names]
+            total = "failed" if sample["error"] else _cell(sample["total"])
             row = (str(line.number), line.sample.prompt_id, line.sample.label, shown, *cells, total)
-            # texts of a policy are no markup
+            # completions are not markup
             table.add_row(*map(escape, row))
-            for name, fault in told["faults"].items():
+            for name, fault in sample["faults"].items():
                 remarks.setdefault(f"{name} failed ({fault['kind']}): {fault['detail']}", []).append(line.number)
-            if told["error"] and not told["faults"]:
-                remarks.setdefault(f"no sum ({told['error']})", []).append(line.number)
-            for name in told["left_out"]:
-                remarks.setdefault(f"{name} has no part in the sums", []).append(line.number)
+            if sample["error"] and not sample["faults"]:
+                remarks.setdefault(f"no sum ({sample['error']})", []).append(line.number)
+            for name in sample["left_out"]:
+                remarks.setdefault(f"{name} does not count in the sums", []).append(line.number)
     console.print(table)
     for remark, numbers in remarks.items():
         where = f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
@@ -221,14 +210,12 @@ def _cell(value: float | None) -> str:
 
 
 def print_builtin() -> None:
-    """The built-in rewards with their documentation."""
-    for name, found in sorted(BUILTIN.items()):
-        print(f"{name}{inspect.signature(found)}".split(" ->")[0])
-        print("\n".join(f"    {line}".rstrip() for line in (inspect.getdoc(found) or "").splitlines()) + "\n")
+    for name, reward in sorted(BUILTIN.items()):
+        print(f"{name}{inspect.signature(reward)}".split(" ->")[0])
+        print("\n".join(f"    {line}".rstrip() for line in (inspect.getdoc(reward) or "").splitlines()) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
     return exit_code(lambda: _main(argv))
 
 

@@ -14,23 +14,18 @@ from reward.request import RewardRequest
 
 
 def needs_engines(entry: BuiltinRewardConfig) -> bool:
-    """True if a built-in reward needs rollout engines."""
     return bool(getattr(BUILTIN.get(entry.builtin_name), "needs_engines", False))
 
 
 def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Callable[[RewardRequest], object]:
-    """A built-in reward with its options.
-
-    Args:
-        entry: which one.
-        has_engines: whether there are rollout engines that it can be bound to.
+    """Constructs a built-in reward with its options; `has_engines` if it can be bound to rollout engines.
 
     Raises:
-        ConfigError: there is none of this name, it does not take the options, or it needs what is not here.
+        ConfigError: no built-in reward has this name, the options are wrong, or it needs engines.
     """
     name = entry.builtin_name
-    found = BUILTIN.get(name)
-    if found is None:
+    reward = BUILTIN.get(name)
+    if reward is None:
         close = get_close_matches(name, BUILTIN, n=1)
         remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
         raise ConfigError(
@@ -43,24 +38,19 @@ def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Ca
             "leave it out here"
         )
     try:
-        return cast(Callable[[RewardRequest], object], cast(Any, found)(**entry.options))
+        return cast(Callable[[RewardRequest], object], cast(Any, reward)(**entry.options))
     except (TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
         raise ConfigError(
-            f"reward.rewards {entry.name}.options must be those of {name}, got {said}; see "
+            f"reward.rewards {entry.name}.options must be those of {name}, got {' '.join(str(error).split())}; see "
             "`python -m reward.check --list`"
         ) from error
 
 
 def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
-    """Checks rewards before any is started: names, options, imports, parameters, tokens.
-
-    Args:
-        config: the rewards.
-        has_engines: whether they are for a run, which has rollout engines.
+    """Checks names, options, imports, parameters and tokens of rewards before any of them starts.
 
     Raises:
-        ConfigError: one of them cannot be.
+        ConfigError: a reward cannot be used.
     """
     for entry in config.rewards:
         if isinstance(entry, BuiltinRewardConfig):
@@ -72,7 +62,7 @@ def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
 
 
 def _check_gates(config: RewardConfig) -> None:
-    """A penalty is 0 where all is well: a gate on it would be closed there, and open where it is deserved."""
+    """Refuses gates on penalties: a penalty is 0 at its best, so its gate would be closed there."""
     penalties = {
         entry.name
         for entry in config.rewards

@@ -1,7 +1,6 @@
 """Rewards that need the rollout engines: the driver computes them before the service sums.
 
-What they come to, values and faults, goes to the service with the group, which settles and sums it as if it had
-asked itself: gates, weights and `on_error` are in one place.
+Their outcomes go to the service with the group. The service applies gates, weights and `on_error` to all rewards.
 """
 
 import asyncio
@@ -25,15 +24,9 @@ NUM_CALLS = 64
 
 
 class EngineRewards:
-    """The rewards of a configuration that need engines, each under its deadline and attempts."""
+    """The rewards of a configuration that need engines, each with its deadline and attempts."""
 
     def __init__(self, config: RewardConfig, *, score_logprobs: ScoreLogprobsFn) -> None:
-        """Asks nobody yet.
-
-        Args:
-            config: all rewards of a run.
-            score_logprobs: of the engines.
-        """
         self._rewards = [
             PooledReward(entry, make_host=_host_maker(entry, score_logprobs), size=1)
             for entry in config.rewards
@@ -41,19 +34,18 @@ class EngineRewards:
         ]
 
     async def start(self) -> None:
-        """Returns when all of them are ready."""
         await asyncio.gather(*(reward.start() for reward in self._rewards))
 
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, PrecomputedOutcomes]:
         """The outcomes of each reward for a group."""
         requests, loop = requests_of(record, completions), asyncio.get_running_loop()
 
-        async def one(reward: PooledReward) -> PrecomputedOutcomes:
+        async def outcomes_of(reward: PooledReward) -> PrecomputedOutcomes:
             started = loop.time()
             return PrecomputedOutcomes(outcomes=tuple(await reward(requests)), seconds=loop.time() - started)
 
-        given = await asyncio.gather(*map(one, self._rewards))
-        return {reward.entry.name: answer for reward, answer in zip(self._rewards, given, strict=True)}
+        outcomes = await asyncio.gather(*map(outcomes_of, self._rewards))
+        return {reward.entry.name: answer for reward, answer in zip(self._rewards, outcomes, strict=True)}
 
 
 def _host_maker(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Callable[[], RewardHost]:
@@ -70,12 +62,11 @@ class EngineHost(RewardHost):
         self._reward = reward
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call."""
-        return await asyncio.gather(*map(self._one, requests))
+        return await asyncio.gather(*map(self._score, requests))
 
-    async def _one(self, request: RewardRequest) -> Outcome:
+    async def _score(self, request: RewardRequest) -> Outcome:
         try:
             return checked(await self._reward(request))
         except OmniError as error:
-            # a clip that cannot be used, an engine that did not answer: its group's matter
+            # an unusable clip or an engine without an answer fails the group alone
             return fault_of(error)

@@ -2,9 +2,9 @@
 
     python -m reward.http --config my.yaml [--host 127.0.0.1] [--port 8500] [--reward.KEY VALUE ...]
 
-`POST /v1/score` takes a batch and returns results in its order; `/docs` describes it, and `GET /v1/rewards`,
-`/healthz`, `/readyz` and `/metrics`. Other machines are served only with a bearer token, read from the environment.
-SIGTERM and Ctrl-C end it, and its rewards' processes, after a few seconds for the requests in progress.
+`POST /v1/score` scores a batch and returns results in the same order. `/docs` describes it, with `GET /v1/rewards`,
+`/healthz`, `/readyz` and `/metrics`. Clients on other machines need a bearer token, which the service reads from the
+environment. SIGTERM and Ctrl-C end the service and its reward processes; requests in progress get a few seconds.
 """
 
 import argparse
@@ -36,17 +36,17 @@ GRACE_S = 5
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine reaches an address."""
+    """True if only this machine can reach the address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
 
 
 def token_for(host: str, *, variable: str) -> str | None:
-    """The token that callers must show; None where none is set and none is needed.
+    """The token that clients must send; None if none is set and none is needed.
 
     Raises:
-        ConfigError: the address is public and there is none, or it is no good.
+        ConfigError: the address is public and no token is set, or the token is too weak.
     """
     token = os.environ.get(variable, "")
     if not token:
@@ -65,13 +65,13 @@ def token_for(host: str, *, variable: str) -> str | None:
 async def serve(
     service: RewardService, *, host: str, port: int, token: str | None, media_root: Path | None
 ) -> None:
-    """Serves until SIGTERM or SIGINT; ready once every reward is up. To be run by `asyncio.run`.
+    """Serves until SIGTERM or SIGINT; ready when every reward is. Call it with `asyncio.run`.
 
     Raises:
         ConfigError: a reward cannot be loaded.
-        RewardError: one does not come up, or the address cannot be bound.
+        RewardError: a reward does not start, or the address cannot be bound.
     """
-    # uvicorn shuts down at either signal, and then raises it again: as SIGINT does, SIGTERM cancels this coroutine
+    # uvicorn shuts down at either signal and raises it again: SIGTERM then cancels this coroutine, as SIGINT does
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     app = create_app(service, token=token, media_root=media_root, limits=RequestLimits())
     config = uvicorn.Config(app, host, port, log_level="warning", access_log=False, server_header=False)
@@ -94,10 +94,9 @@ async def serve(
 
 
 class AnnouncedServer(uvicorn.Server):
-    """Says where it serves, once it does."""
+    """Prints its address when it serves."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Binds the address."""
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -106,13 +105,12 @@ class AnnouncedServer(uvicorn.Server):
 
 
 async def _serve(server: uvicorn.Server) -> None:
-    # an address that cannot be bound
+    # the address cannot be bound
     with contextlib.suppress(SystemExit):
         await server.serve()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
     return exit_code(lambda: _main(argv))
 
 
@@ -136,7 +134,7 @@ def _main(argv: Sequence[str] | None) -> int:
     config = load_config(known.config, overrides).reward
     check_rewards(config)
     service = RewardService(config)
-    # Ctrl-C is how a service ends
+    # Ctrl-C is the normal end of a service
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(service, host=known.host, port=known.port, token=token, media_root=known.media_root))
     return 0

@@ -6,7 +6,7 @@ from reward.service import GroupReport
 
 
 class Observations:
-    """Sums over groups since they were last taken."""
+    """Sums over the groups since the last `take`."""
 
     def __init__(self) -> None:
         self._num_groups: Counter[str] = Counter()
@@ -17,11 +17,11 @@ class Observations:
         self._num_answered = self._num_lost = 0
 
     def add_lost(self) -> None:
-        """Takes note of a group that the service did not answer about: which reward is to blame is not known."""
+        """Counts a group for which the service returned nothing; the reward at fault is unknown."""
         self._num_lost += 1
 
     def add(self, report: GroupReport, num_completions: int) -> None:
-        """Takes note of a group, scored or failed."""
+        """Counts a group, scored or failed."""
         self._num_answered += 1
         for name, seconds in report.seconds.items():
             self._num_groups[name] += 1
@@ -31,12 +31,12 @@ class Observations:
         self._num_left_out.update(report.left_out)
 
     def take(self) -> dict[str, float]:
-        """Returns the metrics and resets them.
+        """Returns the metrics and resets the sums.
 
         Returns:
-            `reward/<name>/latency_s`, mean seconds of a group; `/error_rate`, the share of completions that it
-            failed on; `/left_out_rate`, the share of groups that it had no part in. `reward/lost_rate`, the share
-            of groups that the service did not answer about: it died or hung over them.
+            `reward/<name>/latency_s`: mean seconds per group; `/error_rate`: share of completions on which it failed;
+            `/left_out_rate`: share of groups in which it does not count. `reward/lost_rate`: share of groups for which the
+            service returned nothing, as it died or hung.
         """
         metrics: dict[str, float] = {}
         num_groups = self._num_answered + self._num_lost

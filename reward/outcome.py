@@ -1,4 +1,4 @@
-"""The outcome of a reward call: a checked result, or a fault as data with the user's traceback."""
+"""The outcome of a reward call: a checked result, or a failure as data with the user's traceback."""
 
 import math
 import traceback
@@ -12,19 +12,19 @@ from reward.request import RewardResult
 
 FaultKind = Literal["error", "not-finite", "type", "length", "deadline", "died", "refused"]
 MAX_DETAIL = 4000
-"""Characters of a traceback that are kept, its end; and of a result's detail, its start."""
+"""Most characters of a traceback, whose end is kept, and of a result's detail, whose start is kept."""
 MAX_FACTS, MAX_FACT_NAME = 256, 128
-"""Figures beside a value, and characters of each one's name."""
+"""Most facts of a result, and most characters of a fact's name."""
 OWN_FOLDER = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardFault:
-    """A reward that came to no value."""
+    """A call that returned no value."""
 
     kind: FaultKind
     detail: str
-    """The user's traceback where there is one."""
+    """The user's traceback, if there is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detail", text_of(self.detail)[-MAX_DETAIL:])
@@ -34,11 +34,10 @@ Outcome = RewardResult | RewardFault
 
 
 def checked(value: object) -> Outcome:
-    """Checks a reward's answer for one completion, of any type.
+    """Checks the return value of a reward for one completion.
 
-    Args:
-        value: a number, None where the reward does not apply, a `RewardResult`, or a mapping with `score` or
-            `value`, whose other numbers are facts.
+    `value` is a number, None if the reward does not apply, a `RewardResult`, or a mapping with `score` or `value`, whose
+    other numbers become facts.
     """
     try:
         if isinstance(value, RewardResult):
@@ -46,11 +45,11 @@ def checked(value: object) -> Outcome:
         if isinstance(value, Mapping):
             return _of_mapping(cast(Mapping[object, object], value))
         return _checked(value, "", None, value)
-    except Exception as error:  # noqa: BLE001 - a value of the user's may do anything when it is looked at
+    except Exception as error:  # noqa: BLE001 - reading the user's value may raise anything
         return fault_of(error)
 
 
-def _checked(value: object, detail: object, facts: object, given: object) -> Outcome:
+def _checked(value: object, detail: object, facts: object, answer: object) -> Outcome:
     if facts is not None and not isinstance(facts, Mapping):
         return RewardFault(kind="type", detail=f"a reward's facts must be a mapping, got {shown(facts)}; name them")
     numbers = {} if facts is None else _facts(cast(Mapping[object, object], facts))
@@ -59,57 +58,55 @@ def _checked(value: object, detail: object, facts: object, given: object) -> Out
             kind="type",
             detail=f"a reward must give <= {MAX_FACTS} facts with names of <= {MAX_FACT_NAME} characters, got more",
         )
-    told = text_of(detail)
-    if len(told) > MAX_DETAIL:
-        told = f"{told[:MAX_DETAIL]}... and {len(told) - MAX_DETAIL} characters more"
+    text = text_of(detail)
+    if len(text) > MAX_DETAIL:
+        text = f"{text[:MAX_DETAIL]}... and {len(text) - MAX_DETAIL} characters more"
     if value is None:
-        return RewardResult(value=None, detail=told)
+        return RewardResult(value=None, detail=text)
     number = _number(value)
     if number is None:
         return RewardFault(
             kind="type",
-            detail=f"a reward must be a number, a RewardResult or None, got {shown(given)}; return a float",
+            detail=f"a reward must be a number, a RewardResult or None, got {shown(answer)}; return a float",
         )
     if not math.isfinite(number):
         return RewardFault(kind="not-finite", detail=f"a reward must be finite, got {number}")
-    return RewardResult(value=number, detail=told, facts=numbers or None)
+    return RewardResult(value=number, detail=text, facts=numbers or None)
 
 
 def checked_all(values: object, *, count: int) -> list[Outcome]:
-    """Checks a reward's answer for a number of completions, of any type."""
+    """Checks the return value of a reward for `count` completions."""
     try:
-        # a set has no order, and an array without dimensions a length by name alone
+        # a set has no order, and an array without dimensions has no length
         is_list = hasattr(values, "__len__") and getattr(values, "shape", None) != ()
         if isinstance(values, str | bytes | Mapping | Set) or not is_list:
-            told = shown(cast(object, values))
-            return [
-                RewardFault(kind="type", detail=f"a reward of a group must be a list, got {told}; one value each")
-            ] * count
-        given = list(cast(Iterable[object], values))
+            detail = f"a reward of a group must be a list, got {shown(cast(object, values))}; return one value each"
+            return [RewardFault(kind="type", detail=detail)] * count
+        answers = list(cast(Iterable[object], values))
     except Exception as error:  # noqa: BLE001 - as of one value
         return [fault_of(error)] * count
-    if len(given) != count:
+    if len(answers) != count:
         fault = RewardFault(
-            kind="length", detail=f"a reward must give one value per completion, got {len(given)} for {count}"
+            kind="length", detail=f"a reward must give one value per completion, got {len(answers)} for {count}"
         )
         return [fault] * count
-    return [checked(value) for value in given]
+    return [checked(value) for value in answers]
 
 
 def fault_of(error: BaseException) -> RewardFault:
-    """The fault of an exception in the user's code, without the frames that called it."""
+    """The failure of an exception in user code, without the frames that called it."""
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None and _is_own(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     try:
-        told = "".join(traceback.format_exception(type(error), error, frames))
+        text = "".join(traceback.format_exception(type(error), error, frames))
     except Exception:  # noqa: BLE001 - an exception of the user's that cannot even be shown
-        told = type(error).__name__
-    return RewardFault(kind="error", detail=told.strip())
+        text = type(error).__name__
+    return RewardFault(kind="error", detail=text.strip())
 
 
 def shown(value: object) -> str:
-    """A value in a message: its type, and its repr if it has one."""
+    """A value for a message: its type and, if possible, its repr."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a value of the user's
@@ -118,7 +115,7 @@ def shown(value: object) -> str:
 
 
 def text_of(value: object) -> str:
-    """A text that can be encoded: half a surrogate pair is escaped."""
+    """The text of a value, which can be encoded: half a surrogate pair is escaped."""
     try:
         text = str(value)
     except Exception:  # noqa: BLE001 - a value of the user's
@@ -138,7 +135,6 @@ def _of_mapping(value: Mapping[object, object]) -> Outcome:
 
 
 def _number(value: object) -> float | None:
-    """None for what is none; numbers of numpy and torch are."""
     if not isinstance(value, Real):
         item = getattr(value, "item", None)
         if item is None:
@@ -154,7 +150,7 @@ def _number(value: object) -> float | None:
 
 
 def _facts(facts: Mapping[object, object]) -> dict[str, float]:
-    """Those that are finite numbers."""
+    """The facts that are finite numbers."""
     numbers = {text_of(name): _number(value) for name, value in facts.items()}
     return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 

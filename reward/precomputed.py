@@ -9,10 +9,8 @@ from reward.outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecomputedOutcomes:
-    """One reward's."""
-
     outcomes: tuple[Outcome, ...]
-    """One per completion, in their order."""
+    """[completions]"""
     seconds: float
 
 
@@ -22,8 +20,8 @@ NOTHING: Mapping[str, PrecomputedOutcomes] = MappingProxyType({})
 def columns_of(
     given: Mapping[str, PrecomputedOutcomes], *, names: Sequence[str], count: int
 ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-    """Outcomes and seconds by reward, of exactly these rewards and so many completions."""
+    """Outcomes and seconds by reward, checked to be those of `names` for `count` completions."""
     assert given.keys() == set(names), f"given must be {sorted(names)}, got {sorted(given)}"
-    assert all(len(one.outcomes) == count for one in given.values()), "one outcome per completion"
+    assert all(len(reward.outcomes) == count for reward in given.values()), "one outcome per completion"
     outcomes = {name: list(given[name].outcomes) for name in names}
     return outcomes, {name: given[name].seconds for name in names}

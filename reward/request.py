@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardRequest:
-    """One completion and what is known of its clip."""
+    """One completion and the known facts about its clip."""
 
     completion: str
     """Text, special tokens left out."""
     token_ids: tuple[int, ...]
-    """[C]; empty where only the text is known."""
+    """[C]; empty if only the text is known."""
     record: Record
-    """The question, label or labels, their distribution, dataset, taxonomy, transcript and files."""
+    """Question, label or labels, their distribution, dataset, taxonomy, transcript and files."""
     modalities: tuple[Modality, ...]
     """Modalities of the prompt."""
     duration_s: float | None = None
@@ -30,11 +30,10 @@ class RewardRequest:
 
     @property
     def label(self) -> str:
-        """The clip's, or the first of several."""
         return self.record.label
 
     def frames(self, *, max_fps: float = 4.0, max_frames: int = 32) -> tuple[np.ndarray, float]:
-        """The clip's pictures, decoded when asked for; the completions of a group share them.
+        """Decodes the clip's pictures; the completions of a group share them.
 
         Returns:
             uint8 [T, H, W, 3], and their true rate per second.
@@ -53,7 +52,7 @@ class RewardRequest:
         return decoded.frames, decoded.fps
 
     def waveform(self) -> np.ndarray:
-        """The clip's sound, decoded when asked for; the completions of a group share it.
+        """Decodes the clip's sound; the completions of a group share it.
 
         Returns:
             float32 [S] at 16 kHz, channels averaged.
@@ -74,18 +73,15 @@ class RewardRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardResult:
-    """The result of one reward for one completion."""
-
     value: float | None
-    """None where the reward does not apply."""
+    """None if the reward does not apply."""
     detail: str = ""
     """Text for readers of the breakdown."""
     facts: Mapping[str, float] | None = None
-    """Figures beside the value, logged with it."""
+    """Numbers that are logged with the value."""
 
 
 def requests_of(record: Record, completions: Sequence[Completion]) -> list[RewardRequest]:
-    """A group's, in its order."""
     modalities = modalities_of(record.clip)
     return [
         RewardRequest(completion=c.text, token_ids=c.token_ids, record=record, modalities=modalities)
@@ -94,7 +90,6 @@ def requests_of(record: Record, completions: Sequence[Completion]) -> list[Rewar
 
 
 def modalities_of(clip: Clip) -> tuple[Modality, ...]:
-    """Modalities with a file."""
     video: tuple[Modality, ...] = ("video",) if clip.video_path is not None else ()
     audio: tuple[Modality, ...] = ("audio",) if clip.audio_path is not None else ()
     return video + audio

@@ -1,7 +1,7 @@
-"""Rewards weighted and summed. A sum over fewer rewards is never compared with one over more.
+"""Weighted sums of rewards. A sum over fewer rewards is never compared with a sum over more.
 
-Who did not apply to one completion of a group is left out for the whole group, and so is whoever depends on it:
-advantages are differences within a group, which stay fair.
+A reward that does not apply to one completion of a group is left out for the whole group, with all rewards that depend
+on it. Advantages are differences within a group, so they stay fair.
 """
 
 import math
@@ -13,14 +13,13 @@ from common.types import Failure, Score
 from reward.request import RewardResult
 
 Column = Sequence[RewardResult]
-"""Values of one reward for each completion of a group."""
 STD_FLOOR = 1e-6
-"""Threshold of the standard deviation below which all values of a group count as equal: each is 0."""
+"""Standard deviation below which all values of a group count as equal and become 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summed:
-    """A group's scores, and who has no part in them."""
+    """A group's scores, and the rewards that do not count in them."""
 
     scores: list[Score] | Failure
     left_out: tuple[str, ...] = ()
@@ -35,11 +34,7 @@ class Rubric:
         self._is_plain = all(not e.gates and e.clip is None and e.normalise == "none" for e in entries)
 
     def sum(self, columns: Mapping[str, Column]) -> Summed:
-        """The weighted sums of a group.
-
-        Args:
-            columns: by reward, each of the group's length; who is not in it failed and is left out.
-        """
+        """The weighted sums of a group. A reward without a column failed and is left out."""
         used: dict[str, list[float]] = {}
         for entry in self._entries:
             column = columns.get(entry.name)
@@ -79,22 +74,24 @@ class Rubric:
         return scores
 
     def _shaped(self, used: Mapping[str, list[float]]) -> dict[str, list[float]]:
-        """The weighted values. A gate is open if its value is not 0 and its own gate is open."""
+        """The values that are weighted. A gate is open if its value is not 0 and its own gate is open."""
         worth: dict[str, list[float]] = {}
         is_open: dict[str, list[bool]] = {}
         for entry in self._entries:
             if entry.name not in used:
                 continue
-            given = used[entry.name]
-            values = _normalised(entry, _clipped(entry, given))
+            raw = used[entry.name]
+            values = _normalised(entry, _clipped(entry, raw))
             worth[entry.name] = [_gated(entry, value, is_open, index) for index, value in enumerate(values)]
-            needed = is_open[entry.requires] if entry.requires else [True] * len(given)
-            is_open[entry.name] = [value != 0 and need for value, need in zip(given, needed, strict=True)]
+            needed = is_open[entry.requires] if entry.requires else [True] * len(raw)
+            is_open[entry.name] = [value != 0 and need for value, need in zip(raw, needed, strict=True)]
         return worth
 
 
 def in_order_of_gates(entries: Sequence[RewardEntry]) -> list[RewardEntry]:
-    """Every reward after those that it depends on; the configuration has made sure that there is such an order."""
+    """Orders rewards so that each comes after those that it depends on; the configuration has checked that this is
+    possible.
+    """
     ordered: list[RewardEntry] = []
     waiting = list(entries)
     while waiting:
@@ -126,7 +123,7 @@ def _normalised(entry: RewardEntry, values: list[float]) -> list[float]:
 
 
 def _gated(entry: RewardEntry, value: float, is_open: Mapping[str, list[bool]], index: int) -> float:
-    """Nothing behind a closed gate, and no more than the cap of a closed one."""
+    """The value behind a gate: 0 if the gate is closed, and limited by the caps of closed gates."""
     if entry.requires is not None and not is_open[entry.requires][index]:
         return 0.0
     return min([value, *(cap for name, cap in entry.caps.items() if not is_open[name][index])])

@@ -1,7 +1,7 @@
-"""The reward service: calls every configured reward for a group, settles faults, and sums the rest.
+"""The reward service: calls every configured reward for a group, handles failures, and sums the rest.
 
-Built-in rewards run here; code of the user's never does: it runs in processes or actors of its own, or behind HTTP,
-and is asked through pools. This is an object of one event loop and knows neither Ray nor HTTP servers.
+Built-in rewards run in this process. User code never does: it runs in other processes, in actors or behind HTTP.
+The service belongs to one event loop and knows neither Ray nor HTTP servers.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from common.config.reward import (
     RewardEntry,
 )
 from common.errors import ConfigError, RewardError
-from common.types import Completion, Failure, Record, Score
+from common.types import Failure, Score
 from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.remote import over_http
@@ -31,21 +31,19 @@ from reward.hosts.worker_process import ProcessHost
 from reward.outcome import Outcome, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
 from reward.precomputed import NOTHING, PrecomputedOutcomes, columns_of
-from reward.request import RewardRequest, RewardResult, requests_of
+from reward.request import RewardRequest, RewardResult
 from reward.rubric import Rubric
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
-"""Built-in rewards that wait for other services: the async method `ask` computes them, with a deadline."""
+"""Built-in rewards that wait for other services; their async method `ask` runs with a deadline."""
 NUM_WAITING = 32
 """Completions in flight of such a reward."""
 TURN_S = 0.01
-"""Seconds of built-in rewards, one completion aside, after which others of the event loop have their turn."""
+"""Seconds of built-in rewards after which other tasks of the event loop run."""
 
 
 class HostedReward(Protocol):
-    """A reward that a host computes."""
-
     entry: RewardEntry
     decision: str
 
@@ -57,7 +55,7 @@ class HostedReward(Protocol):
 
 
 HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], HostedReward]
-"""Hosts, or finds, a reward among Ray's actors."""
+"""Starts or finds a reward among Ray's actors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,33 +64,25 @@ class GroupReport:
 
     scores: list[Score] | Failure
     left_out: tuple[str, ...] = ()
-    """Rewards without a part in the sums."""
+    """Rewards that do not count in the sums."""
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds by reward since the request, including waits."""
     faults: Mapping[str, RewardFault] = field(default_factory=dict[str, RewardFault])
-    """The first of each reward that has some."""
+    """The first failure of each reward."""
     num_faults: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Completions that it failed on."""
+    """Number of completions on which each reward failed."""
     stops_run: bool = False
     """True if a reward with `on_error: stop_run` failed."""
     given: Mapping[str, Sequence[Outcome]] | None = None
-    """Outcomes of each reward for each completion; only of a service that calls all."""
+    """Outcomes of each reward for each completion, if the service calls all rewards."""
 
 
 class BuiltinReward:
-    """One built-in reward with its options, computed in the process of the service."""
-
     def __init__(self, entry: BuiltinRewardConfig) -> None:
-        """Makes it.
-
-        Raises:
-            ConfigError: there is none of this name, or it does not take the options.
-        """
         self.entry = entry
         self._call = make_builtin(entry)
 
     def answer(self, request: RewardRequest) -> Outcome:
-        """Its failure is data."""
         try:
             value = self._call(request)
         except Exception as error:  # noqa: BLE001 - its failure is data
@@ -100,7 +90,6 @@ class BuiltinReward:
         return self._checked(value)
 
     async def answer_later(self, request: RewardRequest) -> Outcome:
-        """The same of a reward that waits for others."""
         try:
             return checked(await cast(Any, self._call).ask(request))
         except Exception as error:  # noqa: BLE001 - its failure is data
@@ -114,7 +103,7 @@ class BuiltinReward:
 
 
 class WaitingHost(RewardHost):
-    """A built-in reward that waits for others."""
+    """A built-in reward that waits for another service."""
 
     concurrency = NUM_WAITING
 
@@ -122,31 +111,25 @@ class WaitingHost(RewardHost):
         self._reward = reward
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call."""
         return [await self._reward.answer_later(request) for request in requests]
 
 
 class RewardService:
-    """Scores groups with the configured rewards.
-
-    Attributes:
-        is_quick: whether no reward is asked elsewhere: then `score_now` needs no event loop.
-    """
+    """Scores groups with the configured rewards."""
 
     def __init__(
         self, config: RewardConfig, *, host: HostFn | None = None, asks_all: bool = False, has_engines: bool = False
     ) -> None:
-        """Nothing is started yet.
+        """Checks the rewards; nothing starts yet.
 
         Args:
-            config: the rewards.
-            host: for rewards that are Ray actors; without it those of the user's run in processes.
-            asks_all: whether a reward is asked about the rest of a group that it has failed already.
-            has_engines: whether what the rewards that ask rollout engines come to is given with every group.
+            host: starts rewards that are Ray actors; without it user rewards run in processes.
+            asks_all: also calls a reward for the completions that follow a failure in a group.
+            has_engines: every group comes with the outcomes of the rewards that use rollout engines.
 
         Raises:
-            ConfigError: a built-in reward is not there, does not take its options or lacks engines; or a named
-                actor has no host.
+            ConfigError: a built-in reward is unknown, refuses its options or lacks engines, or a named actor has no
+                host.
         """
         self.config = config
         self._asks_all = asks_all
@@ -174,7 +157,6 @@ class RewardService:
 
     @property
     def is_ready(self) -> bool:
-        """True if every reward is ready."""
         return self.is_quick or (
             self._starting is not None
             and self._starting.done()
@@ -184,15 +166,15 @@ class RewardService:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """Calling conventions of the user's rewards, for people; known after the start."""
+        """The calling convention of each user reward, as one line; known after the start."""
         return tuple(asked.decision for asked in self._asked if asked.decision)
 
     async def start(self) -> None:
-        """Starts all rewards and returns when they are ready; may be repeated.
+        """Starts all rewards and returns when they are ready; later calls only wait.
 
         Raises:
-            ConfigError: one cannot be loaded.
-            RewardError: one does not come up.
+            ConfigError: a reward cannot be loaded.
+            RewardError: a reward does not start.
         """
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
@@ -204,40 +186,33 @@ class RewardService:
             logger.info("%s", decision)
 
     def close(self) -> None:
-        """Ends what was started."""
         for asked in self._asked:
             asked.close()
-
-    async def score(self, record: Record, completions: Sequence[Completion]) -> GroupReport:
-        """Scores a group that a policy has made."""
-        return await self.score_requests(requests_of(record, completions))
 
     async def score_requests(
         self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
     ) -> GroupReport:
-        """Scores a group within `reward.deadline_s`, or fails as a whole.
+        """Scores a group, one request per completion, within `reward.deadline_s`, or fails as a whole.
 
-        Args:
-            requests: one per completion.
-            given: what rewards that ask engines came to, by reward.
+        `given` holds the outcomes of rewards that use engines, by reward.
         """
         started = time.perf_counter()
         ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
         outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
 
         async def ask(asked: HostedReward) -> None:
-            found: list[Outcome] = [self._over] * len(requests)
+            results: list[Outcome] = [self._over] * len(requests)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(ends_at):
                     await self.start()
-                    found = await asked(requests)
-            outcomes[asked.entry.name], seconds[asked.entry.name] = found, time.perf_counter() - started
+                    results = await asked(requests)
+            outcomes[asked.entry.name], seconds[asked.entry.name] = results, time.perf_counter() - started
 
-        own = self._answer_own(requests, outcomes, seconds, ends_at=ends_at)
+        builtin_task = self._answer_own(requests, outcomes, seconds, ends_at=ends_at)
         if self.is_quick:
-            await own
+            await builtin_task
         else:
-            await asyncio.gather(*map(ask, self._asked), own)
+            await asyncio.gather(*map(ask, self._asked), builtin_task)
         return self._settled(outcomes, seconds)
 
     async def _answer_own(
@@ -250,16 +225,16 @@ class RewardService:
     ) -> None:
         """Computes the rewards of this process, and yields to the event loop in between."""
         clock = asyncio.get_running_loop().time
-        for own in self._own:
+        for builtin in self._own:
             started = time.perf_counter()
-            found: list[Outcome] = []
+            results: list[Outcome] = []
             for request in requests:
-                found.append(own.answer(request) if clock() < ends_at else self._over)
-                # a turn is of all groups together: many that are quick never suspend by themselves
+                results.append(builtin.answer(request) if clock() < ends_at else self._over)
+                # quick rewards never suspend by themselves, and the other groups would wait for all of them
                 if clock() > self._turn_ends:
                     await asyncio.sleep(0)
                     self._turn_ends = clock() + TURN_S
-            outcomes[own.entry.name], seconds[own.entry.name] = found, time.perf_counter() - started
+            outcomes[builtin.entry.name], seconds[builtin.entry.name] = results, time.perf_counter() - started
 
     @property
     def _over(self) -> RewardFault:
@@ -269,32 +244,32 @@ class RewardService:
     def score_now(
         self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
     ) -> GroupReport:
-        """The same where `is_quick`, without an event loop and so without a deadline."""
+        """`score_requests` without an event loop, and so without a deadline; only if `is_quick`."""
         assert self.is_quick, "some rewards are asked elsewhere"
         outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
-        for own in self._own:
+        for builtin in self._own:
             started = time.perf_counter()
-            outcomes[own.entry.name] = [own.answer(request) for request in requests]
-            seconds[own.entry.name] = time.perf_counter() - started
+            outcomes[builtin.entry.name] = [builtin.answer(request) for request in requests]
+            seconds[builtin.entry.name] = time.perf_counter() - started
         return self._settled(outcomes, seconds)
 
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
-        """Applies each reward's `on_error` to its faults, and sums the others."""
+        """Applies each reward's `on_error` to its failures, and sums the other rewards."""
         given = outcomes if self._asks_all else None
         faults: dict[str, RewardFault] = {}
         num_faults: dict[str, int] = {}
         columns: dict[str, list[RewardResult]] = {}
         fatal: list[RewardEntry] = []
         for entry in self.config.rewards:
-            found = [o for o in outcomes[entry.name] if isinstance(o, RewardFault)]
-            if not found:
+            failures = [o for o in outcomes[entry.name] if isinstance(o, RewardFault)]
+            if not failures:
                 columns[entry.name] = cast(list[RewardResult], outcomes[entry.name])
                 continue
-            faults[entry.name], num_faults[entry.name] = _telling(found), len(found)
+            faults[entry.name], num_faults[entry.name] = _telling(failures), len(failures)
             if entry.on_error != "skip_reward_for_group":
                 fatal.append(entry)
         if fatal:
-            # who stops the run is named before who only fails the group
+            # a reward that stops the run is named before one that only fails the group
             first = next((entry for entry in fatal if entry.on_error == "stop_run"), fatal[0])
             fault = faults[first.name]
             failure = Failure(stage="reward", reason=f"{first.name}-{fault.kind}", detail=fault.detail)
@@ -303,7 +278,7 @@ class RewardService:
                 seconds=seconds,
                 faults=faults,
                 num_faults=num_faults,
-                # who waited too long for a turn has not failed at anything
+                # a reward that only waited too long for its turn has not failed
                 stops_run=first.on_error == "stop_run" and fault != self._over,
                 given=given,
             )

@@ -1,6 +1,6 @@
 """Bodies of the reward service's requests and responses, with their limits; named actors get the same samples.
 
-Validation stops at the first fault of an array or a mapping: a million faults would become a million errors.
+Validation stops at the first error of an array or a mapping, so that a large body cannot cause a million errors.
 """
 
 from itertools import islice
@@ -16,12 +16,12 @@ MAX_SAMPLES, MAX_TEXT, MAX_TOKENS, MAX_LABELS = 1024, 100_000, 32_768, 256
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=1024)]
 Item = TypeVar("Item")
-# JSON's arrays are lists once they are parsed, which a strict tuple does not take
+# parsed JSON arrays are lists, which a strict tuple would refuse
 Array = Annotated[tuple[Item, ...], Strict(False), FailFast()]
 
 
 class WireModel(BaseModel):
-    """Base class of all parts."""
+    """Base class of all bodies."""
 
     model_config = ConfigDict(
         strict=True,
@@ -35,14 +35,14 @@ class WireModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def reports_few_unknown_fields(cls, value: object) -> object:
-        """Drops fields beyond one more than there are: one of those left is unknown all the same."""
+        """Drops fields beyond one more than the model has; at least one unknown field remains."""
         if isinstance(value, dict) and len(value := cast(dict[str, object], value)) > len(cls.model_fields):
             return dict(islice(value.items(), len(cls.model_fields) + 1))
         return value
 
 
 class WireSample(WireModel):
-    """A completion and what is known of its clip."""
+    """A completion and the known fields of its clip."""
 
     completion: Text
     """Text, special tokens left out."""
@@ -69,12 +69,13 @@ class WireSample(WireModel):
     video_path: Name | None = None
     """File of the clip, as the service sees it."""
     audio_path: Name | None = None
-    """File of its sound; the video's where the sound is in it."""
+    """File of the clip's sound; the video file if it contains the sound."""
     duration_s: float | None = Field(default=None, ge=0)
     """Seconds of the clip."""
     group: Name = ""
-    """Samples of one group are compared with each other: all are scored by the same rewards, or none.
-    Left out, those of one `prompt_id` are a group, and without one each is its own."""
+    """Samples with the same group are compared: every reward scores all of them or none.
+    By default samples with the same `prompt_id` are a group, and a sample without one is its own.
+    """
 
 
 class ScoreBatch(WireModel):
@@ -88,7 +89,7 @@ class WireError(BaseModel):
     """Reason why a group has no score."""
 
     reason: str
-    """Short and countable: the reward and the kind of its fault."""
+    """Short and countable: the reward and the kind of its failure."""
     detail: str
     """One line."""
 
@@ -97,7 +98,7 @@ class WireResult(BaseModel):
     """Result of one sample."""
 
     total: float | None
-    """The weighted sum; null with an error, or where no reward applies."""
+    """The weighted sum; null with an error, or if no reward applies."""
     breakdown: dict[str, float] = {}
     """Unweighted values by reward."""
     details: dict[str, str] = {}
@@ -105,7 +106,7 @@ class WireResult(BaseModel):
     facts: dict[str, float] = {}
     """Figures beside the values, by `reward/figure`."""
     left_out: tuple[str, ...] = ()
-    """Rewards that had no part in the whole group's sums."""
+    """Rewards that do not count in the sums of the whole group."""
     error: WireError | None = None
     """Reason of a missing score."""
 
@@ -143,11 +144,11 @@ class Refusal(BaseModel):
 
 
 SHARED = ("prompt_id", "question", "label", "dataset", "split", "taxonomy", "transcript")
-"""Fields of a sample that a `Record` has, too, and as the same value."""
+"""Fields that a sample and a `Record` share, with the same values."""
 
 
 def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
-    """A request as a mapping of plain values; `with_paths`, it names the clip's files, which lie on this side."""
+    """A request as a mapping of plain values; `with_paths` includes the paths of the clip's files."""
     record = request.record
     sample: dict[str, Any] = {
         "completion": request.completion,
@@ -163,7 +164,6 @@ def sample_of(request: RewardRequest, *, with_paths: bool) -> dict[str, Any]:
 
 
 def request_of(sample: WireSample) -> RewardRequest:
-    """A sample as rewards see it."""
     clip = Clip(clip_id=sample.prompt_id, video_path=sample.video_path, audio_path=sample.audio_path)
     shared: dict[str, Any] = {name: getattr(sample, name) for name in SHARED}
     return RewardRequest(
@@ -176,7 +176,7 @@ def request_of(sample: WireSample) -> RewardRequest:
 
 
 def stray_path(sample: WireSample, *, media_root: Path | None) -> str | None:
-    """The first of a sample's paths that does not lie within a folder; None where all do."""
+    """The name of the first path that is outside the folder; None if all are inside."""
     for name, path in (("video_path", sample.video_path), ("audio_path", sample.audio_path)):
         if path is not None and (media_root is None or not _lies_in(path, media_root)):
             return name

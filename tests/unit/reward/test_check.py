@@ -140,10 +140,10 @@ def test_what_is_no_unicode_is_told_by_its_escape(tmp_path: Path, capfd: pytest.
     [
         ("{", "samples.jsonl:2 must be JSON"),
         ("[1]", "samples.jsonl:2 must be a mapping, got list"),
-        ('{"label": "a"}', "samples.jsonl:2: completion must be right"),
-        ('{"completion": "a", "lable": "a"}', "samples.jsonl:2: lable must be right"),
-        ('{"completion": 3}', "samples.jsonl:2: completion must be right, got '3'"),
-        ('{"completion": "a", "token_ids": ["1"]}', "samples.jsonl:2: token_ids.0 must be right, got '1'"),
+        ('{"label": "a"}', "samples.jsonl:2: completion must be valid"),
+        ('{"completion": "a", "lable": "a"}', "samples.jsonl:2: lable must be valid"),
+        ('{"completion": 3}', "samples.jsonl:2: completion must be valid, got '3'"),
+        ('{"completion": "a", "token_ids": ["1"]}', "samples.jsonl:2: token_ids.0 must be valid, got '1'"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, part: str) -> None:
