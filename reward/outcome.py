@@ -36,8 +36,8 @@ Outcome = RewardResult | RewardFault
 def checked(value: object) -> Outcome:
     """Checks the return value of a reward for one completion.
 
-    `value` is a number, None if the reward does not apply, a `RewardResult`, or a mapping with `score` or `value`, whose
-    other numbers become facts.
+    `value` is a number, None if the reward does not apply, a `RewardResult`, or a mapping with `score` or `value`,
+    whose other numbers become facts.
     """
     try:
         if isinstance(value, RewardResult):

@@ -1,7 +1,7 @@
 """Weighted sums of rewards. A sum over fewer rewards is never compared with a sum over more.
 
-A reward that does not apply to one completion of a group is left out for the whole group, with all rewards that depend
-on it. Advantages are differences within a group, so they stay fair.
+A reward that does not apply to one completion of a group is left out for the whole group, with all rewards that
+depend on it. Advantages are differences within a group, so they stay fair.
 """
 
 import math

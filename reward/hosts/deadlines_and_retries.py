@@ -28,13 +28,13 @@ from reward.request import RewardRequest
 
 logger = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.05
-"""Before the first retry; doubled before each further one."""
+"""Seconds before the first retry; the wait doubles with each retry."""
 MIN_BUSY_S, BUSY_FRACTION = 1.0, 0.1
 """Lower bounds of x in the policy; the second is a fraction of the deadline."""
 REOPEN_S = 5.0
-"""Pause after a worker did not start, while others serve."""
+"""Seconds between attempts to start a worker while others serve."""
 FINAL = frozenset({"deadline", "refused"})
-"""Kinds of faults that a retry would not mend."""
+"""Kinds of failures that are not retried."""
 NOT_ASKED = RewardFault(kind="error", detail="not asked: another completion of the group had failed")
 CLOSED = RewardFault(kind="died", detail="the reward was closed")
 
@@ -71,7 +71,12 @@ class Call:
 
 
 class PooledReward:
-    """One reward behind its workers."""
+    """Starts nothing yet; `size` is N and `num_spare` k in the policy.
+
+    Args:
+        make_host: makes a worker that is not open.
+        asks_all: also calls the reward for the completions that follow a failure in a group.
+    """
 
     def __init__(
         self,
@@ -104,7 +109,7 @@ class PooledReward:
         self._answer_s: deque[float] = deque(maxlen=64)
 
     async def start(self) -> None:
-        """Opens all workers; when one fails, none is left open.
+        """Opens all workers; if one fails, all are closed.
 
         Raises:
             ConfigError: the reward cannot be loaded.
@@ -242,7 +247,7 @@ class PooledReward:
                 running.create_task(answer(call, places))
 
     async def _run(self, call: Call, host: RewardHost, present: set[Call]) -> None:
-        """Has a worker answer one call; ends the worker if it hangs."""
+        """Runs one call on a worker, and ends a worker that hangs."""
         loop = asyncio.get_running_loop()
         started, asking = loop.time(), asyncio.ensure_future(host.ask(call.requests))
         try:
@@ -259,7 +264,7 @@ class PooledReward:
                 detail += f"; it was at\n{stacks}" if stacks else ""
                 host.end()
             fault, is_lost = RewardFault(kind="deadline", detail=detail), is_hung and is_shared
-        except Exception as error:  # noqa: BLE001 - whatever a worker meets is its call's failure
+        except Exception as error:  # noqa: BLE001 - any error of a worker is a failure of its call
             fault, is_lost = _fault(error), isinstance(error, HostLostError) and host.is_lost
         finally:
             asking.cancel()
@@ -268,7 +273,7 @@ class PooledReward:
             self._settle(call, [fault] * len(call.requests), seconds=loop.time() - started, is_lost=is_lost)
 
     async def _open_spares(self) -> None:
-        """Opens spare workers while all others are held up: one for each group at most."""
+        """Opens spare workers while all others are busy, at most one per group."""
         while True:
             await asyncio.sleep(self._busy_s / 4)
             if self._queue.empty() or asyncio.get_running_loop().time() - self._waiting_since < self._busy_s:

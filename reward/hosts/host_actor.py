@@ -1,4 +1,4 @@
-"""Rewards that are Ray actors: the user's classes with their own CPUs and GPUs, and actors that others run."""
+"""Rewards that are Ray actors: user classes with their own CPUs and GPUs, and actors that others run."""
 
 import asyncio
 import os

@@ -120,7 +120,7 @@ class ProcessHost(RewardHost):
         self._lose(await self._obituary("over it"))
 
     async def _obituary(self, when: str) -> str:
-        """Exit of the process, and its last stack."""
+        """The cause of the process's end, with its last stack."""
         code = None
         for _ in range(NUM_TICKS):
             if self._process is None or (code := self._process.poll()) is not None:
@@ -144,7 +144,7 @@ class ProcessHost(RewardHost):
 
 
 async def _message(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next message; None once the connection is closed, or a line is cut short."""
+    """The next message; None if the connection is closed or a line is incomplete."""
     try:
         return json.loads(await reader.readline())
     except (ConnectionError, ValueError):

@@ -1,6 +1,6 @@
-"""Rewards of the user's: named, loaded, and called in the style that their parameters tell.
+"""User rewards: the code to load, its calling convention, and its calls.
 
-| style | shape | is called |
+| style | shape | call |
 |---|---|---|
 | omni | request | `f(request)` for each completion, a `RewardRequest` |
 | omni | requests | `f(requests)` for a whole group |
@@ -8,8 +8,8 @@
 | trl | trl | `f(prompts=..., completions=..., **columns)` for a whole group, as TRL's trainers do |
 | verl | verl | `compute_score(data_source=..., solution_str=..., ground_truth=..., extra_info=...)` for each |
 
-A class is made once with its options and called as an object, or by its method `score`; a function is given its
-options by name. Nothing here imports more than the standard library: it runs in the processes of rewards.
+A class is constructed once with its options and called as an object or by its method `score`. A function gets its
+options by name. This module imports the standard library alone: it runs in the processes of rewards.
 """
 
 import asyncio
@@ -37,15 +37,15 @@ STYLE_OF: Mapping[Shape, Style] = {
     "trl": "trl",
     "verl": "verl",
 }
-WHOSE: Mapping[Style, str] = {"omni": "an omni reward", "trl": "a trl reward", "verl": "a verl reward"}
-TELLING: Mapping[Shape, frozenset[str]] = {
+STYLE_NAMES: Mapping[Style, str] = {"omni": "an omni reward", "trl": "a trl reward", "verl": "a verl reward"}
+PARAMETERS: Mapping[Shape, frozenset[str]] = {
     "request": frozenset({"request"}),
     "requests": frozenset({"requests"}),
     "texts": frozenset({"completion", "label"}),
     "trl": frozenset({"completions"}),
     "verl": frozenset({"solution_str", "ground_truth"}),
 }
-"""Parameters that tell a shape."""
+"""Parameters by which each shape is recognized."""
 SHAPES: tuple[Shape, ...] = ("request", "requests", "texts", "trl", "verl")
 CALL_METHOD = "score"
 """Method of a class whose objects are not callable."""
@@ -53,10 +53,9 @@ CALL_METHOD = "score"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PluginSpec:
-    """The code to load; it crosses processes."""
+    """The code of a user reward; crosses processes."""
 
     name: str
-    """Name of the reward."""
     entrypoint: str
     style: Style = "auto"
     is_conversational: bool = True
@@ -64,7 +63,6 @@ class PluginSpec:
 
     @classmethod
     def of(cls, entry: "UserCodeConfig") -> "PluginSpec":
-        """The one that a configuration names."""
         return cls(
             name=entry.name,
             entrypoint=entry.entrypoint,
@@ -76,24 +74,23 @@ class PluginSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plugin:
-    """A reward that is loaded."""
+    """A loaded user reward."""
 
     call: Callable[..., Any]
     shape: Shape
     spec: PluginSpec
     is_async: bool
     taken: frozenset[str] = frozenset()
-    """Parameters that the options of a function fill: they take precedence over columns of the same name."""
+    """Parameters that a function's options fill; they take precedence over columns of the same name."""
 
     @property
     def takes_groups(self) -> bool:
-        """True if one call is for a whole group."""
         return self.shape in ("requests", "trl")
 
     @property
     def decision(self) -> str:
-        """The calling convention and its reason, for people."""
-        why = f"as it takes {' and '.join(sorted(TELLING[self.shape]))}"
+        """The calling convention and its reason, as one line."""
+        why = f"as it takes {' and '.join(sorted(PARAMETERS[self.shape]))}"
         if self.spec.style != "auto":
             why = f"as style={self.spec.style} says"
         each = "a group at a time" if self.takes_groups else "a completion at a time"
@@ -104,20 +101,20 @@ class Plugin:
         )
 
     def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """Asks code that is not async; one request, or a group. Whatever it raises is a fault."""
+        """Calls code that is not async for one request or a group; any exception becomes a failure."""
         try:
             return self._outcomes(self._called(requests), requests)
         except BaseException as error:  # noqa: BLE001 - the user's code, sys.exit included
             return [fault_of(error)] * len(requests)
 
     async def ask_async(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """The same of async code."""
+        """`ask` for async code."""
         try:
             return self._outcomes(await self._called(requests), requests)
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it was given up
+                raise  # the call was cancelled
             return [fault_of(error)] * len(requests)
 
     def _called(self, requests: Sequence[RewardRequest]) -> Any:
@@ -144,7 +141,7 @@ class Plugin:
 
 
 def trl_columns(requests: Sequence[RewardRequest], *, is_conversational: bool) -> dict[str, list[Any]]:
-    """The arguments of TRL's trainers, one entry per completion; `solution` is R1-Omni's column."""
+    """TRL's arguments, one entry per completion; `solution` is R1-Omni's column."""
     records = [request.record for request in requests]
     texts = [request.completion for request in requests]
     questions = [record.question for record in records]
@@ -193,128 +190,124 @@ GIVEN: Mapping[Shape, tuple[str, ...]] = {
     "request": ("request",),
     "requests": ("requests",),
 }
-"""Parameters that something is given for, where it is given by name."""
+"""Parameters that each shape passes by name."""
 
 
 def load_plugin(spec: PluginSpec) -> Plugin:
-    """Imports it, makes it where it is a class, and decides how it is called.
+    """Imports a reward, constructs it if it is a class, and decides its calling convention.
 
     Raises:
-        ConfigError: it cannot be imported or made, or its parameters tell no style, or several.
+        ConfigError: import or construction failed, or the parameters fit no style or several.
     """
-    found = _found(spec)
-    if inspect.isclass(found):
-        made = _made(found, spec)
-        call = made if callable(made) else getattr(made, CALL_METHOD)
+    target = _imported(spec)
+    if inspect.isclass(target):
+        instance = _constructed(target, spec)
+        call = instance if callable(instance) else getattr(instance, CALL_METHOD)
         shape = _shape(call, spec, taken=())
     else:
-        shape = _shape(found, spec, taken=tuple(spec.options))
-        call = functools.partial(found, **spec.options) if spec.options else found
+        shape = _shape(target, spec, taken=tuple(spec.options))
+        call = functools.partial(target, **spec.options) if spec.options else target
     is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
-    taken = frozenset[str]() if inspect.isclass(found) else frozenset(spec.options)
+    taken = frozenset[str]() if inspect.isclass(target) else frozenset(spec.options)
     return Plugin(call=call, shape=shape, spec=spec, is_async=is_async, taken=taken)
 
 
 def check_plugin(spec: PluginSpec) -> None:
-    """The same short of making a class, which may take a model and a GPU.
+    """`load_plugin` without constructing a class, which may need a model and a GPU.
 
     Raises:
-        ConfigError: as `load_plugin` does.
+        ConfigError: as in `load_plugin`.
     """
-    found = _found(spec)
-    if not inspect.isclass(found):
-        _shape(found, spec, taken=tuple(spec.options))
+    target = _imported(spec)
+    if not inspect.isclass(target):
+        _shape(target, spec, taken=tuple(spec.options))
         return
-    reason = _unbound(found, dict(spec.options))
+    reason = _unbound(target, dict(spec.options))
     if reason is not None:
-        raise ConfigError(f"{_subject(spec)} must take its options, got {reason}; mend options or the class")
-    method = getattr(found, "__call__" if _is_callable(found) else CALL_METHOD)
+        raise ConfigError(f"{_subject(spec)} must take its options, got {reason}; correct the options or the class")
+    method = getattr(target, "__call__" if _is_callable(target) else CALL_METHOD)
     _shape(functools.partial(method, None), spec, taken=())
 
 
-def _found(spec: PluginSpec) -> Callable[..., Any]:
+def _imported(spec: PluginSpec) -> Callable[..., Any]:
     module, _, name = spec.entrypoint.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        target = getattr(importlib.import_module(module), name, None)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             remedy = "the module must lie in the directory that the run was started from, or be installed"
         else:
-            remedy = "mend the module"
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+            remedy = "correct the module"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"reward.rewards entrypoint must be importable, got {spec.entrypoint!r}: {said}{_place_of(error)}; "
+            f"reward.rewards entrypoint must be importable, got {spec.entrypoint!r}: {reason}{_place_of(error)}; "
             f"{remedy}"
         ) from error
-    is_usable = _is_callable(found) or hasattr(found, CALL_METHOD) if inspect.isclass(found) else callable(found)
+    is_usable = (
+        _is_callable(target) or hasattr(target, CALL_METHOD) if inspect.isclass(target) else callable(target)
+    )
     if not is_usable:
-        what = "nothing of this name" if found is None else f"of type {type(found).__name__}"
-        if inspect.isclass(found):
+        what = "nothing of this name" if target is None else f"of type {type(target).__name__}"
+        if inspect.isclass(target):
             what = f"a class without __call__ and {CALL_METHOD}"
         raise ConfigError(
-            f"reward.rewards entrypoint must name a function or a class, got {spec.entrypoint!r}, {what}; mend the "
-            f"name, or define `def {name}(completion, label)` in the module"
+            f"reward.rewards entrypoint must name a function or a class, got {spec.entrypoint!r}, {what}; "
+            f"correct the name, or define `def {name}(completion, label)` in the module"
         )
-    return cast(Callable[..., Any], found)
+    return cast(Callable[..., Any], target)
 
 
-def _is_callable(found: type) -> bool:
-    """True if a class's objects can be called."""
-    return any("__call__" in base.__dict__ for base in found.__mro__)
+def _is_callable(kind: type) -> bool:
+    return any("__call__" in base.__dict__ for base in kind.__mro__)
 
 
-def _made(found: Callable[..., Any], spec: PluginSpec) -> Any:
+def _constructed(target: Callable[..., Any], spec: PluginSpec) -> Any:
     try:
-        return found(**spec.options)
+        return target(**spec.options)
     except (Exception, SystemExit) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"{_subject(spec)} must be made with its options, got {said}{_place_of(error)}; mend options or class"
+            f"{_subject(spec)} must be made with its options, got {reason}{_place_of(error)}; "
+            "correct the options or the class"
         ) from error
 
 
 def _shape(call: Callable[..., Any], spec: PluginSpec, *, taken: Sequence[str]) -> Shape:
-    """Determines the calling convention of a callable.
-
-    Args:
-        call: what is called.
-        spec: with the style that was asked for.
-        taken: parameters that options are given for.
-    """
+    """Determines the calling convention of a callable; `taken` are the parameters that options fill."""
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{_subject(spec)} must tell its parameters, got {error}; wrap it in a function"
+            f"{_subject(spec)} must show its parameters, got {error}; wrap it in a function"
         ) from error
-    is_told = spec.style != "auto"
-    asked: list[Shape] = [shape for shape in SHAPES if not is_told or STYLE_OF[shape] == spec.style]
-    fitting: list[Shape] = [shape for shape in asked if _fits(shape, signature, taken, is_told=is_told)]
-    if is_told:
+    is_stated = spec.style != "auto"
+    candidates: list[Shape] = [shape for shape in SHAPES if not is_stated or STYLE_OF[shape] == spec.style]
+    fitting: list[Shape] = [shape for shape in candidates if _fits(shape, signature, taken, is_stated=is_stated)]
+    if is_stated:
         fitting = fitting[:1]
     _, _, name = spec.entrypoint.partition(":")
-    for shape in fitting or asked:
+    for shape in fitting or candidates:
         _check_given(shape, signature, spec, taken)
     if not fitting:
-        whose = f"{WHOSE[spec.style]}'s" if is_told else "an omni, trl or verl reward's"
+        whose = f"{STYLE_NAMES[spec.style]}'s" if is_stated else "an omni, trl or verl reward's"
         raise ConfigError(
             f"reward.rewards entrypoint must have {whose} parameters, got {spec.entrypoint!r} with {signature}; "
             f"define it as `def {name}(completion, label)`, or set style"
         )
     if len(fitting) > 1:
-        told = " and ".join(f"{STYLE_OF[s]} ({', '.join(sorted(TELLING[s]))})" for s in fitting)
+        fits = " and ".join(f"{STYLE_OF[s]} ({', '.join(sorted(PARAMETERS[s]))})" for s in fitting)
         raise ConfigError(
-            f"reward.rewards entrypoint must be of one style, got {spec.entrypoint!r} that fits {told}; set style"
+            f"reward.rewards entrypoint must be of one style, got {spec.entrypoint!r} that fits {fits}; set style"
         )
     return fitting[0]
 
 
 def _check_given(shape: Shape, signature: inspect.Signature, spec: PluginSpec, taken: Sequence[str]) -> None:
-    """Refuses options in the place of a completion, and parameters that nothing is given for."""
+    """Refuses options that would replace the completion, and required parameters that nothing fills."""
     parameters = {p.name: p for p in signature.parameters.values()}
-    if not TELLING[shape] <= parameters.keys():
+    if not PARAMETERS[shape] <= parameters.keys():
         return
-    for name in sorted(TELLING[shape].intersection(taken)):
+    for name in sorted(PARAMETERS[shape].intersection(taken)):
         raise ConfigError(
             f"{_subject(spec)} must not have an option {name}, got one: it is what is scored; leave it out"
         )
@@ -329,43 +322,45 @@ def _check_given(shape: Shape, signature: inspect.Signature, spec: PluginSpec, t
     if lacking:
         raise ConfigError(
             f"{_subject(spec)} must have parameters that something is given for, got {', '.join(lacking)} beside "
-            f"what {WHOSE[STYLE_OF[shape]]} is given, {', '.join(known)}; set options, or a default"
+            f"what {STYLE_NAMES[STYLE_OF[shape]]} is given, {', '.join(known)}; set options, or a default"
         )
 
 
-def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, is_told: bool) -> bool:
-    """True if a signature has the parameters of a shape and accepts its call; a stated style needs the call."""
+def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, is_stated: bool) -> bool:
+    """True if a call of the shape binds to a signature; without a stated style, only if it has the telling
+    parameters.
+    """
     named = {
         p.name
         for p in signature.parameters.values()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)
     }
-    if not is_told and not TELLING[shape] <= named:
+    if not is_stated and not PARAMETERS[shape] <= named:
         return False
-    given: dict[str, Any] = dict.fromkeys(taken)
+    keywords: dict[str, Any] = dict.fromkeys(taken)
     arguments: tuple[Any, ...] = ()
     match shape:
         case "request" | "requests":
-            if is_told and shape == "requests" and "requests" not in named:
+            if is_stated and shape == "requests" and "requests" not in named:
                 return False
             arguments = (None,)
         case "texts":
-            given |= dict.fromkeys(TELLING[shape])
+            keywords |= dict.fromkeys(PARAMETERS[shape])
         case "trl":
-            given |= _of_names(signature, dict.fromkeys(GIVEN["trl"]))
+            keywords |= _of_names(signature, dict.fromkeys(GIVEN["trl"]))
         case "verl":
-            given |= _of_names(signature, dict.fromkeys(GIVEN["verl"]))
+            keywords |= _of_names(signature, dict.fromkeys(GIVEN["verl"]))
     try:
-        signature.bind(*arguments, **given)
+        signature.bind(*arguments, **keywords)
     except TypeError:
         return False
     return True
 
 
-def _unbound(call: Callable[..., Any], given: Mapping[str, Any]) -> str | None:
+def _unbound(call: Callable[..., Any], arguments: Mapping[str, Any]) -> str | None:
     """The reason why a call fails to bind; None if it binds."""
     try:
-        inspect.signature(call).bind(**given)
+        inspect.signature(call).bind(**arguments)
     except TypeError as error:
         return str(error)
     except ValueError:
@@ -373,12 +368,12 @@ def _unbound(call: Callable[..., Any], given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _of_names(signature: inspect.Signature, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_names(signature: inspect.Signature, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments that a signature accepts; all of them if it has `**kwargs`."""
     parameters = signature.parameters.values()
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
-        return given
-    return {name: value for name, value in given.items() if name in signature.parameters}
+        return arguments
+    return {name: value for name, value in arguments.items() if name in signature.parameters}
 
 
 def _message(role: str, text: str) -> list[dict[str, str]]:
@@ -394,7 +389,7 @@ def _place_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    # what imports a module stands before its own top level
+    # frames of the importing modules come before the user's
     files = [frame.filename for frame in frames if frame.name == "<module>"]
     own = [frame for frame in frames if frame.filename in files[:1]]
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""

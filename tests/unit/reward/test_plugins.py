@@ -72,7 +72,7 @@ def test_a_module_that_fails_is_named_with_its_line(
 ) -> None:
     said = complaint(folder, text, load)
     assert error in said
-    assert f"at {folder}/{MODULE}.py:{line}; mend the module" in said
+    assert f"at {folder}/{MODULE}.py:{line}; correct the module" in said
 
 
 def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
