@@ -4,7 +4,7 @@
 
 `POST /v1/score` scores a batch and returns results in the same order. `/docs` describes it, with `GET /v1/rewards`,
 `/healthz`, `/readyz` and `/metrics`. Clients on other machines need a bearer token, which the service reads from
-the environment. SIGTERM and Ctrl-C end the service and its reward processes; requests in progress get a few seconds.
+the environment. SIGTERM and Ctrl-C end the service and its processes; requests in progress get a few seconds.
 """
 
 import argparse

@@ -35,8 +35,8 @@ class Observations:
 
         Returns:
             `reward/<name>/latency_s`: mean seconds per group; `/error_rate`: share of completions on which it
-            failed; `/left_out_rate`: share of groups in which it does not count. `reward/lost_rate`: share of groups
-            for which the service returned nothing, as it died or hung.
+            failed; `/left_out_rate`: share of groups in which it does not count. `reward/lost_rate`: share of
+            groups for which the service returned nothing, as it died or hung.
         """
         metrics: dict[str, float] = {}
         num_groups = self._num_answered + self._num_lost

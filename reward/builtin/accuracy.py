@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Annotated
+
+from pydantic import Field
 
 from common.errors import ConfigError, DatasetError
 from common.labels import normalised
 from reward.builtin.parts.class_weights import class_weights
-from reward.builtin.parts.options import check_number
+from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest
 
@@ -30,7 +32,7 @@ class AccuracyReward:
         return 1.0 if class_answered(request.completion, request.record.taxonomy) == expected else 0.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("class_balanced")
 class ClassBalancedReward:
     """The accuracy reward times the weight of the label's class, so that rare classes count.
 
@@ -44,21 +46,17 @@ class ClassBalancedReward:
     deviation, unless another reward stands beside it. Use it with unscaled advantages.
     """
 
-    frequencies: Mapping[str, float]
+    frequencies: Mapping[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Training records by class; counts or shares."""
-    power: float = 1.0
+    power: float = Field(default=1.0, ge=0)
     """0 weighs all alike, 1 by the inverse share."""
-    cap: float = 10.0
+    cap: float = Field(default=10.0, ge=1)
     """The largest weight, at least 1."""
     _weights: Mapping[str, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_number("class_balanced.power", self.power, low=0)
-        check_number("class_balanced.cap", self.cap, low=1)
-        counts = _counts(self.frequencies)
-        object.__setattr__(
-            self, "_weights", MappingProxyType(class_weights(counts, power=self.power, cap=self.cap))
-        )
+        weights = class_weights(_counts(self.frequencies), power=self.power, cap=self.cap)
+        object.__setattr__(self, "_weights", MappingProxyType(weights))
 
     def __call__(self, request: RewardRequest) -> float:
         name = class_of_label(request.record)
@@ -71,21 +69,11 @@ class ClassBalancedReward:
         return weight * AccuracyReward()(request)
 
 
-def _counts(frequencies: object) -> dict[str, float]:
-    """By canonical class.
-
-    Raises:
-        ConfigError: they are no counts.
-    """
-    if not isinstance(frequencies, Mapping) or not frequencies:
-        raise ConfigError(
-            f"class_balanced.frequencies must map classes to counts, got {frequencies!r}; count the training "
-            "records"
-        )
+def _counts(frequencies: Mapping[str, float]) -> dict[str, float]:
+    """Counts by canonical class; raises `ConfigError` for a class with two entries."""
     counts: dict[str, float] = {}
-    for key, count in cast(Mapping[str, Any], frequencies).items():
-        check_number(f"class_balanced.frequencies.{key}", count, above=0)
-        name = normalised(str(key), "open") or str(key).lower()
+    for key, count in frequencies.items():
+        name = normalised(key, "open") or key.lower()
         if name in counts:
             raise ConfigError(
                 f"class_balanced.frequencies must name each class once, got {key!r} for {name!r} again; add them up"

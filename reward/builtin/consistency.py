@@ -2,13 +2,13 @@
 
 import importlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, cast
 
 from common.errors import ConfigError, ScoringError
 from common.labels import classes_in, normalised
 from reward.builtin.parts.completion import sentences_of, think_part
-from reward.builtin.parts.options import check_choice
+from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest, RewardResult
 
@@ -16,7 +16,7 @@ Classifier = Callable[[Sequence[str]], Sequence[Collection[str]]]
 """The emotions of each sentence, by whatever words; sentences without one have none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("think_answer_consistency")
 class ConsistencyReward:
     """How far the sentences of the thought that name emotions name the one that is answered.
 
@@ -40,8 +40,6 @@ class ConsistencyReward:
     _classify: Classifier | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_choice("think_answer_consistency.against", self.against, ("answer", "label"))
-        check_choice("think_answer_consistency.credit", self.credit, ("share", "any"))
         is_named = isinstance(self.classifier, str)
         object.__setattr__(self, "_classify", load_classifier(self.classifier) if is_named else self.classifier)
 

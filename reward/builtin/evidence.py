@@ -1,18 +1,19 @@
 """A reward for naming what was seen and heard."""
 
-from dataclasses import dataclass
 from statistics import fmean as mean
+
+from pydantic import Field
 
 from common.types import Modality
 from reward.builtin.parts.completion import think_part
 from reward.builtin.parts.cues import LEXICONS
-from reward.builtin.parts.options import check_count, check_number
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest, RewardResult
 
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("evidence")
 class EvidenceReward:
     """How fully the thought names cues of every modality that the policy was given.
 
@@ -27,14 +28,10 @@ class EvidenceReward:
     AffectGPT-R1 five rewards together lost 7 points against two.
     """
 
-    needed: int = 2
+    needed: int = Field(default=2, ge=1)
     """Distinct cues of a modality that earn its full share."""
-    absent_penalty: float = 1.0
+    absent_penalty: float = Field(default=1.0, ge=0)
     """What naming cues of a modality that was not given costs; 0 for nothing."""
-
-    def __post_init__(self) -> None:
-        check_count("evidence.needed", self.needed, low=1)
-        check_number("evidence.absent_penalty", self.absent_penalty, low=0)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         if not request.modalities:

@@ -6,15 +6,17 @@ import json
 import re
 import threading
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from pydantic import Field
+
 from common.errors import ConfigError, ScoringError
 from common.runtime.atomic_files import atomic_write_text
 from common.runtime.http_client import HttpClient, HttpError, HttpReplyError, HttpTarget
-from reward.builtin.parts.options import check_count, check_number
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest, RewardResult
 
 PLACES = ("completion", "question", "label", "transcript")
@@ -24,7 +26,7 @@ MAX_KEPT = 65536
 """Scores that are kept in memory."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("judge")
 class JudgeReward:
     """The score that a language model gives by a rubric, as a share of the highest.
 
@@ -44,13 +46,13 @@ class JudgeReward:
     """As the endpoint calls it."""
     rubric: str
     """Path of the text file."""
-    max_score: float = 5.0
+    max_score: float = Field(default=5.0, gt=0)
     """The highest score of the rubric."""
-    timeout_s: float = 5.0
+    timeout_s: float = Field(default=5.0, gt=0)
     """Seconds that one request may take, from its start to the last byte of its reply."""
-    attempts: int = 2
+    attempts: int = Field(default=2, ge=1)
     """Times that is asked where the endpoint is busy, fails or does not answer in time."""
-    fallback: float | None = None
+    fallback: float | None = Field(default=None, ge=0, le=1)
     """Value, in [0, 1], where no score came; None fails the group as data."""
     token_env: str | None = None
     """Environment variable that holds the endpoint's token; None for no token."""
@@ -58,7 +60,7 @@ class JudgeReward:
     """Whether http to another machine is allowed, without a token: anybody on the way reads the texts."""
     cache: str | None = None
     """Folder that keeps scores; None keeps them in memory."""
-    max_tokens: int = 256
+    max_tokens: int = Field(default=256, ge=1)
     """Tokens of a reply."""
     _template: Template = field(init=False, repr=False, compare=False)
     _target: HttpTarget = field(init=False, repr=False, compare=False)
@@ -72,12 +74,6 @@ class JudgeReward:
             allow_plain_http=self.allow_plain_http,
             max_reply_bytes=MAX_REPLY_BYTES,
         )
-        check_number("judge.max_score", self.max_score, above=0)
-        check_number("judge.timeout_s", self.timeout_s, above=0)
-        check_count("judge.attempts", self.attempts, low=1)
-        check_count("judge.max_tokens", self.max_tokens, low=1)
-        if self.fallback is not None:
-            check_number("judge.fallback", self.fallback, low=0, high=1)
         object.__setattr__(self, "_template", read_rubric(Path(self.rubric)))
         object.__setattr__(self, "_target", target)
         object.__setattr__(self, "_scores", ScoreCache(None if self.cache is None else Path(self.cache)))

@@ -1,11 +1,10 @@
 """A reward for writing in the script that was asked for."""
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from reward.builtin.parts.completion import HAN, TAG, think_part
-from reward.builtin.parts.options import check_choice
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest
 
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -15,7 +14,7 @@ _SCRIPTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("language")
 class LanguageReward:
     """The share of letters that are of the expected script.
 
@@ -29,10 +28,6 @@ class LanguageReward:
     """`en` for Latin letters, `zh` for Chinese characters."""
     part: Literal["completion", "think"] = "completion"
     """What is counted: `think` leaves the answer out, so that an English label may end a Chinese thought."""
-
-    def __post_init__(self) -> None:
-        check_choice("language.language", self.language, tuple(_SCRIPTS))
-        check_choice("language.part", self.part, ("completion", "think"))
 
     def __call__(self, request: RewardRequest) -> float:
         text = think_part(request.completion) if self.part == "think" else request.completion

@@ -1,13 +1,15 @@
 """A penalty for completions that are too short or too long."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from reward.builtin.parts.options import check_choice, check_count
+from pydantic import Field
+
+from common.errors import ConfigError
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest, RewardResult
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("length")
 class LengthPenalty:
     """0.0 for a fitting length n, falling on a line to -1.0 outside.
 
@@ -22,20 +24,20 @@ class LengthPenalty:
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
     """Lowest and highest value."""
 
-    low: int = 0
+    low: int = Field(default=0, ge=0)
     """Length from which a completion is long enough; 0 for no lower bound."""
-    high: int = 384
+    high: int = Field(default=384, ge=1)
     """Length up to which a completion is short enough."""
-    width: int = 128
+    width: int = Field(default=128, ge=1)
     """Units beyond `high` after which the penalty is full."""
     unit: Literal["tokens", "characters"] = "tokens"
     """What is counted."""
 
     def __post_init__(self) -> None:
-        check_count("length.low", self.low, low=0)
-        check_count("length.high", self.high, low=max(1, self.low))
-        check_count("length.width", self.width, low=1)
-        check_choice("length.unit", self.unit, ("tokens", "characters"))
+        if self.high < self.low:
+            raise ConfigError(
+                f"length.high must be a whole number >= {self.low}, got {self.high}; length.low is {self.low}"
+            )
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         if self.unit == "characters":

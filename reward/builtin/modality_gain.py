@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from common.errors import ConfigError, MediaError, ScoringError
 from common.media.conditions import SILENT
 from common.protocols import ScoreLogprobsFn
@@ -12,7 +14,7 @@ from common.types import Condition, Modality
 from reward.builtin.accuracy import AccuracyReward
 from reward.builtin.parts.completion import think_part
 from reward.builtin.parts.cues import LEXICONS
-from reward.builtin.parts.options import check_choice, check_count, check_number
+from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import class_of_label
 from reward.request import RewardRequest, RewardResult
 
@@ -24,7 +26,7 @@ MODALITY_OF: dict[Condition, Modality] = {
 OPENING, CLOSING = "<answer>", "</answer>"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("modality_gain")
 class ModalityGainReward:
     """What a completion earns by `anchor`, times how much the modality that is taken away tells of the label.
 
@@ -44,7 +46,7 @@ class ModalityGainReward:
 
     needs_engines: ClassVar[bool] = True
 
-    without: Condition = "audio_muted"
+    without: Literal["audio_muted", "audio_swapped", "video_blanked"] = "audio_muted"
     """What is taken away: `audio_muted`, `audio_swapped` (another clip's sound) or `video_blanked`."""
     anchor: Literal["evidence", "accuracy"] = "evidence"
     """What of a completion is multiplied."""
@@ -52,18 +54,10 @@ class ModalityGainReward:
     """What the label stands behind."""
     form: Literal["sigmoid", "clip"] = "sigmoid"
     """How the gap becomes a factor."""
-    scale: float = 1.0
+    scale: float = Field(default=1.0, gt=0)
     """Nats of one unit of the gap."""
-    needed: int = 2
+    needed: int = Field(default=2, ge=1)
     """Distinct cues that earn the full anchor `evidence`."""
-
-    def __post_init__(self) -> None:
-        check_choice("modality_gain.without", self.without, tuple(MODALITY_OF))
-        check_choice("modality_gain.anchor", self.anchor, ("evidence", "accuracy"))
-        check_choice("modality_gain.given", self.given, ("question", "think"))
-        check_choice("modality_gain.form", self.form, ("sigmoid", "clip"))
-        check_number("modality_gain.scale", self.scale, above=0)
-        check_count("modality_gain.needed", self.needed, low=1)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         """Refuses: without engines there is no probability.

@@ -1,14 +1,15 @@
 """A penalty for saying the same thing again."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import Field
+
 from reward.builtin.parts.completion import TAG, words_of
-from reward.builtin.parts.options import check_count
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("repetition")
 class RepetitionPenalty:
     """-1.0 times the share of n-grams that were said before.
 
@@ -22,11 +23,8 @@ class RepetitionPenalty:
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
     """Lowest and highest value."""
 
-    n: int = 4
+    n: int = Field(default=4, ge=1)
     """Words of an n-gram."""
-
-    def __post_init__(self) -> None:
-        check_count("repetition.n", self.n, low=1)
 
     def __call__(self, request: RewardRequest) -> float:
         words = words_of(TAG.sub(" ", request.completion))

@@ -1,15 +1,14 @@
 """A reward for agreeing with annotators who did not agree among themselves."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 from common.labels import normalised
-from reward.builtin.parts.options import check_flag
+from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import class_answered
 from reward.request import RewardRequest, RewardResult
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("soft_label")
 class SoftLabelReward:
     """The share of annotators who chose what was answered.
 
@@ -23,9 +22,6 @@ class SoftLabelReward:
 
     normalise: bool = True
     """Whether the majority's class is worth 1."""
-
-    def __post_init__(self) -> None:
-        check_flag("soft_label.normalise", self.normalise)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         record = request.record

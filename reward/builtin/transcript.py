@@ -3,10 +3,11 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from pydantic import Field
 
 from reward.builtin.parts.completion import think_part, words_of
-from reward.builtin.parts.options import check_count, check_number
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest, RewardResult
 
 MAX_QUOTED = 4096
@@ -15,7 +16,7 @@ the bound it is linear in the transcript, some tenths of a second for 100 kB."""
 _QUOTE = re.compile(r'"([^"\n]*+)"|“([^“”]*+)”|「([^「」]*+)」|『([^『』]*+)』')
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("transcript_wer")
 class TranscriptReward:
     """How well the speech quoted in the thought is that of the transcript.
 
@@ -30,14 +31,10 @@ class TranscriptReward:
     than invention and worse than a true quote; 0 would make inventing free.
     """
 
-    min_words: int = 2
+    min_words: int = Field(default=2, ge=1)
     """Words from which a quote counts as speech."""
-    without_quotes: float = 0.5
+    without_quotes: float = Field(default=0.5, ge=0, le=1)
     """Value of a completion that quotes nothing."""
-
-    def __post_init__(self) -> None:
-        check_count("transcript_wer.min_words", self.min_words, low=1)
-        check_number("transcript_wer.without_quotes", self.without_quotes, low=0, high=1)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         if request.record.transcript is None:

@@ -2,20 +2,21 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+
+from pydantic import Field
 
 from common.emotions.wheel import Wheel
-from common.errors import ConfigError, DatasetError
+from common.errors import DatasetError
 from common.labels import mentions, readable_answer
 from reward.builtin.multi_label import set_f1
-from reward.builtin.parts.options import check_count
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest
 
 _TERM = re.compile(r"[^,;/&+\n，；、]+")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("wheel_f1")
 class WheelReward:
     """F1 of the places of an emotion wheel that the answer names against those of the labels.
 
@@ -28,16 +29,13 @@ class WheelReward:
     Caution: level 1 takes annoyance for rage; with a taxonomy of classes `accuracy` is sharper.
     """
 
-    level: Literal[1, 2] = 1
+    level: int = Field(default=1, ge=1, le=2)
     """How fine places are."""
     wheel: str | None = None
     """Path of another wheel; None for Plutchik's."""
     _wheel: Wheel = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_count("wheel_f1.level", self.level, low=1)
-        if self.level > 2:
-            raise ConfigError(f"wheel_f1.level must be 1 or 2, got {self.level}; a wheel has two levels")
         object.__setattr__(self, "_wheel", Wheel.load(self.wheel))
 
     def __call__(self, request: RewardRequest) -> float:

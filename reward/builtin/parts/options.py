@@ -1,55 +1,70 @@
-"""Options of the built-in rewards, checked when a reward is made."""
+"""Built-in rewards as pydantic dataclasses, whose annotations check the options."""
 
-import math
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from common.errors import ConfigError
 
-
-def check_number(
-    option: str, value: object, *, low: float = -math.inf, high: float = math.inf, above: float | None = None
-) -> None:
-    """Refuses what is no finite number within `low` and `high`, or not above `above`.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    rule = f"> {above:g}" if above is not None else f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
-    if not isinstance(value, int | float) or isinstance(value, bool) or not _is_within(value, low, high, above):
-        raise ConfigError(f"{option} must be a number {rule}, got {value!r}; mend it under the reward's options")
+T = TypeVar("T")
+OPTIONS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+NOUNS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+SIGNS = {"ge": ">=", "gt": ">", "le": "<="}
 
 
-def _is_within(value: float, low: float, high: float, above: float | None) -> bool:
-    return math.isfinite(value) and low <= value <= high and (above is None or value > above)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, dataclasses.field))
+def builtin_reward(name: str) -> Callable[[type[T]], type[T]]:
+    """Makes a class a built-in reward: its fields are options, and a wrong one raises `ConfigError`."""
+
+    def decorate(kind: type[T]) -> type[T]:
+        reward: Any = dataclass(kind, frozen=True, kw_only=True, slots=True, config=OPTIONS)
+        construct = reward.__init__
+
+        @functools.wraps(construct)
+        def construct_checked(self: T, **options: Any) -> None:
+            try:
+                construct(self, **options)
+            except ValidationError as error:
+                problem = _explained(error.errors(include_url=False)[0], reward.__pydantic_fields__)
+                raise ConfigError(f"{name}.{problem}; see `python -m reward.check --list`") from error
+
+        reward.__init__ = construct_checked
+        return reward
+
+    return decorate
 
 
-def check_count(option: str, value: object, *, low: int) -> None:
-    """Refuses what is no whole number of at least `low`.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(
-            f"{option} must be a whole number >= {low}, got {value!r}; mend it under the reward's options"
-        )
-
-
-def check_choice(option: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuses what is none of the allowed names.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if value not in allowed:
-        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, got {value!r}; choose one of them")
+def _explained(error: ErrorDetails, fields: dict[str, FieldInfo]) -> str:
+    option, value = ".".join(map(str, error["loc"])), error["input"]
+    match error["type"]:
+        case "missing" | "missing_keyword_only_argument":
+            return f"{option} must be given, got nothing"
+        case "unexpected_keyword_argument":
+            return f"{option} must be an option of the reward, got {value!r}"
+        case _:
+            field = fields[str(error["loc"][0])]
+            return f"{option} must be {_rule(field, is_item=len(error['loc']) > 1)}, got {value!r}"
 
 
-def check_flag(option: str, value: object) -> None:
-    """Refuses what is neither true nor false.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(f"{option} must be true or false, got {value!r}; write it without quotes")
+def _rule(field: FieldInfo, *, is_item: bool) -> str:
+    if is_item:
+        # the values of a mapping
+        field = FieldInfo.from_annotation(get_args(field.annotation)[1])
+    kind = cast(Any, field.annotation)
+    options: tuple[Any, ...] = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, options))}"
+    if get_origin(kind) is UnionType:
+        kind = options[0]
+    rule = NOUNS.get(kind, "a mapping with entries")
+    bounds = {name: getattr(item, name) for item in field.metadata for name in SIGNS if hasattr(item, name)}
+    if bounds.keys() == {"ge", "le"}:
+        return f"{rule} in [{bounds['ge']:g}, {bounds['le']:g}]"
+    return " ".join([rule, *(f"{SIGNS[name]} {bound:g}" for name, bound in bounds.items())])

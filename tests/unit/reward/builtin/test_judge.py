@@ -295,7 +295,7 @@ def test_a_rubric_that_cannot_be_filled_in_is_refused(server: Server, rubric: Pa
     ("options", "said"),
     [
         ({"endpoint": "localhost:8000"}, "judge.endpoint must be like https://host:port"),
-        ({"endpoint": None}, "judge.endpoint must be like https://host:port"),
+        ({"endpoint": None}, "judge.endpoint must be a text, got None"),
         ({"endpoint": "https://me:sesame@host/v1"}, "must hold no password, got one for 'host'"),
         ({"endpoint": "https://host/v1?key=sesame"}, "must end with its path, got a query for 'host'"),
         ({"endpoint": "http://far.example/v1"}, "must be https to another machine, got 'http://far.example'"),

@@ -89,8 +89,8 @@ def test_a_class_without_a_frequency_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"frequencies": {}}, "must map classes to counts, got {}"),
-        ({"frequencies": [1, 2]}, r"must map classes to counts, got \[1, 2\]"),
+        ({"frequencies": {}}, "must be a mapping with entries, got {}"),
+        ({"frequencies": [1, 2]}, r"must be a mapping with entries, got \[1, 2\]"),
         ({"frequencies": {"happy": 0}}, "class_balanced.frequencies.happy must be a number > 0, got 0"),
         ({"frequencies": {"happy": "3"}}, "must be a number > 0, got '3'"),
         ({"frequencies": {"happy": 1, "Happiness": 2}}, "must name each class once, got 'Happiness' for 'happy'"),
