@@ -43,7 +43,7 @@ class UserError(OmniError):
 
 
 class ConfigError(UserError):
-    """`<key> must <rule>, got <value>; <remedy>`."""
+    """A message `<key> must <rule>, got <value>; <remedy>`."""
 
 
 class ModelError(UserError):
@@ -59,7 +59,7 @@ class LedgerError(UserError):
 
 
 class ClusterError(UserError):
-    """More than the cluster has."""
+    """A requirement that the cluster cannot meet."""
 
 
 class MediaError(OmniError):
@@ -79,7 +79,7 @@ class EngineError(OmniError):
 
 
 class ReceiveError(EngineError):
-    """A worker was handed a set of weights that it must not load."""
+    """A worker received weights that it must not load."""
 
 
 class LearnerError(OmniError):
@@ -87,7 +87,7 @@ class LearnerError(OmniError):
 
 
 class CheckpointError(OmniError):
-    """A checkpoint could not be written; the run would go on without a way back."""
+    """A checkpoint could not be written; the run could not return to this state."""
 
 
 class RewardError(OmniError):
@@ -123,6 +123,8 @@ class NonFiniteError(OmniError):
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's text, which names the cause in a remote traceback; its type where it has none."""
+    """The last line of an error's text, which names the cause in a remote traceback; its type if there is no
+    text.
+    """
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

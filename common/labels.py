@@ -64,9 +64,10 @@ FOLDS: Mapping[str, str] = MappingProxyType(
         "satisfied": "happy",
     }
 )
-"""The class of an emotion that is none itself, where the taxonomy has that class. Calm is RAVDESS's second baseline
-beside neutral (Livingstone and Russo, 2018); excitement, amusement and satisfaction are kinds of joy (Shaver et
-al., 1987). What lies between two classes, as frustration does, is none of them."""
+"""Substitutes for emotions outside a taxonomy. Calm is RAVDESS's second baseline beside neutral (Livingstone and
+Russo, 2018); excitement, amusement and satisfaction are kinds of joy (Shaver et al., 1987). Emotions between two
+classes, such as frustration, have none.
+"""
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 """The paper's form of a whole answer; `has_form` is the same in linear time."""
@@ -74,10 +75,8 @@ _SEAM = re.compile(r"</think>\s*+<answer>")
 
 
 def has_form(completion: str) -> bool:
-    """Whether the whole completion is one `<think>` block and one `<answer>` block.
-
-    Lenient where the published expression is: repeated, nested and empty tags pass (R1-Omni, `grpo.py`,
-    `format_reward`).
+    """True if the completion has the published form: R1-Omni, `grpo.py`, `format_reward`, which accepts repeated,
+    nested and empty tags.
     """
     # neither end can overlap the seam
     has_ends = completion.startswith("<think>") and completion.endswith("</answer>")
@@ -85,7 +84,7 @@ def has_form(completion: str) -> bool:
 
 
 def answer_block(text: str) -> str | None:
-    """What stands in the first `<answer>`, stripped; None without one. That of `ANSWER`, in linear time."""
+    """The content of the first `<answer>`, stripped; None without one. Same as `ANSWER`, in linear time."""
     start = text.find("<answer>")
     end = text.find("</answer>", start) if start >= 0 else -1
     return None if end < 0 else text[start + len("<answer>") : end].strip()
@@ -98,28 +97,24 @@ def answered(text: str) -> str:
 
 
 def readable_answer(text: str) -> str:
-    """What is answered, to be read by the table: a thought without an `<answer>` is none, whatever it names.
+    """The answer for the label table; empty for a thought without an `<answer>`.
 
-    A text without a thought is an answer as it stands, such as a bare class.
+    A text without a thought is itself the answer.
     """
     is_thought = answer_block(text) is None and "<think>" in text
     return "" if is_thought else answered(text)
 
 
 def answer_of(completion: str) -> str:
-    """What an evaluation compares: what was answered, in lower case.
+    """The answer that an evaluation compares, in lower case.
 
-    More lenient than the paper's reward in case and line breaks, which say nothing about emotions.
+    Case and line breaks, which the paper's reward compares, do not matter.
     """
     return answered(completion).lower()
 
 
 def classes_of(taxonomy: str) -> tuple[str, ...] | None:
-    """A taxonomy's classes; None for `open`.
-
-    Raises:
-        ConfigError: there is no such taxonomy.
-    """
+    """The classes of a taxonomy; None for `open`. Raises `ConfigError` for an unknown taxonomy."""
     if taxonomy not in TAXONOMIES:
         raise ConfigError(
             f"a taxonomy must be one of {', '.join(TAXONOMIES)}, got {taxonomy!r}; choose the one of the labels"
@@ -137,12 +132,10 @@ def _class_by_emotion(taxonomy: str) -> dict[str, str]:
 
 
 def classes_in(text: str, taxonomy: str) -> tuple[str, ...]:
-    """The classes that a text names and does not deny, by their first mention, each once.
-
-    A compound class comes as its parts.
+    """The classes that a text names and does not deny, by first mention; a compound class as its parts.
 
     Raises:
-        ConfigError: there is no such taxonomy.
+        ConfigError: the taxonomy is unknown.
     """
     if classes_of(taxonomy) is None:
         return named(text)
@@ -151,13 +144,13 @@ def classes_in(text: str, taxonomy: str) -> tuple[str, ...]:
 
 
 def normalised(text: str, taxonomy: str) -> str | None:
-    """The one class that a label or a short answer names; None for none or several.
+    """The single class that a label or short answer names; None for none or several.
 
-    A class always names itself. Several parts of a compound class name that class; in `open`, one word that the
-    table does not know names itself, in small letters. Tags are words like others: hand over what was `answered`.
+    Several parts of a compound class name that class. In `open`, an unknown single word is its own class, in lower
+    case. Pass an answer without its tags, as `answered` returns it.
 
     Raises:
-        ConfigError: there is no such taxonomy.
+        ConfigError: the taxonomy is unknown.
     """
     return _remembered(text, taxonomy) if len(text) <= MAX_REMEMBERED else _normalised(text, taxonomy)
 
@@ -185,11 +178,7 @@ _remembered = lru_cache(maxsize=65_536)(_normalised)
 
 
 def reading_of(text: str, taxonomies: Sequence[str]) -> dict[str, Any]:
-    """The mentions in a text, and its classes by taxonomy, as JSON values.
-
-    Raises:
-        ConfigError: a taxonomy is unknown.
-    """
+    """The mentions in a text, and its classes by taxonomy, as JSON values; raises `ConfigError`."""
     return {
         "text": text,
         "mentions": [
@@ -210,7 +199,6 @@ def reading_of(text: str, taxonomies: Sequence[str]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m common.labels`; returns the exit code."""
     return show.run(argv, read=reading_of, taxonomies=list(TAXONOMIES))
 
 

@@ -38,15 +38,14 @@ class ScoreFn(Protocol):
 
 
 class ScoreLogprobsFn(Protocol):
-    """Scores how likely the policy is to answer a record's question with a text, in a condition of its clip.
+    """Scores the likelihood of a text as the policy's answer to a record's question, in a condition of its clip.
 
-    The answer is the log-probability of `text` in nats, summed over its tokens, temperature 1 and nothing cut off,
-    behind the record's prompt and `prefix`; `prefix` and `text` are each tokenised by themselves. The engines score
-    it as prompt log-probabilities. They may answer the same question from memory for as long as their
-    policy_version is the same.
+    Returns the log-probability of `text` in nats, summed over its tokens, at temperature 1 without truncation,
+    after the record's prompt and `prefix`; `prefix` and `text` are tokenised separately. Answers may be cached
+    while the policy_version stays the same.
 
     Raises:
-        MediaError: the clip, or the one that lends its sound, cannot be used.
+        MediaError: the clip, or the one whose sound is used, cannot be decoded.
         EngineError: no engine can score.
     """
 
@@ -60,7 +59,7 @@ class PrepareFn(Protocol):
 
 
 class PrepareInConditionFn(Protocol):
-    """The same of a clip in a condition; `sound` is whose sound is heard where it is swapped."""
+    """`PrepareFn` for a condition; `sound` is the record whose sound replaces the clip's."""
 
     async def __call__(
         self, record: Record, *, condition: Condition = "av", sound: Record | None = None
@@ -128,6 +127,6 @@ class WeightSenders(Protocol):
 
 
 class TrainFn(Protocol):
-    """One optimizer step over all ranks on a batch of groups; its metrics."""
+    """Runs one optimizer step over all ranks on a batch of groups; returns its metrics."""
 
     async def __call__(self, groups: Sequence[Group]) -> dict[str, float]: ...

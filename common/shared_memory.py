@@ -62,7 +62,7 @@ class Segment:
         return len(self._map)
 
     def pin(self) -> None:
-        """Locks the memory in place where there is a GPU, which then copies into it without a detour."""
+        """Pins the memory if there is a GPU, for direct copies."""
         import torch
 
         from common.runtime.pinned_memory import pin
@@ -77,11 +77,7 @@ class Segment:
         return self.manifest()
 
     def put(self, tensors: Mapping[str, "torch.Tensor"]) -> None:
-        """Replaces what was there by tensors of any device; over when it returns.
-
-        Raises:
-            ValueError: they do not fit.
-        """
+        """Replaces the tensors, which may be on any device; raises `ValueError` if they do not fit."""
         import torch
 
         header, start, end = _layout(tensors)
@@ -101,7 +97,7 @@ class Segment:
             torch.cuda.synchronize()
 
     def fill(self, data: "np.ndarray") -> None:
-        """Replaces what is there by the bytes of another segment, uint8 [n], n at most this one's size."""
+        """Copies the bytes of another segment, uint8 [n]."""
         self._map[0 : len(data)] = memoryview(cast(Any, data))
 
     def read(self) -> dict[str, "torch.Tensor"]:
@@ -146,7 +142,7 @@ class Segment:
         return json.loads(self._map[8 : 8 + length]), 8 + length
 
     def close(self, *, unlink: bool = False) -> None:
-        """Forgets the mapping; the memory itself goes with the last view of it."""
+        """Releases the mapping; the memory is freed with its last view."""
         if unlink:
             self.path.unlink(missing_ok=True)
         if self._lock is not None:

@@ -1,8 +1,4 @@
-"""Messages between processes: one frozen dataclass each.
-
-Arrays are numpy; shapes, dtypes and units stand under each field. Nothing here imports more than the
-standard library.
-"""
+"""Messages between processes: frozen dataclasses. Shapes, dtypes and units are under each field."""
 
 from __future__ import annotations
 
@@ -17,10 +13,9 @@ Modality = Literal["video", "audio"]
 Control = Literal["video_only", "audio_only", "swapped_audio", "no_think", "label_list"]
 """A condition of the evaluation. It changes the record: which files are decoded, or what the question says."""
 Condition = Literal["av"] | Control | Literal["audio_muted", "audio_swapped", "video_blanked"]
-"""How a clip is presented; `av` is unchanged.
+"""The presentation of a clip; `av` is unchanged.
 
-The last three change the decoded clip and leave the question as it is: silence for its sound, another clip's sound,
-black frames.
+The last three change the decoded clip and leave the question: silence, another clip's sound, black frames.
 """
 FinishReason = Literal["stop", "length", "abort"]
 MediaRef = NewType("MediaRef", object)

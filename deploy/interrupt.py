@@ -43,10 +43,10 @@ class Interrupts:
         save_checkpoint: Callable[[], Awaitable[None]],
         listener: Callable[[], None],
     ) -> None:
-        """Runs work that stops between two steps on request, then saves a checkpoint.
+        """Runs work that stops between two steps on request, and then saves a checkpoint.
 
         Raises:
-            StopRequestedError: it was asked to stop, and everything is kept.
+            StopRequestedError: a stop was requested, and everything is saved.
         """
         with self.cleanly(listener):
             self.check()
@@ -67,11 +67,7 @@ class Interrupts:
             self._listener = None
 
     def check(self) -> None:
-        """Checks for a stop request.
-
-        Raises:
-            StopRequestedError: it was.
-        """
+        """Raises `StopRequestedError` if a stop was requested."""
         if self._is_asked:
             raise StopRequestedError("the run was asked to stop")
 

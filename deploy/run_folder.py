@@ -37,11 +37,7 @@ REMEDY = "set back what differs, choose another run.name, or start from scratch 
 
 
 def make_run_folder(config: OmniConfig) -> Path:
-    """Makes the run's folder, readable by its owner alone: it holds people's faces.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Makes the run's folder, which only its owner can read: it holds people's faces. Raises `ConfigError`."""
     folder = config.run.folder
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,13 +50,10 @@ def make_run_folder(config: OmniConfig) -> Path:
 
 
 def check_run_folder(config: OmniConfig) -> str:
-    """Checks the folder of a run, without writing.
-
-    Returns:
-        What it would do with it, for people.
+    """Checks the folder of a run without writing, and returns a line on what a run would do with it.
 
     Raises:
-        ConfigError: it could not be written, another run holds it, or it was made with other settings.
+        ConfigError: it is not writable, another run holds it, or it has other settings.
     """
     folder = config.run.folder
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
@@ -81,10 +74,8 @@ def check_run_folder(config: OmniConfig) -> str:
 
 @contextmanager
 def hold_run_folder(folder: Path) -> Generator[None]:
-    """Keeps other runs out of a folder while the block, or the process, lasts.
-
-    Raises:
-        ConfigError: another run holds it.
+    """Locks a folder against other runs until the block or the process ends; raises `ConfigError` if it is
+    locked.
     """
     file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
@@ -107,10 +98,8 @@ def has_results(folder: Path) -> bool:
 
 
 def require_same_settings(folder: Path, config: OmniConfig) -> None:
-    """Compares a configuration with the one that a run's results were made with.
-
-    Raises:
-        ConfigError: a setting that changes what is learned differs.
+    """Raises `ConfigError` if a setting that changes the results differs from those of the run's earlier
+    attempt.
     """
     path = folder / "config.yaml"
     if not path.exists() or not has_results(folder):
@@ -132,10 +121,10 @@ def require_same_settings(folder: Path, config: OmniConfig) -> None:
 
 
 def take_up(folder: Path, config: OmniConfig) -> None:
-    """Prepares to resume what an earlier attempt left, or to start from scratch, and records the configuration.
+    """Prepares to resume an earlier attempt or to start from scratch, and records the configuration.
 
     Raises:
-        ConfigError: its results were made with other settings.
+        ConfigError: the earlier results have other settings.
     """
     if config.run.resume == "never":
         set_results_aside(folder)
@@ -145,10 +134,8 @@ def take_up(folder: Path, config: OmniConfig) -> None:
 
 
 def set_results_aside(folder: Path) -> Path | None:
-    """Moves what an earlier run of this name left into `earlier/<n>`: its model and corpus serve again.
-
-    Returns:
-        Where the results went; None where there were none.
+    """Moves the results of an earlier run to `earlier/<n>`, without model and corpus; returns that folder or
+    None.
     """
     found = [folder / name for name in RESULTS if (folder / name).exists()]
     if not found:
@@ -167,12 +154,12 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _moves_schedule(before: LearnerConfig, now: LearnerConfig) -> bool:
-    """True if another last step changes the learning rates of steps that were taken."""
+    """True if another last step changes the learning rates of steps already taken."""
     return now.optimizer.schedule != "constant" and before.steps != now.steps
 
 
 def _read(path: Path) -> OmniConfig:
-    """The settings of an earlier attempt; what an older version did not have is at its default."""
+    """The settings of an earlier attempt, with defaults for settings that an older version lacked."""
     try:
         return load_config(str(path), [])
     except ConfigError as error:
@@ -183,7 +170,7 @@ def _read(path: Path) -> OmniConfig:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], *, changeable: Set[str], prefix: str = "") -> list[str]:
-    """Every setting that differs, with both values; of two types of a variant the type alone."""
+    """Every setting that differs, with both values; for two types of a variant the types alone."""
     changed: list[str] = []
     both = {*before, *now}
     for name in ["type"] if before.get("type") != now.get("type") else sorted(both):

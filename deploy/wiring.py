@@ -62,11 +62,7 @@ class Run:
 
 
 async def require_same_sources(*processes: EngineClient | RankClients | RewardClient) -> None:
-    """Checks that actors run what the driver runs.
-
-    Raises:
-        ClusterError: names the process and the first file that differs.
-    """
+    """Raises `ClusterError` if an actor runs other sources than the driver, with the first file that differs."""
     own = provenance.sources()
     for process in processes:
         for who, theirs in (await process.sources()).items():
@@ -108,11 +104,7 @@ def process_env(num_threads: int) -> dict[str, str]:
 
 @asynccontextmanager
 async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool = True) -> AsyncGenerator[Run]:
-    """Checks everything that can be checked, holds the run folder, and starts Ray.
-
-    Raises:
-        UserError: before any actor starts.
-    """
+    """Checks the inputs, locks the run folder, and starts Ray; raises `UserError` before any actor starts."""
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     require_own_packages()
     found = check_inputs(config)
@@ -250,11 +242,7 @@ async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
 
 @asynccontextmanager
 async def starting(run: Run, phase: str) -> AsyncGenerator[None]:
-    """A phase of the start, within the deadline.
-
-    Raises:
-        ClusterError: it passed.
-    """
+    """A phase of the start; raises `ClusterError` after its deadline."""
     deadline_s = run.config.run.start_deadline_s
     try:
         with run.progress.phase(phase):
@@ -272,13 +260,12 @@ def sampling_of(config: OmniConfig) -> SamplingSpec:
 
 
 async def _end(handles: Sequence[Any], farewells: Sequence[Any]) -> None:
-    """Lets actors release what they hold, then ends them."""
     await asyncio.to_thread(cast(Any, ray.wait), list(farewells), num_returns=len(farewells), timeout=FAREWELL_S)
     for handle in handles:
         ray.kill(handle)
 
 
 def _pad_token_id(model_path: str) -> int:
-    """Any token does: padding is masked; but it must lie in the vocabulary."""
+    # padding is masked, so any token of the vocabulary works
     config = json.loads((Path(model_path) / "config.json").read_text())
     return config.get("pad_token_id") or 0

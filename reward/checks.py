@@ -62,7 +62,7 @@ def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
 
 
 def _check_gates(config: RewardConfig) -> None:
-    """Refuses gates on penalties: a penalty is 0 at its best, so its gate would be closed there."""
+    # a penalty is 0 at its best, so a gate on it would be closed there
     penalties = {
         entry.name
         for entry in config.rewards

@@ -37,7 +37,6 @@ class EngineRewards:
         await asyncio.gather(*(reward.start() for reward in self._rewards))
 
     async def __call__(self, record: Record, completions: Sequence[Completion]) -> dict[str, PrecomputedOutcomes]:
-        """The outcomes of each reward for a group."""
         requests, loop = requests_of(record, completions), asyncio.get_running_loop()
 
         async def outcomes_of(reward: PooledReward) -> PrecomputedOutcomes:

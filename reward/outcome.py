@@ -150,7 +150,6 @@ def _number(value: object) -> float | None:
 
 
 def _facts(facts: Mapping[object, object]) -> dict[str, float]:
-    """The facts that are finite numbers."""
     numbers = {text_of(name): _number(value) for name, value in facts.items()}
     return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 

@@ -254,7 +254,6 @@ class RewardService:
         return self._settled(outcomes, seconds)
 
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
-        """Applies each reward's `on_error` to its failures, and sums the other rewards."""
         given = outcomes if self._asks_all else None
         faults: dict[str, RewardFault] = {}
         num_faults: dict[str, int] = {}
@@ -319,7 +318,7 @@ def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Builtin
 
 
 def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bool) -> PooledReward:
-    """Without Ray, the user's rewards for actors also run in processes."""
+    # without Ray, rewards for actors also run in processes
     is_python = isinstance(entry, PythonRewardConfig)
     limit_gib = entry.max_memory_gib if is_python else None
 

@@ -112,14 +112,13 @@ class EngineActor:
 
 
 def _output() -> str:
-    """The place of this process's output, which vLLM's processes share."""
     path = Path(os.readlink("/proc/self/fd/2"))
     place = f"{path.with_suffix('.*')}" if path.is_file() else "Ray's logs"
     return f"; its output is in {place} on node {ray.util.get_node_ip_address()}"
 
 
 async def _fetched(media: list[Any], *, deadline_s: float) -> list[ProcessedPrompt | Failure]:
-    """Resolves references in this process; each of `media` is a prompt, a reference, or a list of one reference."""
+    """Resolves references in this process; an item is a prompt, a reference, or a list of one reference."""
 
     async def fetch(prompt: Any) -> ProcessedPrompt | Failure:
         reference = cast(list[Any], prompt)[0] if isinstance(prompt, list) else prompt
@@ -183,7 +182,7 @@ class EngineClient:
             ) from error
 
     async def _why(self, error: BaseException) -> str:
-        """The cause of the end of vLLM's processes, which vLLM's errors do not name; else the error's text."""
+        """The cause of the end of vLLM's processes, which vLLM's errors omit; else the error's text."""
         try:
             return await self.handle.failure.remote() or last_line(error)
         except RayError:
@@ -191,5 +190,5 @@ class EngineClient:
 
 
 def _unresolved(argument: Any) -> Any:
-    """A reference in a list: Ray would resolve a bare one before the actor's method runs, and delay other calls."""
+    # in a list: Ray would resolve a bare reference before the method runs, and delay other calls
     return [cast(Any, argument)] if isinstance(argument, ray.ObjectRef) else argument

@@ -50,18 +50,10 @@ class RolloutEngine:
         version: int = 0,
         worker_extension: str = "rollout.weights.ReceiptExtension",
     ) -> None:
-        """Starts vLLM's processes; takes half a minute on CPU.
-
-        Args:
-            name: said in logs and errors.
-            model_path: the checkpoint folder.
-            config: the rollout plane's part of the configuration.
-            dtype: `float32` or `bfloat16`.
-            version: the policy version that the checkpoint holds.
-            worker_extension: what is mixed into vLLM's worker; a subclass of the default.
+        """Starts vLLM's processes, which takes half a minute on CPU; `version` is the checkpoint's policy version.
 
         Raises:
-            EngineError: names what kept one of vLLM's processes from starting.
+            EngineError: names the cause that kept a process of vLLM from starting.
         """
         self.name = name
         self.config = config
@@ -83,11 +75,8 @@ class RolloutEngine:
             raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
-        """Tells vLLM its version, then runs what the run will run: the longest prompt, a full batch, the probe.
-
-        Args:
-            prompts: the longest prompt of the run first, then the probe's.
-            sampling: as in the run.
+        """Sets vLLM's version and runs the run's shapes: the longest prompt, which comes first, a full batch, the
+        probes.
         """
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
@@ -113,20 +102,14 @@ class RolloutEngine:
         seed: int,
         deadline_s: float,
     ) -> Generation | Failure:
-        """Samples `group_size` completions of one prompt in one request.
-
-        Args:
-            prompt: processed; its tensors go to the engine as they are.
-            sampling: temperature, truncation, length.
-            group_size: completions wanted; completion i samples with `seed + i`.
-            seed: of the group; spaced by hashing, never a counter.
-            deadline_s: seconds until the request is aborted and reported as a failure.
+        """Samples `group_size` completions of one prompt in one request; completion i samples with `seed + i`.
 
         Returns:
-            The completions in order, or a failure named `too-long` or `deadline`.
+            The completions in order, or a failure `too-long` or `deadline`; the request is aborted after
+                `deadline_s`.
 
         Raises:
-            EngineDeadError: vLLM's core process is gone.
+            EngineDeadError: vLLM's core process ended.
         """
         too_long = self._too_long(len(prompt.prompt_token_ids), sampling.max_tokens)
         if too_long is not None:
@@ -146,25 +129,22 @@ class RolloutEngine:
         deadline_s: float,
         is_alone: bool = False,
     ) -> float | Failure:
-        """The log-probability of tokens behind a prompt and a prefix: temperature 1, nothing cut off.
+        """The log-probability of tokens after a prompt and a prefix: temperature 1, without truncation.
 
-        vLLM computes the logits of all that stands before them, too: num_tokens x vocabulary x 4 bytes for a while,
-        beside what `rollout.kv_cache_gib` or `rollout.gpu_memory_utilization` holds.
+        vLLM also computes the logits of all tokens before them: num_tokens x vocabulary x 4 bytes beside the memory
+        of `rollout.kv_cache_gib` or `rollout.gpu_memory_utilization`.
 
         Args:
-            prompt: processed; its tensors go to the engine as they are.
-            prefix_ids: what stands before the tokens that are scored.
-            text_ids: the tokens, at least one.
-            deadline_s: seconds until the request is aborted and reported as a failure.
-            is_alone: whether nothing runs beside it and caches are emptied before, so that the same question under
-                the same weights gives the same bits.
+            text_ids: the scored tokens, at least one.
+            is_alone: nothing runs beside it and caches are emptied before, so that the same question under the same
+                weights gives the same bits.
 
         Returns:
-            Nats, summed over `text_ids`; or a failure named `too-long` or `deadline`.
+            Nats, summed over `text_ids`; or a failure `too-long` or `deadline`.
 
         Raises:
             EngineError: caches could not be emptied, or vLLM left tokens out.
-            EngineDeadError: vLLM's core process is gone.
+            EngineDeadError: vLLM's core process ended.
         """
         whole = dataclasses.replace(prompt, prompt_token_ids=(*prompt.prompt_token_ids, *prefix_ids, *text_ids))
         too_long = self._too_long(len(whole.prompt_token_ids), 1)
@@ -197,21 +177,14 @@ class RolloutEngine:
         seeds: Sequence[int],
         deadline_s: float,
     ) -> list[Generation | Failure]:
-        """Samples groups in lockstep: the same prompts, seeds and weights give the same bits, whenever they arrive.
+        """Samples groups in lockstep: the same prompts, seeds and weights give the same bits.
 
-        vLLM computes a token in a batch with whatever else is running, and takes over from its caches what earlier
-        batches left: both reach the last bits. So caches are emptied, every request is queued in order while the
-        engine is paused, and all begin together.
-
-        Args:
-            prompts: in order; nothing else may be in flight.
-            sampling: temperature, truncation, length.
-            group_size: completions wanted of each.
-            seeds: one per prompt.
-            deadline_s: seconds for all; what is not done by then is a failure named `deadline`.
+        The last bits of vLLM's values depend on the other sequences of a batch and on cached prefixes. So caches
+        are emptied, all requests are queued in order while the engine is paused, and all begin together. Nothing
+        else may be in flight.
 
         Returns:
-            One answer per prompt, as `generate` gives them.
+            One answer per prompt, as `generate` returns it.
 
         Raises:
             EngineError: the caches could not be emptied.
@@ -244,12 +217,11 @@ class RolloutEngine:
             return [answer for answer in answers if answer is not None]
 
     async def _submit(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutputCollector:
-        """Queues a request; it is with vLLM's core when this returns."""
+        # the request is in vLLM's core when this returns
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
         return await self._llm.add_request(f"{self.name}-{next(self._request_ids)}", request, params)
 
     async def _collect(self, queue: RequestOutputCollector, deadline_s: float) -> RequestOutput | None:
-        """Waits for a queued request; None where the deadline passed."""
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
@@ -261,11 +233,7 @@ class RolloutEngine:
             return None
 
     async def _empty_caches(self) -> None:
-        """Forgets prefixes and encoded clips.
-
-        Raises:
-            EngineError: requests still use them.
-        """
+        """Clears prefixes and encoded clips; raises `EngineError` if requests still use them."""
         if not await self._llm.reset_prefix_cache():
             raise EngineError(
                 f"engine {self.name}: its caches must be idle before a batch in lockstep, and were not"
@@ -314,31 +282,19 @@ class RolloutEngine:
         await self._llm.start_weight_update()
 
     async def receive(self, path: str, bucket: int) -> None:
-        """Loads one bucket from shared memory.
-
-        Raises:
-            ReceiveError: through vLLM's RPC, when the bucket ends inside a layer.
+        """Loads one bucket from shared memory; raises `ReceiveError`, through vLLM's RPC, if it ends inside a
+        layer.
         """
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
-        """Closes the update, takes the new identities, and answers what the workers were handed.
-
-        Args:
-            version: the policy version from now on.
-            weights_id: salt of prefix blocks from now on.
-            tower_id: identity of encoder-cache entries from now on.
-        """
+        """Closes the update and returns the receipt; the identities hold from then on."""
         await self._llm.finish_weight_update(str(version))
         self._version, self._weights_id, self._tower_id = version, weights_id, tower_id
         return await self.receipts()
 
     async def receipts(self) -> list[TensorReceipt]:
-        """The receipt of worker 0 for the last update; all workers must agree on it.
-
-        Raises:
-            RuntimeError: two workers of one engine were handed different bytes.
-        """
+        """The receipt of worker 0 for the last update; raises `RuntimeError` if a worker received other bytes."""
         per_worker = await self.call_workers("weight_receipts")
         if any(receipts != per_worker[0] for receipts in per_worker[1:]):
             raise RuntimeError(f"engine {self.name}: its workers were handed different tensors")

@@ -1,7 +1,6 @@
-"""The cause of death of an engine: vLLM logs it in the process that failed only.
+"""The cause of death of an engine, which vLLM logs only in the process that failed.
 
-Each process of vLLM appends what ends it to a file of the process that owns the engine. The file is in memory: no
-log has to be parsed, and nothing is left behind.
+Each process of vLLM appends its end to a file, in memory, of the process that owns the engine.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ class FailureFile:
 
 
 class _Recorder(logging.Handler):
-    """Appends to the file of the engine above what vLLM logs when this process ends."""
+    """Appends the end of this vLLM process to the engine's file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.funcName not in ENDINGS:
@@ -70,7 +69,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _ended_child() -> str:
-    """Exit of a child process, which vLLM's errors do not name."""
+    """The exit of a child process, which vLLM's errors omit."""
     # the only list that keeps children which have ended
     children = cast(Any, multiprocessing.process)._dangling
     for child in list(children):

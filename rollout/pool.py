@@ -25,7 +25,6 @@ class RolloutPool:
         self._sampling, self._group_size, self._deadline_s = sampling, group_size, deadline_s
 
     async def __call__(self, prompt: Prompt) -> Generation | Failure:
-        """Samples a group; the engine's own failure of one request is data, its death is raised."""
         with self._least_busy() as engine:
             generation = await engine.generate(
                 prompt.media,

@@ -15,8 +15,6 @@ from rollout.pool import RolloutPool
 
 
 class _Question(NamedTuple):
-    """Cache key of an answer."""
-
     record: tuple[str, ...]
     condition: Condition
     prefix: str
@@ -39,15 +37,13 @@ class LogprobScorer:
         donors: Sequence[Record],
         is_alone: bool = False,
     ) -> None:
-        """Asks nobody yet.
+        """Scores with the pool's engines.
 
         Args:
-            pool: of the engines.
-            prepare: of the clips.
-            encode: a text's token ids and nothing else.
-            version: the policy version that all engines hold; higher only once they all do.
-            donors: whose sounds may be swapped in.
-            is_alone: whether an engine scores one question at a time, so that the same gives the same bits.
+            encode: returns the token ids of a text alone.
+            version: the policy version that all engines hold.
+            donors: records whose sounds may be swapped in.
+            is_alone: an engine scores one question at a time, so that the same question gives the same bits.
         """
         self._pool, self._prepare, self._encode, self._version = pool, prepare, encode, version
         self._donors, self._is_alone = donors, is_alone
@@ -55,12 +51,6 @@ class LogprobScorer:
         self._asked_version = version()
 
     async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
-        """Nats, as the protocol says.
-
-        Raises:
-            MediaError: the clip, or the one that lends its sound, cannot be used.
-            EngineError: no engine can score: it died, took too long, or the prompt is too long.
-        """
         if self._version() != self._asked_version:
             self._asked, self._asked_version = {}, self._version()
         asked, clip = self._asked, record.clip

@@ -1,8 +1,8 @@
 """The receiving end of a publish, inside vLLM's worker.
 
-`SharedMemoryReceiver` is a vLLM weight-transfer engine that reads buckets from a shared-memory segment.
-It keeps a receipt of every tensor it hands to `load_weights`, and refuses a layer of which it got some
-elements but not all: vLLM would rebuild the rest from uninitialised memory.
+`SharedMemoryReceiver` is a vLLM weight-transfer engine that reads buckets from a shared-memory segment. It keeps a
+receipt of every tensor that it passes to `load_weights`, and refuses a partial layer: vLLM would rebuild the rest
+from uninitialised memory.
 """
 
 import logging
@@ -78,11 +78,7 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
                 cast(Any, layer).weight.weight_loader_numel = _loadable_numel(layer)
 
     def receive_weights(self, update_info: BucketInfo) -> None:
-        """Loads one bucket.
-
-        Raises:
-            ReceiveError: the bucket ends inside a layer.
-        """
+        """Loads one bucket; raises `ReceiveError` if it ends inside a layer."""
         segment = self._segments.get(update_info.path)
         if segment is None:
             segment = self._segments[update_info.path] = Segment(Path(update_info.path))
@@ -91,11 +87,7 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         self._require_whole_layers(f"bucket {update_info.bucket}")
 
     def finish_weight_update(self) -> None:
-        """Closes the update and repacks what shares its matrix with a layer that changed.
-
-        Raises:
-            ReceiveError: a layer got some elements but not all.
-        """
+        """Closes the update and repacks tied heads; raises `ReceiveError` for a partial layer."""
         self._require_whole_layers("the update")
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_heads(self.model)

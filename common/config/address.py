@@ -6,10 +6,10 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def checked_url(url: object, *, key: str) -> str:
-    """A valid address without a secret: a configuration is printed and saved with its run.
+    """Checks an address and refuses one with a secret, as a configuration is printed and saved with its run.
 
     Raises:
-        ValueError: it is none; the message repeats no more of it than scheme and host.
+        ValueError: the message repeats only scheme and host.
     """
     text = url if isinstance(url, str) else ""
     try:
@@ -47,11 +47,7 @@ def shown_url(url: str) -> str:
 
 
 def check_privacy(url: str, *, key: str, has_token: bool, allow_plain_http: bool) -> None:
-    """Texts about people leave a machine encrypted unless that is allowed, a token always.
-
-    Raises:
-        ValueError: they would not.
-    """
+    """Refuses plain HTTP to another machine, unless allowed, for texts about people; raises `ValueError`."""
     import httpx
 
     parts = httpx.URL(url)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Config(BaseModel):
-    """Frozen, unknown keys refused, one sentence of documentation under each field."""
+    """Base class: frozen, without unknown keys, with one sentence of documentation per field."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -14,5 +14,5 @@ class Config(BaseModel):
 
 
 def changeable(default: Any, **rules: Any) -> Any:
-    """A field that a resumed run may be given another value of, as it does not change what is learned."""
+    """A field that a resumed run may change, as it does not change the results."""
     return Field(default=default, json_schema_extra={"changeable": True}, **rules)

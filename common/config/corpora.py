@@ -41,7 +41,7 @@ class R1OmniDataConfig(SourceConfig):
 
 
 class R1OmniListDataConfig(SourceConfig):
-    """Several files of R1-Omni's JSON, as its YAML list names them, each with its sampling."""
+    """Several files of R1-Omni's JSON in its YAML list, each with its sampling."""
 
     type: Literal["r1_omni_list"]
     """Chooses this source."""
@@ -54,7 +54,7 @@ class R1OmniListDataConfig(SourceConfig):
 
 
 class TreeConfig(SourceConfig):
-    """A corpus whose media lie in a tree of folders."""
+    """A corpus whose media are in a tree of folders."""
 
     root: str
     """Folder that the corpus was unpacked into."""

@@ -30,7 +30,6 @@ AnySourceConfig = Annotated[AnyCorpus | SyntheticDataConfig, Field(discriminator
 
 
 def _corpus() -> Any:
-    """A corpus of files or none; keys without a type are those of R1-Omni's file."""
     return Field(default=None, json_schema_extra={"default_type": "r1_omni"})
 
 
@@ -84,7 +83,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def fewest_pixels_are_no_more_than_most(self) -> Self:
-        """A frame cannot satisfy both otherwise."""
+        # a frame could not satisfy both limits
         if self.min_pixels > self.max_pixels:
             raise ValueError(
                 f"data.min_pixels must be <= data.max_pixels, got {self.min_pixels} > {self.max_pixels}; "
@@ -94,7 +93,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def a_clip_keeps_one_modality(self) -> Self:
-        """A prompt needs one of them."""
+        # a prompt needs a modality
         total = self.video_dropout + self.audio_dropout
         if total > 1:
             raise ValueError(
@@ -104,7 +103,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def dropped_transcripts_are_shown_ones(self) -> Self:
-        """A share of nothing would be without effect."""
+        # a share of nothing would have no effect
         if self.transcript_dropout and not self.show_transcripts:
             raise ValueError(
                 "data.transcript_dropout must be 0 without data.show_transcripts, got "
@@ -114,7 +113,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def validation_is_what_training_leaves(self) -> Self:
-        """Two shares or seeds would let clips be in both."""
+        # with two shares or seeds, clips could be in both
         train, chosen = self.source, self.validation
         if (
             isinstance(train, SourceConfig)
@@ -134,7 +133,6 @@ class DataConfig(Config):
 
 
 def _corpus_of(source: SourceConfig) -> dict[str, Any]:
-    """Keys that define which clips exist."""
     return source.model_dump(
         include={"type", "root", "path", "fold", "labels", "variant", "subset", "song", "calm"}
     )

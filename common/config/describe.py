@@ -18,8 +18,6 @@ WIDTH = 110
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """One key."""
-
     key: str
     """Dotted."""
     default: str
@@ -33,18 +31,14 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A top-level key."""
-
     name: str
     text: str
     options: tuple[Option, ...]
 
 
 def describe_options() -> Iterator[Section]:
-    """The tree, section by section.
-
-    Raises:
-        ConfigError: the environment allows no default, as a relative $OMNI_RLVR_RUNS in a Ray job.
+    """The tree, section by section; raises `ConfigError` if the environment allows no default, such as a relative
+    $OMNI_RLVR_RUNS.
     """
     defaults = load_config(None, [])
     for name, field in OmniConfig.model_fields.items():
@@ -67,7 +61,6 @@ def _section(model: Model, values: BaseModel, prefix: str) -> Iterator[Option]:
 
 
 def _variant(field: FieldInfo, value: BaseModel | None, key: str) -> Iterator[Option]:
-    """`type` first, then what each of its values brings along."""
     found = {tag_of(member): member for member in members(field.annotation)}
     chosen = tag_of(type(value)) if value is not None else None
     if value is None:
@@ -86,12 +79,11 @@ def _variant(field: FieldInfo, value: BaseModel | None, key: str) -> Iterator[Op
 
 
 def _ancestry(member: Model, field: tuple[str, FieldInfo]) -> int:
-    """Fields of a model itself come before inherited ones."""
+    # a model's own fields come before inherited ones
     return next(i for i, model in enumerate(member.__mro__) if field[0] in vars(model).get("__annotations__", {}))
 
 
 def _item(member: Model, key: str) -> Option:
-    """A member of a list, which is typed as a whole."""
     parts = {name: field for name, field in member.model_fields.items() if name != "type"}
     typed = [f"type: {tag_of(member)}"]
     typed += [f"{name}: {_placeholder(name, field)}" for name, field in parts.items()]
@@ -110,7 +102,7 @@ def _placeholder(name: str, field: FieldInfo) -> str:
 
 
 def _sentence(field: FieldInfo) -> str:
-    """The sentence of a field, and its values if they are few."""
+    """The sentence of a field, with its values if they are few."""
     several = choices(item_of(field.annotation))
     allowed = choices(field.annotation) or several
     told = f" {'Any of' if several else 'One of'}: {' | '.join(allowed)}." if allowed else ""
@@ -122,7 +114,7 @@ def _first_line(model: Model) -> str:
 
 
 def format_options(sections: Iterable[Section]) -> str:
-    """Text for people: a heading per section, a key with its default per line, its sentence below."""
+    """The options as text: a heading per section, a key with its default per line, its sentence below."""
     lines: list[str] = []
     for section in sections:
         lines += ["", f"{section.name}: {section.text}"]
@@ -132,7 +124,6 @@ def format_options(sections: Iterable[Section]) -> str:
 
 
 def _headed(option: Option) -> Iterator[str]:
-    """A key with its default, or the members of a list, wrapped."""
     indent = 6 if option.is_item else 2
     head = option.default if option.is_item else _head(option)
     yield from textwrap.wrap(

@@ -24,7 +24,7 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def controls_are_of_a_policy_that_is_judged(self) -> Self:
-        """They are held against its answers to the clips as they are."""
+        # controls are compared with the answers to the unchanged clips
         if self.controls and "grpo" not in self.policies:
             raise ValueError(
                 "evaluation.policies must hold grpo with evaluation.controls, got "

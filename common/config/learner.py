@@ -153,7 +153,7 @@ class LearnerConfig(Config):
 
     @model_validator(mode="after")
     def offload_must_have_its_stage(self) -> Self:
-        """Only what is partitioned can wait elsewhere."""
+        # only a partitioned state can be offloaded
         if self.offload == "optimizer" and self.zero_stage < 1:
             raise ValueError(
                 f"learner.offload must be none at zero_stage 0, got {self.offload!r}; take zero_stage 1, 2 or 3"
@@ -167,7 +167,7 @@ class LearnerConfig(Config):
 
     @model_validator(mode="after")
     def adapters_sit_beside_what_is_not_frozen(self) -> Self:
-        """Seen here where patterns tell; what layers there are is seen when the model is loaded."""
+        # patterns are checked here; the layers themselves when the model is loaded
         if self.lora and all(_is_frozen(target, self.freeze) for target in self.lora.targets):
             raise ValueError(
                 "learner.lora.targets must match a layer that learner.freeze leaves, got "

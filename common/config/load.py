@@ -19,14 +19,10 @@ TEXTS: tuple[Any, ...] = (str, str | None)
 
 
 def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
-    """Reads a configuration.
-
-    Args:
-        path: a YAML file; none for the defaults.
-        overrides: `--a.b value` or `--a.b=value`, flattened; values are YAML.
+    """Reads a YAML file, or the defaults for None, and applies overrides `--a.b value` or `--a.b=value`.
 
     Raises:
-        ConfigError: in one line, naming key, rule and value.
+        ConfigError: one line with key, rule and value.
     """
     tree = _read_yaml(path) if path else {}
     for key, value in _pairs(overrides):
@@ -35,11 +31,7 @@ def load_config(path: str | None, overrides: Sequence[str]) -> OmniConfig:
 
 
 def checked(config: OmniConfig) -> OmniConfig:
-    """The same tree, held against its rules again: a `model_copy` checks none.
-
-    Raises:
-        ConfigError: as `load_config` does.
-    """
+    """Validates a tree again after `model_copy`, which checks nothing; raises `ConfigError`."""
     return _validated(config.model_dump())
 
 
@@ -77,7 +69,6 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _takes_text(key: str) -> bool:
-    """True if a key's value is a text, which is used as typed."""
     models: tuple[Model, ...] = (OmniConfig,)
     *parents, leaf = key.split(".")
     for parent in parents:
@@ -102,7 +93,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _completed(model: Model, tree: dict[str, Any]) -> dict[str, Any]:
-    """Puts in what may be left out: an empty section, the `type` of the default, brackets around one text."""
+    """Fills in an empty section, the `type` of the default, and brackets around one text."""
     completed = dict(tree)
     for name, value in tree.items():
         field = model.model_fields.get(name)
@@ -121,7 +112,7 @@ def _completed(model: Model, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _default_type(field: FieldInfo) -> str | None:
-    """The member of a variant that keys without a `type` are meant for."""
+    """The type of a variant whose `type` is left out."""
     known = members(field.annotation)
     extra: Any = field.json_schema_extra
     if isinstance(extra, dict) and "default_type" in extra:
@@ -145,10 +136,10 @@ def _validated(tree: dict[str, Any]) -> OmniConfig:
 
 
 def _located(loc: tuple[int | str, ...]) -> tuple[str, str | None, str | None]:
-    """The key of an error, which pydantic's location mixes with the types of variants.
+    """The key of an error, without the types of variants that pydantic's location contains.
 
     Returns:
-        The dotted key; the type of the variant that it stands in, if any; and another type that has such a key.
+        The dotted key; the type of its variant, if any; and another type that has such a key.
     """
     known: tuple[Model, ...] = (OmniConfig,)
     parts: list[str] = []

@@ -19,8 +19,9 @@ QUESTIONS: Mapping[Stage, str] = {
         "predominant feeling is most clearly expressed?\n"
     ),
 }
-"""`grpo`: the reinforcement's question and template (`grpo.py`); `cold_start`: its records' (README); `inference`:
-the default instruction, with two spaces (README); `evaluation`: of the scripts for DFEW and MAFW, which ask for no
-thinking and no tags and leave the list of classes empty (`eval_mafw_dfew.py`)."""
+"""`grpo` and its template: `grpo.py`; `cold_start`: the records of the README; `inference`: the README's default
+instruction, with two spaces; `evaluation`: the scripts for DFEW and MAFW, which ask for no thinking and no tags
+and leave the list of classes empty (`eval_mafw_dfew.py`).
+"""
 QUESTION = QUESTIONS["grpo"]
 """Asked unless a configuration says otherwise."""

@@ -61,7 +61,7 @@ class RewardEntry(Config):
 
 
 class BuiltinRewardConfig(RewardEntry):
-    """A reward that comes along, called by its name: `python -m reward.check --list` lists them."""
+    """A built-in reward; `python -m reward.check --list` lists them."""
 
     type: Literal["builtin"]
     """Chooses this kind."""
@@ -77,7 +77,7 @@ class BuiltinRewardConfig(RewardEntry):
 
 
 class UserCodeConfig(RewardEntry):
-    """Code of one's own, wherever it is hosted."""
+    """User code, in any kind of host."""
 
     entrypoint: str = Field(pattern=ENTRYPOINT)
     """Module and function or class, importable where the run was started: `my_rewards:brevity`."""
@@ -92,7 +92,7 @@ class UserCodeConfig(RewardEntry):
 
 
 class PythonRewardConfig(UserCodeConfig):
-    """A function or class of one's own, in processes of its own beside the service."""
+    """A user's function or class, in processes beside the service."""
 
     type: Literal["python"]
     """Chooses this kind."""
@@ -105,7 +105,7 @@ class PythonRewardConfig(UserCodeConfig):
 
 
 class ActorRewardConfig(UserCodeConfig):
-    """A class of one's own as Ray actors, with CPUs and GPUs of their own."""
+    """A user's class as Ray actors, with their own CPUs and GPUs."""
 
     type: Literal["actor"]
     """Chooses this kind."""
@@ -120,7 +120,7 @@ class ActorRewardConfig(UserCodeConfig):
 
 
 class NamedActorRewardConfig(RewardEntry):
-    """A Ray actor that somebody else runs, found by its name."""
+    """A Ray actor that others run, found by its name."""
 
     type: Literal["named_actor"]
     """Chooses this kind."""
@@ -135,7 +135,7 @@ class NamedActorRewardConfig(RewardEntry):
 
 
 class HttpRewardConfig(RewardEntry):
-    """A service that speaks `POST /v1/score`, such as `python -m reward.http`."""
+    """A service that implements `POST /v1/score`, such as `python -m reward.http`."""
 
     type: Literal["http"]
     """Chooses this kind."""

@@ -60,7 +60,7 @@ class RolloutConfig(Config):
 
     @model_validator(mode="after")
     def a_group_has_rewards_to_centre(self) -> Self:
-        """GRPO subtracts the group's mean."""
+        # GRPO subtracts the group's mean
         if self.group_size < 2:
             raise ValueError(
                 f"rollout.group_size must be >= 2, got {self.group_size}; GRPO needs a group to centre rewards"
@@ -69,7 +69,7 @@ class RolloutConfig(Config):
 
     @model_validator(mode="after")
     def an_engine_has_the_gpus_it_splits_over(self) -> Self:
-        """Ray hands out what `num_gpus` says, vLLM takes what `tensor_parallel_size` says."""
+        # Ray reserves `num_gpus`, vLLM uses `tensor_parallel_size`
         if self.tensor_parallel_size > max(self.num_gpus, 1):
             raise ValueError(
                 f"rollout.tensor_parallel_size must be <= rollout.num_gpus, got {self.tensor_parallel_size} > "
@@ -79,7 +79,7 @@ class RolloutConfig(Config):
 
     @model_validator(mode="after")
     def a_completion_fits_the_model_length(self) -> Self:
-        """Room must remain for a prompt."""
+        # a prompt needs room
         if self.sampling.max_tokens >= self.max_model_len:
             raise ValueError(
                 f"rollout.sampling.max_tokens must be < rollout.max_model_len, got {self.sampling.max_tokens} "

@@ -43,7 +43,7 @@ class ModelConfig(Config):
 
 
 class RunConfig(Config):
-    """Folder, seed and repetition of a run."""
+    """Folder, seed and repeatability of a run."""
 
     name: str = changeable("run")
     """Name of the run, and of its folder under run.root."""

@@ -18,7 +18,7 @@ class SftOptimizerConfig(OptimizerConfig):
 
 
 class SftConfig(Config):
-    """Supervised training on explanations, before the reinforcement."""
+    """Supervised training on explanations, before GRPO."""
 
     steps: int = Field(default=0, ge=0)
     """Number of optimizer steps of the supervised stage; 0, without `epochs`, leaves it out."""

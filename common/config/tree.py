@@ -1,7 +1,7 @@
-"""The shape of the configuration, read from its models.
+"""The structure of the configuration, read from its models.
 
-A *section* is a field of one model. A *variant* is a field of one of several models, told apart by `type`, or of
-none. Everything else is a value.
+A *section* is a field of one model. A *variant* is a field of several models, distinguished by `type`. Any other
+field is a value.
 """
 
 import types
@@ -19,7 +19,7 @@ def is_section(annotation: Any) -> bool:
 
 
 def members(annotation: Any) -> tuple[Model, ...]:
-    """The models that a section or a variant may be of; none for a value."""
+    """The models of a section or a variant; none for a value."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -38,13 +38,13 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 
 def tag_of(model: Model) -> str | None:
-    """The `type` that chooses a member of a variant; None for the model of a section."""
+    """The `type` of a variant's member; None for the model of a section."""
     field = model.model_fields.get("type")
     return next(iter(choices(field.annotation)), None) if field else None
 
 
 def changeable_keys(model: Model, prefix: str = "") -> set[str]:
-    """Dotted keys, of values and of whole sections, that a resumed run may be given another value of."""
+    """Dotted keys, of values and of sections, that a resumed run may change."""
     found: set[str] = set()
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra

@@ -23,7 +23,7 @@ def parse_value(text: str) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value in one line, such that `parse_value` reads it again."""
+    """A value in one line, which `parse_value` reads back."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if value is None or isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""python -m common.datasets: looks at a corpus before a run does, and makes data for the cold start.
+"""python -m common.datasets: inspects a corpus before a run, and makes data for the cold start.
 
-inspect            counts, lengths, what is left out, what would fail, what overlaps
-make-cold-start    R1-Omni's JSON of explanations, from a corpus' reasons or from a model's
+inspect            counts, lengths, left-out clips, faults, overlaps
+make-cold-start    R1-Omni's JSON of explanations, from a corpus's reasons or from a model's
 """
 
 import sys

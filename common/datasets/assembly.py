@@ -14,7 +14,7 @@ from common.types import Clip, Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelled:
-    """What is known of a clip besides its media."""
+    """The known fields of a clip besides its media."""
 
     place: str
     """File and line that say so."""
@@ -28,7 +28,7 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """What all records of a corpus have in common."""
+    """The shared fields of a corpus's records."""
 
     dataset: str
     taxonomy: str
@@ -41,10 +41,10 @@ class Source:
 def assembled(
     items: Sequence[Labelled], *, tree: MediaTree, config: TreeConfig, source: Source, files: tuple[str, ...]
 ) -> Corpus:
-    """Records of the clips that have media; the others with the reason `missing`, and what could not be searched.
+    """Records of the clips that have media; the others have the reason `missing`. Unreadable places are listed.
 
     Raises:
-        DatasetError: an id stands twice, or no clip has media.
+        DatasetError: an id is repeated, or no clip has media.
     """
     require_once((item.place, item.clip_id) for item in items)
     found = [

@@ -31,18 +31,14 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(AnyCorpusConfig)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A mistake is one line and no usage."""
+    # a mistake is one line, without the usage
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}; see --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command.
-
-    Returns:
-        0 where nothing would bite, 1 where something would, 2 for a mistake of the user's.
-    """
+    """Returns 0 without findings, 1 with findings, 2 for a user's mistake."""
     return exit_code(lambda: _main(argv))
 
 
@@ -95,11 +91,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(chosen: argparse.Namespace) -> AnyCorpusConfig:
-    """The corpus that the options say.
-
-    Raises:
-        ConfigError: they say none, or a key is wrong.
-    """
+    """The corpus of the options; raises `ConfigError` if there is none or a key is wrong."""
     if not chosen.format or not chosen.root:
         got = "--format alone" if chosen.format else "--root alone" if chosen.root else "neither"
         raise ConfigError(f"--format and --root must be given, or --config, got {got}; see --help")
@@ -131,7 +123,7 @@ def _make_cold_start(chosen: argparse.Namespace) -> int:
 
 
 def _limits(chosen: argparse.Namespace, data: DataConfig) -> "CheckLimits":
-    """Those of the options, and the configuration's where they say none."""
+    """The limits of the options, or of the configuration by default."""
     from common.datasets.inspection.media_check import CheckLimits
 
     given = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}

@@ -12,7 +12,7 @@ from common.types import Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """A clip of a corpus that is in no split, and why."""
+    """A clip of a corpus that is in no split, with the reason."""
 
     clip_id: str
     reason: str
@@ -22,7 +22,7 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Everything a corpus holds: as a record, or with a reason why not."""
+    """All clips of a corpus, as records or with the reason why not."""
 
     records: tuple[Record, ...]
     dropped: tuple[Dropped, ...] = ()
@@ -38,7 +38,9 @@ class Corpus:
     """Clips that the tree of media holds, listed or not; none where no list is read."""
 
     def content(self) -> bytes:
-        """What says which records there are: the files' bytes, then the ids where the files do not say it alone."""
+        """The content that identifies the records: the files' bytes, then the ids if the files do not determine
+        them.
+        """
         parts = [Path(file).read_bytes() for file in self.files]
         if self.dropped or not self.files:
             parts.append("\n".join(record.prompt_id for record in self.records).encode())
@@ -48,19 +50,12 @@ class Corpus:
 def carved(
     records: Iterable[Record], *, part: Part, share: float, seed: int, parts: frozenset[Part], subject: str
 ) -> tuple[Record, ...]:
-    """The records of one part, where validation is set aside from training by a hash of the ids.
+    """The records of one part, with validation separated from training by a hash of the ids.
 
-    Args:
-        records: those of the part as the corpus tells it, the training records where it tells no validation; all
-            of them where it has no parts of its own.
-        part: the one to take.
-        share: of the training records that are for validation, in [0, 1).
-        seed: of the hash.
-        parts: that the corpus itself tells apart.
-        subject: names the corpus in an error.
+    `parts` are those that the corpus has itself; `share` of the training records, in [0, 1), is for validation.
 
     Raises:
-        DatasetError: validation of a corpus that has none, without a share to set aside.
+        DatasetError: the corpus has no validation part, and `share` is 0.
     """
     if part == "validation" and share == 0 and parts and part not in parts:
         raise DatasetError(
@@ -74,11 +69,7 @@ def carved(
 
 
 def require_unique(records: Sequence[Record], *, subject: str, remedy: str = "remove one") -> None:
-    """Every id stands once.
-
-    Raises:
-        DatasetError: one stands twice.
-    """
+    """Raises `DatasetError` if an id is repeated."""
     seen: set[str] = set()
     for record in records:
         if record.prompt_id in seen:

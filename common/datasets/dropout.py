@@ -16,17 +16,14 @@ Vary = Callable[[Record, int], Record]
 
 
 def dropout_of(data: DataConfig, *, seed: int) -> Vary | None:
-    """What the configuration drops; None where it drops nothing."""
+    """The configured dropout; None without any."""
     if not (data.transcript_dropout or data.video_dropout or data.audio_dropout):
         return None
     return lambda record, epoch: dropped_out(record, data=data, seed=seed, epoch=epoch)
 
 
 def dropped_out(record: Record, *, data: DataConfig, seed: int, epoch: int) -> Record:
-    """A record without what an epoch drops of it; the question says what is left.
-
-    A clip that has one modality keeps it.
-    """
+    """A record without the modality that an epoch drops, with its question; the only modality of a clip stays."""
     key = f"{seed}/{epoch}/{record.prompt_id}"
     clip, drawn = record.clip, hash_fraction(f"{key}/modality")
     if clip.video_path is not None and clip.audio_path is not None:

@@ -9,7 +9,7 @@ TAGS = re.compile(r"</?(?:think|answer)>")
 
 
 def explained(reason: str, *, label: str) -> str:
-    """An answer in the form of the cold start; the same text where it has the form already."""
+    """An answer in the form of the cold start; an answer in this form is unchanged."""
     if THINK.search(reason):
         return reason
     return TEMPLATE.format(reason=TAGS.sub("", reason).strip(), label=label)

@@ -7,11 +7,7 @@ from common.types import Record
 
 
 def in_taxonomy(record: Record, taxonomy: str) -> Record | None:
-    """A record with those of its labels that the taxonomy has; None where it has none of them.
-
-    A label that is a class stays as it is; another form of its name, such as `happiness`, becomes the class. The
-    record's taxonomy is this one then, whatever the corpus' own.
-    """
+    """A record with its labels as classes of the taxonomy; None if the taxonomy has none of them."""
     classes = TAXONOMIES[taxonomy]
     if classes is None:
         return record

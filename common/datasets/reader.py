@@ -64,15 +64,13 @@ def read_corpus(
     """Reads a corpus.
 
     Args:
-        source: says which and where.
-        split: what the clips are for, recorded with each: `train`, `cold_start`, `validation` or `heldout`.
-        question: asked of every clip; the paper's where None.
-        taxonomy: a key of `common.labels.TAXONOMIES`; labels are folded into its classes.
-        shows_transcripts: whether what is said stands before the question.
+        split: the stage that uses the clips: `train`, `cold_start`, `validation` or `heldout`.
+        question: of every clip; None for the paper's.
+        taxonomy: a key of `common.labels.TAXONOMIES`; labels become its classes.
+        shows_transcripts: puts the transcript before the question.
 
     Raises:
-        DatasetError: something is missing or malformed, a label is outside the taxonomy, an id stands twice, or no
-            record is left.
+        DatasetError: something is missing or malformed, a label is outside the taxonomy, or an id is repeated.
     """
     if isinstance(source, MixDataConfig):
         return _read_mix(
@@ -110,7 +108,7 @@ def read_corpus(
 
 
 def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
-    """The records of a part as the corpus tells it; the training records for validation where it tells none."""
+    """The records of a part; the training records for validation if the corpus has no such part."""
     listed = "test" if part == "test" else "train"
     match source:
         case R1OmniDataConfig():
@@ -132,7 +130,7 @@ def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
 
 
 def _read_mix(source: MixDataConfig, **settings: Any) -> Corpus:
-    """Each corpus for itself; ids get the name of theirs before them."""
+    # ids get the name of their corpus as a prefix
     found = [read_corpus(single, **settings) for single in source.sources]
     records = tuple(replace(r, prompt_id=f"{r.dataset}/{r.prompt_id}") for corpus in found for r in corpus.records)
     require_unique(records, subject="mix", remedy="give each of its sources a name of its own")
@@ -168,11 +166,7 @@ def _folded(
 
 
 def _with_transcripts(records: Sequence[Record], said: Transcripts) -> list[Record]:
-    """What the file beside the corpus says goes before what the corpus says.
-
-    Raises:
-        DatasetError: it names none of the clips.
-    """
+    # the transcript file has precedence over the corpus
     found = [(record, said.of(record.prompt_id)) for record in records]
     if said.files and records and not any(text for _, text in found):
         raise DatasetError(
@@ -183,7 +177,7 @@ def _with_transcripts(records: Sequence[Record], said: Transcripts) -> list[Reco
 
 
 def _of_modality(records: Sequence[Record], source: SingleSourceConfig) -> tuple[list[Record], list[Dropped]]:
-    """The clips with what of them is asked; those that have none of it are dropped."""
+    """The clips with the requested modality; clips without it are dropped."""
     kept: list[Record] = []
     dropped: list[Dropped] = []
     for record in records:

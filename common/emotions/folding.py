@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folded:
-    """A folded text that knows where its characters came from."""
+    """A folded text with the original positions of its characters."""
 
     text: str
     origins: list[int] | None
@@ -14,15 +14,15 @@ class Folded:
     they are the same."""
 
     def origin(self, offset: int) -> int:
-        """Where the folded character at `offset` came from."""
+        """The original position of the folded character at `offset`."""
         return offset if self.origins is None else self.origins[offset]
 
 
 def fold(text: str) -> Folded:
-    """Full-width and ligature forms become plain, capitals small, curved apostrophes straight.
+    """Folds width, ligatures, case and apostrophes, in linear time.
 
-    Each character is folded alone, so that its origin is known; format characters (zero-width, soft hyphen,
-    direction marks) vanish. Linear in the text's length.
+    Each character is folded alone, so that its position is known; format characters such as zero-width space
+    vanish.
     """
     if text.isascii():
         return Folded(text=text.lower(), origins=None)

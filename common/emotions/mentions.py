@@ -38,7 +38,7 @@ HAN = re.compile(r"[\u3001\u3400-\u9fff]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mention:
-    """One naming of an emotion."""
+    """One mention of an emotion."""
 
     start: int
     end: int
@@ -53,11 +53,7 @@ class Mention:
 
 @cache
 def lexicon() -> dict[str, str]:
-    """Emotion by word or phrase, English and Chinese, folded.
-
-    Raises:
-        ValueError: a word stands under two emotions.
-    """
+    """Emotion by folded word or phrase, English and Chinese; raises `ValueError` for a word of two emotions."""
     found: dict[str, str] = {}
     for table in (ENGLISH, CHINESE):
         for emotion, words in table.items():
@@ -69,27 +65,23 @@ def lexicon() -> dict[str, str]:
 
 
 def lemma(word: str) -> str | None:
-    """The canonical emotion of one word or fixed phrase, such as `angry` for `Furious!`; None for any other."""
+    """The canonical emotion of one word or fixed phrase, such as `angry` for `Furious!`; None for another text."""
     return lexicon().get(" ".join(re.split(r"[\s\-_]+", folded(word).strip(" \t\n.,;:!?\"'*()[]{}<>。、_"))))
 
 
 def mentions(text: str) -> tuple[Mention, ...]:
-    """Every emotion that a text names, in its order; linear in the text's length.
-
-    Args:
-        text: English, Chinese or both, in any case and width.
-    """
+    """Every emotion that a text names, in order, in linear time. The text is English, Chinese or both."""
     seen = fold(text)
     return tuple(_mention(text, seen, *each) for each in _scanned(seen, text))
 
 
 def named(text: str) -> tuple[str, ...]:
-    """The emotions that a text names and does not deny, by their first mention, each once."""
+    """The emotions that a text names and does not deny, by first mention, each once."""
     return tuple(dict.fromkeys(token.emotion for token, is_negated in _scanned(fold(text), text) if not is_negated))
 
 
 def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
-    """Each mention, and whether it is denied."""
+    """Each mention, and True if it is denied."""
     tokens = _tokens(seen, text)
     lists, scope = Lists(tokens), Scope()
     found: list[tuple[Token, bool]] = []
@@ -106,7 +98,7 @@ def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
 
 
 def _is_taken_back(tokens: list[Token], index: int) -> bool:
-    """Whether "only" or its like stands directly behind a negator."""
+    """True if "only" or a similar word directly follows a negator."""
     following = tokens[index + 1] if index + 1 < len(tokens) else tokens[index]
     return following.kind is Kind.FOCUS and following.ordinal == tokens[index].ordinal
 
@@ -115,7 +107,7 @@ _LIST = re.compile(r"[\s,、和或与與&/]*(?:(?:and|or)\s+)?")
 
 
 def _with_denials_behind(text: str, found: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
-    """Denies what is said to be absent afterwards, with the list that it ends."""
+    """Denies mentions whose absence is stated after them, with the list that they end."""
     for last, (token, _) in enumerate(found):
         if not denied_behind(text, token.end):
             continue
@@ -134,7 +126,7 @@ def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention
 
 
 def _tokens(seen: Folded, text: str) -> list[Token]:
-    """What has a part in naming and denying: words, phrases, Chinese terms and marks, in order."""
+    """Words, phrases, Chinese terms and marks that name or deny, in order."""
     entries, ordinal = _entries(), 0
     found: list[Token] = []
     for match in _pattern().finditer(seen.text):
@@ -149,12 +141,12 @@ def _tokens(seen: Folded, text: str) -> list[Token]:
 
 
 def _is_break(newlines: str, text: str, after: int) -> bool:
-    """Whether a new line is more than a wrapped one, which goes on in small letters."""
+    """True if a new line is more than a wrapped line, which continues in lower case."""
     return newlines.count("\n") > 1 or not text[after : after + 1].islower()
 
 
 def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, str] | None:
-    """What is not in the table as it stands: a phrase with a hyphen or more blanks, a dash, the end of a line."""
+    """A token that differs from its table entry: a hyphen or more blanks in a phrase, a dash, the end of a line."""
     if word.isalpha():
         return None
     return (Kind.STOP, "") if word[0] in "\n-" else entries.get(" ".join(re.split(r"[\s-]+", word)))
@@ -162,7 +154,6 @@ def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, st
 
 @cache
 def _entries() -> dict[str, tuple[Kind, str]]:
-    """What each word, phrase and mark is."""
     han = {
         Kind.HAN_NEGATOR: HAN_NEGATORS,
         Kind.HAN_SHORT_NEGATOR: HAN_SHORT_NEGATORS,
@@ -181,7 +172,7 @@ def _entries() -> dict[str, tuple[Kind, str]]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Phrases before words, longer before shorter; each part behind its first characters, which is fast."""
+    # phrases before words, longer before shorter; grouping by first characters makes the search fast
     phrases = {*PHRASES, *ENGLISH_PHRASES}
     han = {word for word in _entries() if HAN.match(word)}
     return re.compile(
@@ -190,7 +181,7 @@ def _pattern() -> re.Pattern[str]:
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """An expression for any of them, the longest that fits."""
+    """An expression for any of the terms, longest first."""
     endings: dict[str, list[str]] = {}
     for word in sorted(words, key=lambda word: (-len(word), word)):
         endings.setdefault(word[0], []).append(re.escape(word[1:]))

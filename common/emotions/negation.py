@@ -1,8 +1,8 @@
-"""Which mentions of emotions a text denies.
+"""Denied mentions of emotions in a text.
 
-A negator opens a scope and what ends a clause closes it; within, every mention is denied. A second negator inside
-the scope lifts the first ("not without fear"), as does a verb of hiding ("cannot hide her anger"). Behind the first
-mention the scope goes on only through a list: "or", "and" directly before the next, commas that end in "or".
+A negator opens a scope and the end of a clause closes it; every mention inside is denied. A second negator inside
+lifts the first ("not without fear"), as does a verb of hiding ("cannot hide her anger"). After the first mention
+the scope continues only through a list: "or", "and" directly before the next, commas that end in "or".
 """
 
 import re
@@ -19,7 +19,7 @@ FAR = 1_000
 
 
 class Kind(IntEnum):
-    """What a word or mark does to a scope."""
+    """The effect of a word or mark on a scope."""
 
     WORD = auto()
     MENTION = auto()
@@ -134,10 +134,7 @@ _ABSENT = re.compile(
 
 
 class Token(NamedTuple):
-    """A word or mark that has a part in this, at [start, end) of the folded text.
-
-    A tuple: a long text has hundreds of thousands.
-    """
+    """A word or mark that affects denial, at [start, end) of the folded text; a tuple for speed."""
 
     start: int
     end: int
@@ -149,17 +146,16 @@ class Token(NamedTuple):
 
 
 def english_kinds() -> dict[str, Kind]:
-    """By word, phrase or mark."""
     return {word.replace("_", " "): kind for kind, words in _KINDS.items() for word in words.split()}
 
 
 def denied_behind(text: str, end: int) -> bool:
-    """Whether what follows the end of a mention in a folded text says that it is absent: `anger: no`."""
+    """True if the text after a mention states its absence: `anger: no`."""
     return _ABSENT.match(text, end) is not None
 
 
 class Scope:
-    """What of a text is denied at one place of it; fed with its tokens in order."""
+    """The denied part of a text at one position; it receives the tokens in order."""
 
     __slots__ = (
         "_denies",
@@ -188,7 +184,7 @@ class Scope:
         """What joins the next mention to the last."""
 
     def negator(self, token: Token) -> None:
-        """Opens a scope, or lifts the one that is open and has reached nothing yet."""
+        """Opens a scope, or lifts an open scope without a mention."""
         kind, is_within = token.kind, self.is_open and token.ordinal <= self._until_ordinal
         if kind is Kind.EXCEPTION and is_within and self._denies:
             self.is_open = False
@@ -209,7 +205,7 @@ class Scope:
         )
 
     def denies(self, mention: Token, text: str) -> bool:
-        """Whether a mention is denied; `text` is the folded one."""
+        """True if a mention is denied; `text` is the folded text."""
         if not self.is_open:
             return False
         if self._tail < 0 or self._link is not None:
@@ -223,7 +219,7 @@ class Scope:
         return reaches and self._denies
 
     def other(self, token: Token, *, goes_on: bool) -> None:
-        """Any other word or mark, while the scope is open; a comma `goes_on` where its list ends in "or"."""
+        """Any other word or mark while the scope is open; a comma `goes_on` if its list ends in "or"."""
         kind, is_behind = token.kind, self._tail >= 0
         if self._ends(token, is_behind=is_behind, goes_on=goes_on):
             self.is_open = False
@@ -261,7 +257,7 @@ class Scope:
 
 
 class Lists:
-    """Which commas are followed by a list of mentions that ends in "or" or "nor"; each token is looked at once."""
+    """The commas that precede a list of mentions ending in "or" or "nor"; each token is read once."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
@@ -269,13 +265,13 @@ class Lists:
         self._goes_on = False
 
     def goes_on(self, comma: int) -> bool:
-        """Whether the list does; `comma` is an index, asked in rising order."""
+        """True if the list continues after the comma; indices must rise."""
         if comma >= self._until:
             self._until, self._goes_on = self._end(comma)
         return self._goes_on
 
     def _end(self, comma: int) -> tuple[int, bool]:
-        """Where the list behind a comma ends, and whether an "or" or "nor" stands in it."""
+        """The end of the list after a comma, and True if it contains "or" or "nor"."""
         before = self._tokens[comma]
         for index in range(comma + 1, len(self._tokens)):
             token = self._tokens[index]

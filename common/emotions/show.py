@@ -15,16 +15,7 @@ ReadFn = Callable[[str, Sequence[str]], dict[str, Any]]
 
 
 def run(argv: Sequence[str] | None, *, read: ReadFn, taxonomies: Sequence[str]) -> int:
-    """The command.
-
-    Args:
-        argv: arguments of the command line; those of the process where None.
-        read: makes the reading of a text in some taxonomies.
-        taxonomies: names of all taxonomies.
-
-    Returns:
-        0, or 2 for an unknown taxonomy.
-    """
+    """Returns 0, or 2 for an unknown taxonomy."""
     return exit_code(lambda: _run(argv, read, taxonomies))
 
 

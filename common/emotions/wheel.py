@@ -1,8 +1,7 @@
-"""Plutchik's wheel of emotions: where a word lies, for open vocabularies.
+"""Plutchik's wheel of emotions: the place of a word, for open vocabularies.
 
-Eight primary emotions in a circle, each in three intensities, and the 24 dyads of two of them (Plutchik, 1980
-and 2001); `neutral` lies at the centre. The table is `wheel.json`; `Wheel.load(path)` takes another of its
-form.
+Eight primary emotions in a circle, each in three intensities, and the 24 dyads of two of them (Plutchik, 1980 and
+2001); `neutral` is the centre. `Wheel.load(path)` reads another table of the form of `wheel.json`.
 """
 
 from collections.abc import Mapping
@@ -27,8 +26,6 @@ class _Dyad(BaseModel):
 
 
 class _Table(BaseModel):
-    """The file's form."""
-
     model_config = ConfigDict(extra="forbid")
     source: str
     primaries: dict[Name, dict[Name, list[Name]]]
@@ -38,7 +35,7 @@ class _Table(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a word lies."""
+    """The place of a word."""
 
     level1: str
     """A primary emotion; of a dyad, the one that stands first; the word itself at the centre."""
@@ -50,9 +47,8 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """Places by word.
-
-    A word that the wheel does not list lies where its emotion in `common.labels` does: `wrathfully` with `angry`.
+    """Places by word. An unlisted word has the place of its emotion in `common.labels`: `wrathfully` that of
+    `angry`.
     """
 
     source: str
@@ -62,14 +58,11 @@ class Wheel:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Wheel":
-        """Reads a wheel.
-
-        Args:
-            path: a JSON file of the packaged one's form; the packaged one where None.
+        """Reads a wheel; the packaged one for None.
 
         Raises:
-            ConfigError: the file is missing or of another form, a word lies at two places, or a dyad is of what is
-                not a primary emotion.
+            ConfigError: the file is missing or malformed, a word has two places, or a dyad has an unknown primary
+                emotion.
         """
         file = PACKAGED if path is None else Path(path).expanduser()
         try:
@@ -88,7 +81,7 @@ class Wheel:
         return cls(source=table.source, places=_places(table, file))
 
     def place(self, word: str) -> Place | None:
-        """Where a word lies; None where neither the wheel nor the label table knows it."""
+        """The place of a word; None if neither the wheel nor the label table has it."""
         own = self.places.get(_key(word))
         if own is not None:
             return own
@@ -111,7 +104,7 @@ def _key(word: str) -> str:
 
 
 def _places(table: _Table, file: Path) -> dict[str, Place]:
-    """By word; a node is a word too."""
+    # a node is a word, too
     found: dict[str, Place] = {}
 
     def put(words: list[str], place: Place) -> None:

@@ -1,8 +1,7 @@
 """English words by the emotion that they name: nouns, adjectives, verbs and adverbs, and near synonyms.
 
-A word stands under one emotion only. Left out on purpose: what names a sign and not an emotion (smile, tears,
-shout), what is mostly something else (content, blue, down, fine), and adverbs that judge a sentence (surprisingly,
-interestingly). To add a word, write it after its emotion; `tests/unit/common/test_labels.py` refuses duplicates.
+Each word has one emotion. Left out are signs of emotions (smile, tears, shout), words with other main meanings
+(content, blue, down, fine), and adverbs that judge a sentence (surprisingly, interestingly).
 """
 
 from collections.abc import Mapping

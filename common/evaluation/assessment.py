@@ -1,8 +1,8 @@
-"""Scores of predictions by dataset, condition and fold: exact, and through the table of labels.
+"""Scores of predictions by dataset, condition and fold: exact, and by the table of labels.
 
-*To the letter* is the paper's accuracy: the answer's text equals the label's. *Normalised* reads both through
-`common.labels`: "Anger." and "angry" are one class; an answer that names no class of the taxonomy, or several, is
-wrong. With open labels the wheel counts as well: sets of sectors against sets of sectors.
+Exact is the paper's accuracy: the answer's text equals the label's. Normalised accuracy reads both with
+`common.labels`: "Anger." and "angry" are one class; an answer with no class of the taxonomy, or several, is wrong.
+Open labels are scored by the wheel, too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from common.labels import TAXONOMIES, answer_block, has_form, normalised, readab
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldScores:
-    """One fold, normalised."""
+    """The normalised scores of one fold."""
 
     fold: int
     num_clips: int
@@ -56,7 +56,7 @@ class Assessment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadPrediction:
-    """A prediction with what was read from it."""
+    """A prediction with its classes."""
 
     prediction: Prediction
     label: str
@@ -71,15 +71,12 @@ class ReadPrediction:
 
 
 def assess(predictions: Sequence[Prediction], *, taxonomy: str | None = None, seed: int = 0) -> list[Assessment]:
-    """Scores every dataset in every condition, in the order in which they first occur.
+    """Scores every dataset in every condition, in the order of their first prediction.
 
-    Args:
-        predictions: as they were read.
-        taxonomy: a key of `TAXONOMIES`; where None each prediction's own, else that of its dataset's name.
-        seed: of the resampling.
+    `taxonomy` is a key of `TAXONOMIES`; None for that of each prediction, or of its dataset's name.
 
     Raises:
-        DatasetError: a label is no class of its taxonomy, no taxonomy is known, or one group has several.
+        DatasetError: a label is not in its taxonomy, no taxonomy is known, or a group has several.
     """
     groups: dict[tuple[str, str], list[Prediction]] = {}
     for prediction in predictions:
@@ -91,20 +88,12 @@ def assess(predictions: Sequence[Prediction], *, taxonomy: str | None = None, se
 
 
 def read_all(predictions: Iterable[Prediction], *, taxonomy: str | None = None) -> list[ReadPrediction]:
-    """Each prediction with its classes, in order.
-
-    Raises:
-        DatasetError: as `assess` does.
-    """
+    """Raises `DatasetError` as `assess` does."""
     return [read_one(p, taxonomy=_taxonomy_of([p], taxonomy)) for p in predictions]
 
 
 def read_one(prediction: Prediction, *, taxonomy: str) -> ReadPrediction:
-    """A prediction with its classes.
-
-    Raises:
-        DatasetError: its label is no class of the taxonomy.
-    """
+    """Raises `DatasetError` if the label is not in the taxonomy."""
     label = normalised(prediction.label, taxonomy)
     if label is None and TAXONOMIES[taxonomy] is None:
         label = prediction.label.strip().lower()
@@ -128,9 +117,8 @@ def read_one(prediction: Prediction, *, taxonomy: str) -> ReadPrediction:
 
 
 def verbatim_answer(text: str) -> str:
-    """The first `<answer>` of one line, or the whole text without one; stripped.
-
-    As R1-Omni's accuracy reward reads it (`grpo.py`), for which a block that breaks its line is none.
+    """The first `<answer>` within one line, or the whole text; stripped, as R1-Omni's accuracy reward does
+    (`grpo.py`).
     """
     for line in text.split("\n"):
         block = answer_block(line)
@@ -199,7 +187,7 @@ def _in_order(folds: Iterable[int | None]) -> list[int | None]:
 
 
 def _classes(read: Sequence[ReadPrediction], taxonomy: str) -> tuple[str, ...]:
-    """The taxonomy's, in its order; the labels that occur where it has none, or some that are beyond its list."""
+    """The taxonomy's classes in order; the labels in the data if it has none or lacks some of them."""
     known = TAXONOMIES[taxonomy]
     return tuple(sorted({one.label for one in read})) if known is None else known
 

@@ -1,8 +1,7 @@
 """95 % intervals of shares of clips: percentiles of a bootstrap over clips.
 
-Whatever is computed from the counts of a table of cells needs no clip to be drawn: N clips drawn with replacement
-fall into the cells as a multinomial of N with the cells' shares. So the counts are drawn, which has the very
-distribution of resampled clips, and costs as much for a hundred clips as for a hundred thousand.
+N clips drawn with replacement fall into the cells of a table as a multinomial of N with the cells' shares. Drawing
+the counts therefore has the same distribution as drawing clips, at a cost independent of N.
 """
 
 from collections.abc import Iterator
@@ -25,16 +24,7 @@ class Estimate:
 
 
 def resampled(counts: np.ndarray, *, rng: np.random.Generator, num: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
-    """Draws the counts of as many clips again.
-
-    Args:
-        counts: int64 [cells], of which some is above 0.
-        rng: of the drawing.
-        num: of resamples.
-
-    Returns:
-        int64 [some resamples, cells], until `num` of them have come.
-    """
+    """Resamples counts, int64 [cells], `num` times; yields int64 [some resamples, cells]."""
     total = int(counts.sum())
     step = max(1, _MAX_NUMBERS // len(counts))
     for start in range(0, num, step):

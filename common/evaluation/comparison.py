@@ -14,7 +14,7 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One dataset in one condition, minus something else on the same clips."""
+    """One dataset in one condition, minus another condition or run on the same clips."""
 
     dataset: str
     condition: str
@@ -33,10 +33,10 @@ def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]
 
 
 def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comparison]:
-    """Each condition minus `av`, for each dataset that has both.
+    """The difference of each condition from `av`, for each dataset with both.
 
     Raises:
-        DatasetError: the conditions of a dataset do not have the same clips and labels.
+        DatasetError: the conditions of a dataset differ in clips or labels.
     """
     groups = grouped(read)
     first: dict[str, Group] = {}
@@ -58,10 +58,10 @@ def contributions(read: Sequence[ReadPrediction], *, seed: int = 0) -> list[Comp
 def run_differences(
     first: Sequence[ReadPrediction], second: Sequence[ReadPrediction], *, against: str, seed: int = 0
 ) -> list[Comparison]:
-    """The first run minus the second, for each dataset and condition that both have.
+    """The first run minus the second, for each dataset and condition in both.
 
     Raises:
-        DatasetError: they have no dataset and condition in common, or not the same clips or labels in it.
+        DatasetError: the runs share no dataset and condition, or differ in its clips or labels.
     """
     ours, theirs = grouped(first), grouped(second)
     both = [group for group in ours if group in theirs]

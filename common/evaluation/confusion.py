@@ -16,7 +16,7 @@ MAX_CLASSES = 48
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confusion:
-    """Labels against answers."""
+    """Counts of labels and answers."""
 
     classes: tuple[str, ...]
     """K of them."""
@@ -36,7 +36,7 @@ class Confusion:
 
     @property
     def support(self) -> dict[str, int]:
-        """Clips by class; only those that occur."""
+        """Clips by class, without empty classes."""
         sums = Counter[int]()
         for (row, _), count in self.cells.items():
             sums[row] += count
@@ -44,7 +44,7 @@ class Confusion:
 
     @property
     def recall(self) -> dict[str, float]:
-        """Recall by class; only classes that occur."""
+        """Recall by class, without empty classes."""
         support = self.support
         return {
             name: self.cells.get((i, i), 0) / support[name]
@@ -54,22 +54,17 @@ class Confusion:
 
     @property
     def num_other(self) -> int:
-        """Answers outside the classes, and missing ones."""
+        """Answers outside the classes, and missing answers."""
         return sum(count for (_, column), count in self.cells.items() if column == len(self.classes))
 
 
 def confusion_of(
     labels: Sequence[str], answers: Sequence[str | None], *, classes: Sequence[str] | None = None
 ) -> Confusion:
-    """Counts clips.
-
-    Args:
-        labels: of the clips.
-        answers: in the same order; None where there was none.
-        classes: in the order of the table; the labels that occur, sorted, where None.
+    """Counts clips by label and answer; `classes` gives the order, by default the sorted labels.
 
     Raises:
-        ValueError: there is nothing to count, a label is none of the classes, or there are not as many answers.
+        ValueError: there are no clips, a label is not a class, or the lengths differ.
     """
     if not labels:
         raise ValueError("an evaluation must have clips, got none")
@@ -85,7 +80,7 @@ def confusion_of(
 
 
 def total(confusions: Sequence[Confusion]) -> Confusion:
-    """The counts of several tables of the same classes, added."""
+    """The sum of several tables of the same classes."""
     summed = Counter[tuple[int, int]]()
     for one in confusions:
         summed.update(one.cells)
@@ -131,7 +126,7 @@ def _resampled(confusion: Confusion, rng: np.random.Generator) -> np.ndarray:
 
 
 class _Cells:
-    """The cells of a table that are not empty: a resample never fills another."""
+    # a resample never fills an empty cell
 
     def __init__(self, confusion: Confusion) -> None:
         cells = sorted(confusion.cells)
@@ -148,7 +143,7 @@ class _Cells:
     def shares(self, counts: np.ndarray) -> np.ndarray:
         """WAR, UAR and macro F1 of each draw: float64 [3, draws] of int64 [draws, cells].
 
-        A class that a draw has no clip of takes no part in that draw's means.
+        A class without a clip in a draw does not count in that draw's means.
         """
         support = self._summed(counts, self._row_of)
         right = self._summed(counts * self._is_right, self._row_of)
@@ -163,7 +158,7 @@ class _Cells:
         )
 
     def _summed(self, counts: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """int64 [draws, classes]: the cells of each class, added; of a class past the last, left out."""
+        """int64 [draws, classes]: the sum of the cells of each class, without cells past the last class."""
         order = np.argsort(owner, kind="stable")
         present, starts = np.unique(owner[order], return_index=True)
         sums = np.zeros((len(counts), self._num_classes + 1), dtype=np.int64)

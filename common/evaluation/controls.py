@@ -1,8 +1,7 @@
-"""The conditions of an evaluation: they show what a policy's answer depends on.
+"""The conditions of an evaluation, which show what a policy's answer depends on.
 
-A policy that hears is worse without sound, and worse still with another clip's; one whose reasoning helps is worse
-when it must answer at once. Every condition is made of the clip as it is given, and of nothing else; where picture
-or sound is left out, the question says so in the words of training.
+A policy that hears is worse without sound, and worse still with another clip's sound; a policy whose reasoning
+helps is worse if it must answer at once. If picture or sound is left out, the question says so as in training.
 """
 
 import dataclasses
@@ -35,17 +34,11 @@ NO_THINK = "Output the final emotion in <answer> </answer> tags."
 def asked_as(
     records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None = None, seed: int = 0
 ) -> list[Record]:
-    """The records in a condition; ids, labels and order stay.
-
-    Args:
-        records: as the corpus gives them.
-        condition: one of `CONDITIONS`.
-        classes: what `label_list` offers.
-        seed: of the sounds that are swapped.
+    """The records in a condition, with their ids, labels and order; `classes` are the offers of `label_list`.
 
     Raises:
-        DatasetError: a record cannot be asked so: it lacks what the condition leaves, or asks for thinking in other
-            words; sounds cannot be swapped across labels; or there are no classes to list.
+        DatasetError: a record lacks the required modality or the paper's request to think, sounds cannot be swapped
+            across labels, or `classes` is empty.
     """
     match condition:
         case "av":
@@ -72,11 +65,7 @@ def asked_as(
 def asked_in_groups(
     records: Sequence[Record], condition: Condition, *, classes: Sequence[str] | None = None, seed: int = 0
 ) -> list[Record]:
-    """The records as `asked_as` has them, dataset by dataset and fold by fold: sounds are swapped within these.
-
-    Raises:
-        DatasetError: as `asked_as` does.
-    """
+    """`asked_as` for each dataset and fold, within which sounds are swapped."""
     groups: dict[tuple[str, int | None], list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault((record.dataset, record.fold), []).append(index)
@@ -89,29 +78,21 @@ def asked_in_groups(
 
 
 def video_only(record: Record) -> Record:
-    """The record without its sound.
-
-    Raises:
-        DatasetError: it has no picture.
-    """
+    """Raises `DatasetError` without a picture."""
     if record.clip.video_path is None:
         raise _lacks(record, "video_only", "a picture")
     return _without(record, dataclasses.replace(record.clip, audio_path=None))
 
 
 def audio_only(record: Record) -> Record:
-    """The record without its picture.
-
-    Raises:
-        DatasetError: it has no sound.
-    """
+    """Raises `DatasetError` without sound."""
     if record.clip.audio_path is None:
         raise _lacks(record, "audio_only", "a sound")
     return _without(record, dataclasses.replace(record.clip, video_path=None, frames_fps=None))
 
 
 def _without(record: Record, clip: Clip) -> Record:
-    """The record with another clip and the question for it; a transcript that was shown still is."""
+    """The record with another clip and its question; a transcript that was shown remains."""
     base = base_question(record.question, clip=record.clip, transcript=record.transcript)
     is_shown = record.question == question_of(record.clip, question=base, transcript=record.transcript)
     asked = question_of(clip, question=base, transcript=record.transcript if is_shown else None)
@@ -119,11 +100,10 @@ def _without(record: Record, clip: Clip) -> Record:
 
 
 def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
-    """Each with the sound of a record of another label; every sound is given away once.
+    """Swaps the sounds of records with different labels; every sound is used once.
 
     Raises:
-        DatasetError: a record lacks picture or sound, or one label has more than half of the records: then some
-            would keep a sound of their own label.
+        DatasetError: a record lacks a modality, or one label has more than half of the records.
     """
     for record in records:
         if record.clip.video_path is None:
@@ -149,10 +129,7 @@ def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
 def _donors(labels: Sequence[str], *, shift: int, rng: random.Random) -> list[int]:
     """A permutation that leaves no position its label, mixed over all labels.
 
-    Args:
-        labels: none more often than `shift`, which is at most half of them.
-        shift: of the permutation that the mixing starts from.
-        rng: of the mixing.
+    No label may occur more than `shift` times, which is at most half of the labels.
     """
     # in runs of one label, none longer than the shift: what stands so far on is of another label
     order = sorted(range(len(labels)), key=labels.__getitem__)
@@ -167,11 +144,7 @@ def _donors(labels: Sequence[str], *, shift: int, rng: random.Random) -> list[in
 
 
 def no_think(record: Record) -> Record:
-    """Asked for the answer at once.
-
-    Raises:
-        DatasetError: its question asks for thinking in other words than R1-Omni's.
-    """
+    """The question without the request to think; raises `DatasetError` if the request is not R1-Omni's."""
     question = record.question.replace(THINK, NO_THINK)
     if "<think>" in question:
         raise DatasetError(
@@ -182,7 +155,7 @@ def no_think(record: Record) -> Record:
 
 
 def label_list(record: Record, classes: Sequence[str]) -> Record:
-    """Asked with the labels to choose from, before what the question says of the answer's form."""
+    """The question with the list of labels before its instructions on the answer's form."""
     options = f"Choose one of: {', '.join(classes)}."
     question, behind, form = record.question.partition(f"\n{THINK}")
     return dataclasses.replace(record, question=f"{question}\n{options}{behind}{form}")

@@ -23,17 +23,9 @@ class Recognition:
 
 
 def recognition(labels: Sequence[str], answers: Sequence[str | None], *, seed: int = 0) -> Recognition:
-    """Compares answers with labels; an answer outside the taxonomy, or none, is wrong.
+    """WAR and UAR of answers, with percentile intervals of a bootstrap over clips.
 
-    The intervals are percentiles of a bootstrap over clips.
-
-    Args:
-        labels: of the clips.
-        answers: in the same order; None where there was none.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: there is nothing to compare.
+    An answer that is None or outside the taxonomy is wrong. Raises `ValueError` without clips.
     """
     confusion = confusion_of(labels, answers)
     scores = scores_of([confusion], seed=seed)

@@ -16,9 +16,9 @@ MAX_NUMBERED = 20
 
 
 def write_confusions(path: Path, tables: Sequence[tuple[str, Confusion]]) -> None:
-    """Draws tables below each other: rows are labels that occur, shades shares of a row, numbers clips.
+    """Draws tables below each other: rows are labels, shades are shares of a row, numbers are clips.
 
-    A table of more than `MAX_CLASSES` classes is a line that says so.
+    A table of more than `MAX_CLASSES` classes becomes a line of text.
     """
     # not pyplot: it would keep figures, and choose a backend of the screen's
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -61,11 +61,7 @@ _KNOWN = {*_TEXTS, *_TEXTS_OR_NULL, *_INTEGERS_OR_NULL, "labels", "condition"}
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """Reads predictions.
-
-    Raises:
-        DatasetError: the file cannot be read or is empty, a line is not as it must be, or one stands twice.
-    """
+    """Raises `DatasetError` if the file is unreadable or empty, or a line is invalid or repeated."""
     found: dict[tuple[str, int | None, str, str], Prediction] = {}
     for place, values in json_lines(path):
         prediction = _prediction(values, place)
@@ -81,11 +77,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file with file and line; blank lines are none.
-
-    Raises:
-        DatasetError: the file cannot be read, or a line is no JSON object.
-    """
+    """The objects of a JSONL file with file and line, without blank lines; raises `DatasetError`."""
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
@@ -104,12 +96,10 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def require_clips(predictions: Sequence[Prediction], path: str | Path) -> None:
-    """Holds the ids against those that were to be asked, in each dataset, fold and condition that occurs.
+    """Compares predictions with the requested clips, in each dataset, fold and condition.
 
-    Args:
-        predictions: what was read.
-        path: a JSON list or JSONL of the clips, each with an `id`, or `video` as in R1-Omni's JSON. One that says
-            its `dataset` or `fold` is to be answered there alone, any other in every dataset and fold.
+    `path` is a JSON list or JSONL of clips, each with an `id`, or `video` as in R1-Omni's JSON, and perhaps its
+    `dataset` and `fold`.
 
     Raises:
         DatasetError: a clip has no prediction, or a prediction no clip.
@@ -146,13 +136,13 @@ def _unanswered(missing: Sequence[tuple[str, str]], *, where: str) -> DatasetErr
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Puts a file for `read_predictions` in place whole; its folder is made where it is missing, for its owner."""
+    """Writes a file for `read_predictions` atomically; makes its folder, for its owner alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     atomic_write_text(path, "".join(json.dumps(line_of(p), ensure_ascii=False) + "\n" for p in predictions))
 
 
 def line_of(prediction: Prediction) -> dict[str, Any]:
-    """The JSON line that `read_predictions` reads."""
+    """A prediction as a JSON line for `read_predictions`."""
     values = {name: getattr(prediction, name) for name in (*_REQUIRED, "condition", *_OPTIONAL)}
     values["labels"] = list(prediction.labels) or None
     known = {name: value for name, value in values.items() if value is not None or name == "fold"}
@@ -199,7 +189,7 @@ def _require(name: str, value: Any, kind: type, *, place: str, may_be_null: bool
 
 
 def _asked(path: str | Path) -> dict[tuple[str, ...], str]:
-    """Places of the clips by their keys: id, or id, dataset and fold as far as these are given."""
+    """Positions of the clips by id, or by id, dataset and fold if given."""
     asked: dict[tuple[str, ...], str] = {}
     for place, values in _clips(Path(path)):
         name = values.get("id", values.get("prompt_id", values.get("video")))
@@ -235,7 +225,6 @@ def _clips(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parts(dataset: str, fold: int | None) -> tuple[str, str]:
-    """As the keys of clips say them."""
     return f"dataset={dataset}", f"fold={fold}"
 
 

@@ -10,7 +10,7 @@ WIZWAND = "wizwand listing, not verified"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """One method's figure on one dataset, in percent; None where it was not published."""
+    """A method's published value on one dataset, in percent; None if not published."""
 
     method: str
     dataset: str
@@ -97,11 +97,11 @@ CAVEATS: dict[str, tuple[str, ...]] = {
 
 
 def published_on(dataset: str) -> tuple[Published, ...]:
-    """The paper's rows for a dataset, then the others; none for a dataset that neither knows."""
+    """The paper's rows for a dataset, then the others."""
     name = dataset.lower()
     return tuple(row for row in (*PAPER, *OTHERS) if row.dataset == name)
 
 
 def caveats_on(dataset: str) -> tuple[str, ...]:
-    """Caveats of a comparison on a dataset; none if nothing is published."""
+    """Caveats of a comparison on a dataset; none without published values."""
     return (*CAVEATS.get(dataset.lower(), ()), *CAVEATS[""]) if published_on(dataset) else ()

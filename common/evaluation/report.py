@@ -24,7 +24,7 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that is written."""
+    """The content of a report."""
 
     name: str
     sources: tuple[str, ...]
@@ -48,18 +48,12 @@ def make_report(
     other: tuple[str, Sequence[Prediction]] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Scores predictions, and holds their conditions and another run against them.
+    """Scores predictions, and compares their conditions and another run.
 
-    Args:
-        predictions: of one run.
-        name: of the evaluation.
-        sources: where they come from, for people.
-        taxonomy: of all labels; each dataset's own where None.
-        other: another run's name and predictions of the same clips.
-        seed: of the resampling.
+    `sources` are the paths to show; `other` is the name and the predictions of another run.
 
     Raises:
-        DatasetError: as `assess`, `contributions` and `run_differences` do.
+        DatasetError: as in `assess`, `contributions` and `run_differences`.
     """
     assessments = assess(predictions, taxonomy=taxonomy, seed=seed)
     read = read_all(predictions, taxonomy=taxonomy)
@@ -79,11 +73,7 @@ def make_report(
 
 
 def write_report(folder: Path, report: Report) -> Path:
-    """Writes all files into a folder, which is made where it is missing, readable by its owner alone.
-
-    Returns:
-        The page.
-    """
+    """Writes all files into a folder that only its owner can read, and returns the page."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = (json.dumps(_line(one), ensure_ascii=False) + "\n" for one in report.read)
     atomic_write_text(folder / "predictions.jsonl", "".join(lines))
@@ -94,7 +84,7 @@ def write_report(folder: Path, report: Report) -> Path:
 
 
 def facts(report: Report) -> dict[str, Any]:
-    """Every figure; values are fractions, but for what was published, which is in percent."""
+    """All values, as fractions; published values are in percent."""
     return {
         "name": report.name,
         "sources": list(report.sources),
@@ -117,7 +107,7 @@ def facts(report: Report) -> dict[str, Any]:
 
 
 def _confusion(table: Confusion) -> dict[str, Any]:
-    """The whole table of at most `MAX_CLASSES` classes: it has as many cells as their square."""
+    # as many cells as the square of the classes: the table has at most `MAX_CLASSES`
     counts = table.counts if len(table.classes) <= MAX_CLASSES else None
     return {"classes": table.classes, "counts": counts}
 
@@ -154,7 +144,7 @@ def page(report: Report) -> str:
 
 
 def _heads(report: Report) -> list[Assessment]:
-    """The unchanged clips of each dataset, or the first condition."""
+    """The unchanged clips of each dataset, or its first condition."""
     chosen: dict[str, Assessment] = {}
     for a in report.assessments:
         if a.dataset not in chosen or (a.condition == AS_GIVEN != chosen[a.dataset].condition):
@@ -163,7 +153,6 @@ def _heads(report: Report) -> list[Assessment]:
 
 
 def _controls(report: Report) -> list[dict[str, Any]]:
-    """One row for each condition of a dataset that has several."""
     found = {(c.dataset, c.condition): c.difference for c in report.contributions}
     datasets = {dataset for dataset, _ in found}
     meanings = cast("Mapping[str, str]", MEANINGS)
@@ -181,7 +170,6 @@ def _controls(report: Report) -> list[dict[str, Any]]:
 
 
 def _examples(read: Sequence[ReadPrediction], heads: Sequence[Assessment]) -> list[ReadPrediction]:
-    """The first right and the first wrong prediction of each dataset and label."""
     shown = {(a.dataset, a.condition) for a in heads}
     chosen: dict[tuple[str, str, bool], ReadPrediction] = {}
     for one in read:

@@ -36,17 +36,10 @@ def paired_difference(
     folds: Sequence[int | None] | None = None,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compares two policies, by the mean over folds, as a policy's own scores are.
+    """Compares two policies on the same clips, by the mean over folds.
 
-    Args:
-        labels: of the clips.
-        first: whether the first policy answered each clip right.
-        second: whether the second did.
-        folds: of the clips; one for all where None.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: there is nothing to compare, or not as much on both sides.
+    `first` and `second` are True for each clip that the policy answered correctly. Raises `ValueError` without
+    clips or for different lengths.
     """
     if not labels or not len(labels) == len(first) == len(second):
         raise ValueError(
@@ -76,10 +69,8 @@ def paired_difference(
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Exact McNemar test, two-sided: a fair coin for each clip on which just one policy is right.
-
-    Returns:
-        min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2); 1 where the policies never differ.
+    """Exact two-sided McNemar test on the clips that exactly one policy answered correctly; 1 without such
+    clips.
     """
     total, lesser = only_first + only_second, min(only_first, only_second)
     if not total:
@@ -94,7 +85,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def _counts(labels: Sequence[str], first: Sequence[bool], second: Sequence[bool]) -> np.ndarray:
-    """Counts of clips by class and by which policy is right: int64 [classes, 2, 2]."""
+    # int64 [classes, 2, 2]
     classes, owner = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
     counts = np.zeros((len(classes), 2, 2), dtype=np.int64)
     np.add.at(counts, (owner, np.array(first, dtype=int), np.array(second, dtype=int)), 1)
@@ -108,7 +99,7 @@ def _resampled(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _differences(counts: np.ndarray) -> np.ndarray:
-    """WAR and UAR of the first minus those of the second: float64 [2, draws] of int64 [draws, classes, 2, 2]."""
+    """WAR and UAR of the first policy minus those of the second: float64 [2, draws]."""
     support = counts.sum(axis=(2, 3))
     ahead = counts[:, :, 1, 0] - counts[:, :, 0, 1]
     is_there = support > 0
@@ -117,6 +108,6 @@ def _differences(counts: np.ndarray) -> np.ndarray:
 
 
 def _two_sided(differences: np.ndarray) -> float:
-    """Counts the observed sample among the resamples, so that no p-value is 0."""
+    # the observed sample counts as a resample, so that no p-value is 0
     lesser = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (lesser + 1) / (len(differences) + 1))

@@ -9,7 +9,7 @@ from common.evaluation.report import Report
 
 
 def print_tables(console: Console, report: Report) -> None:
-    """Scores, then differences where there are some."""
+    """Prints scores, then differences."""
     scores = Table("asked", "clips", "WAR", "UAR", "exact", title="in %, with 95 % intervals")
     for a in report.assessments:
         intervals = map(_interval, (a.normalised.war, a.normalised.uar))

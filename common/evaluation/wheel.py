@@ -1,7 +1,7 @@
-"""Scores of open labels at the first level of a wheel of emotions: sets of sectors against sets of sectors.
+"""Scores of open labels at the first level of a wheel of emotions, as sets of sectors.
 
-The measure is AffectGPT's: precision and recall of sets, over clips, and their harmonic mean. The wheel is
-Plutchik's, of `common.emotions.wheel`, where AffectGPT averages over five others: the figures are not comparable.
+The measure is AffectGPT's: precision and recall of sets, over clips, and their harmonic mean. AffectGPT averages
+over five wheels and this module uses Plutchik's, so the values are not comparable.
 """
 
 import functools
@@ -29,7 +29,9 @@ class WheelScores:
 
 
 def sectors_in(text: str) -> frozenset[str]:
-    """The sectors of the emotions that a text names and does not deny; an emotion beyond the wheel is its own."""
+    """The sectors of the emotions that a text names and does not deny; an emotion outside the wheel is its own
+    sector.
+    """
     named = [mention for mention in mentions(text) if not mention.is_negated]
     return frozenset(_wheel().level1(mention.surface) or mention.emotion for mention in named)
 
@@ -40,15 +42,7 @@ def _wheel() -> Wheel:
 
 
 def wheel_scores(clips: Sequence[tuple[Sequence[str], str]], *, seed: int = 0) -> WheelScores:
-    """Compares sets of sectors.
-
-    Args:
-        clips: the labels and the completion of each.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: there is nothing to compare.
-    """
+    """Compares the sectors of labels and completions; raises `ValueError` without clips."""
     if not clips:
         raise ValueError("an evaluation must have clips, got none")
     pairs = Counter(_precision_and_recall(labels, text) for labels, text in clips)

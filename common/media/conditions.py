@@ -20,14 +20,11 @@ SILENT = "no-audio-track"
 def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | None = None) -> DecodedClip:
     """A decoded clip in a condition.
 
-    Args:
-        clip: as it is given.
-        condition: `audio_muted` has silence of the same length, `video_blanked` as many black frames of the same
-            shape, so that both have as many tokens as the clip; `audio_swapped` may have more or fewer.
-        sound: float32 [S] at 16 kHz, of another clip; where sounds are swapped.
+    `audio_muted` has silence of the same length and `video_blanked` black frames of the same shape, so the number
+    of tokens stays. `audio_swapped` has `sound`, float32 [S] at 16 kHz of another clip.
 
     Raises:
-        MediaError: the clip has not what is to be taken away.
+        MediaError: the clip lacks the modality.
     """
     import numpy as np
 
@@ -47,14 +44,10 @@ def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | No
 
 
 def audio_donor(record: Record, records: Sequence[Record]) -> Record:
-    """The record that gives its sound to `record`: it has another label, and is always the same.
-
-    Args:
-        record: whose sound is swapped.
-        records: that may lend theirs, in the corpus's order.
+    """The record whose sound replaces that of `record`: the same every time, with another label.
 
     Raises:
-        MediaError: none of another label has a sound.
+        MediaError: no record of another label has a sound.
     """
     others = [other for other in records if other.label != record.label and other.clip.audio_path is not None]
     if not others:

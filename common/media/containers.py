@@ -1,9 +1,8 @@
 """The length in bytes that a media file declares: a truncated copy is shorter.
 
-Read are the outermost structures alone: boxes of MP4 and QuickTime, elements of Matroska and WebM, chunks of WAV
-and AVI, pages of Ogg. Nothing tells where a file without such structures ends (MP3, AAC, MPEG-TS), nor whether one
-that is written piece by piece, without a total, had more pieces: fragmented MP4 or live Matroska cut between two
-fragments, Ogg between two pages.
+Only the outermost structures are read: boxes of MP4 and QuickTime, elements of Matroska and WebM, chunks of WAV and
+AVI, pages of Ogg. The end of other files (MP3, AAC, MPEG-TS) is unknown, as are missing pieces of fragmented MP4,
+live Matroska and Ogg that were cut between two pieces.
 """
 
 import struct
@@ -19,11 +18,7 @@ UNKNOWN_RIFF_BYTES = 0x7FFFF000
 
 
 def declared_bytes(path: str | Path) -> int | None:
-    """Offset of the end of the last structure that the file declares.
-
-    Returns:
-        At most the file's own length if it is whole; None where its kind declares nothing.
-    """
+    """The file length that the headers declare, at most the file's own length if it is whole; None without one."""
     with Path(path).open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -80,7 +75,7 @@ def _end_of_segment(file: BinaryIO, size: int) -> int:
 
 
 def _ebml_number(file: BinaryIO, *, keep_marker: bool = False) -> int | None:
-    """A number of 1 to 8 bytes; -1 where all its bits are set, which is "unknown"; None at the file's end."""
+    """A number of 1 to 8 bytes; -1 if all bits are set ("unknown"); None at the end of the file."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -108,7 +103,7 @@ def _end_of_wave(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_riff(file: BinaryIO, size: int) -> int:
-    """The end of an AVI file, which has another RIFF chunk for every GiB."""
+    # a large AVI file has one RIFF chunk per GiB
     end = 0
     while end + 8 <= size:
         file.seek(end)

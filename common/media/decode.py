@@ -129,7 +129,7 @@ def _frames_in_turn(reader: Any, indices: np.ndarray) -> np.ndarray:
 
 
 def _waveform(channels: np.ndarray, rate: int, *, path: str) -> np.ndarray:
-    """float32 [S] at 16 kHz of float32 [C, S] at another rate."""
+    """float32 [S] at 16 kHz, from float32 [C, S] at another rate."""
     waveform = channels.mean(axis=0, dtype=np.float32)
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE).astype(np.float32)
@@ -145,11 +145,7 @@ def _is_sound_file(path: str) -> bool:
 
 
 def survey_sound_file(path: str) -> tuple[int, int]:
-    """Samples and their rate, as the header has them.
-
-    Raises:
-        MediaError: `missing`, `unreadable`, `empty` or `undecodable`.
-    """
+    """Number of samples and their rate by the header; raises `MediaError`."""
     import soundfile
 
     require_whole(path)
@@ -194,7 +190,6 @@ def _decord() -> Any:
 
 @contextlib.contextmanager
 def _as_media_error(path: str) -> Generator[None]:
-    """Errors of decord and soundfile for a file that they cannot read."""
     import decord  # pyright: ignore[reportMissingTypeStubs]
     from av.error import FFmpegError
 

@@ -20,11 +20,7 @@ def is_frame_folder(path: str) -> bool:
 
 
 def list_frames(path: str) -> list[str]:
-    """Paths of the images in the order of the numbers in their names.
-
-    Raises:
-        MediaError: `empty` or `unreadable`.
-    """
+    """Paths of the images, in the order of the numbers in their names; raises `MediaError`."""
     try:
         names = [n for n in os.listdir(path) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
     except OSError as error:
@@ -36,17 +32,10 @@ def list_frames(path: str) -> list[str]:
 
 
 def read_frames(paths: list[str], indices: np.ndarray) -> np.ndarray:
-    """Decodes some of the images.
-
-    Args:
-        paths: of all.
-        indices: int64 [T] of those to take.
-
-    Returns:
-        uint8 [T, H, W, 3].
+    """Decodes the images at `indices`, int64 [T], to uint8 [T, H, W, 3].
 
     Raises:
-        MediaError: `undecodable`: an image cannot be read, or is of another size than the first.
+        MediaError: `undecodable`: an image cannot be read, or differs in size from the first.
     """
     from PIL import Image
 
@@ -69,5 +58,5 @@ def read_frames(paths: list[str], indices: np.ndarray) -> np.ndarray:
 
 
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Numbers by value: frame 10 comes after frame 9."""
+    # by value: frame 10 comes after frame 9
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)

@@ -14,15 +14,10 @@ GREY = 127
 
 
 def framed(clip: DecodedClip, shape: FrameShape, *, max_pixels: int) -> DecodedClip:
-    """The clip with frames of another shape; what is heard stays.
+    """The clip with frames of another shape; R1-Omni trains on padded frames and evaluates on squashed ones.
 
-    R1-Omni trains on padded frames and is evaluated on squashed ones.
-
-    Args:
-        clip: decoded; without frames it stays as it is.
-        shape: `keep` leaves height over width; `pad` adds grey borders until both are equal, the picture in the
-            middle; `square` resizes to a square of at most `max_pixels`, whatever that does to faces.
-        max_pixels: most pixels of a squashed frame.
+    `keep` leaves the shape, `pad` adds grey borders to a centred square, `square` resizes to a square of at most
+    `max_pixels` pixels.
     """
     if clip.frames is None or shape == "keep":
         return clip

@@ -22,7 +22,7 @@ DECLARING_FORMATS = frozenset({"mov", "matroska", "flv"})
 
 @dataclass(kw_only=True, slots=True)
 class Track:
-    """The pictures or the sound of a file."""
+    """The picture or sound track of a file."""
 
     modality: Modality
     limit_s: float
@@ -45,11 +45,7 @@ class Track:
 
 
 def survey(path: str, *, limits: Mapping[Modality, float]) -> dict[Modality, Track]:
-    """Reads the tracks of a file without decoding them, and no further than they may last.
-
-    Args:
-        path: of the file.
-        limits: the tracks that are asked for, each with the seconds that it may last.
+    """Reads the tracks of a file without decoding; `limits` are the wanted tracks with their longest seconds.
 
     Raises:
         MediaError: `missing`, `unreadable`, `empty`, `undecodable`, `too-long`, `no-video-track` or
@@ -81,11 +77,7 @@ def survey(path: str, *, limits: Mapping[Modality, float]) -> dict[Modality, Tra
 
 
 def require_whole(path: str) -> None:
-    """The file is there, and as long as it says.
-
-    Raises:
-        MediaError: `missing`, `unreadable`, `empty` or `undecodable`.
-    """
+    """Raises `MediaError` if the file is absent or shorter than its headers declare."""
     try:
         if not Path(path).is_file():
             raise MediaError(f"{path}: no such file", reason="missing")
@@ -103,11 +95,7 @@ def require_whole(path: str) -> None:
 
 
 def require_short(path: str, modality: Modality, seconds: float, *, limit_s: float) -> None:
-    """A track keeps to its limit.
-
-    Raises:
-        MediaError: `too-long`.
-    """
+    """Raises `MediaError` (`too-long`)."""
     if seconds > limit_s:
         raise MediaError(
             f"{path}: {modality} must last at most {limit_s} s, got {seconds:.2f} s", reason="too-long"
@@ -148,7 +136,6 @@ def _track(stream: Any, modality: Modality, *, limit_s: float, is_declaring: boo
 
 
 def _seconds(tag: str | None) -> float | None:
-    """Seconds of Matroska's `00:01:02.345000000`."""
     try:
         hours, minutes, seconds = (tag or "").strip("\0 ").split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -157,7 +144,7 @@ def _seconds(tag: str | None) -> float | None:
 
 
 def _read_packets(container: Any, path: str, tracks: Mapping[int, Track]) -> float:
-    """Fills the tracks in, which are given by stream; when the last packet of any stream ends."""
+    """Adds the packets to the given tracks; returns the end of the last packet of any stream."""
     end_s = 0.0
     for packet in container.demux():
         if packet.size == 0:
@@ -183,7 +170,7 @@ def _read_packets(container: Any, path: str, tracks: Mapping[int, Track]) -> flo
 
 
 def _require_within(path: str, track: Track, seconds: float) -> None:
-    """Refuses a track that is too long; one that is too long by less than `SLACK_S` is measured after decoding."""
+    # a track within `SLACK_S` of the limit is measured after decoding
     if seconds > track.limit_s + SLACK_S:
         require_short(path, track.modality, seconds, limit_s=track.limit_s)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """Everything that depends on one architecture."""
+    """The functions that depend on one architecture."""
 
     name: str
     architectures: tuple[str, ...]
@@ -38,7 +38,7 @@ class Family:
 
 
 def _call(function: str, *args: Any, **kwargs: Any) -> Any:
-    """Imports a function, given as `module.name` of a family, when it is first called: most need torch."""
+    # imported at the first call: most families need torch
     module, _, name = function.rpartition(".")
     return getattr(importlib.import_module(f"common.models.{module}"), name)(*args, **kwargs)
 
@@ -62,10 +62,10 @@ def _families() -> dict[str, Family]:
 
 
 def family_of(model_path: str | Path) -> Family:
-    """The family of a checkpoint folder, checked in milliseconds without torch.
+    """The family of a checkpoint folder, found without torch.
 
     Raises:
-        ModelError: the folder is missing, has no weights, or is of no known architecture.
+        ModelError: the folder is missing, has no weights, or has an unknown architecture.
     """
     folder = Path(model_path)
     config = folder / "config.json"

@@ -53,7 +53,7 @@ def _of_logits(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Ten
 
 
 class _Chunked(torch.autograd.Function):
-    """`_of_logits` over chunks; of the logits nothing is kept."""
+    # the backward pass computes the logits again
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, size: int) -> Any:

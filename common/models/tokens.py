@@ -39,14 +39,7 @@ def pack_tokens(
     pad_token_id: int,
     device: torch.device | str = "cpu",
 ) -> TokenBatch:
-    """Pads several prompts and their completions into one batch.
-
-    Args:
-        prompts: D of them.
-        completions: per prompt, the token ids of each of its completions; none empty.
-        pad_token_id: what fills a row.
-        device: where the tensors go.
-    """
+    """Pads D prompts and their completions, given per prompt and not empty, into one batch."""
     assert len(prompts) == len(completions)
     rows = [(d, list(c)) for d, group in enumerate(completions) for c in group]
     assert all(c for _, c in rows), "a completion must hold a token"

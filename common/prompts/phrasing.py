@@ -15,13 +15,7 @@ _PAPERS: Mapping[str, str] = {"av": QUESTION, "v": VIDEO_QUESTION, "a": AUDIO_QU
 
 
 def question_of(clip: Clip, *, question: str | None, transcript: str | None = None) -> str:
-    """The question for a clip.
-
-    Args:
-        clip: what is not there is said.
-        question: the user's; the paper's where None.
-        transcript: shown before the question; not known or not shown where None.
-    """
+    """The question for a clip, which states the missing modality; None for the paper's question."""
     has_video, has_audio = clip.video_path is not None, clip.audio_path is not None
     if question is None:
         asked = _PAPERS["av" if has_video == has_audio else "v" if has_video else "a"]
@@ -31,7 +25,7 @@ def question_of(clip: Clip, *, question: str | None, transcript: str | None = No
 
 
 def base_question(asked: str, *, clip: Clip, transcript: str | None) -> str | None:
-    """The question that `question_of` made a text from; None for the paper's."""
+    """The question from which `question_of` made a text; None for the paper's."""
     base = asked.removeprefix(f"What is said: {transcript}\n") if transcript is not None else asked
     if base in _PAPERS.values():
         return None

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaSettings:
-    """Settings of a task."""
-
     data: DataConfig
     model_path: str
 
@@ -25,16 +23,10 @@ def prepare(
     condition: Condition = "av",
     sound: Record | None = None,
 ) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
-    """Decodes and processes one clip.
-
-    Args:
-        record: whose clip.
-        settings: of the run.
-        condition: what of the clip is presented; the question is that of the clip as it is given.
-        sound: whose sound is heard, where sounds are swapped.
+    """Decodes and processes one clip in a condition; the question is that of the unchanged clip.
 
     Returns:
-        The prompt's length in tokens and its tensors' bytes, and the prompt; or a failure and nothing.
+        The prompt's length in tokens and its tensors' bytes, and the prompt; or a failure and None.
     """
     from common.errors import MediaError
     from common.media.conditions import presented

@@ -19,8 +19,6 @@ from common.types import Condition, Failure, MediaRef, ProcessedPrompt, Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Prepared:
-    """A clip in the object store."""
-
     media: MediaRef
     num_tokens: int
     num_bytes: int
@@ -30,7 +28,7 @@ MemoryKey = tuple[str | None, ...]
 
 
 def memory_key(record: Record, *, condition: Condition = "av", sound: Record | None = None) -> MemoryKey:
-    """Cache key of a prepared clip: the same clip occurs without its sound or with another's."""
+    """Cache key of a prepared clip: a clip may occur without its sound or with another's."""
     clip, heard = record.clip, sound and sound.clip.audio_path
     files = (clip.video_path, clip.audio_path)
     return record.dataset, record.split, record.prompt_id, record.question, *files, condition, heard
@@ -52,7 +50,7 @@ class MediaStage:
     async def __call__(
         self, record: Record, *, condition: Condition = "av", sound: Record | None = None
     ) -> tuple[MediaRef, int] | Failure:
-        """A handle and a length; the handle keeps the memory alive, so drop it at the group's fate."""
+        """Returns a handle and the length in tokens; the handle keeps the clip in memory."""
         key = memory_key(record, condition=condition, sound=sound)
         if key not in self._kept:
             task = self._running.get(key) or self._begin(key, record, condition, sound)
@@ -65,7 +63,7 @@ class MediaStage:
         return self._kept[key].media, self._kept[key].num_tokens
 
     def prefetch(self, records: Sequence[Record]) -> None:
-        """Starts the next tasks; the later call meets a failure again."""
+        """Starts the next tasks; later calls report their failures."""
         for record in records:
             key = memory_key(record)
             if self._max_bytes and key not in self._kept and key not in self._running:

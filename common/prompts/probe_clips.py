@@ -17,7 +17,7 @@ shared, and a probe that is never shared cannot see a stale one."""
 
 
 def probe_prompts(family: Family, *, model_path: str, data: DataConfig) -> list[ProcessedPrompt]:
-    """A clip with video and audio, and a text: what the canary asks."""
+    """The prompts of the canary: a clip with video and audio, and a text."""
     clip = dataclasses.replace(_noise_clip(num_frames=6, side=84, fps=4.0, seconds=1.0), waveform=_bursts())
     silent = DecodedClip(frames=None, fps=0.0, waveform=None)
     pinned = {"model_path": model_path, "min_pixels": data.min_pixels, "max_pixels": data.max_pixels}

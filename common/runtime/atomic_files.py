@@ -10,10 +10,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
-    """Puts in place, under its name, what the block writes to the path that it is given.
-
-    A block that fails, or a machine that stops, leaves what stood there before.
-    """
+    """Replaces a file by what the block writes to the yielded path; after a failure the old file remains."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
@@ -25,7 +22,7 @@ def atomic_write(path: Path) -> Generator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Writes a text file, in UTF-8, or leaves what stood there before."""
+    """Writes a UTF-8 text file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -40,7 +37,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole JSON line, oldest first; none of a file that is not there."""
+    """Every whole JSON line, oldest first; none if the file does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

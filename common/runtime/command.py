@@ -1,9 +1,8 @@
-"""The end of every command: its exit code, one line for an error, and silence where nobody reads the output.
+"""The end of every command: its exit code, one line for an error, and silence without a reader.
 
-Where the reader of a pipe is gone (`... | head`), a command ends as `cat` does: at once, without a message, with
-the code that a shell reports after SIGPIPE. A run that trains ends as after Ctrl-C: it takes its step to the end,
-keeps a checkpoint, and the same command resumes it; where stderr is still read, a line there says so. The signal
-itself stays ignored: it would also end a process whose connection to Ray or to a reward service broke.
+If the reader of a pipe is gone (`... | head`), a command ends like `cat`: at once, silently, with the code that a
+shell reports after SIGPIPE. A run that trains finishes its step and saves a checkpoint, as after Ctrl-C, and
+reports it on stderr if stderr is read. SIGPIPE itself stays ignored: it would end a run for any closed connection.
 """
 
 import argparse
@@ -23,7 +22,7 @@ NOT_READ = 128 + signal.SIGPIPE
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """The exit code of a command; an error that is no bug is a line on stderr."""
+    """The exit code of a command; an expected error becomes a line on stderr."""
     return quietly(lambda: _code_of(work))
 
 
@@ -56,7 +55,7 @@ def quietly(work: Callable[[], int]) -> int:
 
 
 def say(text: str, code: int) -> int:
-    """Writes a line on stderr; the code, for `return`."""
+    """Writes a line on stderr and returns the code."""
     sys.stderr.write(f"{text}\n")
     return code
 
@@ -82,7 +81,7 @@ def _flush() -> None:
 
 
 def _unread() -> list[TextIO]:
-    """The outputs that are pipes whose reader is gone."""
+    """Output pipes without a reader."""
     poll, found = select.poll(), dict[int, TextIO]()
     for stream in _outputs():
         # an output in memory has no number
@@ -95,6 +94,6 @@ def _unread() -> list[TextIO]:
 
 
 def _outputs() -> list[TextIO]:
-    """The outputs that there are: a process may be started without."""
+    # a process may start without them
     streams: list[TextIO | None] = [sys.stdout, sys.stderr]
     return [stream for stream in streams if stream is not None]

@@ -1,8 +1,8 @@
-"""The HTTP client of all that calls out: the judge, rewards over HTTP, and the endpoint of `make-cold-start`.
+"""The HTTP client of the judge, of rewards over HTTP, and of the endpoint of `make-cold-start`.
 
-It posts JSON to one address: over https, or over http to this machine; over http to another machine only where that
-is allowed, and never with a token. It uses no proxy and no .netrc of the environment, and follows no redirect.
-Replies are bounded, must not be compressed, and come without the token where the server repeats it.
+It posts JSON to one address, by https, or by http to this machine. Http to another machine must be allowed, and
+never carries a token. The client uses no proxy and no .netrc, and follows no redirect. Replies are bounded and
+uncompressed; a token that the server repeats is removed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from common.errors import ConfigError, OmniError
 
 
 class HttpError(OmniError):
-    """A request without a whole reply; the message names the cause, and never the token."""
+    """No complete reply arrived; the message names the cause, and never the token."""
 
 
 class HttpReplyError(HttpError):
@@ -31,8 +31,8 @@ class HttpTarget:
     """An address and its token.
 
     Raises:
-        ConfigError: the address cannot be asked, holds a password, or would not keep private what is sent; or the
-            token is not in the environment, or cannot stand in a header.
+        ConfigError: the address is invalid, has a password or would expose the texts, or the token is missing or
+            invalid in a header.
     """
 
     url: str
@@ -116,16 +116,13 @@ class HttpClient:
         await self._client.aclose()
 
     async def post(self, path: str, body: object, *, timeout_s: float | None) -> HttpReply:
-        """Sends JSON to a path below the target's address.
+        """Sends JSON to a path, with a leading slash, below the target's address.
 
-        Args:
-            path: with a leading slash.
-            body: what is sent as JSON.
-            timeout_s: from the start of the request to the last byte of the reply; None where the caller cancels.
+        `timeout_s` is from the start of the request to the last byte of the reply; None if the caller cancels.
 
         Raises:
             HttpReplyError: the reply is compressed, or longer than the target allows.
-            HttpError: there is no whole reply, or none in time.
+            HttpError: no complete reply arrived in time.
         """
         if self._client.is_closed:
             raise HttpError("the client is closed")
@@ -164,13 +161,13 @@ class HttpClient:
 
 
 def _echo_of(token: str) -> re.Pattern[bytes]:
-    r"""The token as it was sent, or with characters escaped as in JSON: `\/`, `\u002b`."""
+    """The token as sent, or with characters escaped as in JSON (`\\/`, `\\u002b`)."""
     return re.compile("".join(rf"(?:\\?{re.escape(c)}|\\u00(?i:{ord(c):02x}))" for c in token).encode())
 
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """Those of httpx and of the system, read once: it takes tens of milliseconds."""
+    # read once: it takes tens of milliseconds
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     return context

@@ -15,7 +15,7 @@ class MetricsFile:
         self._path = path
 
     def read(self) -> list[dict[str, float]]:
-        """Every whole line, oldest first; what is not finite is not a number."""
+        """Every whole line, oldest first; values that are not finite are text."""
         return [{k: math.nan if v is None else v for k, v in line.items()} for line in read_lines(self._path)]
 
     def keep_until(self, step: int) -> None:
@@ -28,7 +28,7 @@ class MetricsFile:
 
 
 def _as_json(line: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has neither infinities nor what is not a number."""
+    # JSON has neither infinities nor NaN
     return {k: v if math.isfinite(v) else None for k, v in line.items()}
 
 

@@ -10,11 +10,7 @@ NAME = "omni-rlvr-parent-watch"
 
 
 def end_with_parent() -> None:
-    """Watches the parent of a process that `multiprocessing` started; harmless when repeated, and elsewhere.
-
-    A thread asks, not the kernel: its signal for a parent's death is sent when the parent's thread ends that had
-    started the child.
-    """
+    """Watches the parent of a process that `multiprocessing` started, and ends with it; may be repeated."""
     parent = multiprocessing.parent_process()
     if parent is None or any(thread.name == NAME for thread in threading.enumerate()):
         return

@@ -7,10 +7,8 @@ import psutil
 
 
 class MemorySampler:
-    """Samples in a thread until stopped.
-
-    Attributes:
-        peak_bytes: most seen at once: PSS over the process trees, plus what /dev/shm has gained.
+    """Samples memory in a thread until stopped; `peak_bytes` is PSS over the process trees plus the growth of
+    /dev/shm.
     """
 
     def __init__(self, *, session: str = "", interval_s: float = 2.0) -> None:
@@ -32,7 +30,6 @@ class MemorySampler:
         self.sample()
 
     def sample(self) -> int:
-        """One reading, in bytes."""
         total = sum(_pss_bytes(pid) for pid in _run_processes(self._session))
         total += max(0, _shm_bytes() - self._shm_before)
         self.peak_bytes = max(self.peak_bytes, total)
@@ -44,7 +41,7 @@ class MemorySampler:
 
 
 def _run_processes(session: str) -> set[int]:
-    """This process, what it started, and what the Ray session started on this node."""
+    """This process, its children, and the Ray session's processes on this node."""
     roots = [psutil.Process()]
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = cast(list[str], process.info["cmdline"] or [])

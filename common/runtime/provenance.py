@@ -31,11 +31,7 @@ def sources() -> dict[str, str]:
 
 
 def require_own_packages() -> None:
-    """Our packages have plain names: another of the same name on the path would be imported in its place.
-
-    Raises:
-        ConfigError: names the file.
-    """
+    """Raises `ConfigError` if another package on the path hides one of ours."""
     home = Path(__file__).parents[2]
     for package in PACKAGES:
         folder = _folder_of(package)
@@ -47,10 +43,8 @@ def require_own_packages() -> None:
 
 
 def require_same_sources(own: dict[str, str], theirs: dict[str, str], *, who: str) -> None:
-    """Compares another process's sources with this one's.
-
-    Raises:
-        ClusterError: names the process and the first file that differs.
+    """Compares another process's sources with this one's; raises `ClusterError` with the first file that
+    differs.
     """
     for name in sorted({*own, *theirs}):
         if own.get(name) != theirs.get(name):

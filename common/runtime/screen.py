@@ -16,16 +16,11 @@ INTERVAL_S = 30.0
 
 
 class Screen(Console):
-    """A console that does not end the process where the reader of a pipe is gone.
-
-    Attributes:
-        when_unread: called then, once; the lines that follow go nowhere. None raises `BrokenPipeError`.
-    """
+    """A console that survives a closed pipe: `when_unread` is called once, and later lines are dropped."""
 
     when_unread: Callable[[], None] | None = None
 
     def on_broken_pipe(self) -> None:
-        """Called by rich."""
         if self.when_unread is None:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self.quiet = True
@@ -34,10 +29,8 @@ class Screen(Console):
 
 @contextmanager
 def bar(console: Console, name: str) -> Generator[Callable[[int, int], None]]:
-    """The progress of countable work: a bar on a terminal, a line now and then elsewhere.
-
-    Yields:
-        A function that takes how much is done, and of how much.
+    """Shows progress, as a bar on a terminal and as lines elsewhere; yields a function of the done and total
+    counts.
     """
     if not console.is_terminal:
         yield _lines(console, name)

@@ -49,12 +49,9 @@ def this_machine() -> Machine:
 
 
 def parse_cluster(text: str) -> Machine:
-    """The resources in `--cluster cpus=64,gpus=8`, summed over all nodes.
+    """The resources in `--cluster cpus=64,gpus=8`, summed over all nodes; raises `ConfigError`.
 
-    `gpu_memory_gib` is that of one GPU, 80 unless given; `memory_gib` that of all hosts, else it is not looked at.
-
-    Raises:
-        ConfigError: it says something else.
+    `gpu_memory_gib` is that of one GPU, 80 by default; `memory_gib` that of all hosts, unchecked by default.
     """
     found: dict[str, float] = {}
     for part in text.split(","):

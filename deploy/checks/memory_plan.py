@@ -1,8 +1,8 @@
 """The memory plan of a learner rank and of an engine, from a checkpoint's headers, without torch.
 
-Weights, gradients and optimizer states are counted; activations and logits are estimated from the layers' sizes, in
-the manner of Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, for gated layers and attention that keeps no
-scores; those of the audio tower are left out.
+Weights, gradients and optimizer states are counted. Activations and logits are estimated from the layers' sizes,
+after Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, for gated layers and attention that keeps no scores;
+those of the audio tower are left out.
 """
 
 import fnmatch
@@ -119,10 +119,8 @@ class RankMemory:
 
 
 def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
-    """Peak memory of a GRPO rank, by part.
-
-    Raises:
-        ConfigError: a pattern of `learner.freeze` matches no tensor.
+    """Peak memory of a GRPO rank, by part; raises `ConfigError` if a pattern of `learner.freeze` matches
+    nothing.
     """
     learner, width = config.learner, BYTES[config.model.dtype]
     parameters, trained = sizes.num_parameters, _num_trained(learner, sizes)
@@ -160,11 +158,7 @@ def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
 
 
 def _not_frozen(learner: LearnerConfig, sizes: ModelSizes) -> dict[str, tuple[int, ...]]:
-    """Shapes by name.
-
-    Raises:
-        ConfigError: a pattern matches nothing.
-    """
+    """Shapes by name; raises `ConfigError` for a pattern that matches nothing."""
     frozen: set[str] = set()
     for pattern in learner.freeze:
         matched = set(fnmatch.filter(sizes.shapes, pattern))
@@ -187,7 +181,7 @@ def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
 
 
 def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
-    """Tokens of the largest micro-batch: each group's prompt once, and every completion."""
+    """Tokens of the largest micro-batch: the prompt of each group once, and every completion."""
     learner, rollout, width = config.learner, config.rollout, BYTES[config.model.dtype]
     rows, longest = learner.max_rows_per_micro_batch, rollout.sampling.max_tokens
     prompts = math.ceil(rows / rollout.group_size) * (rollout.max_model_len - longest)
@@ -218,11 +212,8 @@ def engine_weight_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
 
 
 def engine_cache_bytes(config: OmniConfig, sizes: ModelSizes) -> int | None:
-    """The key-value cache of one engine.
-
-    Returns:
-        `rollout.kv_cache_gib`; where that is not set, on a CPU the memory of `max_num_seqs` sequences of
-        `max_model_len` tokens, and None on a GPU, where vLLM takes what is left of its share.
+    """The key-value cache of one engine: `rollout.kv_cache_gib`, or on a CPU the memory of `max_num_seqs` sequences
+    of `max_model_len` tokens. None on a GPU, where vLLM takes the rest of its share.
     """
     rollout = config.rollout
     if rollout.kv_cache_gib is not None:
@@ -237,11 +228,11 @@ def _cache_bytes(config: OmniConfig, sizes: ModelSizes, *, num_seqs: int) -> int
 
 
 def require_free_memory(config: OmniConfig, sizes: ModelSizes, *, num_engines: int, free_bytes: int) -> None:
-    """Checks the engines that would run on this machine's CPUs against the memory that is free.
+    """Compares the engines on this machine's CPUs with its free memory.
 
     Raises:
         ConfigError: the cache cannot hold one sequence.
-        ClusterError: the engines cannot fit.
+        ClusterError: the engines do not fit.
     """
     rollout, cache, weights = config.rollout, engine_cache_bytes(config, sizes), engine_weight_bytes(config, sizes)
     if rollout.num_gpus or cache is None:
@@ -266,16 +257,10 @@ def require_free_memory(config: OmniConfig, sizes: ModelSizes, *, num_engines: i
 def require_memory(
     config: OmniConfig, sizes: ModelSizes, *, device_bytes: int | None, host_bytes: int | None
 ) -> None:
-    """Checks a plan against what there is.
-
-    Args:
-        config: of the run.
-        sizes: of its model.
-        device_bytes: of one GPU; None where that is not known, or nothing runs on one.
-        host_bytes: of all nodes together; None where that is not known.
+    """Compares the memory plan with one GPU and with all hosts together; None if unknown.
 
     Raises:
-        ClusterError: a rank or the engines cannot fit.
+        ClusterError: a rank or the engines do not fit.
     """
     rank, weights = rank_memory(config, sizes), engine_weight_bytes(config, sizes)
     learner, rollout = config.learner, config.rollout

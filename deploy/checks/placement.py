@@ -60,11 +60,7 @@ def placement_plan(config: OmniConfig) -> list[PlanLine]:
 
 
 def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
-    """Checks a plan against what a node has.
-
-    Raises:
-        ClusterError: it asks for more; actors would pend for ever.
-    """
+    """Raises `ClusterError` if a plan needs more than the node has: its actors would wait forever."""
     for kind, key in KINDS.items():
         asked = sum(line.count * getattr(line, key) for line in plan)
         has = resources.get(kind, 0.0)
@@ -76,15 +72,9 @@ def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
 
 
 def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Which node each engine runs on: the job's own while there is room beside everything else, then others.
+    """The node of each engine: the job's own while it has room beside ranks, rewards and media tasks, then others.
 
-    Args:
-        plan: engines first.
-        own: the job's node, where ranks, rewards and media tasks run.
-        nodes: what each has, `CPU` and `GPU`, by its id.
-
-    Raises:
-        ClusterError: they do not fit.
+    `plan` lists engines first; `nodes` has `CPU` and `GPU` by node id. Raises `ClusterError` if they do not fit.
     """
     engine, *rest = plan
     if len(nodes) == 1:

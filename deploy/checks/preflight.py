@@ -49,17 +49,12 @@ class Corpora:
 
 
 def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
-    """Checks model, corpora and rewards before anything is built.
-
-    Returns:
-        Every corpus of files that the run needs, by split.
+    """Checks model, corpora and rewards before anything starts; returns the corpora of files by split.
 
     Raises:
-        ConfigError: a reward cannot be made or called, or has no sounds to swap, or W&B is asked for
-            and not installed.
-        ModelError: the folder is missing, without weights or of another architecture.
-        DatasetError: a corpus is missing or malformed, not one of its media files is there, or held-out clips
-            cannot be asked as `evaluation.controls` says.
+        ConfigError: a reward cannot be used, or W&B is requested and not installed.
+        ModelError: the folder is missing, has no weights, or has an unknown architecture.
+        DatasetError: a corpus is missing or malformed, none of its media exist, or a control cannot be applied.
     """
     if config.model.path is not None:
         family_of(Path(config.model.path).expanduser().resolve())
@@ -97,13 +92,13 @@ def _media_of(record: Record) -> tuple[str, ...]:
 
 
 def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
-    """Makes the held-out clips of every control: a mistake is reported now and not at the end of the run."""
+    # each control is made once, so that a mistake is reported before the run and not at its end
     for control in config.evaluation.controls:
         asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
 
 def _require_donors(train: Sequence[Record], config: OmniConfig) -> None:
-    """A reward that swaps sounds across labels would fail every group of clips that have one label."""
+    # a reward that swaps sounds would fail every group if all clips have one label
     labels = {record.label for record in train if record.clip.audio_path is not None}
     for entry in config.reward.rewards:
         if not isinstance(entry, BuiltinRewardConfig) or not needs_engines(entry):
@@ -163,17 +158,11 @@ def load_corpora(
     on_clip: Callable[[int, int], None],
     found: Mapping[str, Corpus] | None = None,
 ) -> Corpora:
-    """The clips; a synthetic corpus is written first.
-
-    Args:
-        config: of the run.
-        folder: of the run, which a synthetic corpus is written into.
-        on_clip: called with the number of clips that are written, and of all.
-        found: what `check_inputs` has read; None reads it.
+    """Loads the clips, and first writes a synthetic corpus into the run's folder; `found` are corpora already read.
 
     Raises:
-        DatasetError: a corpus is missing, malformed or empty, holds a label outside the taxonomy, or has held-out
-            clips that cannot be asked as `evaluation.controls` says.
+        DatasetError: a corpus is missing, malformed or empty, has a label outside the taxonomy, or a control cannot
+            be applied.
     """
     source, sources, found = config.data.source, _sources(config), found or {}
     digest: str | None = None
@@ -220,11 +209,7 @@ def _sha256(found: Mapping[str, Corpus]) -> str:
 
 
 def heldout_clips(config: OmniConfig) -> list[Record]:
-    """The held-out clips alone, of a corpus of files.
-
-    Raises:
-        DatasetError: it is missing, malformed or empty.
-    """
+    """The held-out clips of a corpus of files; raises `DatasetError`."""
     assert config.data.heldout is not None
     return list(_read(config.data.heldout, config, split="heldout").records)
 
@@ -243,11 +228,7 @@ def _read(source: AnyCorpusConfig, config: OmniConfig, *, split: str) -> Corpus:
 
 
 def resolve_model(config: OmniConfig, folder: Path) -> str:
-    """The checkpoint's folder, checked; a tiny model is built where none is given.
-
-    Raises:
-        ModelError: the folder is missing, without weights or of another architecture.
-    """
+    """The checked folder of the checkpoint; a tiny model is built if none is configured. Raises `ModelError`."""
     if config.model.path is not None:
         path = str(Path(config.model.path).expanduser().resolve())
         family_of(path)

@@ -32,19 +32,12 @@ def run_command(
     has_engines: bool = True,
     is_given: bool = False,
 ) -> int:
-    """Parses, checks, runs; a user's mistake is one line and exit code 2.
+    """Parses, checks and runs; a user's mistake is one line and exit code 2.
 
     Args:
-        argv: arguments without the program's name; the process's own where None.
-        program: as it is called.
-        purpose: for `--help`.
-        run: does the work of a configuration.
-        is_resumable: whether the same command again goes on where it stopped.
-        has_engines: whether the work starts engines.
-        is_given: whether options of the command's own say what it works on; a configuration must otherwise.
-
-    Returns:
-        The exit code.
+        is_resumable: the same command continues a stopped run.
+        has_engines: the command starts engines.
+        is_given: the command's own options name its data; a configuration file must otherwise.
     """
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
@@ -75,11 +68,7 @@ def run_command(
 
 
 def _require_model_and_data(overrides: Sequence[str]) -> None:
-    """Refuses a run without a configuration file, a model or data: the defaults are for a random model.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Refuses a run without a configuration file, a model or data: the defaults are for a random model."""
     missing = [name for name in ("model", "data") if not any(key.startswith(f"--{name}.") for key in overrides)]
     if missing:
         raise ConfigError(
@@ -96,7 +85,7 @@ def _run(
     instead: Callable[[OmniConfig], None] | None,
     is_resumable: bool,
 ) -> int:
-    """Runs, or does something else instead, and says how it ended; a user's mistake is left to the caller."""
+    """Runs the command and reports its end; a user's mistake is left to the caller."""
     again = "again" if config.run.resume == "auto" else "without --run.resume never"
     resumes = f"the same command {again} resumes" if is_resumable else "the same command starts anew"
     here, checkpoint = (" from here", " from the last checkpoint") if is_resumable else ("", "")
@@ -121,15 +110,9 @@ def _run(
 
 
 def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool = True) -> None:
-    """Checks what a run would be given, and prints the resolved configuration, the plans and what is there for it.
+    """Prints the resolved configuration, the placement and the memory plan, and checks the inputs.
 
-    Args:
-        config: of the run.
-        cluster: what the cluster has, `cpus=64,gpus=8`; None for this machine, which may be another than the run's.
-        has_engines: whether the run starts engines.
-
-    Raises:
-        UserError: something of it is not there, or cannot fit the cluster.
+    `cluster` is like `cpus=64,gpus=8`; None for this machine. Raises `UserError`.
     """
     from common.runtime.provenance import require_own_packages
     from deploy.checks.machine import parse_cluster, shortages, this_machine
@@ -156,11 +139,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
 
 
 def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines: int) -> None:
-    """The memory plan; without a machine, where that of the run is not known, it is not checked.
-
-    Raises:
-        ClusterError: it cannot fit the machine.
-    """
+    """Prints the memory plan, and checks it against a known machine."""
     from deploy.checks.machine import free_memory_bytes
     from deploy.checks.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
 

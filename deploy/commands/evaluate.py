@@ -65,11 +65,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
 
 
 def score(options: argparse.Namespace) -> "Report":
-    """Scores predictions and writes their report.
-
-    Raises:
-        DatasetError: the predictions or the list of clips are invalid.
-    """
+    """Scores predictions and writes their report; raises `DatasetError` for invalid predictions or clips."""
     from common.evaluation.report import make_report
 
     path = Path(options.predictions)

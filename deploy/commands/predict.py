@@ -61,11 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest]:
-    """The clips that files, folders and lists name, in their order.
-
-    Args:
-        inputs: paths.
-        question: the question where a list has none; the paper's where None.
+    """The clips of files, folders and lists, in order; `question` is for lists without one.
 
     Raises:
         DatasetError: a folder has no clips, a list is invalid, or a clip occurs twice.

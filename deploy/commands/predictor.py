@@ -54,16 +54,12 @@ class Predictor:
         """Loads a checkpoint.
 
         Args:
-            model_path: its folder.
             data: the limits on a clip.
-            taxonomy: a key of `TAXONOMIES`: what answers are normalised to, and the classes that are scored.
-            max_tokens: of a completion.
-            dtype: `float32` or `bfloat16`.
-            device: as torch names it.
+            taxonomy: a key of `TAXONOMIES`, for normalised answers and probabilities.
 
         Raises:
-            ModelError: the folder is missing, incomplete or of no known architecture.
-            ConfigError: there is no such device.
+            ModelError: the folder is missing, incomplete or of an unknown architecture.
+            ConfigError: the device does not exist.
         """
         self._family = family_of(model_path)
         self._settings = MediaSettings(data=data, model_path=model_path)
@@ -73,7 +69,6 @@ class Predictor:
         self._policy: Any = policy.to(_require_device(device)).eval()
 
     def __call__(self, record: Record) -> Answer | Failure:
-        """Asks about a clip; one that cannot be decoded or processed is a failure with its reason."""
         size, prompt = prepare(record, self._settings)
         if isinstance(size, Failure) or prompt is None:
             assert isinstance(size, Failure)
@@ -97,9 +92,9 @@ class Predictor:
     def probabilities(self, prompt: ProcessedPrompt, text: str, classes: Sequence[str]) -> dict[str, float]:
         """Probability of each class as the answer, after the thinking.
 
-        The policy scores `<answer>CLASS</answer>` and the end behind the prompt and its own text up to its answer:
-        the sum of the tokens' log-probabilities, normalised over the classes. Where it gave no answer, the classes
-        stand behind its closed thinking, or, without that, at once behind the prompt.
+        The policy scores `<answer>CLASS</answer>` and the end token after the prompt and its own text up to its
+        answer; the sums of log-probabilities are normalised over the classes. Without an answer, classes follow its
+        closed thinking or the prompt.
         """
         path = self._settings.model_path
         encode = self._family.encode_completion

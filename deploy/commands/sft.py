@@ -19,11 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def train(config: OmniConfig) -> None:
-    """The cold start, unless the run folder has one.
-
-    Raises:
-        ConfigError: no supervised steps are configured.
-    """
+    """Runs the cold start unless the run has one; raises `ConfigError` without supervised steps."""
     # Ray takes seconds to import: --help and a mistake must not wait for it
     from deploy.reporting.progress import Progress
     from deploy.stages.run import run_cold_start

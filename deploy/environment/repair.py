@@ -1,8 +1,8 @@
-"""Mends an environment in which CUDA builds were installed beside a CPU build of torch.
+"""Repairs an environment in which CUDA builds were installed beside a CPU build of torch.
 
     python -m deploy.environment.repair
 
-Run by the set-up step after the installation; does nothing where everything imports.
+The set-up runs it after the installation; it does nothing if all imports work.
 """
 
 import shutil

@@ -1,9 +1,8 @@
 """Lets a CUDA build of torchvision import beside a CPU build of torch.
 
-Its compiled part cannot load there, and its Python part, all that is needed, then fails on two operators
-without a schema. This hook declares them when torchvision is first imported, in every process: it is
-copied into the environment with a `.pth` file beside it by `deploy.environment.repair`, only where it is needed.
-It stands alone and imports nothing heavy.
+Its compiled part cannot load there, and its Python part then fails on two operators without a schema. This hook
+declares them when torchvision is first imported. `deploy.environment.repair` copies it into the environment, with a
+`.pth` file, only if it is needed; so it stands alone and imports nothing heavy.
 """
 
 import importlib.abc

@@ -24,12 +24,11 @@ class LiveLine:
 
 
 class Progress:
-    """Writes to one console; live lines and bars where it is a terminal, lines at intervals elsewhere.
+    """Writes to one console: live lines and bars on a terminal, lines at intervals elsewhere.
 
     Attributes:
-        started: when it was made, in seconds since 1970: it begins with the command.
-        seconds: by phase, of those that have ended, in whatever way.
-        live: of the phase that lasts.
+        started: seconds since 1970 at the start of the command.
+        seconds: of each phase that ended.
     """
 
     def __init__(self, console: Console) -> None:
@@ -75,7 +74,6 @@ class Progress:
 
     @contextmanager
     def _timed(self, name: str) -> Generator[None]:
-        """Counts the seconds; says them where the block ended well."""
         start = time.perf_counter()
         try:
             yield

@@ -61,7 +61,7 @@ def _recognition(evaluated: Mapping[Policy, EvaluationResult]) -> Table:
 
 
 def _controls(evaluated: Mapping[Condition, EvaluationResult]) -> Table:
-    """The last policy in every condition, as given first."""
+    """The last policy in every condition, the unchanged clips first."""
     table = Table("asked", "WAR", "UAR", "in form", title="what the grpo policy's answers rest on")
     for condition, result in evaluated.items():
         shares = (_interval(result.recognition.war), _interval(result.recognition.uar))
@@ -74,7 +74,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _percent(fraction: float) -> str:
-    """At most four characters."""
+    # at most four characters
     shown = f"{100 * fraction:.1f}"
     return "100" if shown == "100.0" else shown
 
@@ -122,7 +122,7 @@ def _examples(clips: list[Prediction], policy: str) -> Table:
 
 
 def _completion(samples: Path) -> Table:
-    """The one of highest reward, as no evaluation shows any."""
+    # the best completion, if no evaluation has any
     best = max(read_samples(samples), key=lambda sample: sample["reward"])
     table = _answers("reward", title="one completion of the last step")
     table.add_row(Text(best["clip"]), Text(best["label"]), _said(best["text"]), f"{best['reward']:.2f}")
@@ -130,7 +130,7 @@ def _completion(samples: Path) -> Table:
 
 
 def _answers(*more: str, title: str) -> Table:
-    """Paths and answers are shown to their end."""
+    # paths and answers are shown in full
     clip, answer = Column("clip", overflow="fold"), Column("answer", overflow="fold")
     return Table(clip, "label", answer, *more, title=title, show_lines=True)
 

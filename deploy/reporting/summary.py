@@ -153,7 +153,7 @@ def canaries(line: Mapping[str, float]) -> list[float]:
 
 
 def _num_canary_failures(folder: Path, lines: Sequence[Mapping[str, float]]) -> int:
-    """Steps past the tolerance of their time, and publishes whose failure ended a run before the step was one."""
+    """Steps above their tolerance, and publishes whose failure ended a run."""
     steps = sum(any(not v <= line["publish/canary/tolerance"] for v in canaries(line)) for line in lines)
     return steps + sum(failure["proof"] == "canary" for failure in publish_failures(folder))
 

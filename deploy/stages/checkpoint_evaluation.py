@@ -1,7 +1,7 @@
-"""The evaluation of a checkpoint alone: its answers to the held-out clips, one condition after the other.
+"""The evaluation of one checkpoint: its answers to the held-out clips, one condition after the other.
 
-It consumes held-out records and produces predictions. It has a folder beside the run's, with the run's name and
-`-evaluation`: the run itself is neither held nor changed, and may go on training.
+It consumes held-out records and produces predictions, in a folder beside the run's with the suffix `-evaluation`.
+The run is neither locked nor changed, and may continue to train.
 """
 
 import asyncio
@@ -65,17 +65,10 @@ class Policy:
 
 
 async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Report, Path]:
-    """Asks a policy and scores what it says.
-
-    Args:
-        config: with the held-out clips, and the engines to ask on.
-        request: what is asked of which policy.
-
-    Returns:
-        The report, and the folder that its own belongs into; the predictions stand there already.
+    """Evaluates a policy, and returns the report and its folder, which holds the predictions already.
 
     Raises:
-        UserError: before any engine starts; or the answers cannot be scored, which are kept then.
+        UserError: before any engine starts, or if the predictions, which are kept, cannot be scored.
     """
     policy = await asyncio.to_thread(policy_of, config, request)
     chosen = evaluation_config(config, policy, name=f"{request.run or config.run.name}{SUFFIX}")
@@ -102,10 +95,10 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
 async def _answers(
     run: Run, asked: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
 ) -> list[Prediction]:
-    """The predictions of each condition, on the same engines; written after each condition, before scoring.
+    """The predictions of each condition, on the same engines; each condition is written before it is scored.
 
     Raises:
-        DatasetError: not one clip could be asked as it is given.
+        DatasetError: no unchanged clip could be decoded.
     """
     predictions: list[Prediction] = []
     async with open_engines(run, run.model_path, version=version) as engines:
@@ -131,8 +124,8 @@ def policy_of(config: OmniConfig, request: EvaluationRequest) -> Policy:
     """The weights that a request names.
 
     Raises:
-        ConfigError: the run or its checkpoint is not there.
-        ModelError: a checkpoint is not whole.
+        ConfigError: the run or its checkpoint does not exist.
+        ModelError: the checkpoint is damaged.
     """
     if request.run is None:
         path = request.model or config.model.path
@@ -178,11 +171,7 @@ def _step_of(folder: Path, which: str) -> int:
 
 
 def evaluation_config(config: OmniConfig, policy: Policy, *, name: str) -> OmniConfig:
-    """A configuration that asks this policy the held-out clips, and does nothing else.
-
-    Raises:
-        ConfigError: it has no held-out clips.
-    """
+    """A configuration that only evaluates this policy; raises `ConfigError` without held-out clips."""
     update = {
         "data": _with_written_corpus(config.data, Path(config.run.root) / name.removesuffix(SUFFIX)),
         "run": config.run.model_copy(update={"name": name, "resume": "auto"}),
@@ -196,7 +185,7 @@ def evaluation_config(config: OmniConfig, policy: Policy, *, name: str) -> OmniC
 
 
 def _with_written_corpus(data: DataConfig, run: Path) -> DataConfig:
-    """Takes a synthetic corpus from where the run has written it: it need not be written again."""
+    # the run has written its synthetic corpus already
     if not isinstance(data.source, SyntheticDataConfig):
         return data
     corpus = corpus_folder(run, data.source)
@@ -207,10 +196,10 @@ def _with_written_corpus(data: DataConfig, run: Path) -> DataConfig:
 
 
 def folds_of(config: OmniConfig) -> tuple[int, ...]:
-    """The folds that the held-out corpus has; those of a mix go together.
+    """The folds of the held-out corpus; those of a mix are evaluated together.
 
     Raises:
-        ConfigError: it, or a corpus of the mix, has none; or those of the mix do not have as many.
+        ConfigError: a corpus has no folds, or those of a mix differ in number.
     """
     heldout = config.data.heldout
     sources = heldout.sources if isinstance(heldout, MixDataConfig) else () if heldout is None else (heldout,)
@@ -229,7 +218,6 @@ def folds_of(config: OmniConfig) -> tuple[int, ...]:
 
 
 def _num_folds(source: AnyCorpusConfig) -> int:
-    """Number of folds of the format; 0 without folds."""
     field = type(source).model_fields.get("fold")
     bounds = (getattr(rule, "le", None) for rule in field.metadata) if field else ()
     return next((bound for bound in bounds if isinstance(bound, int)), 0)
@@ -249,7 +237,7 @@ def at_fold(config: OmniConfig, fold: int) -> OmniConfig:
 
 
 def _heldout(run: Run, folds: Sequence[int]) -> list[Record]:
-    """The run's held-out clips; those of every fold where folds are given, each with its fold."""
+    """The run's held-out clips, or those of every fold with its number."""
     if not folds:
         return run.corpora.heldout
     found: list[Record] = []

@@ -44,7 +44,6 @@ def is_due(run: Run, policy: Policy) -> bool:
 
 
 def _due(run: Run, policy: Policy) -> list[Condition]:
-    """The conditions that the policy has not been evaluated in."""
     controls = run.config.evaluation.controls if policy == "grpo" else ()
     folder = run.folder / "eval"
     return [c for c in ("av", *controls) if read_result(folder, result_name(policy, c)) is None]
@@ -74,7 +73,6 @@ class CheckpointEvaluator:
         self._curves = curves_of(run.folder, config.run, "validation", after_step=after_step) if self._every else []
 
     async def __call__(self, state: RunState) -> None:
-        """Judges the policy after this state's step, where that is due."""
         run = self._run
         if not self._every or (state.step % self._every and state.step != run.config.learner.steps):
             return
@@ -92,7 +90,6 @@ class CheckpointEvaluator:
 async def _evaluate(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
 ) -> EvaluationResult:
-    """Answers clips, writes the predictions, and scores them."""
     said, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
     write_predictions(answers_file(folder, policy), said)
     result = evaluation_result(said, policy=policy, policy_version=asking.policy_version)
@@ -119,13 +116,10 @@ async def ask(
 
 
 async def warm_up(run: Run, engines: Sequence[EngineClient], *, phase: str) -> list[ProcessedPrompt]:
-    """Waits for engines, readies them on the longest prompt of the run, and checks what they run.
-
-    Returns:
-        The probes.
+    """Waits for engines, warms them up on the longest prompt, and checks their sources; returns the probes.
 
     Raises:
-        ClusterError: they are not up in time, or run other sources than the driver.
+        ClusterError: they are late, or run other sources than the driver.
     """
     rollout = run.config.rollout
     async with starting(run, phase):

@@ -51,11 +51,11 @@ class _Stage:
 
 
 async def run_grpo_stage(run: Run, start: str) -> None:
-    """GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
+    """Runs GRPO from the newest whole checkpoint, or from the start; ranks that die are rebuilt from there.
 
     Raises:
-        ConfigError: the checkpoint is of another corpus or reference.
-        LearnerError: ranks died more often in a row than `learner.max_rebuilds` without finishing a step.
+        ConfigError: the checkpoint has another corpus or reference.
+        LearnerError: ranks died more than `learner.max_rebuilds` times in a row without a finished step.
     """
     config = run.config
     state, policy = await _newest(run, start)
@@ -89,7 +89,6 @@ async def run_grpo_stage(run: Run, start: str) -> None:
 
 
 async def _newest(run: Run, start: str) -> tuple[RunState, str]:
-    """The state to resume from, and the checkpoint of its policy."""
     newest = await asyncio.to_thread(checkpoint.newest_whole, run.folder)
     return (checkpoint.read_state(newest), str(newest / "hf")) if newest else (START, start)
 
@@ -97,7 +96,7 @@ async def _newest(run: Run, start: str) -> tuple[RunState, str]:
 async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     """Trains from the newest checkpoint to the last step, on new ranks.
 
-    `synchronize` where the engines may hold other weights than the checkpoint.
+    With `synchronize`, engines may hold other weights than the checkpoint.
     """
     run, start = stage.run, stage.reference_path
     state, policy = await _newest(run, start)
@@ -143,11 +142,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
 
 
 async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
-    """The state with what this run is made from.
-
-    Raises:
-        ConfigError: the checkpoint was made from something else.
-    """
+    """The state with the digests and the layout of this run; raises `ConfigError` if the checkpoint has others."""
     config = run.config
     reference = await asyncio.to_thread(checkpoint.digest_of, Path(start))
     inputs = {"corpus": run.corpora.sha256, "reference": reference}

@@ -1,8 +1,8 @@
-"""A run's stages, each taken up where an earlier attempt left it: evaluate, cold start, run_grpo_stage.
+"""A run's stages; each resumes an earlier attempt.
 
     untrained policy --evaluate--> cold start --evaluate--> GRPO --evaluate--> summary
 
-What a stage leaves is whole or not there: `eval/<policy>.json`, `cold_start/`, `checkpoints/`.
+The output of a stage is complete or absent: `eval/<policy>.json`, `cold_start/`, `checkpoints/`.
 """
 
 import shlex
@@ -47,7 +47,7 @@ async def run_stages(run: Run) -> Summary:
 
 
 def _next(run: Run) -> list[str]:
-    """The command that goes on from a run: an evaluation, or an answer to a clip where none are held out."""
+    """The next command for the user: an evaluation, or a prediction if no clips are held out."""
     config, chosen = str(run.folder / "config.yaml"), run.config
     if chosen.data.heldout is not None or run.corpora.heldout:
         return ["python", "-m", "learner.evaluate", "--config", config, "--run", chosen.run.name]

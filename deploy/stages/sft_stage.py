@@ -1,7 +1,7 @@
 """The cold start as a stage of a run: supervised training on explanations, from its newest checkpoint or the start.
 
-sft/          metrics, ledger and checkpoints while it lasts
-cold_start/   what it comes to, whole or not there
+sft/          metrics, ledger and checkpoints of the training
+cold_start/   the trained model, complete or absent
 """
 
 import asyncio
@@ -23,11 +23,7 @@ from learner.records.record import CurvedMetrics, take_up_records
 
 
 async def run_sft_stage(run: Run) -> str:
-    """Supervised training on explanations, where it is configured and not done.
-
-    Returns:
-        The checkpoint that the reinforcement starts from, and refers to.
-    """
+    """Runs the cold start if it is configured and unfinished; returns the checkpoint from which GRPO starts."""
     target = run.folder / "cold_start"
     if not run.config.sft.is_wanted:
         return run.model_path

@@ -1,9 +1,9 @@
-"""Checkpoints: written aside, described by a manifest, renamed into place; the log names torn ones.
+"""Checkpoints: written aside, described by a manifest, renamed into place.
 
-checkpoints/step_000120/hf/           a model folder for transformers and vLLM
-                        optimizer/    AdamW's moments by parameter name, and the engine's counts
-                        state.json    the run's position
-                        manifest.json every file's size and digest
+    checkpoints/step_000120/hf/           a model folder for transformers and vLLM
+                            optimizer/    AdamW's moments by parameter name, and the engine's counts
+                            state.json    the run's position
+                            manifest.json every file's size and digest
 
 checkpoints/best.json names the checkpoint with the highest UAR on the validation clips, which is never removed.
 `step_N.partial` is unfinished, `step_N.torn` damaged.

@@ -29,7 +29,6 @@ class Checkpointer:
         self._is_writing = False
 
     async def __call__(self, state: RunState) -> None:
-        """Takes a checkpoint of the ranks; returns when they have copied their state."""
         await self.drain()
         target = checkpoint.checkpoint_folder(self._run, state.step)
         partial = await asyncio.to_thread(checkpoint.begin, target)

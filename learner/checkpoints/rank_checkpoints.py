@@ -129,7 +129,6 @@ class RankCheckpoints:
     def _share(
         self, shards: Iterable[Sequence[str]], copied: Callable[..., dict[str, Tensor]]
     ) -> dict[int, dict[str, Tensor]]:
-        """This rank's part of shards that all ranks read together, by number."""
         share: dict[int, dict[str, Tensor]] = {}
         for number, names in enumerate(shards):
             is_own = number % self._ranks.world_size == self._ranks.rank

@@ -171,7 +171,6 @@ class GroupProducer:
         )
 
     def _settle(self, draw: Draw, answer: Group | Failure, in_flight: list[Draw]) -> bool:
-        """Buffers a group, or records a failure; True for a group."""
         # no longer in flight: the buffer holds it, or it has its fate
         in_flight.remove(draw)
         if isinstance(answer, Group):

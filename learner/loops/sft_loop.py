@@ -1,8 +1,7 @@
-"""The supervised stage: the policy learns to answer as the corpus does, before rewards take over.
+"""The supervised stage: the policy learns to answer as the corpus does.
 
 `SftLoop` consumes clips with responses and produces optimizer steps. It waits for media tasks, the ranks and
-checkpoints; each unblocks it within its own deadline. A clip that cannot be used is a reason in the ledger, and the
-next clip replaces it.
+checkpoints; each unblocks it within its own deadline. The next clip replaces one that cannot be used.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Publishes the learner's weights to every engine, with three proofs that they arrived.
+"""Publishes the learner's weights to every engine, with three verifications.
 
 - receipt: every tensor that a worker passed to `load_weights` is the tensor that was sent;
-- rehearsal: with noise in every published tensor, the engine computes what the learner computes, and not what it
-  would compute with the old weights in any single layer, whether fused, tied or cached;
+- rehearsal: with noise in every published tensor, the engine computes the learner's values, and not those of old
+    weights in any single layer, whether fused, tied or cached;
 - canary: after each publish, the same comparison with the true weights.
 
 Consumes the ranks' parameters and produces engines at a version. Waits for ranks and engines, which alone unblock

@@ -1,9 +1,9 @@
-"""Proves, layer by layer, that an engine's arithmetic uses the published weights.
+"""Verifies, layer by layer, that an engine's computation uses the published weights.
 
 Noise is mixed into every published tensor, the noisy weights are published, and the engine answers the probe. The
-ranks score its answers with the noisy weights, and once more for every layer with that layer's old weights: the
-signature of an engine with an old layer. A layer is followed if the engine is much nearer to the first scores than
-to the second. Rounding can hide a layer in the largest difference of any token, but not in all together.
+ranks score its answers with the noisy weights, and once more per layer with that layer's old weights: the scores of
+an engine with an old layer. A layer is verified if the engine is much nearer to the first scores than to the
+second. The sum over all tokens decides, as rounding can hide a layer in any single token.
 """
 
 from collections.abc import AsyncGenerator, Sequence

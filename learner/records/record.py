@@ -155,7 +155,7 @@ def write_samples(path: Path, groups: Sequence[Group]) -> None:
 
 
 def _fields_of(record: Record) -> dict[str, Any]:
-    """The known fields of a record that rewards see, by the names of `POST /v1/score`."""
+    # named as in `POST /v1/score`
     fields = {
         "prompt_id": record.prompt_id,
         "video_path": record.clip.video_path,

@@ -178,7 +178,6 @@ def _peft_config(settings: LoraConfig, layers: Sequence[str], **more: Any) -> An
 
 
 def _plain(value: Any) -> Any:
-    """Sets as lists, peft's types by name."""
     return sorted(cast(set[str], value)) if isinstance(value, set) else str(value)
 
 
@@ -207,7 +206,6 @@ def _adapter_parameters(policy: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _pair(layer: Any) -> "tuple[nn.Parameter, nn.Parameter]":
-    """The projections down to the rank, and up from it."""
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
 

@@ -21,9 +21,7 @@ class Reference(Protocol):
         """The context of its calls, for whole batches."""
         ...
 
-    def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor:
-        """float32 [N, C], without gradient."""
-        ...
+    def __call__(self, tokens: TokenBatch, *, temperature: float) -> Tensor: ...
 
 
 class OwnReference:

@@ -1,8 +1,7 @@
-"""Built-in rewards: one file each, and the table of them by the name that a configuration gives.
+"""Built-in rewards: one file each, and the table of their names.
 
-The instance of a class holds the options and is called with a `RewardRequest`; the docstring of the class is the
-reward's documentation. None as a value says that the request lacks what the reward needs: it depends on the record
-and on what was presented, never on what a completion says, so it is the same for a whole group.
+The docstring of a class documents the reward. The value None means that the request lacks an input of the reward.
+It depends on the record and the presented modalities alone, and is therefore the same for a whole group.
 """
 
 from collections.abc import Mapping

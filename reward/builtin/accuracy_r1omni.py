@@ -24,7 +24,7 @@ class PublishedAccuracyReward:
 
 
 def _answer(text: str) -> str:
-    """In linear time: an opening tag whose line does not close it is never scanned twice."""
+    # in linear time: an opening tag whose line does not close it is never scanned twice
     start = text.find(OPENING)
     while start >= 0:
         start += len(OPENING)

@@ -44,11 +44,6 @@ class ConsistencyReward:
         object.__setattr__(self, "_classify", load_classifier(self.classifier) if is_named else self.classifier)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
-        """Scores a completion.
-
-        Raises:
-            ScoringError: the classifier answered for more or fewer sentences than there are.
-        """
         taxonomy = request.record.taxonomy
         is_answer = self.against == "answer"
         wanted = class_answered(request.completion, taxonomy) if is_answer else class_of_label(request.record)
@@ -73,11 +68,7 @@ class ConsistencyReward:
 
 
 def load_classifier(entrypoint: object) -> Classifier:
-    """The function that `module:name` names.
-
-    Raises:
-        ConfigError: it cannot be imported or called.
-    """
+    """Imports `module:name`; raises `ConfigError`."""
     module, _, name = str(entrypoint).partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)

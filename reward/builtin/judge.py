@@ -79,18 +79,11 @@ class JudgeReward:
         object.__setattr__(self, "_scores", ScoreCache(None if self.cache is None else Path(self.cache)))
 
     def __call__(self, request: RewardRequest) -> RewardResult:
-        """Asks the judge where no event loop runs.
-
-        Raises:
-            ScoringError: as `ask` does.
-        """
         return asyncio.run(self.ask(request))
 
     async def ask(self, request: RewardRequest) -> RewardResult:
-        """Asks the judge, or remembers.
-
-        Raises:
-            ScoringError: no score came, and there is no `fallback`.
+        """Returns the judge's score, from the cache if it is known; raises `ScoringError` without a score and a
+        `fallback`.
         """
         body = {
             "model": self.model,
@@ -186,11 +179,7 @@ class ScoreCache:
 
 
 def read_rubric(path: Path) -> Template:
-    """A rubric that can be filled in.
-
-    Raises:
-        ConfigError: it cannot be read, names something that is not known, or has no place for the completion.
-    """
+    """Reads a rubric; raises `ConfigError` if it is unreadable, has unknown names, or lacks `$completion`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

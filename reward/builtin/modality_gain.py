@@ -60,11 +60,7 @@ class ModalityGainReward:
     """Distinct cues that earn the full anchor `evidence`."""
 
     def __call__(self, request: RewardRequest) -> RewardResult:
-        """Refuses: without engines there is no probability.
-
-        Raises:
-            ConfigError: always.
-        """
+        # without engines there is no probability
         raise ConfigError(
             "modality_gain must run beside rollout engines, got none; score it in a run, or leave it out of "
             "reward.rewards"
@@ -97,13 +93,6 @@ class BoundModalityGain:
     score_logprobs: ScoreLogprobsFn
 
     async def __call__(self, request: RewardRequest) -> RewardResult:
-        """Scores a completion.
-
-        Raises:
-            ScoringError: a log-probability is not finite.
-            MediaError: the clip, or the one that lends its sound, cannot be used.
-            EngineError: no engine can score.
-        """
         if len(set(request.modalities)) < 2:
             return RewardResult(value=None, detail="nothing is left of a clip that shows one modality")
         try:

@@ -95,7 +95,6 @@ def edits_to_best_stretches(quotes: Sequence[Sequence[str]], said: Iterable[str]
 
 
 def _add(planes: list[int], carry: int) -> None:
-    """Adds 1 to the counters at these bits."""
     for index, plane in enumerate(planes):
         if not carry:
             return
@@ -105,7 +104,7 @@ def _add(planes: list[int], carry: int) -> None:
 
 
 def _subtracted(planes: list[int], borrow: int) -> int:
-    """Subtracts 1 from the counters at these bits, and returns those that were at 0, where they stay."""
+    """Subtracts 1 from the counters at these bits; returns those that were at 0, where they stay."""
     zero = borrow
     for plane in planes:
         zero &= ~plane

@@ -39,11 +39,6 @@ class WheelReward:
         object.__setattr__(self, "_wheel", Wheel.load(self.wheel))
 
     def __call__(self, request: RewardRequest) -> float:
-        """Scores a completion.
-
-        Raises:
-            DatasetError: no label says anything.
-        """
         record = request.record
         expected = self._places(record.labels or (record.label,))
         if not expected:

@@ -1,7 +1,6 @@
-"""A service that speaks `POST /v1/score`, with the standard library alone: any language can.
+"""A service that implements `POST /v1/score` with the standard library alone.
 
 python reward/examples/http_service.py 8600
-
 - {type: http, name: remote, url: "http://127.0.0.1:8600"}
 """
 

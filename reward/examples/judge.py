@@ -1,4 +1,4 @@
-"""A class that holds something dear, as a model on a GPU: made once in each Ray actor that hosts it.
+"""A class with expensive state, such as a model on a GPU: constructed once in each Ray actor.
 
 - {type: actor, name: judge, entrypoint: "reward.examples.judge:Judge", num_cpus: 1, replicas: 2,
    options: {words: [tears, sob, frown]}}

@@ -15,7 +15,6 @@ class Loudness:
         self._quiet_db, self._words = quiet_db, tuple(words)
 
     def __call__(self, request: RewardRequest) -> RewardResult:
-        """-1.0 or 0.0; does not apply to a clip without sound."""
         if "audio" not in request.modalities:
             return RewardResult(value=None, detail="no sound")
         waveform = request.waveform()

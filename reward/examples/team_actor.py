@@ -1,7 +1,6 @@
-"""An actor that runs apart from any training, for all of a team's runs; it needs no omni-rlvr.
+"""A named actor that serves all runs of a team; it does not need omni-rlvr.
 
-python -m reward.examples.team_actor        starts it on the cluster of $RAY_ADDRESS, or joins the one that runs
-
+python -m reward.examples.team_actor        starts it on the cluster of $RAY_ADDRESS, or finds it there
 - {type: named_actor, name: team, actor: team-reward, namespace: rewards}
 """
 

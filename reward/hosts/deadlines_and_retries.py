@@ -87,14 +87,9 @@ class PooledReward:
         num_spare: int = 0,
         asks_all: bool = False,
     ) -> None:
-        """Starts nothing yet.
+        """Starts nothing yet; `size` is N and `num_spare` k in the policy.
 
-        Args:
-            entry: deadline and retries of the reward.
-            make_host: makes a worker that is not open.
-            size: N in the policy.
-            num_spare: k in the policy.
-            asks_all: whether the other completions of a group that has failed are asked all the same.
+        `asks_all` also calls the reward for the completions that follow a failure in a group.
         """
         self.entry, self.decision = entry, ""
         self._make_host, self._size, self._num_spare, self._asks_all = make_host, size, num_spare, asks_all
@@ -139,7 +134,6 @@ class PooledReward:
             call.end(CLOSED)
 
     async def __call__(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One outcome per request, in their order."""
         group, parts = Group(), [requests] if self._takes_groups else [[request] for request in requests]
         calls = [Call(part, group, self.entry.deadline_s) for part in parts]
         self._calls.update(calls)
@@ -178,7 +172,6 @@ class PooledReward:
             self._put(call.group.held.pop(0))
 
     def _settle(self, call: Call, outcomes: list[Outcome], *, seconds: float, is_lost: bool = False) -> None:
-        """Ends a call, or queues it again by the policy."""
         if is_lost and not call.is_alone:
             call.is_alone, call.left_s = True, self.entry.deadline_s
             self._put(call)
@@ -195,7 +188,7 @@ class PooledReward:
             asyncio.get_running_loop().call_later(wait_s, self._put, call)
 
     async def _keep(self, host: RewardHost, *, is_spare: bool = False) -> None:
-        """Keeps one worker open; a spare one as long as calls wait."""
+        """Keeps one worker open; a spare worker while calls wait."""
         while True:
             try:
                 if host not in self._hosts:
@@ -219,7 +212,7 @@ class PooledReward:
             host = self._make_host()
 
     async def _serve(self, host: RewardHost, *, is_spare: bool) -> None:
-        """Gives calls to a worker until it is lost, or a spare one is no longer needed."""
+        """Passes calls to a worker until it is lost, or until a spare worker is no longer needed."""
         room, present = asyncio.Semaphore(host.concurrency), set[Call]()
 
         async def answer(call: Call, places: int) -> None:
@@ -247,7 +240,6 @@ class PooledReward:
                 running.create_task(answer(call, places))
 
     async def _run(self, call: Call, host: RewardHost, present: set[Call]) -> None:
-        """Runs one call on a worker, and ends a worker that hangs."""
         loop = asyncio.get_running_loop()
         started, asking = loop.time(), asyncio.ensure_future(host.ask(call.requests))
         try:

@@ -13,11 +13,7 @@ from reward.plugins.plugin import PluginSpec, check_plugin
 
 
 def check_in_process(specs: Sequence[PluginSpec]) -> None:
-    """Checks what can be known of rewards without making them.
-
-    Raises:
-        ConfigError: one cannot be imported or called.
-    """
+    """Checks rewards without constructing them; raises `ConfigError`."""
     if not specs:
         return
     done = subprocess.run(

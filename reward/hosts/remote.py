@@ -34,26 +34,17 @@ class HttpHost(RewardHost):
         self._holding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Reads the token.
-
-        Raises:
-            ConfigError: it is not there.
-        """
         target = _target(self._config)
         self._client = HttpClient(target, max_connections=self.concurrency, transport=self._transport)
         self._holding = asyncio.create_task(self._hold(self._client))
 
     async def _hold(self, client: HttpClient) -> None:
-        """Keeps the client until the host ends, or the event loop: `end` cannot wait for it."""
+        # `end` cannot wait for the client to close
         async with aclosing(client):
             await self._ended.wait()
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One call, which waits and retries while the service answers that it is busy.
-
-        Raises:
-            HostLostError: it cannot be reached.
-        """
+        """One call, which waits and retries while the service is busy; raises `HostLostError`."""
         samples = [sample_of(r, with_paths=self._config.send_paths) | {"group": "asked"} for r in requests]
         body = {"samples": samples}
         assert self._client is not None
@@ -114,11 +105,7 @@ def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledRewa
 
 
 def check_http(config: HttpRewardConfig) -> None:
-    """Checks the configuration before the first request.
-
-    Raises:
-        ConfigError: the token is not there.
-    """
+    """Raises `ConfigError` if the token is not set."""
     _target(config)
 
 
@@ -133,7 +120,7 @@ def _target(config: HttpRewardConfig) -> HttpTarget:
 
 
 def _retry_after_s(reply: HttpReply) -> float | None:
-    """Seconds before a retry, from the headers of a busy service; None without them."""
+    """Seconds before a retry, by the headers of a busy service; None without them."""
     told = reply.retry_after
     if reply.status != 429 or not (told.isascii() and told.isdecimal()):
         return None

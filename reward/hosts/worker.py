@@ -1,11 +1,11 @@
-"""A process that runs one reward of the user's: loads it, answers calls, and ends with its owner.
+"""A process that runs one user reward: loads it, answers calls, and ends with its owner.
 
     python -P -m reward.hosts.worker SOCKET LIFELINE TRACE     all are file descriptors
 
-Through the socket come pickles: first a `PluginSpec` and the memory limit in bytes or None, then calls `(number,
+The socket carries pickles: first a `PluginSpec` and the memory limit in bytes or None, then calls `(number,
 requests, cancels)`. A call without requests is answered at once, which shows that the process is not stuck;
-`cancels` is the number of an earlier call to cancel, or None. Outcomes leave as lines of JSON; what the user's code
-prints goes to stderr.
+`cancels` is the number of an earlier call to cancel, or None. Outcomes return as lines of JSON; the output of user
+code goes to stderr.
 """
 
 import asyncio

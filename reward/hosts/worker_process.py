@@ -120,7 +120,6 @@ class ProcessHost(RewardHost):
         self._lose(await self._obituary("over it"))
 
     async def _obituary(self, when: str) -> str:
-        """The cause of the process's end, with its last stack."""
         code = None
         for _ in range(NUM_TICKS):
             if self._process is None or (code := self._process.poll()) is not None:

@@ -327,9 +327,7 @@ def _check_given(shape: Shape, signature: inspect.Signature, spec: PluginSpec, t
 
 
 def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, is_stated: bool) -> bool:
-    """True if a call of the shape binds to a signature; without a stated style, only if it has the telling
-    parameters.
-    """
+    """True if a call of the shape binds to a signature and, without a stated style, has its parameters."""
     named = {
         p.name
         for p in signature.parameters.values()
@@ -358,7 +356,6 @@ def _fits(shape: Shape, signature: inspect.Signature, taken: Sequence[str], *, i
 
 
 def _unbound(call: Callable[..., Any], arguments: Mapping[str, Any]) -> str | None:
-    """The reason why a call fails to bind; None if it binds."""
     try:
         inspect.signature(call).bind(**arguments)
     except TypeError as error:

@@ -72,7 +72,6 @@ class Routes:
         return Response(generate_latest(self._meters.registry), media_type=METRICS_TYPE)
 
     async def _results(self, samples: Sequence[wire.WireSample]) -> tuple[wire.WireResult, ...]:
-        """One result per sample, in their order."""
         groups: dict[tuple[str, str | int], list[int]] = {}
         for index, sample in enumerate(samples):
             key = (sample.group, "" if sample.group else sample.prompt_id or index)
@@ -102,7 +101,6 @@ class Routes:
 
 
 def _results(report: GroupReport, count: int) -> list[wire.WireResult]:
-    """The results of a group's samples."""
     if isinstance(report.scores, Failure):
         # tracebacks go to the log alone
         detail = last_line(RuntimeError(report.scores.detail))[:500]
@@ -121,7 +119,7 @@ def _results(report: GroupReport, count: int) -> list[wire.WireResult]:
 
 
 def _info(entry: RewardKind) -> wire.RewardInfo:
-    """A reward without its options and addresses, which are the operator's."""
+    # options and addresses belong to the operator
     builtin = BUILTIN[entry.builtin_name] if isinstance(entry, BuiltinRewardConfig) else None
     shown = entry.model_dump(include=set(wire.RewardInfo.model_fields))
     return wire.RewardInfo(**shown, documentation=inspect.getdoc(builtin) or "" if builtin else "")
@@ -132,7 +130,7 @@ async def _refused(_: Request, error: RefusedError) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    """Names the field, and repeats nothing else of the request."""
+    # nothing else of the request is repeated
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         return RefusedError(415, "content-type", "must be application/json").response()
     first = error.errors()[0]
@@ -145,7 +143,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _unreadable(_: Request, error: Exception) -> Response:
-    """FastAPI answers 400 where `json.loads` raises anything but a `JSONDecodeError`."""
+    # FastAPI answers 400 if `json.loads` raises anything but a `JSONDecodeError`
     message = "must be JSON in UTF-8, not nested deeply and without very long numbers"
     return RefusedError(422, "body", message).response()
 
@@ -153,13 +151,9 @@ async def _unreadable(_: Request, error: Exception) -> Response:
 def create_app(
     service: RewardService, *, token: str | None, media_root: Path | None, limits: RequestLimits
 ) -> FastAPI:
-    """The application over a service that its caller starts and closes.
+    """The application over a service, which its caller starts and closes.
 
-    Args:
-        service: the rewards.
-        token: that callers must show; None for none.
-        media_root: folder that samples may name files of; None for no files.
-        limits: what is served at a time.
+    `token` is required from clients unless None; samples may only name files under `media_root`, none if None.
     """
     app = FastAPI(title="omni-rlvr rewards", version="1", redoc_url=None)
     meters = Meters()

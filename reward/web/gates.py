@@ -52,8 +52,8 @@ def busy() -> RefusedError:
 async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: RequestLimits) -> None:
     """Answers a request whose body was not read to its end, and closes the connection.
 
-    Most clients send a whole body before they read the response, and lose the response if the connection is closed
-    meanwhile. So up to twice the size of an allowed body is received and dropped, within the time for one.
+    Most clients send the whole body before they read the response, and would lose it. So up to twice the size of an
+    allowed body is received and dropped, within the time for one.
     """
     response = error.response()
     response.headers["Connection"] = "close"
@@ -132,14 +132,13 @@ class BodyGate:
             self._num_held_bytes -= len(body)
 
     def _check_size(self, num_bytes: int, *, num_held: int = 0) -> None:
-        """Refuses a body of so many bytes, of which so many are held already."""
         if num_bytes > self._limits.max_body_bytes:
             raise RefusedError(413, "body", f"must have <= {self._limits.max_body_bytes} bytes")
         if self._num_held_bytes + num_bytes - num_held > self._max_held_bytes:
             raise busy()
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
-        """Appends what arrives to `body`; all of it counts as held."""
+        """Appends to `body`, which counts as held."""
         is_last = False
         try:
             async with asyncio.timeout(self._limits.body_s):

@@ -21,12 +21,9 @@ def _fields() -> Any:
 
 
 def engine_input(prompt: ProcessedPrompt, *, cache_salt: str, tower_version: str) -> Any:
-    """Builds the engine input of a processed prompt.
+    """The engine input of a processed prompt.
 
-    Args:
-        prompt: as the media stage made it.
-        cache_salt: identity of the weights; prefix blocks are shared only under the same.
-        tower_version: identity of the weights that feed the encoder cache's entries.
+    `cache_salt` names the weights of the prefix blocks, `tower_version` those of the encoder cache's entries.
     """
     ids = list(prompt.prompt_token_ids)
     if not prompt.placeholders:

@@ -10,11 +10,7 @@ EngineInputFn = Callable[..., Any]
 
 
 def engine_input_of(model_path: str) -> EngineInputFn:
-    """The function of a checkpoint's family.
-
-    Raises:
-        ModelError: the folder is no checkpoint of a known family.
-    """
+    """The function of a checkpoint's family; raises `ModelError`."""
     name = family_of(model_path).name
     if name == "qwen2_5_omni":
         from rollout.models.qwen2_5_omni import engine_input

@@ -25,7 +25,7 @@ from common.types import Record
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of this command alone; those of the corpus are added apart."""
+    """Adds this command's options; those of the corpus are added separately."""
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument("--from", choices=("reasons", "model"), default="reasons", dest="origin")
     parser.add_argument(
@@ -48,13 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
-    """Writes the JSON and its provenance, and prints what came of it as one object.
+    """Writes the JSON and its provenance, and prints a summary as one JSON object.
 
-    Returns:
-        0 where as many clips as asked for have an explanation, 1 otherwise.
-
-    Raises:
-        UserError: the corpus or the endpoint is not as the options say.
+    Returns 0 if as many clips as requested have an explanation, else 1; raises `UserError`.
     """
     count = chosen.count or (NUM_EXPLAINED if chosen.origin == "reasons" else NUM_ANNOTATED)
     if count < 1 or chosen.attempts < 1 or chosen.parallel < 1:

@@ -21,12 +21,10 @@ MAX_REPLY_BYTES = 2**20
 
 
 class EndpointError(OmniError):
-    """The endpoint did not answer, time and again."""
+    """The endpoint did not answer, after all attempts."""
 
 
 class Endpoint:
-    """Asks one model."""
-
     def __init__(
         self,
         url: str,
@@ -37,11 +35,7 @@ class Endpoint:
         timeout_s: float = 120.0,
         first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
-        """Nothing is connected yet.
-
-        Raises:
-            ConfigError: the address or the token cannot be used, as `HttpTarget` says.
-        """
+        """Connects nowhere yet; raises `ConfigError` for an unusable address or token."""
         self._target = HttpTarget(
             url=url,
             token_env=token_env,
@@ -53,15 +47,14 @@ class Endpoint:
         self._model, self._timeout_s, self._first_wait_s = model, timeout_s, first_wait_s
 
     async def close(self) -> None:
-        """Closes the connections."""
         await self._client.aclose()
 
     async def ask(self, clip: DecodedClip, question: str, *, temperature: float, max_tokens: int, seed: int) -> str:
-        """One answer.
+        """Returns one answer.
 
         Raises:
-            ConfigError: the endpoint refuses the request: token, address or model is wrong.
-            EndpointError: it did not answer as often as it was asked.
+            ConfigError: the endpoint refuses the request, so that token, address or model is wrong.
+            EndpointError: no attempt was answered.
         """
         body = {
             "model": self._model,
@@ -97,7 +90,7 @@ class Endpoint:
 
 
 def clip_parts(clip: DecodedClip) -> list[dict[str, Any]]:
-    """The content parts of a clip: a JPEG for each frame, and a 16-bit wav at 16 kHz; what is not there is not."""
+    """The content parts of a clip: a JPEG per frame, and a 16-bit wav at 16 kHz."""
     parts: list[dict[str, Any]] = []
     for frame in clip.frames if clip.frames is not None else ():
         url = f"data:image/jpeg;base64,{_jpeg(frame)}"

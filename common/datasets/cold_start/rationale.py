@@ -9,17 +9,11 @@ SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s*")
 
 
 def fault_of(completion: str, *, labels: tuple[str, ...], taxonomy: str) -> str | None:
-    """The first thing that is wrong with a completion.
+    """The first fault of a completion, or None.
 
-    Args:
-        completion: the whole text.
-        labels: of the clip; any of them is right.
-        taxonomy: whose classes they are.
-
-    Returns:
-        `format`: not one think block with words and one answer block; `answer`: another class or none;
-        `unmentioned`: the reasons do not name the answer's emotion, or deny it; `contrary`: the last sentence that
-        names an emotion names only others. None where nothing is wrong.
+    `format`: not one think block with words and one answer block; `answer`: none of the clip's labels;
+    `unmentioned`: the reasons do not name the answer's emotion, or deny it; `contrary`: the last sentence with an
+    emotion names only others.
     """
     text = completion.strip()
     # the form comes first: with it, the search ends at its first `<think>`

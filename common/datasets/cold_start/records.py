@@ -1,7 +1,7 @@
-"""Data for the cold start: R1-Omni's JSON of explanations, and beside it a line for each record that says whence.
+"""Data for the cold start: R1-Omni's JSON of explanations, and a file with the origin of each record.
 
-The paper's were 232 clips of EMER and 348 annotated ones of HumanOmni (R1-Omni, README); neither list is published,
-so clips are drawn by a seed.
+The paper used 232 clips of EMER and 348 annotated clips of HumanOmni (R1-Omni, README). Neither list is published,
+so clips are drawn with a seed.
 """
 
 import hashlib
@@ -32,15 +32,8 @@ class Explained:
 
 
 def from_reasons(records: Sequence[Record], *, count: int, seed: int) -> list[Explained]:
-    """Records of a corpus that has explanations, drawn by a hash of their ids.
-
-    Args:
-        records: whose `response` is an explanation with its label; the others are not drawn.
-        count: to draw.
-        seed: of the hash.
-
-    Raises:
-        DatasetError: fewer have an explanation.
+    """Draws records with an explanation, by a hash of their ids; raises `DatasetError` if fewer than `count` have
+    one.
     """
     able = [r for r in records if r.response is not None and THINK.search(r.response)]
     if len(able) < count:
@@ -55,19 +48,14 @@ def from_reasons(records: Sequence[Record], *, count: int, seed: int) -> list[Ex
 
 
 def shuffled(records: Iterable[Record], *, seed: int) -> list[Record]:
-    """All records in an order of their own, whatever others there are."""
+    """All records in a seeded order that does not depend on the other records."""
     return sorted(records, key=lambda r: hashlib.sha256(f"{seed}/{r.dataset}/{r.prompt_id}".encode()).digest())
 
 
 def write_cold_start(path: Path, explained: Iterable[Explained]) -> Path:
-    """Writes the JSON, and `<stem>.provenance.jsonl` beside it.
+    """Writes the JSON, and returns the path of `<stem>.provenance.jsonl` beside it.
 
-    Args:
-        path: of the JSON; clips below its folder are named from there, others by their whole path.
-        explained: what to write.
-
-    Returns:
-        The path of the provenance.
+    Clips below the folder of the JSON are named relative to it, others by their absolute path.
     """
     items: list[dict[str, Any]] = []
     lines: list[str] = []

@@ -1,7 +1,6 @@
-"""Explanations by rejection sampling: a model is asked about each clip until an answer is fit to learn from.
+"""Explanations by rejection sampling: a model is asked about each clip until an answer is usable.
 
-Every attempt is a line of a log that is only ever appended to: the same command goes on where it stopped, and asks
-nothing twice.
+Every attempt is a line of an append-only log, from which the same command resumes.
 """
 
 import asyncio
@@ -27,18 +26,14 @@ HINT = (
 
 
 class AskFn(Protocol):
-    """Asks a model about a clip."""
-
     async def __call__(
         self, clip: DecodedClip, question: str, *, temperature: float, max_tokens: int, seed: int
-    ) -> str:
-        """Its answer."""
-        ...
+    ) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How a model is asked."""
+    """Settings of the sampling."""
 
     count: int
     """Clips to explain."""
@@ -58,7 +53,7 @@ class Sampling:
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What came of it."""
+    """The result of the sampling."""
 
     explained: dict[str, Explained] = field(default_factory=dict[str, Explained])
     """By id, of accepted clips."""
@@ -74,17 +69,12 @@ async def sample_rationales(
     log: Path,
     on_accepted: Callable[[int], None],
 ) -> Outcome:
-    """Asks until enough clips have an answer that is right, in form and consistent with its reasons.
+    """Asks for each record, in order, until enough clips have a correct, well-formed and consistent answer.
 
-    Args:
-        records: in the order in which they are asked.
-        ask: the model.
-        sampling: how.
-        log: of the attempts; what it holds already is not asked again.
-        on_accepted: called with the number of clips that have an answer.
+    Clips in the log are not asked again; `on_accepted` receives the number of accepted clips.
 
     Raises:
-        DatasetError: the log is of another model or is torn within.
+        DatasetError: the log is of another model or damaged.
     """
     outcome, tried = _resumed(records, sampling, log)
     on_accepted(len(outcome.explained))
@@ -160,7 +150,7 @@ async def _sample(
 
 
 def _resumed(records: Sequence[Record], sampling: Sampling, log: Path) -> tuple[Outcome, dict[str, int]]:
-    """What an earlier command came to, and how often it asked about each clip; a line that broke off is cut off."""
+    """The results of an earlier command and the number of attempts per clip; an incomplete last line is cut off."""
     outcome, tried = Outcome(), dict[str, int]()
     if not log.exists():
         return outcome, tried

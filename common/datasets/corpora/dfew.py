@@ -1,7 +1,7 @@
 """DFEW: clips of films with one of seven labels, in five folds (Jiang et al., 2020).
 
-Its own lists are `EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv` with `video_name,label`, labels from
-1; the public ones are read, too. Media are `part_*/N.mp4`, folders of frames `00001/`, or wav files beside them.
+Its lists are `EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv` with `video_name,label`, labels from 1, or
+the public lists. Media are `part_*/N.mp4`, folders of frames `00001/`, or wav files beside them.
 """
 
 import re
@@ -37,10 +37,10 @@ FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339)
 
 
 def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
-    """One part, `train` or `test`, of one fold.
+    """Reads `train` or `test` of one fold.
 
     Raises:
-        DatasetError: root, list or fold is missing, a line is wrong, an id stands twice, or no clip has media.
+        DatasetError: root, list or fold is missing, a line is wrong, an id is repeated, or no clip has media.
     """
     root = require_folder(config.root, key="root")
     lists = require_folder(config.lists or config.root, key="lists")
@@ -75,5 +75,5 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
 
 
 def dfew_id(name: str) -> str | None:
-    """`1` of `1` and of `00001`: lists and folders of frames pad with zeros, videos do not."""
+    """The id without leading zeros: lists and folders of frames have them, videos do not."""
     return str(int(name)) if re.fullmatch(r"\d{1,5}", name) else None

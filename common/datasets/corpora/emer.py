@@ -1,7 +1,7 @@
 """EMER, OV-MERD, MER-Caption+ and the labelled parts of MER2023 to MER2025 (Lian et al., 2023 to 2025).
 
-Tables of `name` and one more column each: open labels or one of six classes, reasons, subtitles in two languages;
-media by name, as `video/NAME.mp4` and `audio/NAME.wav` or either alone.
+Tables have `name` and one more column each: open labels or one of six classes, reasons, subtitles in two languages.
+Media are `video/NAME.mp4`, `audio/NAME.wav`, or both.
 """
 
 import re
@@ -22,7 +22,7 @@ FACES = frozenset({"openface_face", "openface_all"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layout:
-    """The files of one variant, by the columns that they have."""
+    """The files of one variant, recognized by their columns."""
 
     labels: tuple[str, ...]
     """Tables of labels, the first that is there."""
@@ -77,12 +77,10 @@ LAYOUTS: Mapping[str, _Layout] = {
 
 
 def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
-    """Every labelled clip of a variant: the explanation where there is one, all labels where there are several.
-
-    The cold start takes those alone that have a reason.
+    """Reads every labelled clip of a variant, with its explanation if it has one; the cold start uses only those.
 
     Raises:
-        DatasetError: root or table is missing, a column is missing, an id stands twice, or no clip has media.
+        DatasetError: root, table or column is missing, an id is repeated, or no clip has media.
     """
     root = require_folder(config.root, key="root")
     layout = LAYOUTS[config.variant]
@@ -148,7 +146,6 @@ def _closed(row: Row, layout: _Layout) -> tuple[str, ...]:
 def _table(
     root: Path, given: str | None, known: Sequence[str], config: EmerDataConfig, *, key: str, is_needed: bool = True
 ) -> Path | None:
-    """A file of the user's, or the first of the variant's that is there."""
     if given is not None:
         return resolved(root / Path(given).expanduser())
     candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in known]
@@ -162,11 +159,7 @@ def _table(
 
 
 def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) -> dict[str, str]:
-    """By name; empty texts are left out, as they say nothing.
-
-    Raises:
-        DatasetError: a name stands twice.
-    """
+    # empty texts are left out
     if path is None:
         return {}
     rows = read_csv(path, columns=(layout.name_column, column) if is_needed else (layout.name_column,))

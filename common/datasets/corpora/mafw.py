@@ -1,8 +1,8 @@
-"""MAFW: clips with one of eleven labels or compound ones, in five folds, some with captions (Liu et al., 2022).
+"""MAFW: clips with one of eleven labels or compound labels, in five folds, some with captions (Liu et al., 2022).
 
-Its own lists are `Train & Test Set/{single,multi}/{no,with}_caption/set_k/{train,test}.txt` with `00025.mp4 anger`
-and what follows as the caption; all clips stand in `Labels/{single,multi}-set.xlsx`. The public lists, with labels
-from 0, are read, too. Media are `data/clips/00025.mp4`, folders of frames, or wav files beside them.
+Its lists are `Train & Test Set/{single,multi}/{no,with}_caption/set_k/{train,test}.txt` with lines `00025.mp4 anger
+CAPTION`; `Labels/{single,multi}-set.xlsx` has all clips. The public lists, with labels from 0, are read, too. Media
+are `data/clips/00025.mp4`, folders of frames, or wav files beside them.
 """
 
 import re
@@ -40,10 +40,10 @@ FOLD_SIZES = {1: (7333, 1839), 2: (7335, 1837), 3: (7339, 1833), 4: (7340, 1832)
 
 
 def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
-    """One part, `train` or `test`, of one fold; without a fold every clip of the workbook.
+    """Reads `train` or `test` of one fold, or without a fold every clip of the workbook.
 
     Raises:
-        DatasetError: root, list, workbook or fold is missing, a line is wrong, an id stands twice, or no clip has
+        DatasetError: root, list, workbook or fold is missing, a line is wrong, an id is repeated, or no clip has
             media.
     """
     root = require_folder(config.root, key="root")
@@ -74,22 +74,20 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
 
 
 def fold_sizes(config: MafwDataConfig) -> tuple[int, int] | None:
-    """Training and test clips of a fold as published; None for lists of which the paper says no sizes."""
+    """Published numbers of training and test clips of a fold; None if the paper has none for the list."""
     if config.fold is None or config.labels != "single" or config.captions:
         return None
     return FOLD_SIZES[config.fold]
 
 
 def mafw_id(name: str) -> str | None:
-    """`00025` of `25` and of `00025`: a workbook may have taken the zeros off."""
+    """The id with five digits: a workbook may have removed zeros."""
     return name.zfill(5) if re.fullmatch(r"\d{1,5}", name) else None
 
 
 def compound(text: str, *, place: str) -> tuple[str, ...]:
-    """The adjectives of `sadness_surprise` or of `6,7`, in the order of the corpus' numbers.
-
-    Raises:
-        DatasetError: a part is no class.
+    """The adjectives of `sadness_surprise` or `6,7`, in the corpus's numbering; raises `DatasetError` for an
+    unknown part.
     """
     parts = [part.strip().lower() for part in re.split(r"[_,+&]", text) if part.strip()]
     names = [
@@ -108,7 +106,7 @@ def compound(text: str, *, place: str) -> tuple[str, ...]:
 
 
 def _find(lists: Path, config: MafwDataConfig, part: str) -> tuple[Path, bool]:
-    """The list or workbook, and whether it is a public list."""
+    """The list or workbook, and True for a public list."""
     kind = "single" if config.labels == "single" else "multi"
     if config.fold is None:
         for path in (lists / "Labels" / f"{kind}-set.xlsx", lists / f"{kind}-set.xlsx"):
@@ -148,7 +146,7 @@ def _items(path: Path, config: MafwDataConfig, *, is_public: bool) -> Iterator[L
 
 
 def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped]:
-    """Titles and headers stand above the first clip; below it every row of more than one cell is one."""
+    # titles and headers precede the first clip; every later row with several cells is a clip
     has_begun = False
     for row, cells in read_sheet(path):
         name = re.sub(r"\.0+$", "", cells.get(0, ""))

@@ -1,8 +1,8 @@
 """R1-Omni's JSON: a list of `{"video": path, "conversations": [human, gpt]}`.
 
-The human turn says with `<video>` and `<audio>` what is present; its text is not the question, as in the
-paper every clip is asked the same. The gpt turn is the label, bare or inside `<answer>`.
-A record may name a file of its own for the sound, as `audio`.
+The human turn states the modalities by `<video>` and `<audio>`; its text is unused, as the paper asks the same
+question of every clip. The gpt turn is the label, bare or inside `<answer>`. `audio` may name a separate sound
+file.
 """
 
 import json
@@ -24,17 +24,11 @@ def load_r1_omni(
     question: str | None,
     split: str,
 ) -> list[Record]:
-    """Reads a corpus.
-
-    Args:
-        path: the JSON file; like `media_root` it may start with `~`, and is taken from the current directory where
-            it is relative: the clips' paths are absolute, as other processes have other directories.
-        media_root: folder that paths start from; the file's own where None.
-        question: asked of every clip; the paper's where None.
-        split: recorded with each record.
+    """Reads a JSON file of R1-Omni's form. Paths of clips become absolute; they start from `media_root`, or from
+    the file's folder.
 
     Raises:
-        DatasetError: the file is missing, malformed or empty, or an id stands twice.
+        DatasetError: the file is missing, malformed or empty, or an id is repeated.
     """
     # not what a link points to: a hub's cache keeps files apart from the folder that shows them
     source = resolved(path)

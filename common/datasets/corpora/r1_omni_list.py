@@ -1,7 +1,7 @@
-"""Several files of R1-Omni's JSON, named by its YAML list with a sampling strategy each.
+"""Several files of R1-Omni's JSON in its YAML list, with a sampling strategy each.
 
-`all`, `first:N`, `end:N` and `random:N` take as many records, `N%` that share of them, rounded up (R1-Omni,
-`finetune` scripts).
+`all`, `first:N`, `end:N` and `random:N` select as many records, `N%` that share, rounded up (R1-Omni, `finetune`
+scripts).
 """
 
 import math
@@ -23,10 +23,10 @@ STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
 def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
-    """The chosen records of every file, in the files' order; the others as `not-sampled`.
+    """The sampled records of every file, in order; the others have the reason `not-sampled`.
 
     Raises:
-        DatasetError: the list or a file of it is missing or malformed, or a strategy is unknown.
+        DatasetError: a file is missing or malformed, or a strategy is unknown.
     """
     path = resolved(config.path)
     records: list[Record] = []
@@ -50,16 +50,10 @@ def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
 
 
 def sampled(count: int, strategy: str, *, seed: str, place: str) -> list[int]:
-    """Positions that a strategy takes, in order.
-
-    Args:
-        count: of the records.
-        strategy: `all`, or `first`, `end` or `random` with a number or a share.
-        seed: of `random`.
-        place: names the strategy in an error.
+    """Positions of a strategy, in order: `all`, or `first`, `end` or `random` with a number or a share.
 
     Raises:
-        DatasetError: the strategy is unknown, or takes nothing or more than there is.
+        DatasetError: the strategy is unknown, or selects nothing or more than `count`.
     """
     if strategy == "all":
         return list(range(count))

@@ -24,7 +24,7 @@ NUM_FOLDS, ACTORS_PER_FOLD = 6, 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Code:
-    """What the name of a clip says, whatever its modality."""
+    """The code in a clip's name, without the modality."""
 
     clip_id: str
     """Without the modality: `01-06-02-01-01-12`."""
@@ -36,15 +36,15 @@ class Code:
 
     @property
     def fold(self) -> int:
-        """That tests this actor: fold k has actors 4k-3 to 4k."""
+        """The fold that tests this actor: fold k has actors 4k-3 to 4k."""
         return (self.actor - 1) // ACTORS_PER_FOLD + 1
 
 
 def load_ravdess(config: RavdessDataConfig, *, part: str, split: str) -> Corpus:
-    """One part, `train` or `test`, of one fold; without a fold all actors.
+    """Reads `train` or `test` of one fold, or without a fold all actors.
 
     Raises:
-        DatasetError: the root is missing, holds no such file, or a clip stands twice.
+        DatasetError: the root is missing or has no such file, or a clip is repeated.
     """
     root = require_folder(config.media_root or config.root, key="root")
     both = index_media(root, key=lambda n: _clip_id(n, "01"), has_frame_folders=False)
@@ -82,7 +82,7 @@ def load_ravdess(config: RavdessDataConfig, *, part: str, split: str) -> Corpus:
 
 
 def parse_code(name: str) -> Code | None:
-    """What a file's name says; None where it is no code, or one that the corpus does not have: strong neutral."""
+    """The code in a file's name; None for another name, or the code of strong neutral, which does not exist."""
     match = CODE.fullmatch(name)
     if match is None or (match[3] == "01" and match[4] == "02"):
         return None
@@ -104,7 +104,7 @@ def _clip_id(name: str, modality: str) -> str | None:
 def _paired(
     root: Path, both: MediaTree, video: MediaTree, audio: MediaTree, config: RavdessDataConfig
 ) -> tuple[MediaTree, list[Dropped]]:
-    """One place for each clip and modality: 01, or the silent 02 with its 03; alone what is asked for alone."""
+    """One place per clip and modality: 01, or the silent 02 with its 03; a requested modality alone."""
     silent = {k: v for k, v in video.videos.items() if k not in both.videos}
     voices = {k: v for k, v in audio.sounds.items() if k not in both.videos}
     # each of the three walks found the same that cannot be read
@@ -141,7 +141,7 @@ def _refusal(code: Code, config: RavdessDataConfig) -> str | None:
 
 
 def _strange(root: Path) -> Iterator[str]:
-    """Media whose names look like codes and are none."""
+    """Media whose names resemble codes."""
     looks = index_media(
         root,
         key=lambda n: n if re.fullmatch(r"\d\d(-\d\d){6}", n) and parse_code(n) is None else None,

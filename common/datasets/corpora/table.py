@@ -1,7 +1,7 @@
-"""A table with a row for each clip: JSONL, CSV, Parquet, or a folder as Hugging Face's `datasets` has it.
+"""A table with a row for each clip: JSONL, CSV, Parquet, or a folder of Hugging Face's `datasets`.
 
-A folder is one of three: `metadata.jsonl` or `.csv` beside the files, in folders by split or in one; Parquet files
-called after their split; or what `save_to_disk` wrote, Arrow files in folders by split.
+A folder has `metadata.jsonl` or `.csv` beside the files, Parquet files named by their split, or the Arrow files of
+`save_to_disk`.
 """
 
 import csv
@@ -41,8 +41,6 @@ PARTS: Mapping[str, Part] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """One row with where it stands."""
-
     place: str
     cells: Mapping[str, Any]
     folder: Path
@@ -52,10 +50,10 @@ class _Line:
 
 
 def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
-    """The rows of one part, or all rows of a table that tells no parts.
+    """The rows of one part, or all rows of a table without parts.
 
     Raises:
-        DatasetError: the table is missing, malformed or empty, a column is missing, or an id stands twice.
+        DatasetError: the table is missing, malformed or empty, a column is missing, or an id is repeated.
     """
     path = resolved(config.path)
     files = _files(path)
@@ -187,11 +185,7 @@ def _columnar(file: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Map
 
 
 def _columns(config: TableDataConfig, first: _Line) -> TableDataConfig:
-    """The configuration with `file_name` where the table has that and no `video`.
-
-    Raises:
-        DatasetError: a column that is named is not there.
-    """
+    # `file_name` is the clip's column if the table has no `video`
     if config.video_column == "video" and "video" not in first.cells:
         if FILE_NAME in first.cells:
             config = config.model_copy(update={"video_column": FILE_NAME})

@@ -17,7 +17,7 @@ Key = Callable[[str], str | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaTree:
-    """Absolute paths by id; several where an id stands in several places."""
+    """Absolute paths by id; several if an id occurs in several places."""
 
     root: Path
     videos: Mapping[str, tuple[str, ...]]
@@ -28,13 +28,10 @@ class MediaTree:
     """Folders and links that could not be looked into."""
 
     def clip(self, clip_id: str, *, prefer_frames: bool, frames_fps: float) -> Clip | None:
-        """A clip with its sound: a file of its own where there is one, the video's own track otherwise.
+        """A clip with its sound: a separate file if one exists, else the video's own track.
 
-        Returns:
-            None where its pictures are missing, or its sound in a tree without pictures.
-
-        Raises:
-            DatasetError: what is taken stands in several places.
+        Returns None if its pictures are missing, or its sound in a tree without pictures; raises `DatasetError` for
+        duplicates.
         """
         sound = self._one(self.sounds, clip_id)
         # what is not taken may stand in several places
@@ -65,15 +62,12 @@ class MediaTree:
 def index_media(
     root: Path, *, key: Key, has_frame_folders: bool = True, ignored: frozenset[str] = frozenset()
 ) -> MediaTree:
-    """Walks a tree. Hidden files are no media; a folder that is itself a clip is not looked into.
-
-    What cannot be read is kept by name and reason, as clips may lie behind it.
+    """Lists the media of a tree, without hidden files. Unreadable places are listed with their reason.
 
     Args:
-        root: of the tree.
-        key: tells ids from other names.
-        has_frame_folders: whether a folder whose name is an id, and that holds an image, is a clip.
-        ignored: names of folders that are not looked into.
+        key: returns the id of a file name, or None.
+        has_frame_folders: a folder whose name is an id and that contains an image is a clip.
+        ignored: names of folders to skip.
     """
     videos: dict[str, tuple[str, ...]] = {}
     sounds: dict[str, tuple[str, ...]] = {}
@@ -108,7 +102,7 @@ def _walk(
     is_clip: Callable[["os.DirEntry[str]"], bool],
     on_error: Callable[[str, OSError], None],
 ) -> Iterator[tuple[str, str]]:
-    """(folder, name) of every file and of every folder that is a clip, in the order of their names."""
+    """(folder, name) of every file and of every folder that is a clip, sorted by name."""
     waiting, seen = [str(root)], {os.path.realpath(root)}
     while waiting:
         folder = waiting.pop()

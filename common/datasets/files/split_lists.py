@@ -1,7 +1,7 @@
 """Lists of a split: the corpora's own, and the public ones of DFER-CLIP, MMA-DFER, MAE-DFER and HiCMAE.
 
-The kind is told by where a list stands, never by what is in it. The corpora's own: `video_name,label`, labels from
-1. The public ones: `<folder>/00001 144 1` (path, number of frames, label), `<folder>/00001 1` or
+The location of a list determines its kind, not its content. The corpora's own lists have `video_name,label`, labels
+from 1. The public ones have `<folder>/00001 144 1` (path, number of frames, label), `<folder>/00001 1` or
 `<folder>/00001 <sound> 1`, labels from 0.
 """
 
@@ -31,17 +31,8 @@ class Listed:
 
 
 def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, remedy: str) -> tuple[Path, str]:
-    """The first list that is there, and its pattern.
-
-    Args:
-        folder: that the patterns start from.
-        patterns: relative paths with `{fold}` and `{part}`.
-        fold: from 1.
-        part: `train` or `test`.
-        remedy: what to do where there is none.
-
-    Raises:
-        DatasetError: there is none.
+    """The first existing file of relative patterns with `{fold}` and `{part}`, and its pattern; raises
+    `DatasetError`.
     """
     for pattern in patterns:
         path = folder / pattern.format(fold=fold, part=part)
@@ -60,10 +51,10 @@ def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, re
 
 
 def read_own_list(path: Path, *, num_classes: int) -> list[Listed]:
-    """Every clip of a corpus' own list: `video_name,label`, numbered from 1, with or without a header.
+    """Reads a corpus's own list: `video_name,label`, numbered from 1, with or without a header.
 
     Raises:
-        DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.
+        DatasetError: the list cannot be read, a line has another form, or a label is out of range.
     """
     lines = read_lines(path)
     for line, text in lines:
@@ -92,16 +83,16 @@ def read_own_list(path: Path, *, num_classes: int) -> list[Listed]:
 
 
 def read_public_list(path: Path, *, num_classes: int) -> list[Listed]:
-    """Every clip of a public list: `path frames label`, `path sound label` or `path label`, numbered from 0.
+    """Reads a public list: `path frames label`, `path sound label` or `path label`, numbered from 0.
 
     Raises:
-        DatasetError: the list cannot be read, or a line is of another form, or a label is out of range.
+        DatasetError: the list cannot be read, a line has another form, or a label is out of range.
     """
     return [_public_line(f"{path}:{line}", text, num_classes=num_classes) for line, text in read_lines(path)]
 
 
 def shortness(path: Path, count: int, *, published: int) -> tuple[str, ...]:
-    """A line where a list has fewer clips than the corpus' paper; nothing where it has as many."""
+    """A line for a list with fewer clips than its paper; empty if the numbers agree."""
     return (f"{path}: {count} clips of the {published} that are published",) if count < published else ()
 
 
@@ -112,11 +103,7 @@ def stem_of(name: str) -> str:
 
 
 def numbered(name: str, *, place: str, key: Key) -> str:
-    """The id of a clip that is called by its number.
-
-    Raises:
-        DatasetError: it is not.
-    """
+    """The id of a clip that is named by its number; raises `DatasetError`."""
     clip_id = key(name)
     if clip_id is None:
         raise DatasetError(f"{place}: a clip must be called by its number, got {name!r}; mend the line")
@@ -124,11 +111,7 @@ def numbered(name: str, *, place: str, key: Key) -> str:
 
 
 def class_at(text: str, *, first: int, num_classes: int, place: str) -> int:
-    """The index from 0 of a class that is numbered from `first`.
-
-    Raises:
-        DatasetError: it is no number, or out of range.
-    """
+    """The 0-based index of a class numbered from `first`; raises `DatasetError`."""
     number = re.sub(r"\.0+$", "", text)
     if not re.fullmatch(r"-?\d+", number) or not 0 <= int(number) - first < num_classes:
         raise DatasetError(
@@ -139,7 +122,7 @@ def class_at(text: str, *, first: int, num_classes: int, place: str) -> int:
 
 
 def _public_line(place: str, text: str, *, num_classes: int) -> Listed:
-    """A path may hold blanks."""
+    # a path may contain blanks
     path, _, label = text.rpartition(" ") if "\t" not in text else text.rpartition("\t")
     path = path.strip()
     rest, middle = path.rsplit(maxsplit=1) if len(path.split()) > 1 else (path, "")

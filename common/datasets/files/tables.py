@@ -30,7 +30,7 @@ class Row:
 
 
 def resolved(path: str | Path) -> Path:
-    """Absolute, with `~` put in; links stay what they are."""
+    """An absolute path, with `~` expanded and links unchanged."""
     given = Path(path).expanduser()
     # Path.resolve raises at a loop of links
     folder = Path(os.path.realpath(given.parent if given.name else given))
@@ -38,11 +38,7 @@ def resolved(path: str | Path) -> Path:
 
 
 def require_folder(path: str | Path, *, key: str) -> Path:
-    """A folder that is there, absolute.
-
-    Raises:
-        DatasetError: it is none.
-    """
+    """An existing folder as an absolute path; raises `DatasetError`."""
     folder = resolved(path)
     if not folder.is_dir():
         raise DatasetError(f"{key} must be a folder, got {str(folder)!r}; give where the corpus was unpacked")
@@ -50,11 +46,7 @@ def require_folder(path: str | Path, *, key: str) -> Path:
 
 
 def require_once(clips: Iterable[tuple[str, str]]) -> None:
-    """Each clip, given as (place, id), stands once.
-
-    Raises:
-        DatasetError: one stands twice.
-    """
+    """Raises `DatasetError` if a clip, given as (place, id), is repeated."""
     places: dict[str, str] = {}
     for place, clip_id in clips:
         if clip_id in places:
@@ -65,11 +57,7 @@ def require_once(clips: Iterable[tuple[str, str]]) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        DatasetError: it cannot be read, or is not UTF-8.
-    """
+    """Raises `DatasetError` if the file cannot be read or is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -83,11 +71,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line, text) of every line that is not blank, stripped.
-
-    Raises:
-        DatasetError: the file cannot be read, or has no line.
-    """
+    """(line, text) of every non-blank line, stripped; raises `DatasetError` if the file is unreadable or empty."""
     # splitlines would break a text at U+2028, too
     texts = re.split(r"\r\n|\r|\n", read_text(path))
     lines = [(n, text.strip()) for n, text in enumerate(texts, start=1) if text.strip()]
@@ -97,12 +81,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def csv_text(path: Path) -> str:
-    """The text of a file that the csv module reads to its end.
-
-    Raises:
-        DatasetError: the file cannot be read, a cell is too long, or a quote is never closed: it would take all
-            rows behind it for one cell.
-    """
+    """The text of a CSV file; raises `DatasetError` for a cell that is too long or a quote that is never closed."""
     text = read_text(path)
     # behind an open quote, the last line would be part of a cell
     reader = csv.reader(io.StringIO(f"{text}\n{AFTER_ALL}", newline=""))
@@ -120,10 +99,11 @@ def csv_text(path: Path) -> str:
 
 
 def read_csv(path: Path, *, columns: Sequence[str]) -> list[Row]:
-    """A table with a header; columns that are not asked for are kept, too.
+    """Reads a table with a header, with all its columns.
 
     Raises:
-        DatasetError: the file cannot be read or has no row, a column is missing, or a row has other cells than it.
+        DatasetError: the file is unreadable or has no row, a column is missing, or a row has a wrong number of
+            cells.
     """
     reader = csv.reader(io.StringIO(csv_text(path), newline=""))
     rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]

@@ -1,7 +1,7 @@
-"""What is said in the clips, from a file or folder beside a corpus.
+"""Transcripts of clips, from a file or folder beside a corpus.
 
 JSONL of `{"name", "text"}`, CSV of `name,text`, or a folder of `NAME.srt`. A name is the clip's id or its last part
-without suffix; numbers are compared as numbers, as `00025` and `25` are the same clip.
+without suffix; `00025` and `25` are the same clip.
 """
 
 import json
@@ -26,16 +26,12 @@ class Transcripts:
     by_name: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def of(self, prompt_id: str) -> str | None:
-        """What is said in a clip; None where it is not known."""
+        """The transcript of a clip; None if unknown."""
         return self.by_name.get(_key(prompt_id))
 
 
 def read_transcripts(path: str | None) -> Transcripts:
-    """Reads them; nothing where there is no path.
-
-    Raises:
-        DatasetError: the path is missing or of another form, or a name stands twice.
-    """
+    """Raises `DatasetError` if the path is missing or has another form, or a name is repeated."""
     if path is None:
         return Transcripts()
     source = resolved(path)
@@ -59,7 +55,7 @@ def spoken(subtitles: str) -> str:
 
 
 def _entries(source: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, name, text)"""
+    """(place, name, text) of every line."""
     if source.is_dir():
         files = sorted(source.glob("*.srt"))
         if not files:

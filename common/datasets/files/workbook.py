@@ -7,12 +7,10 @@ from common.errors import DatasetError
 
 
 def read_sheet(path: Path) -> list[tuple[int, dict[int, str]]]:
-    """(row, its cells by column from 0) of every row that has one, rows counted from 1 as the program shows them.
-
-    A whole number comes as its digits, without a point.
+    """(row, cells by 0-based column) of every non-empty row, numbered from 1. Whole numbers have no decimal point.
 
     Raises:
-        DatasetError: the file cannot be read, or is no workbook.
+        DatasetError: the file cannot be read or is not a workbook.
     """
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException

@@ -23,7 +23,7 @@ END_BYTES = 65_536
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckLimits:
-    """How much is looked at, and how long a clip may last."""
+    """The extent of the check, and the longest clip."""
 
     level: Level
     max_video_s: float
@@ -34,7 +34,7 @@ class CheckLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """Of one clip."""
+    """The facts of one clip."""
 
     clip_id: str
     seconds: float = 0.0
@@ -51,7 +51,7 @@ class Facts:
 def check_clips(
     clips: Sequence[Clip], limits: CheckLimits, *, num_workers: int, on_clip: Callable[[], None]
 ) -> Iterator[Facts]:
-    """Facts of every clip, in order; `on_clip` is called after each. A single worker is this process."""
+    """Facts of every clip, in order; `on_clip` is called after each. A single worker runs in this process."""
     if num_workers == 1:
         for clip in clips:
             yield check_clip(clip, limits)
@@ -64,7 +64,7 @@ def check_clips(
 
 
 def check_clip(clip: Clip, limits: CheckLimits) -> Facts:
-    """Looks at the files of one clip; without its sound where that has no track and need not."""
+    """Checks the files of one clip; without its sound if it has no track and needs none."""
     facts = _facts(clip, limits)
     if facts.reason != "no-audio-track" or clip.video_path is None or limits.missing_audio == "skip":
         return facts
@@ -91,7 +91,7 @@ def _paths(clip: Clip) -> list[str]:
 
 
 def _declared_s(clip: Clip, limits: CheckLimits) -> float:
-    """Seconds as the headers have them; the files are there, whole, of the right kind and not too long."""
+    """Seconds by the headers; for whole files of the right kind that are not too long."""
     from common.media.decode import SOUND_FILE_SUFFIXES
     from common.media.tracks import require_short
 

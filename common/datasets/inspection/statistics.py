@@ -23,7 +23,7 @@ ALLOWED = frozenset({frozenset({"train", "cold_start"}), *(frozenset({s}) for s 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """What a run would stumble over."""
+    """A problem that would stop or impair a run."""
 
     split: str
     clip_id: str
@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:
-    """Two clips of different splits that are one."""
+    """The same clip in two splits."""
 
     by: str
     """`id` or `content`."""
@@ -44,7 +44,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """Everything that was found."""
+    """All findings."""
 
     splits: Mapping[str, Sequence[Record]]
     dropped: tuple[Dropped, ...]
@@ -95,15 +95,7 @@ def modality_of(record: Record) -> str:
 
 
 def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
-    """Every part of a corpus; `all` where it tells no parts.
-
-    Args:
-        source: of the corpus; the part that it names is not looked at.
-        taxonomy: that labels are folded into.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
+    """Reads every part of a corpus, or `all` if it has no parts; raises `DatasetError`."""
     source = _whole(source)
     train = read_corpus(source, split="train", taxonomy=taxonomy)
     singles = source.sources if isinstance(source, MixDataConfig) else (source,)
@@ -121,11 +113,7 @@ def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
 
 
 def read_stages(data: DataConfig) -> dict[str, Corpus]:
-    """Every corpus of files that a run's configuration names, by what it is for.
-
-    Raises:
-        DatasetError: one cannot be read.
-    """
+    """Reads every corpus of files in a run's configuration, by its stage; raises `DatasetError`."""
     stages = {
         "train": data.source,
         "cold_start": data.cold_start,
@@ -140,7 +128,7 @@ def read_stages(data: DataConfig) -> dict[str, Corpus]:
 
 
 def unlisted(splits: Mapping[str, Corpus]) -> int | None:
-    """How many clips lie on the disk that no list of any part names; None for a corpus without lists."""
+    """Number of clips on the disk that are in no list; None for a corpus without lists."""
     listed = {clip_id for corpus in splits.values() for clip_id in corpus.listed}
     on_disk = {clip_id for corpus in splits.values() for clip_id in corpus.on_disk}
     return len(on_disk - listed) if listed else None
@@ -155,7 +143,7 @@ def inspect(
     published: Mapping[str, int],
     num_unlisted: int | None,
 ) -> Inspection:
-    """Looks at every clip; `on_clip` is called after each."""
+    """Inspects every clip; `on_clip` is called after each."""
     problems: list[Problem] = []
     seconds: dict[str, float] = {}
     contents: dict[str, list[Facts]] = {}
@@ -190,7 +178,7 @@ def inspect(
 
 
 def published_sizes(source: AnyCorpusConfig) -> dict[str, int]:
-    """Clips of training and test as the corpus' paper has them; nothing where it has none."""
+    """Numbers of training and test clips by the corpus's paper; empty if it has none."""
     sizes: tuple[int, int] | None = None
     if isinstance(source, DfewDataConfig):
         sizes = DFEW_SIZES[source.fold]
@@ -208,7 +196,7 @@ def _whole(source: AnyCorpusConfig) -> AnyCorpusConfig:
 
 
 def _left_out(splits: Mapping[str, Corpus]) -> Iterator[Problem]:
-    """What reading found; what a corpus says of each of its parts alike is told once."""
+    # a reason that all parts of a corpus share is listed once
     told: set[Dropped | str] = set()
     for split, corpus in splits.items():
         for dropped in corpus.dropped:
@@ -221,7 +209,7 @@ def _left_out(splits: Mapping[str, Corpus]) -> Iterator[Problem]:
 
 
 def _overlaps(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Sequence[Facts]]) -> list[Overlap]:
-    """Pairs of clips in two splits, by id and, where files were opened, by content."""
+    """Pairs of clips in two splits, by id and, if files were opened, by content."""
     seen: dict[tuple[str, str], list[tuple[str, Record]]] = defaultdict(list)
     for split, found in records.items():
         for record, fact in zip(found, facts[split], strict=True):

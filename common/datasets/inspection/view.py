@@ -14,7 +14,7 @@ MAX_LISTED = 20
 
 
 def show(inspection: Inspection, console: Console, *, level: str) -> None:
-    """Prints counts, then what is left out, then what would bite."""
+    """Prints counts, then left-out clips, then problems."""
     console.print(_counts(inspection))
     if inspection.dropped:
         console.print(_tallied("left out", "clips", [dropped.reason for dropped in inspection.dropped]))

@@ -1,11 +1,8 @@
-"""A seeded corpus of real mp4 files: a drawn face that moves, and a voice that speaks.
+"""A seeded corpus of real mp4 files: a drawn, moving face, and a synthetic voice.
 
-Brows, eyes, mouth and head follow the emotion, and so do the voice's pitch, range, rate, loudness and words. Who
-it is, the colours, the background and the noise vary from clip to clip. In half of the clips face and voice agree;
-in a quarter only the voice tells, beside a calm face, and in a quarter only the face, beside an even voice. The
-latter come in pairs of which the uninformative track is the same, so that using a modality can be measured.
-
-Held-out clips show people and voices that no other split has.
+Brows, eyes, mouth and head follow the emotion, as do the voice's pitch, range, rate, loudness and words. Person,
+colours, background and noise vary. In half of the clips face and voice agree; in a quarter only the voice has the
+emotion, and in a quarter only the face. The latter come in pairs that share the uninformative modality.
 """
 
 import hashlib
@@ -39,7 +36,7 @@ NUM_IDENTITIES = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRecipe:
-    """Everything that makes one clip."""
+    """The parameters of one clip."""
 
     clip_id: str
     split: str
@@ -65,7 +62,7 @@ class ClipRecipe:
 
 
 def corpus_folder(parent: Path, config: SyntheticDataConfig) -> Path:
-    """Where a corpus of these sizes and this seed is kept; another is another folder."""
+    """The folder of a corpus of these sizes and this seed."""
     chosen = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
     return parent / "corpus" / f"seed-{config.seed}-{chosen}"
 
@@ -73,16 +70,7 @@ def corpus_folder(parent: Path, config: SyntheticDataConfig) -> Path:
 def write_synthetic_corpus(
     folder: Path, config: SyntheticDataConfig, *, on_clip: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Writes the clips, `<split>.json` in R1-Omni's form and `metadata.jsonl`; what is whole is kept.
-
-    Args:
-        folder: of the corpus.
-        config: its sizes and seed.
-        on_clip: called with the number of clips written and of all.
-
-    Returns:
-        The folder.
-    """
+    """Writes the clips, `<split>.json` in R1-Omni's form and `metadata.jsonl`, and keeps complete files."""
     if (folder / "corpus.json").exists():
         return folder
     (folder / "clips").mkdir(parents=True, exist_ok=True)
@@ -114,7 +102,7 @@ def corpus_sha256(folder: Path) -> str:
 
 
 def plan_corpus(config: SyntheticDataConfig) -> list[ClipRecipe]:
-    """Every clip of every split, in an order that tells nothing."""
+    """Every clip of every split, in an order that is independent of the labels."""
     sizes = {
         "cold_start": config.num_cold_start,
         "train": config.num_train,
@@ -131,7 +119,8 @@ def plan_corpus(config: SyntheticDataConfig) -> list[ClipRecipe]:
 
 
 def _plan_split(split: str, size: int, rng: random.Random) -> Iterator[ClipRecipe]:
-    """Classes take turns, and within a class two clips of both, one of the voice alone, one of the face alone."""
+    # classes alternate; within a class two clips have both modalities, one has the voice alone and one the face
+    # alone
     kinds: tuple[LabelFrom, ...] = ("both", "voice", "both", "face")
     wanted = [(kinds[(i // len(EMOTIONS)) % len(kinds)], EMOTIONS[i % len(EMOTIONS)]) for i in range(size)]
     for kind in dict.fromkeys(kinds):
@@ -141,7 +130,7 @@ def _plan_split(split: str, size: int, rng: random.Random) -> Iterator[ClipRecip
 
 
 def _pairs(labels: Sequence[str], rng: random.Random) -> Iterator[list[str]]:
-    """Two different labels at a time; what finds no partner stays alone."""
+    # two different labels at a time; a label without a partner remains alone
     left = list(labels)
     rng.shuffle(left)
     while left:
@@ -151,7 +140,7 @@ def _pairs(labels: Sequence[str], rng: random.Random) -> Iterator[list[str]]:
 
 
 def _recipe(split: str, labels: Sequence[str], kind: LabelFrom, rng: random.Random) -> list[ClipRecipe]:
-    """One clip, or a pair that differs in the modality that tells."""
+    """One clip, or a pair that differs in the telling modality."""
     is_heldout = split == "heldout"
     first_identity = NUM_IDENTITIES if is_heldout else 0
     identity = rng.randrange(first_identity, first_identity + NUM_IDENTITIES)
@@ -207,7 +196,6 @@ def render_voice(recipe: ClipRecipe) -> np.ndarray:
 
 
 def _r1_omni_record(recipe: ClipRecipe) -> dict[str, object]:
-    """The cold start's clips carry an explanation, the others a label alone."""
     answer = recipe.explanation if recipe.split == "cold_start" else recipe.label
     return {
         "video": recipe.clip_id,

@@ -96,7 +96,7 @@ EMOTIONS = tuple(FACES)
 
 
 def explanation(*, face: str, voice: str, label: str) -> str:
-    """What an onlooker would answer, in the paper's form."""
+    """The answer of an onlooker, in the paper's form."""
     observed = f"{FACES[face].words}, {VOICES[voice].words}"
     return f"<think>{observed[0].upper()}{observed[1:]}.</think>\n<answer>{label}</answer>"
 

@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """Who it is: what stays the same while the expression changes."""
+    """The features of a person that stay while the expression changes."""
 
     skin: Colour
     hair: Colour
@@ -42,18 +42,7 @@ def look_of(identity: int) -> Look:
 
 
 def render_face(expression: FaceExpression, *, identity: int, fps: float, num_frames: int, seed: int) -> np.ndarray:
-    """Frames of a person with an expression.
-
-    Args:
-        expression: what brows, eyes, mouth and head do.
-        identity: which person.
-        fps: frames per second of what is drawn.
-        num_frames: T.
-        seed: of wall, place, the movement's phase and noise.
-
-    Returns:
-        uint8 [T, 112, 112, 3].
-    """
+    """Draws a person with an expression: uint8 [num_frames, 112, 112, 3] at `fps`."""
     rng = np.random.default_rng(seed)
     red, green, blue = (int(c) for c in rng.integers(60, 190, 3))
     scene = _Scene(

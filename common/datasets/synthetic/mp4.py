@@ -1,7 +1,6 @@
-"""Writes mp4 files whose sizes say nothing about what they show.
+"""Writes mp4 files whose sizes do not depend on their content.
 
-Both tracks have a constant rate, filled up where they need less: a corpus must not give its labels away by how
-well a clip compresses.
+Both tracks have a constant rate with padding: otherwise the labels of a corpus could be read off the file sizes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,14 +19,7 @@ AAC_FRAME_BYTES = 768
 
 
 def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np.ndarray | None) -> None:
-    """Writes H.264 video, AAC audio at 16 kHz, or either alone.
-
-    Args:
-        path: of the file.
-        frames: uint8 [T, H, W, 3].
-        fps: frames per second.
-        waveform: float32 [S] in [-1, 1].
-    """
+    """Writes H.264 video of uint8 [T, H, W, 3], AAC audio of float32 [S] at 16 kHz in [-1, 1], or both."""
     import av
 
     with av.open(str(path), "w", format="mp4") as container:

@@ -15,7 +15,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prosody:
-    """How something is said."""
+    """The prosody of a spoken text."""
 
     pitch: int
     """0-99."""
@@ -27,19 +27,8 @@ class Prosody:
 
 
 def speak(text: str, *, voice: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
-    """Says a text; the same arguments sound the same, whatever was said before and in whatever process.
-
-    The library draws its own random numbers, seeded by the time, and keeps what it was doing between two calls: so
-    it is seeded, and loaded afresh for each text, which costs 5 ms.
-
-    Args:
-        text: to be said.
-        voice: a name of espeak-ng's, with its variant.
-        prosody: how.
-        seed: of the library's random numbers.
-
-    Returns:
-        float32 [S] in [-1, 1], and its sample rate.
+    """Returns float32 [S] in [-1, 1], and its sample rate; the same arguments give the same sound in any
+    process.
     """
     library, rate = _open_library()
     library.espeak_ng_SetRandSeed(ctypes.c_long(seed))

@@ -15,7 +15,7 @@ TOWER_PREFIXES = ("thinker.visual.", "thinker.audio_tower.")
 
 
 def engine_layer(name: str) -> str:
-    """The vLLM layer that a checkpoint tensor ends up in.
+    """The vLLM layer that contains a checkpoint tensor.
 
     `thinker.model.layers.0.self_attn.k_proj.bias` -> `thinker.model.layers.0.self_attn.qkv_proj`
     """

@@ -12,17 +12,7 @@ from common.types import ProcessedPrompt
 def generate(
     policy: Qwen2_5OmniPolicy, prompt: ProcessedPrompt, *, model_path: str, max_tokens: int
 ) -> tuple[int, ...]:
-    """The most likely token each time, until the one that ends an answer.
-
-    Args:
-        policy: on any device, in evaluation mode.
-        prompt: processed.
-        model_path: folder of the checkpoint whose tokenizer says what ends an answer.
-        max_tokens: of the completion.
-
-    Returns:
-        [C], the token that ends it included where it came.
-    """
+    """Greedy token ids, [C], with the token that ends the answer if it occurs within `max_tokens`."""
     thinker: Any = policy.thinker
     device, dtype = thinker.device, thinker.dtype
     tokenizer = load_processor(model_path).tokenizer

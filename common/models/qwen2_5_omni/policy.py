@@ -35,20 +35,16 @@ class Qwen2_5OmniPolicy(nn.Module):
         self._recomputes = False
 
     def recompute_layers(self) -> None:
-        """Turns gradient checkpointing on: less memory, a second forward, the same values and gradients."""
+        """Turns gradient checkpointing on, which saves memory at the cost of a second forward."""
         recompute_towers(self.thinker)
         self._recomputes = True
 
     def forward(self, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the completions' tokens.
-
-        Args:
-            batch: N completions of D prompts.
-            temperature: the sampler's; logits are divided by it.
+        """Log-probabilities of the tokens of N completions, with logits divided by the sampler's temperature.
 
         Returns:
-            logprobs float32 [N, C] of the sampled tokens and entropy float32 [N, C] without gradient;
-            positions past a completion's end hold the values of a padding token: mask them.
+            Log-probabilities float32 [N, C] of the sampled tokens, and entropy float32 [N, C] without gradient.
+                Positions past a completion's end hold the values of a padding token: mask them.
         """
         hidden = self._hidden_states(batch)
         return token_logprobs(
@@ -186,11 +182,7 @@ def _of_rows(cache: DynamicCache, owner: Tensor) -> DynamicCache:
 
 
 def load_policy(model_path: str, *, dtype: torch.dtype) -> Qwen2_5OmniPolicy:
-    """Loads the thinker of a checkpoint, with no remote code and nothing missing.
-
-    Raises:
-        ModelError: the weights lack a tensor of the thinker.
-    """
+    """Loads the thinker of a checkpoint, without remote code; raises `ModelError` if a tensor is missing."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
     from transformers.utils import logging as transformers_logging
 

@@ -10,15 +10,11 @@ from common.types import ProcessedPrompt
 
 
 def prompt_positions(prompt: ProcessedPrompt, *, positions_per_second: int, merge_size: int) -> np.ndarray:
-    """Positions of every prompt token.
+    """Positions of every prompt token: int64 [3, P] (temporal, vertical, horizontal). A completion continues at
+    `max + 1`.
 
-    Args:
-        prompt: processed; its `video_second_per_grid` carries the true frame rate.
-        positions_per_second: temporal positions of one second of video (25 in the released models).
-        merge_size: patches merged per side into one token.
-
-    Returns:
-        int64 [3, P]: temporal, vertical, horizontal. A completion continues at `max + 1`.
+    `positions_per_second` counts temporal positions (25 in the released models); `merge_size` counts the patches
+    per side of one token. The prompt's `video_second_per_grid` has the true frame rate.
     """
     rows: list[np.ndarray] = []
     cursor = next_position = 0

@@ -94,13 +94,13 @@ def process_prompt(
 
 
 def encode_completion(text: str, *, model_path: str) -> tuple[int, ...]:
-    """Token ids of an answer with the token that ends it, as the policy is to produce them."""
+    """Token ids of an answer with its end token."""
     tokenizer = load_processor(model_path).tokenizer
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id))
 
 
 def encode_text(text: str, *, model_path: str) -> tuple[int, ...]:
-    """Token ids of a text and nothing else; a special token that it spells is spelled, too, and not meant."""
+    """Token ids of a text alone; special tokens in it are encoded as text."""
     tokenizer = load_processor(model_path).tokenizer
     # cut behind the first character of each, no piece holds a special token
     cuts = [found.start() + 1 for found in _special(model_path).finditer(text)]
@@ -143,7 +143,7 @@ def _tensors(outputs: Any, *, fps: float, temporal_patch_size: int) -> dict[str,
 
 
 def _seconds_per_grid(value: float) -> np.ndarray:
-    """float32 [1], rounded up: temporal positions are floored, and a value a hair too small would lose one."""
+    # float32 [1], rounded up: temporal positions are floored, and rounding down would lose one
     exact = np.asarray([value], dtype=np.float64)
     rounded = exact.astype(np.float32)
     return np.where(rounded < exact, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)

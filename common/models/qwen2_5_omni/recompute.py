@@ -1,8 +1,8 @@
-"""Gradient checkpointing: a layer keeps what came in, and computes the rest again in the backward.
+"""Gradient checkpointing: a layer keeps its inputs and computes the rest again in the backward pass.
 
 transformers' own would drop the cache in train mode, and with it the prompt that completions attend to. Here a
-decoder layer takes prompts and completions through one checkpoint, its keys and values living and dying inside it.
-So each parameter gets its gradient once per backward, as ZeRO's stages 2 and 3 want it.
+decoder layer takes prompts and completions through one checkpoint, which contains its keys and values. So each
+parameter gets its gradient once per backward, as ZeRO's stages 2 and 3 require.
 """
 
 from collections.abc import Callable
@@ -29,19 +29,16 @@ class Stretch:
 
 
 def recompute_towers(thinker: Any) -> None:
-    """Makes every block of both towers compute itself again where gradients are wanted."""
+    """Makes every block of both towers recompute in the backward pass."""
     for block in (*thinker.visual.blocks, *thinker.audio_tower.layers):
         block.forward = _recomputed(block, block.forward)
 
 
 def decode(model: Any, prompts: Stretch, rest: Stretch, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Final hidden states of prompts and completions, with the values and gradients of two calls of the decoder.
+    """Final hidden states of D prompts and N completions, with the values and gradients of two calls of the
+    decoder.
 
-    Args:
-        model: transformers' text model.
-        prompts: D of them.
-        rest: N completions.
-        owner: int64 [N], the prompt of each completion.
+    `owner` is int64 [N], the prompt of each completion.
     """
     assert not model.has_sliding_layers, "Qwen2.5-Omni attends to everything"
     settings = [_settings(model, prompts, past=0), _settings(model, rest, past=prompts.embeds.shape[1])]
@@ -65,7 +62,6 @@ def _both(layer: Any, settings: list[dict[str, Any]], owner: Tensor) -> Callable
 
 
 def _settings(model: Any, stretch: Stretch, *, past: int) -> dict[str, Any]:
-    """Mask and rotary embedding of every layer."""
     cache = DynamicCache()
     if past:
         # only its length is asked for

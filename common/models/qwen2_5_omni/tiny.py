@@ -61,7 +61,7 @@ def build_tiny_checkpoint(
 
 
 def _initialize(name: str, parameter: "torch.Tensor") -> None:
-    """Keeps signals at their size through narrow layers, which the usual 0.02 would make fade."""
+    # with the usual 0.02, signals would fade in narrow layers
     import torch
 
     if parameter.ndim == 1:

@@ -1,7 +1,7 @@
 """Attention of the towers, whose tokens attend within windows: one call for all windows of a length.
 
-transformers makes a call for each window, 32 for a clip of four frames in each of 28 layers; on a GPU the launches
-take longer than the arithmetic. Values and gradients are those of the single calls.
+transformers calls once per window, 32 times for a clip of four frames in each of 28 layers; on a GPU the launches
+take longer than the arithmetic. Values and gradients are the same.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _windows_of: Any = WeakTensorKeyDictionary()
 
 
 def attend_by_length(thinker: Any) -> None:
-    """Makes both towers of a thinker use it."""
+    """Makes both towers of a thinker use the windowed attention."""
     AttentionInterface.register(NAME, _attention)
     for tower in (thinker.visual, thinker.audio_tower):
         tower.config._attn_implementation = NAME

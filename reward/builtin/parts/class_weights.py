@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 
 def class_weights(frequencies: Mapping[str, float], *, power: float, cap: float) -> dict[str, float]:
-    """Weights w = min(cap, s f^-power), with s such that the mean over the training distribution, sum f w, is 1.
+    """Weights w = min(cap, s f^-power), with s such that their mean over the training records, sum f w, is 1.
 
-    Args:
-        frequencies: counts or shares of the training records by class, all above 0.
-        power: 0 weighs alike; 1 makes every class as heavy as any other.
-        cap: the largest weight, at least 1.
+    `frequencies` are counts or shares by class, above 0; `power` 0 weighs all alike, 1 by the inverse share; `cap`
+    >= 1.
     """
     total = sum(frequencies.values())
     # the rarest first: they reach the cap first

@@ -13,11 +13,7 @@ def class_answered(completion: str, taxonomy: str) -> str | None:
 
 
 def class_of_label(record: Record) -> str:
-    """The class of a record's label.
-
-    Raises:
-        DatasetError: the label names no class of the record's taxonomy, or several.
-    """
+    """The class of a record's label; raises `DatasetError` for no class or several."""
     return _class_of_label(record.label, record.taxonomy, record.prompt_id)
 
 
@@ -30,11 +26,7 @@ def _class_of_label(label: str, taxonomy: str, prompt_id: str) -> str:
 
 
 def classes_of_labels(record: Record) -> frozenset[str]:
-    """The classes of all of a record's labels.
-
-    Raises:
-        DatasetError: a label names no class of the record's taxonomy.
-    """
+    """The classes of all labels of a record; raises `DatasetError` for a label without a class."""
     named: set[str] = set()
     for label in record.labels or (record.label,):
         classes = classes_named(label, record.taxonomy)
