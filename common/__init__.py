@@ -1,1 +1,1 @@
-"""What every plane shares: types, seams, configuration, media, model families."""
+"""Code that all planes share: types, protocols, configuration, media, model families."""

@@ -19,12 +19,12 @@ from common.errors import ConfigError
 
 DFEW = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 DFEW_ORDER = DFEW
-"""By id: 1-based in DFEW's own files, 0-based in the lists of others."""
+"""Classes by id: 1-based in DFEW's own files, 0-based in the lists of others."""
 R1_OMNI = (*DFEW, "contemptuous", "disappointed", "helpless", "anxious")
 """DFEW's seven and MAFW's four more, in the adjective forms of R1-Omni's evaluation script."""
 MAFW = (*sorted(DFEW), "contemptuous", "anxious", "helpless", "disappointed")
 MAFW_ORDER = MAFW
-"""By id: 1-based in MAFW's own files, 0-based in the lists of others."""
+"""Classes by id: 1-based in MAFW's own files, 0-based in the lists of others."""
 _COMPOUNDS = """
     1+2 1+6 1+7 1+9 1+10 2+6 2+7 2+8 2+9 2+10 2+11 3+6 3+7 3+9 4+7 4+8 6+7 6+9 6+10 6+11 7+9 9+10 10+11
     1+2+8 1+2+9 2+9+10 2+10+11 3+6+9 3+7+9 6+9+10 6+10+11 9+10+11
@@ -37,9 +37,9 @@ MAFW_COMPOUND = (
 as in its multi set (`sadness_surprise` is `sad_surprise`)."""
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")
 RAVDESS_ORDER = RAVDESS
-"""By id, 1-based."""
+"""Classes by 1-based id."""
 RAVDESS7 = tuple(name for name in RAVDESS if name != "calm")
-"""As zero-shot evaluations take it: clips of calm are left out."""
+"""The classes of zero-shot evaluations, which leave out clips of calm."""
 MER = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 TAXONOMIES: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {
@@ -53,7 +53,7 @@ TAXONOMIES: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
         "open": None,
     }
 )
-"""By the name a configuration gives; `open` takes any label."""
+"""Taxonomies by name; `open` takes any label."""
 FOLDS: Mapping[str, str] = MappingProxyType(
     {
         "calm": "neutral",
@@ -125,10 +125,13 @@ def classes_of(taxonomy: str) -> tuple[str, ...] | None:
 @cache
 def _class_by_emotion(taxonomy: str) -> dict[str, str]:
     classes = classes_of(taxonomy) or ()
-    own = {name: name for name in classes if "_" not in name}
+    class_of = {name: name for name in classes if "_" not in name}
     # a clip of calm is left out there: it must not come back as neutral
     left_out = {"calm"} if taxonomy == "ravdess7" else set[str]()
-    return {**{emotion: name for emotion, name in FOLDS.items() if name in own and emotion not in left_out}, **own}
+    return {
+        **{emotion: name for emotion, name in FOLDS.items() if name in class_of and emotion not in left_out},
+        **class_of,
+    }
 
 
 def classes_in(text: str, taxonomy: str) -> tuple[str, ...]:
@@ -156,22 +159,22 @@ def normalised(text: str, taxonomy: str) -> str | None:
 
 
 MAX_REMEMBERED = 256
-"""Characters of a text whose class is kept for the next time it is asked."""
+"""Longest text whose class is cached."""
 
 
 def _normalised(text: str, taxonomy: str) -> str | None:
     classes = classes_of(taxonomy)
-    given = folded(text).strip()
-    if classes is not None and given in classes:
-        return given
-    found = classes_in(text, taxonomy)
+    folded_text = folded(text).strip()
+    if classes is not None and folded_text in classes:
+        return folded_text
+    named_classes = classes_in(text, taxonomy)
     if taxonomy == "mafw_compound":
-        compound = "_".join(sorted(found, key=MAFW_ORDER.index))
+        compound = "_".join(sorted(named_classes, key=MAFW_ORDER.index))
         return compound if compound in MAFW_COMPOUND else None
-    if classes is None and not found and not mentions(text):
-        word = given.strip(" \t\n.,;:!?\"'*。")
+    if classes is None and not named_classes and not mentions(text):
+        word = folded_text.strip(" \t\n.,;:!?\"'*。")
         return word if word.isalpha() else None
-    return found[0] if len(found) == 1 else None
+    return named_classes[0] if len(named_classes) == 1 else None
 
 
 _remembered = lru_cache(maxsize=65_536)(_normalised)

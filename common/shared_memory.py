@@ -163,12 +163,12 @@ def segment_bytes(tensors: Iterable[Mapping[str, "torch.Tensor"]]) -> int:
 
 
 def segment_path(owner: str, index: int) -> Path:
-    """A name that no other segment has or had."""
+    """A path that no other segment has or had."""
     return SEGMENT_FOLDER / f"omni-rlvr-{owner}-{index}-{secrets.token_hex(8)}"
 
 
 def sweep_segments() -> list[Path]:
-    """Removes segments that nobody holds the lock of; returns what was removed."""
+    """Removes segments that no process has locked; returns their paths."""
     removed: list[Path] = []
     for path in SEGMENT_FOLDER.glob("omni-rlvr-*"):
         if not SEGMENT_PATTERN.match(path.name):

@@ -64,7 +64,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """One asking of one prompt: the unit of the ledger."""
+    """One request for a group of one prompt: the unit of the ledger."""
 
     epoch: int
     record: Record
@@ -80,7 +80,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedClip:
-    """Frames and waveform as they came from the files."""
+    """Frames and waveform as decoded from the files."""
 
     frames: np.ndarray | None
     """uint8 [T, H, W, 3], T >= 1."""
@@ -92,7 +92,7 @@ class DecodedClip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessedPrompt:
-    """A prompt as both planes consume it: processed once, never re-processed."""
+    """A prompt as both planes consume it, processed once."""
 
     prompt_token_ids: tuple[int, ...]
     """[P], every placeholder already expanded."""
@@ -117,8 +117,6 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSpec:
-    """Sampling parameters."""
-
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -215,7 +213,7 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorReceipt:
-    """One tensor as it was sent, or as a worker handed it to `load_weights`."""
+    """One tensor as it was sent, or as a worker passed it to `load_weights`."""
 
     name: str
     """Name in the checkpoint."""

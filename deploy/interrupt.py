@@ -17,13 +17,13 @@ class Interrupts:
         self._is_asked = False
 
     def install(self) -> None:
-        """Takes the signals from now on; after Ray, which takes SIGTERM for itself."""
+        """Installs the signal handlers; after Ray, which would replace that of SIGTERM."""
         stop = self.stopper()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop)
 
     def stopper(self) -> Callable[[], None]:
-        """A function that does to this task what a signal does, from any thread."""
+        """A function that requests a stop as a signal does, from any thread."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -59,7 +59,7 @@ class Interrupts:
 
     @contextmanager
     def cleanly(self, listener: Callable[[], None]) -> Generator[None]:
-        """While the block lasts the first signal calls the listener instead of ending the run."""
+        """Inside the block the first signal calls the listener instead of ending the run."""
         self._listener = listener
         try:
             yield

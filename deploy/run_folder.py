@@ -137,14 +137,14 @@ def set_results_aside(folder: Path) -> Path | None:
     """Moves the results of an earlier run to `earlier/<n>`, without model and corpus; returns that folder or
     None.
     """
-    found = [folder / name for name in RESULTS if (folder / name).exists()]
-    if not found:
+    results = [folder / name for name in RESULTS if (folder / name).exists()]
+    if not results:
         return None
     earlier = folder / "earlier"
     earlier.mkdir(mode=0o700, exist_ok=True)
     target = earlier / str(1 + max((int(p.name) for p in earlier.iterdir() if p.name.isdigit()), default=0))
     target.mkdir(mode=0o700)
-    for path in found:
+    for path in results:
         path.rename(target / path.name)
     return target
 

@@ -63,14 +63,14 @@ class Run:
 
 async def require_same_sources(*processes: EngineClient | RankClients | RewardClient) -> None:
     """Raises `ClusterError` if an actor runs other sources than the driver, with the first file that differs."""
-    own = provenance.sources()
+    ours = provenance.sources()
     for process in processes:
         for who, theirs in (await process.sources()).items():
-            provenance.require_same_sources(own, theirs, who=who)
+            provenance.require_same_sources(ours, theirs, who=who)
 
 
 def start_ray() -> None:
-    """Joins the cluster this process belongs to, or starts one of this machine's own size."""
+    """Joins the cluster of this process, or starts one on this machine."""
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -83,7 +83,7 @@ def start_ray() -> None:
 
 
 def own_node() -> str:
-    """The driver's: the ranks run there, and their weights go through its shared memory."""
+    """The driver's node: the ranks run there, and their weights pass through its shared memory."""
     return ray.get_runtime_context().get_node_id()
 
 
@@ -94,7 +94,7 @@ def node_resources() -> dict[str, dict[str, float]]:
 
 
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:
-    """Places an actor there and nowhere else."""
+    """Places an actor on this node only."""
     return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
@@ -149,7 +149,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
 
 @asynccontextmanager
 async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncGenerator[list[EngineClient]]:
-    """The rollout engines on a checkpoint that holds a policy version; still starting."""
+    """Starts the rollout engines on a checkpoint of a policy version; they are not yet warm."""
     cache = engine_cache_bytes(run.config, model_sizes(Path(model_path)))
     settings = run.config.rollout.model_copy(update={"kv_cache_gib": None if cache is None else cache / 2**30})
     env = process_env(settings.num_threads) | {
@@ -184,7 +184,7 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
 async def open_ranks(
     run: Run, model_path: str, *, learner: LearnerConfig, reference_path: str | None = None
 ) -> AsyncGenerator[tuple[RankClients, dict[str, Any]]]:
-    """The learner ranks, joined and loaded; and what rank 0 says of the publish plan."""
+    """Starts the learner ranks; also yields rank 0's publish plan and segments."""
     config = run.config
     env = process_env(learner.num_threads) | ({} if learner.num_gpus else {"DS_ACCELERATOR": "cpu"})
     actor: Any = ray.remote(LearnerRank).options(

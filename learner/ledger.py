@@ -46,7 +46,7 @@ class Ledger:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def event(self, draw: Draw, event: Event, **details: Any) -> None:
-        """Records an event of a draw; `asked` also records its position in the stream."""
+        """Records an event of a draw, and with `asked` its position in the stream."""
         position = {"position": draw.position} if event == "asked" else {}
         self._add(draw=draw.key, event=event, **position, **details)
 

@@ -61,13 +61,13 @@ class RewardActor:
 
     async def score(self, packed: bytes) -> bytes:
         """Takes a packed record, its completions and precomputed outcomes; returns a packed `GroupReport`."""
-        record, completions, given = unpack(packed)
+        record, completions, precomputed = unpack(packed)
         requests = requests_of(record, unpack_completions(completions))
-        return pack(await self._service.score_requests(requests, given=given))
+        return pack(await self._service.score_requests(requests, precomputed=precomputed))
 
 
 class RewardClient:
-    """The driver's handle of the reward service: a `ScoreFn`, with outcomes precomputed by engines in `given`.
+    """The driver's handle of the reward service: a `ScoreFn`, with outcomes of engines in `precomputed`.
 
     Raises:
         RewardError: the service cannot be restarted, or a reward stops the run.
@@ -107,7 +107,7 @@ class RewardClient:
         record: Record,
         completions: Sequence[Completion],
         *,
-        given: Mapping[str, PrecomputedOutcomes] = NOTHING,
+        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING,
     ) -> list[Score] | Failure:
         # the deadline is that of scoring alone: waiting for a turn does not count
         num_deaths = 0
@@ -116,7 +116,7 @@ class RewardClient:
                 await self._come_up()
                 life = self._life
                 is_alone = num_deaths > 0 or self._width == 1
-                answer = await self._ask(record, completions, given, is_alone=is_alone)
+                answer = await self._ask(record, completions, precomputed, is_alone=is_alone)
             if answer is not None:
                 return answer
             num_deaths += life not in self._explained
@@ -130,7 +130,7 @@ class RewardClient:
         self,
         record: Record,
         completions: Sequence[Completion],
-        given: Mapping[str, PrecomputedOutcomes],
+        precomputed: Mapping[str, PrecomputedOutcomes],
         *,
         is_alone: bool,
     ) -> list[Score] | Failure | None:
@@ -140,7 +140,7 @@ class RewardClient:
             async with asyncio.timeout(self._deadline_s):
                 # the client retries: Ray would also retry calls that hang
                 call = self.handle.score.options(max_task_retries=0)
-                report = unpack(await call.remote(pack((record, pack_completions(completions), dict(given)))))
+                report = unpack(await call.remote(pack((record, pack_completions(completions), dict(precomputed)))))
         except TimeoutError:
             # code that holds the interpreter stops all groups in the process: any of them may be the cause
             is_culprit = is_alone or await self._answers()
@@ -211,7 +211,7 @@ class RewardClient:
 
 
 def pack_completions(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
-    """The fields that rewards see, as plain tuples, which are pickled in a third of the time."""
+    """The fields that rewards use, as tuples, which pickle in a third of the time."""
     return [(c.token_ids, c.text, c.finish_reason) for c in completions]
 
 

@@ -156,7 +156,7 @@ def has_failed(result: Checked) -> bool:
 
 def _samples_of(result: Checked) -> Iterator[dict[str, Any]]:
     report = result.report
-    outcomes_by_reward = report.given or {}
+    outcomes_by_reward = report.outcomes or {}
     for index in range(len(result.lines)):
         outcomes = {name: column[index] for name, column in outcomes_by_reward.items()}
         results = {name: o for name, o in outcomes.items() if isinstance(o, RewardResult)}

@@ -18,10 +18,10 @@ NOTHING: Mapping[str, PrecomputedOutcomes] = MappingProxyType({})
 
 
 def columns_of(
-    given: Mapping[str, PrecomputedOutcomes], *, names: Sequence[str], count: int
+    precomputed: Mapping[str, PrecomputedOutcomes], *, names: Sequence[str], count: int
 ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
     """Outcomes and seconds by reward, checked to be those of `names` for `count` completions."""
-    assert given.keys() == set(names), f"given must be {sorted(names)}, got {sorted(given)}"
-    assert all(len(reward.outcomes) == count for reward in given.values()), "one outcome per completion"
-    outcomes = {name: list(given[name].outcomes) for name in names}
-    return outcomes, {name: given[name].seconds for name in names}
+    assert precomputed.keys() == set(names), f"precomputed must be {sorted(names)}, got {sorted(precomputed)}"
+    assert all(len(reward.outcomes) == count for reward in precomputed.values()), "one outcome per completion"
+    outcomes = {name: list(precomputed[name].outcomes) for name in names}
+    return outcomes, {name: precomputed[name].seconds for name in names}

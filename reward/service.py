@@ -73,7 +73,7 @@ class GroupReport:
     """Number of completions on which each reward failed."""
     stops_run: bool = False
     """True if a reward with `on_error: stop_run` failed."""
-    given: Mapping[str, Sequence[Outcome]] | None = None
+    outcomes: Mapping[str, Sequence[Outcome]] | None = None
     """Outcomes of each reward for each completion, if the service calls all rewards."""
 
 
@@ -136,17 +136,17 @@ class RewardService:
         self._rubric = Rubric(config.rewards)
         self._own: list[BuiltinReward] = []
         self._asked: list[HostedReward] = []
-        self._given: list[str] = []
+        self._precomputed: list[str] = []
         for entry in config.rewards:
             if has_engines and isinstance(entry, BuiltinRewardConfig) and needs_engines(entry):
                 make_builtin(entry, has_engines=True)
-                self._given.append(entry.name)
+                self._precomputed.append(entry.name)
                 continue
-            made = _made(entry, host, asks_all=asks_all)
-            if isinstance(made, BuiltinReward):
-                self._own.append(made)
+            instance = _made(entry, host, asks_all=asks_all)
+            if isinstance(instance, BuiltinReward):
+                self._own.append(instance)
             else:
-                self._asked.append(made)
+                self._asked.append(instance)
         self._starting: asyncio.Task[None] | None = None
         self._turn_ends = 0.0
 
@@ -167,7 +167,7 @@ class RewardService:
     @property
     def decisions(self) -> tuple[str, ...]:
         """The calling convention of each user reward, as one line; known after the start."""
-        return tuple(asked.decision for asked in self._asked if asked.decision)
+        return tuple(reward.decision for reward in self._asked if reward.decision)
 
     async def start(self) -> None:
         """Starts all rewards and returns when they are ready; later calls only wait.
@@ -181,32 +181,32 @@ class RewardService:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        await asyncio.gather(*(asked.start() for asked in self._asked))
+        await asyncio.gather(*(reward.start() for reward in self._asked))
         for decision in self.decisions:
             logger.info("%s", decision)
 
     def close(self) -> None:
-        for asked in self._asked:
-            asked.close()
+        for reward in self._asked:
+            reward.close()
 
     async def score_requests(
-        self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
+        self, requests: Sequence[RewardRequest], *, precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING
     ) -> GroupReport:
         """Scores a group, one request per completion, within `reward.deadline_s`, or fails as a whole.
 
-        `given` holds the outcomes of rewards that use engines, by reward.
+        `precomputed` holds the outcomes of rewards that use engines, by reward.
         """
         started = time.perf_counter()
         ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
-        outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
+        outcomes, seconds = columns_of(precomputed, names=self._precomputed, count=len(requests))
 
-        async def ask(asked: HostedReward) -> None:
+        async def ask(reward: HostedReward) -> None:
             results: list[Outcome] = [self._over] * len(requests)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(ends_at):
                     await self.start()
-                    results = await asked(requests)
-            outcomes[asked.entry.name], seconds[asked.entry.name] = results, time.perf_counter() - started
+                    results = await reward(requests)
+            outcomes[reward.entry.name], seconds[reward.entry.name] = results, time.perf_counter() - started
 
         builtin_task = self._answer_own(requests, outcomes, seconds, ends_at=ends_at)
         if self.is_quick:
@@ -242,11 +242,11 @@ class RewardService:
         return RewardFault(kind="deadline", detail=detail)
 
     def score_now(
-        self, requests: Sequence[RewardRequest], *, given: Mapping[str, PrecomputedOutcomes] = NOTHING
+        self, requests: Sequence[RewardRequest], *, precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING
     ) -> GroupReport:
         """`score_requests` without an event loop, and so without a deadline; only if `is_quick`."""
         assert self.is_quick, "some rewards are asked elsewhere"
-        outcomes, seconds = columns_of(given, names=self._given, count=len(requests))
+        outcomes, seconds = columns_of(precomputed, names=self._precomputed, count=len(requests))
         for builtin in self._own:
             started = time.perf_counter()
             outcomes[builtin.entry.name] = [builtin.answer(request) for request in requests]
@@ -254,7 +254,7 @@ class RewardService:
         return self._settled(outcomes, seconds)
 
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
-        given = outcomes if self._asks_all else None
+        all_outcomes = outcomes if self._asks_all else None
         faults: dict[str, RewardFault] = {}
         num_faults: dict[str, int] = {}
         columns: dict[str, list[RewardResult]] = {}
@@ -279,7 +279,7 @@ class RewardService:
                 num_faults=num_faults,
                 # a reward that only waited too long for its turn has not failed
                 stops_run=first.on_error == "stop_run" and fault != self._over,
-                given=given,
+                outcomes=all_outcomes,
             )
         summed = self._rubric.sum(columns)
         return GroupReport(
@@ -288,7 +288,7 @@ class RewardService:
             seconds=seconds,
             faults=faults,
             num_faults=num_faults,
-            given=given,
+            outcomes=all_outcomes,
         )
 
 

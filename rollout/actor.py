@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class EngineActor:
-    """The process of an engine; vLLM starts its own processes below it."""
+    """The process of an engine; vLLM's processes are its children."""
 
     def __init__(self, *, name: str, model_path: str, config: RolloutConfig, **settings: Any) -> None:
         from rollout.engine import RolloutEngine

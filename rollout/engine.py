@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 class RolloutEngine:
     """An `AsyncLLM` with the identity of its weights.
 
-    States: starting -> ready <-> paused. `warm_up` makes it ready.
+    An engine serves after `warm_up`. Between `pause` and `resume` its requests are frozen and weights may be
+    replaced.
     """
 
     def __init__(
@@ -269,11 +270,10 @@ class RolloutEngine:
         return final
 
     async def pause(self) -> None:
-        """Freezes every request where it is; nothing in flight is lost."""
+        """Freezes every request; none is lost."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
 
     async def resume(self) -> None:
-        """Lets requests run on."""
         await self._llm.resume_generation()
 
     async def start_update(self) -> None:

@@ -34,7 +34,7 @@ class FailureFile:
         os.environ[FAILURE_FILE] = f"/proc/{os.getpid()}/fd/{self._file}"
 
     def cause(self) -> str:
-        """The first entry, else how a child of this process ended; empty where all is well."""
+        """The first recorded cause, else the exit of a child process; empty if there is none."""
         lines = os.pread(self._file, 1 << 20, 0).decode().splitlines()
         return lines[0] if lines else _ended_child()
 
@@ -52,7 +52,7 @@ class _Recorder(logging.Handler):
 
 
 def record_failures() -> None:
-    """Lets this process tell the engine above it what ends it; harmless when repeated."""
+    """Makes this process record its end for the engine above it; may be repeated."""
     logger = logging.getLogger("vllm")
     if FAILURE_FILE in os.environ and not any(isinstance(handler, _Recorder) for handler in logger.handlers):
         logger.addHandler(_Recorder(logging.ERROR))

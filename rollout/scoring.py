@@ -22,9 +22,9 @@ class _Question(NamedTuple):
 
 
 class LogprobScorer:
-    """A `ScoreLogprobsFn` over a pool, which answers the same question from memory while the version is the same.
+    """A `ScoreLogprobsFn` over a pool, with a cache for the current policy version.
 
-    Failures are not remembered. A question that is asked again while it is on its way is asked once.
+    Failures are not cached. Concurrent calls with the same question share one request.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class LogprobScorer:
     async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
         if self._version() != self._asked_version:
             self._asked, self._asked_version = {}, self._version()
-        asked, clip = self._asked, record.clip
+        tasks, clip = self._asked, record.clip
         whose = (record.dataset, record.split, record.prompt_id, record.question, f"{clip.audio_path}")
         question = _Question((*whose, f"{clip.video_path}"), condition, prefix, text)
-        task = asked.get(question)
+        task = tasks.get(question)
         if task is None:
             task = asyncio.create_task(self._ask(record, condition, prefix, text))
-            asked[question] = task
-            task.add_done_callback(lambda done: _forget_failure(asked, question, done))
+            tasks[question] = task
+            task.add_done_callback(lambda done: _forget_failure(tasks, question, done))
         # others may wait for the same answer: who is cancelled does not cancel it
         return await asyncio.shield(task)
 
@@ -81,8 +81,8 @@ class LogprobScorer:
 
 
 def _forget_failure(
-    asked: dict[_Question, "asyncio.Task[float]"], question: _Question, done: "asyncio.Task[float]"
+    tasks: dict[_Question, "asyncio.Task[float]"], question: _Question, done: "asyncio.Task[float]"
 ) -> None:
     # asking for the exception takes note of it, where nobody waits any more
     if done.cancelled() or done.exception() is not None:
-        asked.pop(question, None)
+        tasks.pop(question, None)

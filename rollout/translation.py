@@ -18,7 +18,7 @@ from rollout.weights import BACKEND
 
 
 def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncEngineArgs:
-    """vLLM's arguments, each either configured or fixed here for a reason."""
+    """vLLM's arguments."""
     return AsyncEngineArgs(
         model=model_path,
         dtype=cast(Any, dtype),
@@ -76,14 +76,14 @@ def logprob_of(output: RequestOutput, token_ids: Sequence[int]) -> float:
     Raises:
         EngineError: vLLM left some of them out.
     """
-    given = output.prompt_logprobs
-    steps = cast(Sequence[Mapping[int, Logprob] | None], given or [])[-len(token_ids) :]
-    found = [step.get(token) if step else None for step, token in zip(steps, token_ids, strict=False)]
-    if len(found) != len(token_ids) or None in found:
+    prompt_logprobs = output.prompt_logprobs
+    steps = cast(Sequence[Mapping[int, Logprob] | None], prompt_logprobs or [])[-len(token_ids) :]
+    logprobs = [step.get(token) if step else None for step, token in zip(steps, token_ids, strict=False)]
+    if len(logprobs) != len(token_ids) or None in logprobs:
         raise EngineError(
-            f"an engine must score all {len(token_ids)} tokens, got {len([f for f in found if f])} of them"
+            f"an engine must score all {len(token_ids)} tokens, got {len([f for f in logprobs if f])} of them"
         )
-    return math.fsum(cast(Logprob, one).logprob for one in found)
+    return math.fsum(cast(Logprob, entry).logprob for entry in logprobs)
 
 
 def completion_of(output: CompletionOutput) -> Completion:

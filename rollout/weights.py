@@ -38,13 +38,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SegmentInit(WeightTransferInitInfo):
-    """Nothing to agree on before the first bucket: each names its segment."""
+    """Empty: each bucket names its segment."""
 
 
 @dataclass
 class BucketInfo(WeightTransferUpdateInfo):
-    """One bucket, ready to be read."""
-
     path: str
     bucket: int
 
@@ -61,12 +59,12 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         self.receipts: list[TensorReceipt] = []
 
     def init_transfer_engine(self, init_info: SegmentInit) -> None:
-        """Nothing to do."""
+        pass
 
     def start_weight_update(self) -> None:
         """Opens an update: every layer waits for all of its elements or none.
 
-        What an update that failed left open is closed first; a whole publish then makes the engine whole.
+        A failed update is closed first; a complete publish then makes the engine consistent.
         """
         self.receipts = []
         self._abandon_open_layers()
@@ -93,7 +91,7 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        """Forgets the segments; they are the sender's to remove."""
+        # the sender removes the segments
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
@@ -139,12 +137,12 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
 
 
 class ReceiptExtension:
-    """Mixed into vLLM's worker: answers what the receiver was handed."""
+    """Mixed into vLLM's worker: returns what the receiver got."""
 
     weight_transfer_engine: SharedMemoryReceiver
 
     def abandon_update(self) -> None:
-        """Lets go of an update that never finished: vLLM would refuse the next one for its sake."""
+        """Closes an unfinished update, because of which vLLM would refuse the next."""
         self._weight_update_active = False
 
     def sources(self) -> dict[str, str]:

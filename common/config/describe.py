@@ -61,16 +61,16 @@ def _section(model: Model, values: BaseModel, prefix: str) -> Iterator[Option]:
 
 
 def _variant(field: FieldInfo, value: BaseModel | None, key: str) -> Iterator[Option]:
-    found = {tag_of(member): member for member in members(field.annotation)}
+    tags = {tag_of(member): member for member in members(field.annotation)}
     chosen = tag_of(type(value)) if value is not None else None
     if value is None:
         yield Option(key=key, default="null", text=_sentence(field))
     yield Option(
         key=f"{key}.type",
-        default=chosen or (next(iter(found)) or "" if len(found) == 1 else ""),
-        text=f"{'Chooses its form.' if value is None else _sentence(field)} One of: {' | '.join(map(str, found))}.",
+        default=chosen or (next(iter(tags)) or "" if len(tags) == 1 else ""),
+        text=f"{'Chooses its form.' if value is None else _sentence(field)} One of: {' | '.join(map(str, tags))}.",
     )
-    for tag, member in found.items():
+    for tag, member in tags.items():
         for name, part in sorted(member.model_fields.items(), key=functools.partial(_ancestry, member)):
             if name != "type":
                 default = getattr(value, name) if value is not None and tag == chosen else part.default
@@ -87,11 +87,11 @@ def _item(member: Model, key: str) -> Option:
     parts = {name: field for name, field in member.model_fields.items() if name != "type"}
     typed = [f"type: {tag_of(member)}"]
     typed += [f"{name}: {_placeholder(name, field)}" for name, field in parts.items()]
-    told = (f"{name}: {_sentence(field)}" for name, field in parts.items())
+    descriptions = (f"{name}: {_sentence(field)}" for name, field in parts.items())
     return Option(
         key=key,
         default=f"{{{', '.join(typed)}}}",
-        text="\n".join((_first_line(member), *told)),
+        text="\n".join((_first_line(member), *descriptions)),
         member=tag_of(member),
         is_item=True,
     )
@@ -105,8 +105,8 @@ def _sentence(field: FieldInfo) -> str:
     """The sentence of a field, with its values if they are few."""
     several = choices(item_of(field.annotation))
     allowed = choices(field.annotation) or several
-    told = f" {'Any of' if several else 'One of'}: {' | '.join(allowed)}." if allowed else ""
-    return f"{field.description or ''}{told}"
+    options = f" {'Any of' if several else 'One of'}: {' | '.join(allowed)}." if allowed else ""
+    return f"{field.description or ''}{options}"
 
 
 def _first_line(model: Model) -> str:

@@ -152,8 +152,8 @@ def _located(loc: tuple[int | str, ...]) -> tuple[str, str | None, str | None]:
             owner, rivals, known = str(part), [m for m in known if m not in chosen], (chosen[0],)
             continue
         parts.append(str(part))
-        found = _fields(known, str(part))
-        annotation = item if isinstance(part, int) else found[0].annotation if found else None
+        fields = _fields(known, str(part))
+        annotation = item if isinstance(part, int) else fields[0].annotation if fields else None
         known, item = members(annotation), item_of(annotation)
     other = next((tag_of(m) for m in rivals if parts and parts[-1] in m.model_fields), None)
     return ".".join(parts), owner, other

@@ -74,15 +74,15 @@ class RunConfig(Config):
         """A relative path would mean another folder in every process."""
         if not isinstance(values, dict):
             return values
-        given = cast("dict[str, Any]", values)
-        root = str(given.get("root") or os.environ.get(RUNS_VARIABLE) or Path.home() / "omni-rlvr-runs")
+        settings = cast("dict[str, Any]", values)
+        root = str(settings.get("root") or os.environ.get(RUNS_VARIABLE) or Path.home() / "omni-rlvr-runs")
         path = Path(root).expanduser()
         if not path.is_absolute() and _is_ray_job():
             raise ValueError(
                 f"run.root must be absolute under `ray job submit`, got {root!r}; the job's directory is a copy "
                 f"that Ray deletes: give a full path or set ${RUNS_VARIABLE}"
             )
-        return {**given, "root": str(path.resolve() if path.is_absolute() else Path.cwd() / path)}
+        return {**settings, "root": str(path.resolve() if path.is_absolute() else Path.cwd() / path)}
 
     @property
     def folder(self) -> Path:

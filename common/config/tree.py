@@ -45,12 +45,12 @@ def tag_of(model: Model) -> str | None:
 
 def changeable_keys(model: Model, prefix: str = "") -> set[str]:
     """Dotted keys, of values and of sections, that a resumed run may change."""
-    found: set[str] = set()
+    keys: set[str] = set()
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("changeable"):
-            found.add(f"{prefix}{name}")
+            keys.add(f"{prefix}{name}")
         else:
             for member in members(field.annotation):
-                found |= changeable_keys(member, f"{prefix}{name}.")
-    return found
+                keys |= changeable_keys(member, f"{prefix}{name}.")
+    return keys

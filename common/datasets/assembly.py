@@ -1,4 +1,4 @@
-"""From what lists and tables say of a corpus, and the media that are there, to its records."""
+"""Builds a corpus's records from its lists and tables, and from the media that exist."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,19 +47,19 @@ def assembled(
         DatasetError: an id is repeated, or no clip has media.
     """
     require_once((item.place, item.clip_id) for item in items)
-    found = [
+    candidates = [
         (item, tree.clip(item.clip_id, prefer_frames=config.prefer_frames, frames_fps=config.frames_fps))
         for item in items
     ]
     named = replace(source, dataset=config.name or source.dataset)
-    records = tuple(_record(item, clip, named) for item, clip in found if clip is not None)
+    records = tuple(_record(item, clip, named) for item, clip in candidates if clip is not None)
     missing = tuple(
         Dropped(
             clip_id=item.clip_id,
             reason="missing",
             detail=f"{item.place}: no media of {item.clip_id!r} below {tree.root}",
         )
-        for item, clip in found
+        for item, clip in candidates
         if clip is None
     )
     if items and not records:

@@ -126,10 +126,10 @@ def _limits(chosen: argparse.Namespace, data: DataConfig) -> "CheckLimits":
     """The limits of the options, or of the configuration by default."""
     from common.datasets.inspection.media_check import CheckLimits
 
-    given = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}
+    settings = {key: getattr(chosen, key) for key in ("max_video_s", "max_audio_s", "missing_audio")}
     return CheckLimits(
         level=chosen.level,
-        **{key: getattr(data, key) if value is None else value for key, value in given.items()},
+        **{key: getattr(data, key) if value is None else value for key, value in settings.items()},
     )
 
 
@@ -151,7 +151,7 @@ def _inspect(chosen: argparse.Namespace) -> int:
     limits = _limits(chosen, data)
     total, done = sum(len(corpus.records) for corpus in splits.values()), itertools.count(1)
     with bar(Screen(stderr=True), "clips") as update:
-        found = inspect(
+        inspection = inspect(
             splits,
             limits=limits,
             num_workers=chosen.workers if total >= MIN_PARALLEL else 1,
@@ -160,7 +160,7 @@ def _inspect(chosen: argparse.Namespace) -> int:
             num_unlisted=num_unlisted,
         )
     if chosen.json:
-        sys.stdout.write(f"{json.dumps(found.as_json(), ensure_ascii=False)}\n")
+        sys.stdout.write(f"{json.dumps(inspection.as_json(), ensure_ascii=False)}\n")
     else:
-        show(found, Screen(), level=chosen.level)
-    return 0 if found.is_clean else FAILURE
+        show(inspection, Screen(), level=chosen.level)
+    return 0 if inspection.is_clean else FAILURE

@@ -1,4 +1,4 @@
-"""What reading a corpus gives, and which of its clips a stage takes."""
+"""The result of reading a corpus, and the clips of each stage."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Corpus:
     listed: frozenset[str] = frozenset()
     """Clips that the list of this part names, with media or without; none where no list is read."""
     short_lists: tuple[str, ...] = ()
-    """Of each list that has fewer clips than the corpus' paper: which, and how many of how many."""
+    """A line for each list with fewer clips than the corpus's paper."""
     on_disk: frozenset[str] = frozenset()
     """Clips that the tree of media holds, listed or not; none where no list is read."""
 

@@ -12,7 +12,7 @@ from common.prompts.phrasing import base_question, question_of
 from common.types import Record
 
 Vary = Callable[[Record, int], Record]
-"""A record as it is asked in an epoch."""
+"""Returns a record as presented in an epoch."""
 
 
 def dropout_of(data: DataConfig, *, seed: int) -> Vary | None:

@@ -1,4 +1,4 @@
-"""The form of an answer with its reasons, and what stands in it."""
+"""The form of an answer with its reasons."""
 
 import re
 

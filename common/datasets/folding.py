@@ -13,9 +13,9 @@ def in_taxonomy(record: Record, taxonomy: str) -> Record | None:
         return record
     if record.label in classes and not record.labels:
         return replace(record, taxonomy=taxonomy)
-    given = record.labels or (record.label,)
-    found = [normalised(label, taxonomy) for label in given]
-    known = tuple(dict.fromkeys(label for label in found if label is not None))
+    labels = record.labels or (record.label,)
+    folded = [normalised(label, taxonomy) for label in labels]
+    known = tuple(dict.fromkeys(label for label in folded if label is not None))
     if not known:
         return None
     return replace(

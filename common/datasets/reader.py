@@ -50,7 +50,7 @@ REMEDIES = {
     "song": "set song to true",
     "calm": "set calm to true",
 }
-"""Of a corpus whose clips are all left out, by the reason of most."""
+"""Remedies by reason, for a corpus without usable clips."""
 
 
 def read_corpus(
@@ -78,18 +78,18 @@ def read_corpus(
         )
     part = source.part or PARTS.get(split, "train")
     try:
-        found = _load(source, part=part, split=split)
+        corpus = _load(source, part=part, split=split)
         taken = carved(
-            found.records,
+            corpus.records,
             part=part,
             share=source.validation_share,
             seed=source.validation_seed,
-            parts=found.parts,
+            parts=corpus.parts,
             subject=_place(source),
         )
-        said = read_transcripts(source.transcripts)
+        transcripts = read_transcripts(source.transcripts)
         records, dropped = _folded(taken, source, taxonomy=taxonomy)
-        kept, silent = _of_modality(_with_transcripts(records, said), source)
+        kept, silent = _of_modality(_with_transcripts(records, transcripts), source)
     except DatasetError as error:
         # a file of R1-Omni's own says where it is wrong
         if isinstance(source, R1OmniDataConfig):
@@ -100,11 +100,11 @@ def read_corpus(
             f"{source.type}: {error.filename or _place(source)} must be readable, got {error.strerror}; mend it or "
             "its rights"
         ) from error
-    everything = (*found.dropped, *dropped, *silent)
+    everything = (*corpus.dropped, *dropped, *silent)
     if not kept:
         raise DatasetError(_emptiness(source, part, everything))
-    asked = tuple(_asked(record, source, question, shows_transcripts) for record in kept)
-    return replace(found, records=asked, dropped=everything, files=(*found.files, *said.files))
+    presented = tuple(_asked(record, source, question, shows_transcripts) for record in kept)
+    return replace(corpus, records=presented, dropped=everything, files=(*corpus.files, *transcripts.files))
 
 
 def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
@@ -131,15 +131,17 @@ def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
 
 def _read_mix(source: MixDataConfig, **settings: Any) -> Corpus:
     # ids get the name of their corpus as a prefix
-    found = [read_corpus(single, **settings) for single in source.sources]
-    records = tuple(replace(r, prompt_id=f"{r.dataset}/{r.prompt_id}") for corpus in found for r in corpus.records)
+    corpora = [read_corpus(single, **settings) for single in source.sources]
+    records = tuple(
+        replace(r, prompt_id=f"{r.dataset}/{r.prompt_id}") for corpus in corpora for r in corpus.records
+    )
     require_unique(records, subject="mix", remedy="give each of its sources a name of its own")
     return Corpus(
         records=records,
-        dropped=tuple(d for corpus in found for d in corpus.dropped),
-        files=tuple(file for corpus in found for file in corpus.files),
-        short_lists=tuple(line for corpus in found for line in corpus.short_lists),
-        parts=frozenset(part for corpus in found for part in corpus.parts),
+        dropped=tuple(d for corpus in corpora for d in corpus.dropped),
+        files=tuple(file for corpus in corpora for file in corpus.files),
+        short_lists=tuple(line for corpus in corpora for line in corpus.short_lists),
+        parts=frozenset(part for corpus in corpora for part in corpus.parts),
     )
 
 
@@ -165,15 +167,15 @@ def _folded(
     return kept, dropped
 
 
-def _with_transcripts(records: Sequence[Record], said: Transcripts) -> list[Record]:
+def _with_transcripts(records: Sequence[Record], transcripts: Transcripts) -> list[Record]:
     # the transcript file has precedence over the corpus
-    found = [(record, said.of(record.prompt_id)) for record in records]
-    if said.files and records and not any(text for _, text in found):
+    pairs = [(record, transcripts.of(record.prompt_id)) for record in records]
+    if transcripts.files and records and not any(text for _, text in pairs):
         raise DatasetError(
-            f"{said.files[0]}: transcripts must name the clips by id, got none of {len(records)}, the first "
+            f"{transcripts.files[0]}: transcripts must name the clips by id, got none of {len(records)}, the first "
             f"{records[0].prompt_id!r}; mend the names"
         )
-    return [replace(record, transcript=text) if text else record for record, text in found]
+    return [replace(record, transcript=text) if text else record for record, text in pairs]
 
 
 def _of_modality(records: Sequence[Record], source: SingleSourceConfig) -> tuple[list[Record], list[Dropped]]:
@@ -213,7 +215,7 @@ def _place(source: SingleSourceConfig) -> str:
 
 def _emptiness(source: SingleSourceConfig, part: Part, dropped: Sequence[Dropped]) -> str:
     reasons = Counter(d.reason for d in dropped).most_common()
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons) or "nothing at all"
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons) or "nothing at all"
     first = f", the first: {dropped[0].detail}" if dropped else ""
     remedy = REMEDIES.get(reasons[0][0], "mend what is named") if reasons else "choose another part or fold"
-    return f"{source.type}: {_place(source)} must have clips of the part {part}, got {told}{first}; {remedy}"
+    return f"{source.type}: {_place(source)} must have clips of the part {part}, got {counts}{first}; {remedy}"

@@ -47,10 +47,10 @@ CHINESE: Mapping[str, str] = {
     "impatient": "不耐烦 不耐煩",
     "shy": "害羞",
 }
-"""By emotion, separated by blanks. What begins with a negator and stands here is one word, not a negation."""
+"""Words by emotion, separated by blanks. An entry that begins with a negator is one word, not a negation."""
 
 NOT_WORDS = "生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟"
-"""What contains a word of the table and means something else."""
+"""Expressions that contain a word of the table and mean something else."""
 
 HAN_NEGATORS = """
     不是 并不是 並不是 并非 並非 绝非 絕非 而非 没有 沒有 并没有 並沒有 并未 並未 毫无 毫無 从未 從未 从不
@@ -70,10 +70,10 @@ HAN_NOT_NEGATORS = """
     抑制不住 压抑不住 壓抑不住 控制不住 藏不住 按捺不住 止不住 不掩饰 不掩飾 没有掩饰 沒有掩飾 毫不掩饰
     毫不掩飾 并不掩饰 並不掩飾 未来 未來 没想到 沒想到 沉没 淹没 淹沒
 """
-"""What begins as a negator or contains one, and negates nothing."""
+"""Expressions that begin with or contain a negator, and negate nothing."""
 
 HAN_TURNS = "很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現"
 """Begins to say how something is."""
 HAN_CONTRASTS = "而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以"
 HAN_LINKS = "和 或 或者 与 與 及 以及 、 还是 還是"
-"""What continues a list."""
+"""Marks and words that continue a list."""

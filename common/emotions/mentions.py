@@ -1,4 +1,4 @@
-"""Where a text names an emotion, and whether it denies it."""
+"""Mentions of emotions in a text, and their denials."""
 
 import re
 from collections.abc import Iterable
@@ -48,20 +48,20 @@ class Mention:
     emotion: str
     """The canonical adjective: `furious` and `anger` are both `angry`."""
     is_negated: bool
-    """Whether the text says that it is not so."""
+    """True if the text denies it."""
 
 
 @cache
 def lexicon() -> dict[str, str]:
     """Emotion by folded word or phrase, English and Chinese; raises `ValueError` for a word of two emotions."""
-    found: dict[str, str] = {}
+    emotions: dict[str, str] = {}
     for table in (ENGLISH, CHINESE):
         for emotion, words in table.items():
             for word in words.split():
-                if word in found:
+                if word in emotions:
                     raise ValueError(f"a word must stand once, got {word!r} twice; remove one")
-                found[word] = emotion
-    return {**found, **ENGLISH_PHRASES}
+                emotions[word] = emotion
+    return {**emotions, **ENGLISH_PHRASES}
 
 
 def lemma(word: str) -> str | None:
@@ -84,17 +84,17 @@ def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
     """Each mention, and True if it is denied."""
     tokens = _tokens(seen, text)
     lists, scope = Lists(tokens), Scope()
-    found: list[tuple[Token, bool]] = []
+    scanned: list[tuple[Token, bool]] = []
     for index, token in enumerate(tokens):
         kind = token.kind
         if kind is Kind.MENTION:
-            found.append((token, scope.denies(token, seen.text)))
+            scanned.append((token, scope.denies(token, seen.text)))
         elif kind in NEGATORS:
             if not _is_taken_back(tokens, index):
                 scope.negator(token)
         elif scope.is_open:
             scope.other(token, goes_on=kind is Kind.COMMA and lists.goes_on(index))
-    return _with_denials_behind(seen.text, found)
+    return _with_denials_behind(seen.text, scanned)
 
 
 def _is_taken_back(tokens: list[Token], index: int) -> bool:
@@ -106,18 +106,18 @@ def _is_taken_back(tokens: list[Token], index: int) -> bool:
 _LIST = re.compile(r"[\s,、和或与與&/]*(?:(?:and|or)\s+)?")
 
 
-def _with_denials_behind(text: str, found: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
+def _with_denials_behind(text: str, scanned: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
     """Denies mentions whose absence is stated after them, with the list that they end."""
-    for last, (token, _) in enumerate(found):
+    for last, (token, _) in enumerate(scanned):
         if not denied_behind(text, token.end):
             continue
-        found[last] = (token, True)
+        scanned[last] = (token, True)
         for index in range(last - 1, -1, -1):
-            earlier, is_negated = found[index]
-            if is_negated or not _LIST.fullmatch(text, earlier.end, found[index + 1][0].start):
+            earlier, is_negated = scanned[index]
+            if is_negated or not _LIST.fullmatch(text, earlier.end, scanned[index + 1][0].start):
                 break
-            found[index] = (earlier, True)
-    return found
+            scanned[index] = (earlier, True)
+    return scanned
 
 
 def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention:
@@ -128,16 +128,16 @@ def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention
 def _tokens(seen: Folded, text: str) -> list[Token]:
     """Words, phrases, Chinese terms and marks that name or deny, in order."""
     entries, ordinal = _entries(), 0
-    found: list[Token] = []
+    tokens: list[Token] = []
     for match in _pattern().finditer(seen.text):
         word = match[0]
         entry = entries.get(word) or _unlisted(word, entries)
         if entry is None:
             ordinal += 1
         elif word[0] != "\n" or _is_break(word, text, seen.origin(match.end())):
-            found.append(Token(match.start(), match.end(), *entry, ordinal))
+            tokens.append(Token(match.start(), match.end(), *entry, ordinal))
             ordinal += entry[0] in SPACED
-    return found
+    return tokens
 
 
 def _is_break(newlines: str, text: str, after: int) -> bool:

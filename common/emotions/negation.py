@@ -47,15 +47,15 @@ class Kind(IntEnum):
     HAN_LINK = auto()
     COMMA = auto()
     EMPHASIS = auto()
-    """May stand between "and" and the mention."""
+    """Words allowed between "and" and the mention."""
     LEAVING = auto()
     """Ends what a determiner denies."""
     TURN = auto()
     """Ends a scope that has reached a mention."""
     HAN_TURN = auto()
-    """Ends a scope unless it stands directly behind the negator."""
+    """Words that end a scope unless they directly follow the negator."""
     CONTRAST = auto()
-    """Ends a scope unless it stands directly behind the negator: "not because she is sad"."""
+    """Words that end a scope unless they directly follow the negator: "not because she is sad"."""
     STOP = auto()
     """Ends any scope."""
 
@@ -117,7 +117,7 @@ NEGATORS = frozenset(
     }
 )
 SPACED = frozenset({Kind.WORD, Kind.FOCUS, Kind.HIDING, Kind.LEAVING, Kind.TURN, Kind.CONTRAST})
-"""What counts as a word between two others."""
+"""Kinds that count as words between two others."""
 _REACH = {Kind.PREFIX: 0}
 _HAN_REACH = {Kind.HAN_NEGATOR: HAN_REACH, Kind.HAN_SHORT_NEGATOR: HAN_REACH_SHORT, Kind.HAN_PREFIX: 0}
 _NOMINAL = frozenset({Kind.DETERMINER, Kind.PRIVATION})
@@ -140,7 +140,7 @@ class Token(NamedTuple):
     end: int
     kind: Kind
     emotion: str
-    """Of a mention."""
+    """The emotion, of a mention."""
     ordinal: int
     """Words of `SPACED` kinds before it."""
 
@@ -172,16 +172,16 @@ class Scope:
     def __init__(self) -> None:
         self.is_open = False
         self._kind = Kind.NEGATOR
-        """Of the negator."""
+        """The kind of the negator."""
         self._denies = False
         self._until = self._until_ordinal = 0
         """Offset and ordinal that the next mention must not lie behind."""
         self._direct = self._direct_ordinal = 0
-        """Where the negator ends."""
+        """The end of the negator."""
         self._tail = -1
-        """Where the last mention within ended; -1 before the first."""
+        """The end of the last mention inside; -1 before the first."""
         self._link: Kind | None = None
-        """What joins the next mention to the last."""
+        """The connection of the next mention to the last."""
 
     def negator(self, token: Token) -> None:
         """Opens a scope, or lifts an open scope without a mention."""

@@ -41,11 +41,11 @@ def _show(reading: dict[str, Any]) -> None:
     from common.runtime.screen import Screen
 
     console = Screen(highlight=False)
-    found = Table("characters", "words", "emotion", "", title="Mentions", title_justify="left")
+    table = Table("characters", "words", "emotion", "", title="Mentions", title_justify="left")
     for each in reading["mentions"]:
         denied = Text("denied", style="red") if each["is_negated"] else Text("")
-        found.add_row(f"{each['start']}-{each['end']}", Text(each["surface"]), each["emotion"], denied)
-    console.print(found if reading["mentions"] else "The text names no emotion.")
+        table.add_row(f"{each['start']}-{each['end']}", Text(each["surface"]), each["emotion"], denied)
+    console.print(table if reading["mentions"] else "The text names no emotion.")
     classes = Table("taxonomy", "class", "named", title="Classes", title_justify="left")
     for name, read in reading["classes"].items():
         classes.add_row(name, Text(read["normalised"] or "none", style="bold"), ", ".join(read["named"]))

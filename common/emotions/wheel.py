@@ -38,7 +38,7 @@ class Place:
     """The place of a word."""
 
     level1: str
-    """A primary emotion; of a dyad, the one that stands first; the word itself at the centre."""
+    """A primary emotion; the first of a dyad; the word itself at the centre."""
     level2: str
     """An intensity of the primary emotion, or a dyad."""
     primaries: tuple[str, ...]
@@ -52,9 +52,9 @@ class Wheel:
     """
 
     source: str
-    """Who says so."""
+    """The source of the wheel."""
     places: Mapping[str, Place]
-    """By word, folded."""
+    """Places by folded word."""
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "Wheel":
@@ -82,9 +82,9 @@ class Wheel:
 
     def place(self, word: str) -> Place | None:
         """The place of a word; None if neither the wheel nor the label table has it."""
-        own = self.places.get(_key(word))
-        if own is not None:
-            return own
+        listed = self.places.get(_key(word))
+        if listed is not None:
+            return listed
         emotion = lemma(word)
         return None if emotion is None else self.places.get(emotion)
 
@@ -105,16 +105,16 @@ def _key(word: str) -> str:
 
 def _places(table: _Table, file: Path) -> dict[str, Place]:
     # a node is a word, too
-    found: dict[str, Place] = {}
+    places: dict[str, Place] = {}
 
     def put(words: list[str], place: Place) -> None:
         for word in map(_key, dict.fromkeys(words)):
-            if word in found:
+            if word in places:
                 raise ConfigError(
-                    f"a word must lie at one place of an emotion wheel, got {word!r} at {found[word].level2!r} and "
+                    f"a word must have one place in an emotion wheel, got {word!r} at {places[word].level2!r} and "
                     f"{place.level2!r} of {str(file)!r}; remove one"
                 )
-            found[word] = place
+            places[word] = place
 
     for primary, intensities in table.primaries.items():
         for name, words in intensities.items():
@@ -129,4 +129,4 @@ def _places(table: _Table, file: Path) -> dict[str, Place]:
         put([name, *dyad.words], Place(level1=dyad.of[0], level2=name, primaries=dyad.of))
     for word in table.centre:
         put([word], Place(level1=word, level2=word, primaries=()))
-    return found
+    return places

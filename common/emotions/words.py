@@ -114,7 +114,7 @@ ENGLISH: Mapping[str, str] = {
     "determined": "determined determinedly determination resolute resolutely",
     "nostalgic": "nostalgic nostalgically nostalgia",
 }
-"""By emotion, separated by blanks; small letters."""
+"""Words by emotion, separated by blanks; lower case."""
 
 ENGLISH_PHRASES: Mapping[str, str] = {
     "taken aback": "surprise",

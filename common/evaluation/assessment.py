@@ -103,16 +103,16 @@ def read_one(prediction: Prediction, *, taxonomy: str) -> ReadPrediction:
             f"{prediction.place or prediction.id}: a label must be of the taxonomy {taxonomy} ({classes}), got "
             f"{prediction.label!r}; mend it or give another --taxonomy"
         )
-    said = readable_answer(prediction.text)
-    answer = normalised(said, taxonomy) if said else None
-    if answer is None and said and TAXONOMIES[taxonomy] is None and said.lower() == label:
+    answer_text = readable_answer(prediction.text)
+    answer = normalised(answer_text, taxonomy) if answer_text else None
+    if answer is None and answer_text and TAXONOMIES[taxonomy] is None and answer_text.lower() == label:
         answer = label
     has_block = answer_block(prediction.text) is not None
     return ReadPrediction(
         prediction=prediction,
         label=label,
         answer=answer,
-        is_parsed=bool(said) and (has_block or answer is not None),
+        is_parsed=bool(answer_text) and (has_block or answer is not None),
     )
 
 
@@ -127,14 +127,16 @@ def verbatim_answer(text: str) -> str:
     return text.strip()
 
 
-def _taxonomy_of(group: Sequence[Prediction], given: str | None) -> str:
-    found = {given: ""} if given is not None else {p.taxonomy or p.dataset.lower(): p.place for p in group}
-    if len(found) > 1:
+def _taxonomy_of(group: Sequence[Prediction], configured: str | None) -> str:
+    names = (
+        {configured: ""} if configured is not None else {p.taxonomy or p.dataset.lower(): p.place for p in group}
+    )
+    if len(names) > 1:
         raise DatasetError(
-            f"{group[0].place}: the clips of one dataset must have one taxonomy, got {', '.join(sorted(found))} of "
+            f"{group[0].place}: the clips of one dataset must have one taxonomy, got {', '.join(sorted(names))} of "
             f"{group[0].dataset}; give one with --taxonomy"
         )
-    ((name, place),) = found.items()
+    ((name, place),) = names.items()
     if name not in TAXONOMIES:
         raise DatasetError(
             f"{place or '--taxonomy'}: a taxonomy must be one of {', '.join(TAXONOMIES)}, got {name!r}; give the "
@@ -148,8 +150,8 @@ def _assessment(
 ) -> Assessment:
     read = [read_one(prediction, taxonomy=taxonomy) for prediction in group]
     by_fold: dict[int | None, list[ReadPrediction]] = {}
-    for one in read:
-        by_fold.setdefault(one.prediction.fold, []).append(one)
+    for item in read:
+        by_fold.setdefault(item.prediction.fold, []).append(item)
     if None in by_fold and len(by_fold) > 1:
         place = by_fold[None][0].prediction.place
         raise DatasetError(
@@ -158,8 +160,8 @@ def _assessment(
     classes = _classes(read, taxonomy)
     tables = {fold: _table(members, classes) for fold, members in by_fold.items()}
     num, is_open = len(read), TAXONOMIES[taxonomy] is None
-    num_unparsed = sum(not one.is_parsed for one in read)
-    num_strange = sum(one.is_parsed and one.answer is None for one in read)
+    num_unparsed = sum(not item.is_parsed for item in read)
+    num_strange = sum(item.is_parsed and item.answer is None for item in read)
     return Assessment(
         dataset=dataset,
         condition=condition,
@@ -189,14 +191,16 @@ def _in_order(folds: Iterable[int | None]) -> list[int | None]:
 def _classes(read: Sequence[ReadPrediction], taxonomy: str) -> tuple[str, ...]:
     """The taxonomy's classes in order; the labels in the data if it has none or lacks some of them."""
     known = TAXONOMIES[taxonomy]
-    return tuple(sorted({one.label for one in read})) if known is None else known
+    return tuple(sorted({prediction.label for prediction in read})) if known is None else known
 
 
 def _table(members: Sequence[ReadPrediction], classes: Sequence[str]) -> Confusion:
-    return confusion_of([one.label for one in members], [one.answer for one in members], classes=classes)
+    return confusion_of(
+        [member.label for member in members], [member.answer for member in members], classes=classes
+    )
 
 
 def _verbatim_table(members: Sequence[ReadPrediction]) -> Confusion:
-    predictions = [one.prediction for one in members]
+    predictions = [member.prediction for member in members]
     labels = [verbatim_answer(p.label) for p in predictions]
     return confusion_of(labels, [verbatim_answer(p.text) for p in predictions])

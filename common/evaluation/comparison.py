@@ -27,8 +27,8 @@ class Comparison:
 def grouped(read: Sequence[ReadPrediction]) -> dict[Group, list[ReadPrediction]]:
     """Predictions by dataset and condition, in the order of first occurrence."""
     groups: dict[Group, list[ReadPrediction]] = {}
-    for one in read:
-        groups.setdefault((one.prediction.dataset, one.prediction.condition), []).append(one)
+    for member in read:
+        groups.setdefault((member.prediction.dataset, member.prediction.condition), []).append(member)
     return groups
 
 
@@ -88,10 +88,10 @@ def _difference(
 ) -> PairedDifference:
     other = _by_clip(second)
     return paired_difference(
-        [one.label for one in first],
-        [one.is_right for one in first],
-        [other[_clip(one)].is_right for one in first],
-        folds=[one.prediction.fold for one in first],
+        [member.label for member in first],
+        [member.is_right for member in first],
+        [other[_clip(member)].is_right for member in first],
+        folds=[member.prediction.fold for member in first],
         seed=seed,
     )
 
@@ -101,29 +101,29 @@ def _require_same_clips(
 ) -> None:
     ours, theirs = _by_clip(first), _by_clip(second)
     for here, there, name in ((ours, theirs, names[0]), (theirs, ours, names[1])):
-        alone = next((one for clip, one in here.items() if clip not in there), None)
+        alone = next((member for clip, member in here.items() if clip not in there), None)
         if alone is not None:
-            said = alone.prediction
-            fold = "" if said.fold is None else f", fold {said.fold},"
+            prediction = alone.prediction
+            fold = "" if prediction.fold is None else f", fold {prediction.fold},"
             raise DatasetError(
-                f"{said.place}: two {what} must have the same clips to be compared, got {said.id!r} of "
-                f"{said.dataset}{fold} in {name} alone; ask both, or take it out"
+                f"{prediction.place}: two {what} must have the same clips to be compared, got {prediction.id!r} of "
+                f"{prediction.dataset}{fold} in {name} alone; ask both, or take it out"
             )
-    for clip, one in ours.items():
-        if theirs[clip].label != one.label:
+    for clip, member in ours.items():
+        if theirs[clip].label != member.label:
             raise DatasetError(
                 f"{theirs[clip].prediction.place}: two {what} must have the same labels to be compared, got "
-                f"{theirs[clip].label!r} in {names[1]} and {one.label!r} in {names[0]} for {one.prediction.id!r}; "
-                "mend one"
+                f"{theirs[clip].label!r} in {names[1]} and {member.label!r} in {names[0]} for "
+                f"{member.prediction.id!r}; correct one"
             )
 
 
-def _clip(one: ReadPrediction) -> tuple[int | None, str]:
-    return one.prediction.fold, one.prediction.id
+def _clip(read: ReadPrediction) -> tuple[int | None, str]:
+    return read.prediction.fold, read.prediction.id
 
 
 def _by_clip(members: Sequence[ReadPrediction]) -> dict[tuple[int | None, str], ReadPrediction]:
-    return {_clip(one): one for one in members}
+    return {_clip(member): member for member in members}
 
 
 def _names(groups: Mapping[Group, object]) -> str:

@@ -82,8 +82,8 @@ def confusion_of(
 def total(confusions: Sequence[Confusion]) -> Confusion:
     """The sum of several tables of the same classes."""
     summed = Counter[tuple[int, int]]()
-    for one in confusions:
-        summed.update(one.cells)
+    for confusion in confusions:
+        summed.update(confusion.cells)
     return Confusion(classes=confusions[0].classes, cells=dict(summed))
 
 
@@ -105,8 +105,8 @@ def scores_of(confusions: Sequence[Confusion], *, seed: int = 0) -> Scores:
     The intervals are percentiles of a bootstrap over clips, within each fold.
     """
     rng = np.random.default_rng(seed)
-    values = np.mean([shares_of(one) for one in confusions], axis=0)
-    resamples = np.mean([_resampled(one, rng) for one in confusions], axis=0)
+    values = np.mean([shares_of(confusion) for confusion in confusions], axis=0)
+    resamples = np.mean([_resampled(confusion, rng) for confusion in confusions], axis=0)
     war, uar, macro_f1 = (interval(v, r) for v, r in zip(values, resamples, strict=True))
     return Scores(war=war, uar=uar, macro_f1=macro_f1)
 

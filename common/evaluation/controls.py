@@ -69,12 +69,12 @@ def asked_in_groups(
     groups: dict[tuple[str, int | None], list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault((record.dataset, record.fold), []).append(index)
-    asked = list(records)
+    presented = list(records)
     for members in groups.values():
         changed = asked_as([records[i] for i in members], condition, classes=classes, seed=seed)
         for index, record in zip(members, changed, strict=True):
-            asked[index] = record
-    return asked
+            presented[index] = record
+    return presented
 
 
 def video_only(record: Record) -> Record:
@@ -95,8 +95,8 @@ def _without(record: Record, clip: Clip) -> Record:
     """The record with another clip and its question; a transcript that was shown remains."""
     base = base_question(record.question, clip=record.clip, transcript=record.transcript)
     is_shown = record.question == question_of(record.clip, question=base, transcript=record.transcript)
-    asked = question_of(clip, question=base, transcript=record.transcript if is_shown else None)
-    return dataclasses.replace(record, clip=clip, question=asked)
+    question = question_of(clip, question=base, transcript=record.transcript if is_shown else None)
+    return dataclasses.replace(record, clip=clip, question=question)
 
 
 def swapped_audio(records: Sequence[Record], *, seed: int = 0) -> list[Record]:
@@ -137,9 +137,9 @@ def _donors(labels: Sequence[str], *, shift: int, rng: random.Random) -> list[in
     for position, index in enumerate(order):
         donors[index] = order[(position + shift) % len(order)]
     for _ in range(NUM_MIXINGS * len(labels)):
-        one, other = rng.randrange(len(labels)), rng.randrange(len(labels))
-        if labels[donors[one]] != labels[other] and labels[donors[other]] != labels[one]:
-            donors[one], donors[other] = donors[other], donors[one]
+        first, other = rng.randrange(len(labels)), rng.randrange(len(labels))
+        if labels[donors[first]] != labels[other] and labels[donors[other]] != labels[first]:
+            donors[first], donors[other] = donors[other], donors[first]
     return donors
 
 

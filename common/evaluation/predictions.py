@@ -62,18 +62,18 @@ _KNOWN = {*_TEXTS, *_TEXTS_OR_NULL, *_INTEGERS_OR_NULL, "labels", "condition"}
 
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Raises `DatasetError` if the file is unreadable or empty, or a line is invalid or repeated."""
-    found: dict[tuple[str, int | None, str, str], Prediction] = {}
+    predictions: dict[tuple[str, int | None, str, str], Prediction] = {}
     for place, values in json_lines(path):
         prediction = _prediction(values, place)
-        before = found.setdefault(prediction.key, prediction)
+        before = predictions.setdefault(prediction.key, prediction)
         if before is not prediction:
             raise DatasetError(
                 f"{place}: an id must stand once within dataset, fold and condition, got {prediction.id!r} of "
                 f"{_group(prediction)} at {before.place} too; take one out"
             )
-    if not found:
+    if not predictions:
         raise DatasetError(f"predictions must have lines, got none in {str(path)!r}; {REMEDY}")
-    return list(found.values())
+    return list(predictions.values())
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,13 +104,13 @@ def require_clips(predictions: Sequence[Prediction], path: str | Path) -> None:
     Raises:
         DatasetError: a clip has no prediction, or a prediction no clip.
     """
-    asked, used = _asked(path), set[tuple[str, ...]]()
+    places, used = _asked(path), set[tuple[str, ...]]()
     groups: dict[tuple[str, int | None, str], dict[str, Prediction]] = {}
     for p in predictions:
         groups.setdefault((p.dataset, p.fold, p.condition), {})[p.id] = p
     for (dataset, fold, condition), there in groups.items():
-        own = {*_parts(dataset, fold)}
-        expected = {key: place for key, place in asked.items() if own.issuperset(key[1:])}
+        keys = {*_parts(dataset, fold)}
+        expected = {key: place for key, place in places.items() if keys.issuperset(key[1:])}
         used |= expected.keys()
         names = {key[0] for key in expected}
         unknown = next((p for name, p in there.items() if name not in names), None)
@@ -122,7 +122,7 @@ def require_clips(predictions: Sequence[Prediction], path: str | Path) -> None:
         missing = [(place, key[0]) for key, place in expected.items() if key[0] not in there]
         if missing:
             raise _unanswered(missing, where=f"{_named(dataset, fold)} in the condition {condition}")
-    elsewhere = [(place, " ".join(key)) for key, place in asked.items() if key not in used]
+    elsewhere = [(place, " ".join(key)) for key, place in places.items() if key not in used]
     if elsewhere:
         raise _unanswered(elsewhere, where="any condition")
 
@@ -161,7 +161,7 @@ def _prediction(values: Mapping[str, Any], place: str) -> Prediction:
         if not values[name]:
             raise DatasetError(f"{place}: {name} must not be empty, got ''; fill it in")
     labels: Any = values.get("labels") or []
-    if not isinstance(labels, list) or not all(isinstance(one, str) for one in cast("list[Any]", labels)):
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in cast("list[Any]", labels)):
         raise DatasetError(f"{place}: labels must be a list of texts, got {labels!r}; mend it")
     condition = values.get("condition", AS_GIVEN)
     _require("condition", condition, str, place=place, may_be_null=False)
@@ -190,20 +190,20 @@ def _require(name: str, value: Any, kind: type, *, place: str, may_be_null: bool
 
 def _asked(path: str | Path) -> dict[tuple[str, ...], str]:
     """Positions of the clips by id, or by id, dataset and fold if given."""
-    asked: dict[tuple[str, ...], str] = {}
+    places: dict[tuple[str, ...], str] = {}
     for place, values in _clips(Path(path)):
         name = values.get("id", values.get("prompt_id", values.get("video")))
         if not isinstance(name, str) or not name:
             raise DatasetError(f"{place}: a clip must have an id or a video, got {_start(values)}; fill it in")
         key = (name, *(f"{part}={values[part]}" for part in ("dataset", "fold") if part in values))
-        if key in asked:
+        if key in places:
             raise DatasetError(
-                f"{place}: each clip must stand once, got {name!r} at {asked[key]} too; take one out"
+                f"{place}: each clip must stand once, got {name!r} at {places[key]} too; take one out"
             )
-        asked[key] = place
-    if not asked:
+        places[key] = place
+    if not places:
         raise DatasetError(f"--clips must hold clips, got none in {str(path)!r}; give the clips that were asked")
-    return asked
+    return places
 
 
 def _clips(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

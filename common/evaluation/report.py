@@ -75,7 +75,7 @@ def make_report(
 def write_report(folder: Path, report: Report) -> Path:
     """Writes all files into a folder that only its owner can read, and returns the page."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = (json.dumps(_line(one), ensure_ascii=False) + "\n" for one in report.read)
+    lines = (json.dumps(_line(member), ensure_ascii=False) + "\n" for member in report.read)
     atomic_write_text(folder / "predictions.jsonl", "".join(lines))
     write_confusions(folder / "confusion.png", [(a.dataset, a.confusion) for a in _heads(report)])
     atomic_write_text(folder / "report.json", json.dumps(facts(report), ensure_ascii=False, indent=1) + "\n")
@@ -153,13 +153,13 @@ def _heads(report: Report) -> list[Assessment]:
 
 
 def _controls(report: Report) -> list[dict[str, Any]]:
-    found = {(c.dataset, c.condition): c.difference for c in report.contributions}
-    datasets = {dataset for dataset, _ in found}
+    differences = {(c.dataset, c.condition): c.difference for c in report.contributions}
+    datasets = {dataset for dataset, _ in differences}
     meanings = cast("Mapping[str, str]", MEANINGS)
     rows = [
         {
             "assessment": a,
-            "difference": found.get((a.dataset, a.condition)),
+            "difference": differences.get((a.dataset, a.condition)),
             "meaning": meanings.get(a.condition, ""),
             "is_base": a.condition == AS_GIVEN,
         }
@@ -172,16 +172,16 @@ def _controls(report: Report) -> list[dict[str, Any]]:
 def _examples(read: Sequence[ReadPrediction], heads: Sequence[Assessment]) -> list[ReadPrediction]:
     shown = {(a.dataset, a.condition) for a in heads}
     chosen: dict[tuple[str, str, bool], ReadPrediction] = {}
-    for one in read:
-        if (one.prediction.dataset, one.prediction.condition) in shown:
-            chosen.setdefault((one.prediction.dataset, one.label, one.is_right), one)
+    for candidate in read:
+        if (candidate.prediction.dataset, candidate.prediction.condition) in shown:
+            chosen.setdefault((candidate.prediction.dataset, candidate.label, candidate.is_right), candidate)
     return [chosen[key] for key in sorted(chosen, key=lambda key: (key[0], key[1], not key[2]))]
 
 
-def _line(one: ReadPrediction) -> dict[str, Any]:
+def _line(read: ReadPrediction) -> dict[str, Any]:
     return {
-        **line_of(one.prediction),
-        "normalised_label": one.label,
-        "normalised": one.answer,
-        "is_right": one.is_right,
+        **line_of(read.prediction),
+        "normalised_label": read.label,
+        "normalised": read.answer,
+        "is_right": read.is_right,
     }

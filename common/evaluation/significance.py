@@ -50,8 +50,10 @@ def paired_difference(
     for index, fold in enumerate(folds or [None] * len(labels)):
         members.setdefault(fold, []).append(index)
     tables = [
-        _counts([labels[i] for i in own], [first[i] for i in own], [second[i] for i in own])
-        for _, own in sorted(members.items(), key=lambda one: one[0] or 0)
+        _counts(
+            [labels[i] for i in fold_members], [first[i] for i in fold_members], [second[i] for i in fold_members]
+        )
+        for _, fold_members in sorted(members.items(), key=lambda one: one[0] or 0)
     ]
     rng = np.random.default_rng(seed)
     values = np.mean([_differences(counts[None])[:, 0] for counts in tables], axis=0)

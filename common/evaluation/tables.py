@@ -19,8 +19,13 @@ def print_tables(console: Console, report: Report) -> None:
     differences = Table("asked", "minus", "WAR", "p", "UAR", "p", title="differences on the same clips, in %")
     for c in (*report.contributions, *report.comparisons):
         names = (Text(f"{c.dataset} {c.condition}"), Text(c.against))
-        found = c.difference
-        values = (_signed(found.war), f"{found.mcnemar_p:.2g}", _signed(found.uar), f"{found.uar_p:.2g}")
+        difference = c.difference
+        values = (
+            _signed(difference.war),
+            f"{difference.mcnemar_p:.2g}",
+            _signed(difference.uar),
+            f"{difference.uar_p:.2g}",
+        )
         differences.add_row(*names, *values)
     if differences.rows:
         console.print(differences)

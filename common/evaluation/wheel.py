@@ -58,10 +58,10 @@ def wheel_scores(clips: Sequence[tuple[Sequence[str], str]], *, seed: int = 0) -
 def _precision_and_recall(labels: Sequence[str], text: str) -> tuple[float, float]:
     # a label that the table does not know is a sector of its own
     labelled = frozenset[str]().union(*(sectors_in(label) or {label.strip().lower()} for label in labels))
-    said = readable_answer(text)
-    found = sectors_in(said) or ({said.lower()} if said else set[str]())
-    common = len(labelled & found)
-    return (common / len(found) if found else 0.0), common / len(labelled)
+    answer = readable_answer(text)
+    named = sectors_in(answer) or ({answer.lower()} if answer else set[str]())
+    common = len(labelled & named)
+    return (common / len(named) if named else 0.0), common / len(labelled)
 
 
 def _means(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:

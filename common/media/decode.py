@@ -41,13 +41,13 @@ def decode_clip(
         MediaError: `missing`, `unreadable`, `undecodable`, `empty`, `no-video-track`, `no-audio-track` or
             `too-long`.
     """
-    asked: dict[str, dict[Modality, float]] = {}
+    limits_by_path: dict[str, dict[Modality, float]] = {}
     is_folder = clip.video_path is not None and Path(clip.video_path).is_dir()
     if clip.video_path is not None and not is_folder:
-        asked.setdefault(clip.video_path, {})["video"] = max_video_s
+        limits_by_path.setdefault(clip.video_path, {})["video"] = max_video_s
     if clip.audio_path is not None and not _is_sound_file(clip.audio_path):
-        asked.setdefault(clip.audio_path, {})["audio"] = max_audio_s
-    tracks = {path: survey(path, limits=limits) for path, limits in asked.items()}
+        limits_by_path.setdefault(clip.audio_path, {})["audio"] = max_audio_s
+    tracks = {path: survey(path, limits=limits) for path, limits in limits_by_path.items()}
     if clip.audio_path is not None and _is_sound_file(clip.audio_path):
         num_samples, rate = survey_sound_file(clip.audio_path)
         require_short(clip.audio_path, "audio", num_samples / rate, limit_s=max_audio_s)

@@ -59,10 +59,10 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, size: int) -> Any:
         ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature, ctx.size = temperature, size
-        found = [
+        chunks = [
             _of_logits(hidden[part] @ weight.T, targets[part], temperature) for part in _parts(len(targets), size)
         ]
-        logprobs, entropy = (torch.cat(parts) for parts in zip(*found, strict=True))
+        logprobs, entropy = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 

@@ -18,15 +18,15 @@ def question_of(clip: Clip, *, question: str | None, transcript: str | None = No
     """The question for a clip, which states the missing modality; None for the paper's question."""
     has_video, has_audio = clip.video_path is not None, clip.audio_path is not None
     if question is None:
-        asked = _PAPERS["av" if has_video == has_audio else "v" if has_video else "a"]
+        full_question = _PAPERS["av" if has_video == has_audio else "v" if has_video else "a"]
     else:
-        asked = question + ("" if has_video == has_audio else VIDEO_ALONE if has_video else AUDIO_ALONE)
-    return asked if transcript is None else f"What is said: {transcript}\n{asked}"
+        full_question = question + ("" if has_video == has_audio else VIDEO_ALONE if has_video else AUDIO_ALONE)
+    return full_question if transcript is None else f"What is said: {transcript}\n{full_question}"
 
 
-def base_question(asked: str, *, clip: Clip, transcript: str | None) -> str | None:
+def base_question(question: str, *, clip: Clip, transcript: str | None) -> str | None:
     """The question from which `question_of` made a text; None for the paper's."""
-    base = asked.removeprefix(f"What is said: {transcript}\n") if transcript is not None else asked
+    base = question.removeprefix(f"What is said: {transcript}\n") if transcript is not None else question
     if base in _PAPERS.values():
         return None
     if clip.audio_path is None:

@@ -73,8 +73,8 @@ def _decoded(record: Record, data: DataConfig) -> tuple[DecodedClip, Record]:
             raise
         silent = dataclasses.replace(record.clip, audio_path=None)
         base = base_question(record.question, clip=record.clip, transcript=None)
-        asked = dataclasses.replace(record, clip=silent, question=question_of(silent, question=base))
-        return _decode(silent, data), asked
+        changed = dataclasses.replace(record, clip=silent, question=question_of(silent, question=base))
+        return _decode(silent, data), changed
 
 
 def _decode(clip: Clip, data: DataConfig) -> DecodedClip:

@@ -55,10 +55,10 @@ class MediaStage:
         if key not in self._kept:
             task = self._running.get(key) or self._begin(key, record, condition, sound)
             # another draw may wait for the same clip: who is cancelled does not cancel it
-            found = await asyncio.shield(task)
-            if isinstance(found, Failure):
-                return found
-            return found.media, found.num_tokens
+            prepared = await asyncio.shield(task)
+            if isinstance(prepared, Failure):
+                return prepared
+            return prepared.media, prepared.num_tokens
         self._kept.move_to_end(key)
         return self._kept[key].media, self._kept[key].num_tokens
 

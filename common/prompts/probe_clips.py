@@ -12,8 +12,8 @@ from common.types import DecodedClip, ProcessedPrompt
 PROBE_QUESTION = "Which emotion do the face and the voice convey?"
 MIN_SECONDS = 0.5
 NUM_REPEATS = 24
-"""Of the text probe's question: past two of vLLM's blocks (128 tokens on CPU), as only whole blocks are ever
-shared, and a probe that is never shared cannot see a stale one."""
+"""Repeats of the text probe's question, which then exceeds two of vLLM's blocks (128 tokens on CPU). Only whole
+blocks are shared, and a probe that shares none cannot detect a stale block."""
 
 
 def probe_prompts(family: Family, *, model_path: str, data: DataConfig) -> list[ProcessedPrompt]:

@@ -82,15 +82,15 @@ def _flush() -> None:
 
 def _unread() -> list[TextIO]:
     """Output pipes without a reader."""
-    poll, found = select.poll(), dict[int, TextIO]()
+    poll, outputs = select.poll(), dict[int, TextIO]()
     for stream in _outputs():
         # an output in memory has no number
         with contextlib.suppress(OSError, ValueError):
-            found[stream.fileno()] = stream
-    for number in found:
+            outputs[stream.fileno()] = stream
+    for number in outputs:
         # errors are reported whatever is asked for
         poll.register(number, 0)
-    return [found[number] for number, events in poll.poll(0) if events & (select.POLLERR | select.POLLHUP)]
+    return [outputs[number] for number, events in poll.poll(0) if events & (select.POLLERR | select.POLLHUP)]
 
 
 def _outputs() -> list[TextIO]:

@@ -73,7 +73,7 @@ class HttpTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HttpReply:
-    """A whole reply, of any status: a redirect is one of those that are no success."""
+    """A complete reply, of any status, redirects included."""
 
     status: int
     content: bytes

@@ -15,7 +15,7 @@ class MetricsFile:
         self._path = path
 
     def read(self) -> list[dict[str, float]]:
-        """Every whole line, oldest first; values that are not finite are text."""
+        """Every whole line, oldest first; values that were not finite are NaN."""
         return [{k: math.nan if v is None else v for k, v in line.items()} for line in read_lines(self._path)]
 
     def keep_until(self, step: int) -> None:
@@ -33,7 +33,7 @@ def _as_json(line: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def distribution(prefix: str, values: list[float]) -> dict[str, float]:
-    """Mean, minimum and maximum under a prefix; nothing of an empty list."""
+    """Mean, minimum and maximum under a prefix; empty for an empty list."""
     if not values:
         return {}
     return {

@@ -47,13 +47,13 @@ def _run_processes(session: str) -> set[int]:
         arguments = cast(list[str], process.info["cmdline"] or [])
         if process.info["name"] in {"raylet", "gcs_server"} and any(session in a for a in arguments):
             roots.append(process)
-    found: set[int] = set()
+    pids: set[int] = set()
     for root in roots:
         try:
-            found |= {root.pid, *(child.pid for child in root.children(recursive=True))}
+            pids |= {root.pid, *(child.pid for child in root.children(recursive=True))}
         except psutil.NoSuchProcess:
             continue
-    return found
+    return pids
 
 
 def _pss_bytes(pid: int) -> int:

@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 def pinned(num_bytes: int) -> Tensor:
-    """New memory, uint8 [num_bytes], in pages of its own; pinned where there is a GPU."""
+    """New page-aligned memory, uint8 [num_bytes]; pinned if there is a GPU."""
     memory = torch.frombuffer(mmap.mmap(-1, max(1, num_bytes)), dtype=torch.uint8)
     pin(memory)
     return memory[:num_bytes]
 
 
 def pin(memory: Tensor) -> bool:
-    """Locks memory in place, in pages of its own; returns False where it cannot be, as without a GPU."""
+    """Locks page-aligned memory; returns False if that is impossible, as without a GPU."""
     if not torch.cuda.is_available():
         return False
     code = int(_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
@@ -30,7 +30,7 @@ def pin(memory: Tensor) -> bool:
 
 
 def unpin(memory: Tensor) -> None:
-    """Takes back `pin` where it returned True."""
+    """Undoes `pin` if it returned True."""
     _runtime().cudaHostUnregister(memory.data_ptr())
 
 

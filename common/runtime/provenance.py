@@ -12,7 +12,7 @@ PACKAGES = ("common", "deploy", "learner", "reward", "rollout")
 
 
 def installed_version() -> str:
-    """Version of the distribution; `source` if it was never installed."""
+    """Version of the distribution; `source` if it is not installed."""
     try:
         return version("omni-rlvr")
     except PackageNotFoundError:
@@ -20,14 +20,14 @@ def installed_version() -> str:
 
 
 def sources() -> dict[str, str]:
-    """Digest of every source file that this process would import, by path; and the version."""
-    found = {"version": installed_version()}
+    """Digests of the source files of this process by path, and the version."""
+    digests = {"version": installed_version()}
     for package in PACKAGES:
         folder = _folder_of(package)
         for path in sorted(folder.rglob("*.py")):
             name = str(path.relative_to(folder.parent))
-            found[name] = blake3.blake3(path.read_bytes()).hexdigest(length=8)
-    return found
+            digests[name] = blake3.blake3(path.read_bytes()).hexdigest(length=8)
+    return digests
 
 
 def require_own_packages() -> None:
@@ -42,15 +42,15 @@ def require_own_packages() -> None:
             )
 
 
-def require_same_sources(own: dict[str, str], theirs: dict[str, str], *, who: str) -> None:
+def require_same_sources(ours: dict[str, str], theirs: dict[str, str], *, who: str) -> None:
     """Compares another process's sources with this one's; raises `ClusterError` with the first file that
     differs.
     """
-    for name in sorted({*own, *theirs}):
-        if own.get(name) != theirs.get(name):
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
             raise ClusterError(
                 f"{who} must run the same sources as the driver, got {theirs.get(name, 'none')} for "
-                f"{own.get(name, 'none')} in {name}; install the same omni-rlvr everywhere"
+                f"{ours.get(name, 'none')} in {name}; install the same omni-rlvr everywhere"
             )
 
 

@@ -9,7 +9,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def remote(method: F) -> F:
-    """A client's method with the name and types of a Protocol's method; it passes its arguments to `_call`."""
+    """A client's method with the name and types of a Protocol's method; it forwards its arguments to `_call`."""
 
     @functools.wraps(method)
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:

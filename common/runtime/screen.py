@@ -56,11 +56,11 @@ def _lines(console: Console, name: str) -> Callable[[int, int], None]:
 
 
 def print_end(console: Console, folder: Path, command: Sequence[str]) -> None:
-    """The last lines of a command: the folder that it filled, and a command that goes on from there."""
+    """Prints the last lines of a command: its folder, and the next command."""
     print_line(console, f"folder  {folder}")
     print_line(console, f"next    {shlex.join(command)}")
 
 
 def print_line(console: Console, text: str) -> None:
-    """A text as it is, in one line: paths and commands can be copied."""
+    """Prints a text in one line without wrapping, so that paths and commands can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

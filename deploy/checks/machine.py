@@ -53,7 +53,7 @@ def parse_cluster(text: str) -> Machine:
 
     `gpu_memory_gib` is that of one GPU, 80 by default; `memory_gib` that of all hosts, unchecked by default.
     """
-    found: dict[str, float] = {}
+    resources: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.strip().partition("=")
         if key not in CLUSTER_KEYS or not re.fullmatch(r"\d+(\.\d+)?", value):
@@ -61,24 +61,24 @@ def parse_cluster(text: str) -> Machine:
                 f"--cluster must look like cpus=64,gpus=8, got {part.strip()!r}; the keys are "
                 f"{', '.join(CLUSTER_KEYS)}"
             )
-        found[key] = float(value)
-    if "cpus" not in found:
+        resources[key] = float(value)
+    if "cpus" not in resources:
         raise ConfigError(f"--cluster must say how many CPUs there are, got {text!r}; add cpus=64")
     return Machine(
-        num_cpus=int(found["cpus"]),
-        memory_bytes=int(found["memory_gib"] * 2**30) if "memory_gib" in found else None,
-        num_gpus=int(found.get("gpus", 0)),
-        gpu_memory_bytes=int(found.get("gpu_memory_gib", 80.0) * 2**30),
+        num_cpus=int(resources["cpus"]),
+        memory_bytes=int(resources["memory_gib"] * 2**30) if "memory_gib" in resources else None,
+        num_gpus=int(resources.get("gpus", 0)),
+        gpu_memory_bytes=int(resources.get("gpu_memory_gib", 80.0) * 2**30),
     )
 
 
 def shortages(plan: Sequence[PlanLine], machine: Machine) -> Iterator[str]:
-    """A line for each resource that a plan asks more of than a machine has."""
+    """A line for each resource of which a plan needs more than the machine has."""
     for kind, key, has in (("CPUs", "num_cpus", machine.num_cpus), ("GPUs", "num_gpus", machine.num_gpus)):
-        asked = sum(line.count * getattr(line, key) for line in plan)
-        if asked > has + 1e-9:
+        needed = sum(line.count * getattr(line, key) for line in plan)
+        if needed > has + 1e-9:
             yield (
-                f"the plan asks for {asked:g} {kind} and this machine has {has}; start it where a node has them, "
+                f"the plan asks for {needed:g} {kind} and this machine has {has}; start it where a node has them, "
                 f"or lower *.{key} or counts"
             )
 
@@ -96,20 +96,20 @@ def free_memory_bytes() -> int:
 
     vLLM looks at one memory node, that of the first CPU, and at the container's limit.
     """
-    found = [psutil.virtual_memory().available]
+    limits = [psutil.virtual_memory().available]
     for node in (CPUS / f"cpu{min(os.sched_getaffinity(0))}").glob("node*/meminfo"):
         kib = dict(re.findall(r"(\S+): +(\d+) kB", node.read_text()))
-        found.append(sum(int(kib[key]) for key in FREE) * 1024)
+        limits.append(sum(int(kib[key]) for key in FREE) * 1024)
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
-        found.append(int(CGROUP_LIMIT.read_text()) - int(CGROUP_LIMIT.with_name("memory.current").read_text()))
-    return min(found)
+        limits.append(int(CGROUP_LIMIT.read_text()) - int(CGROUP_LIMIT.with_name("memory.current").read_text()))
+    return min(limits)
 
 
 def _gpu_memory_bytes() -> int | None:
     """Memory of the smallest GPU, from nvidia-smi; None without it."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min(int(line) for line in told.split()) * 2**20
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(int(line) for line in output.split()) * 2**20
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

@@ -44,7 +44,7 @@ class LayerSizes:
     """Width inside the feed-forward part."""
 
     def activation_bytes(self, num_bytes: int) -> int:
-        """Bytes that a layer keeps per token for its backward pass."""
+        """Bytes per token that a layer keeps for its backward pass."""
         # inputs of two norms, of the projections, of attention and of both feed-forward parts; norms in float32
         return num_bytes * (5 * self.hidden + 2 * self.key_value + 4 * self.inner) + 16 * self.hidden
 
@@ -61,7 +61,6 @@ class ModelSizes:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all of it."""
         return sum(map(math.prod, self.shapes.values()))
 
 
@@ -101,7 +100,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankMemory:
-    """Bytes of one learner rank, by what they hold and where."""
+    """Bytes of one learner rank, by part and place."""
 
     device: Mapping[str, int]
     host: Mapping[str, int]
@@ -207,7 +206,7 @@ def _logit_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
 
 
 def engine_weight_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
-    """Weights of one engine, on each of the devices that it splits over."""
+    """Weights of one engine on each of its devices."""
     return sizes.num_parameters * BYTES[config.model.dtype] // config.rollout.tensor_parallel_size
 
 
@@ -244,10 +243,10 @@ def require_free_memory(config: OmniConfig, sizes: ModelSizes, *, num_engines: i
             f"rollout.kv_cache_gib must be >= {needed} to hold one sequence of rollout.max_model_len="
             f"{rollout.max_model_len}, got {rollout.kv_cache_gib}; raise it, leave it out or lower max_model_len"
         )
-    asked = num_engines * (weights + cache + PROCESSES)
-    if asked > free_bytes:
+    needed_bytes = num_engines * (weights + cache + PROCESSES)
+    if needed_bytes > free_bytes:
         raise ClusterError(
-            f"engines on this machine must fit the {_gib(free_bytes)} of free memory, got {_gib(asked)} for "
+            f"engines on this machine must fit the {_gib(free_bytes)} of free memory, got {_gib(needed_bytes)} for "
             f"{num_engines} (each weights {_gib(weights)}, cache {_gib(cache)}, processes {_gib(PROCESSES)}); "
             "take a smaller rollout.kv_cache_gib, or lower rollout.max_num_seqs, rollout.max_model_len or "
             "rollout.num_engines"
@@ -290,7 +289,6 @@ def require_memory(
 
 
 def format_memory(config: OmniConfig, sizes: ModelSizes) -> str:
-    """A table for people."""
     rank = rank_memory(config, sizes)
     at_rank = "GPU" if config.learner.num_gpus else "host"
     at_engine = "GPU" if config.rollout.num_gpus else "host"

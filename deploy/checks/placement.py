@@ -62,12 +62,12 @@ def placement_plan(config: OmniConfig) -> list[PlanLine]:
 def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
     """Raises `ClusterError` if a plan needs more than the node has: its actors would wait forever."""
     for kind, key in KINDS.items():
-        asked = sum(line.count * getattr(line, key) for line in plan)
+        needed = sum(line.count * getattr(line, key) for line in plan)
         has = resources.get(kind, 0.0)
-        if asked > has + 1e-9:
+        if needed > has + 1e-9:
             parts = ", ".join(f"{line.count} x {line.actor} {getattr(line, key)}" for line in plan)
             raise ClusterError(
-                f"the plan must fit this node's {has:g} {kind}s, got {asked:g} ({parts}); lower *.{key} or counts"
+                f"the plan must fit this node's {has:g} {kind}s, got {needed:g} ({parts}); lower *.{key} or counts"
             )
 
 
@@ -84,10 +84,10 @@ def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping
     left = {node: {kind: has.get(kind, 0.0) for kind in KINDS} for node, has in nodes.items()}
     for kind, key in KINDS.items():
         left[own][kind] -= sum(line.count * getattr(line, key) for line in rest)
-    asked = {kind: getattr(engine, key) for kind, key in KINDS.items()}
+    needed = {kind: getattr(engine, key) for kind, key in KINDS.items()}
     chosen: list[str] = []
     for _ in range(engine.count):
-        fitting = (n for n in (own, *nodes) if all(asked[k] <= left[n][k] + 1e-9 for k in KINDS))
+        fitting = (n for n in (own, *nodes) if all(needed[k] <= left[n][k] + 1e-9 for k in KINDS))
         node = next(fitting, None)
         if node is None:
             raise ClusterError(
@@ -97,7 +97,7 @@ def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping
             )
         chosen.append(node)
         for kind in KINDS:
-            left[node][kind] -= asked[kind]
+            left[node][kind] -= needed[kind]
     return chosen
 
 

@@ -36,7 +36,7 @@ TRAINED = frozenset({"train", "cold_start"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpora:
-    """The clips of a run, by what they are for."""
+    """The clips of a run, by stage."""
 
     train: list[Record]
     cold_start: list[Record]
@@ -60,29 +60,29 @@ def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
         family_of(Path(config.model.path).expanduser().resolve())
     check_rewards(config.reward, has_engines=True)
     _require_wandb(config.run.wandb_project)
-    found = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
-    for split, corpus in found.items():
+    corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
+    for split, corpus in corpora.items():
         if all(map(_is_missing, corpus.records)):
             raise DatasetError(
                 f"{KEYS[split]} must have its media files, got none of {len(corpus.records)} clips, the first: "
                 f"{_media(corpus.records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
             )
-    if "heldout" in found:
-        _require_askable(found["heldout"].records, config)
-    if "train" in found:
-        _require_donors(found["train"].records, config)
-    return found
+    if "heldout" in corpora:
+        _require_askable(corpora["heldout"].records, config)
+    if "train" in corpora:
+        _require_donors(corpora["train"].records, config)
+    return corpora
 
 
-def left_out(found: Mapping[str, Corpus]) -> Iterator[str]:
-    """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
-    for split, corpus in found.items():
+def left_out(corpora: Mapping[str, Corpus]) -> Iterator[str]:
+    """A line for each reason why a split lacks clips, or evaluates clips that are trained on."""
+    for split, corpus in corpora.items():
         for reason, count in Counter(dropped.reason for dropped in corpus.dropped).items():
             first = next(dropped for dropped in corpus.dropped if dropped.reason == reason)
             yield f"{count} clips of {KEYS[split]} are left out as {reason}, the first: {first.detail}"
-    trained = {clip for split in TRAINED if split in found for clip in map(_media_of, found[split].records)}
-    for split in found.keys() - TRAINED:
-        shared = [record.prompt_id for record in found[split].records if _media_of(record) in trained]
+    trained = {clip for split in TRAINED if split in corpora for clip in map(_media_of, corpora[split].records)}
+    for split in corpora.keys() - TRAINED:
+        shared = [record.prompt_id for record in corpora[split].records if _media_of(record) in trained]
         if shared:
             yield f"{len(shared)} clips of {KEYS[split]} are trained on, too, the first: {shared[0]!r}"
 
@@ -110,9 +110,9 @@ def _require_donors(train: Sequence[Record], config: OmniConfig) -> None:
             )
 
 
-def missing_clips(found: Mapping[str, Corpus]) -> Iterator[str]:
-    """A line for each split that lacks some of its media files."""
-    for split, corpus in found.items():
+def missing_clips(corpora: Mapping[str, Corpus]) -> Iterator[str]:
+    """A line for each split that lacks media files."""
+    for split, corpus in corpora.items():
         missing = [record for record in corpus.records if _is_missing(record)]
         if missing:
             yield (
@@ -189,7 +189,7 @@ def load_corpora(
 
 
 def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
-    """The configuration with epochs turned into steps: so many that each clip is taken at least that often."""
+    """The configuration with epochs converted to steps, rounded up."""
     learner, sft = config.learner, config.sft
     if learner.epochs is not None:
         steps = math.ceil(learner.epochs * len(corpora.train) / learner.groups_per_step)
@@ -200,11 +200,11 @@ def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
     return config.model_copy(update={"learner": learner, "sft": sft})
 
 
-def _sha256(found: Mapping[str, Corpus]) -> str:
+def _sha256(corpora: Mapping[str, Corpus]) -> str:
     digest = hashlib.sha256()
     for split in ("cold_start", "heldout", "train"):
-        if split in found:
-            digest.update(found[split].content())
+        if split in corpora:
+            digest.update(corpora[split].content())
     return digest.hexdigest()
 
 

@@ -122,7 +122,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
 
     require_own_packages()
     machine = this_machine() if cluster is None else parse_cluster(cluster)
-    found = check_inputs(config)
+    corpora = check_inputs(config)
     folder, plan = check_run_folder(config), placement_plan(config)
     lacks = list(shortages(plan, machine))
     if cluster is not None and lacks:
@@ -134,7 +134,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
     _print_memory(config, None if lacks else machine, num_engines=num_engines)
     print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
     print(f"run folder    {folder}")
-    for warning in (*lacks, *left_out(found), *missing_clips(found)):
+    for warning in (*lacks, *left_out(corpora), *missing_clips(corpora)):
         print(f"warning: {warning}")
 
 

@@ -153,11 +153,11 @@ def _require_one_folder(name: str | None) -> None:
 
 
 def _require_only_predictions(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    given = [f"--{n}" for n in ("model", "run", "checkpoint", "controls") if getattr(options, n) is not None]
-    given += ["--every-fold"] if options.every_fold else []
-    if given or rest:
+    unused = [f"--{n}" for n in ("model", "run", "checkpoint", "controls") if getattr(options, n) is not None]
+    unused += ["--every-fold"] if options.every_fold else []
+    if unused or rest:
         raise ConfigError(
-            f"--predictions must come without {' '.join([*given, *rest])}, got both; predictions are scored "
+            f"--predictions must come without {' '.join([*unused, *rest])}, got both; predictions are scored "
             "without any model: see --help"
         )
 

@@ -49,7 +49,7 @@ CARRIED = ("dataset", "fold", "label", "labels", "taxonomy")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRequest:
-    """A clip and the keys of its list that predictions keep."""
+    """A clip, and the fields of its list that predictions keep."""
 
     record: Record
     known: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -68,8 +68,8 @@ def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest
     """
 
     requests: dict[str, ClipRequest] = {}
-    for given in inputs:
-        path = Path(given).expanduser()
+    for entry in inputs:
+        path = Path(entry).expanduser()
         for request in _clips_in(path, question=question):
             if requests.setdefault(request.record.prompt_id, request) is not request:
                 raise DatasetError(

@@ -18,8 +18,6 @@ from common.types import Failure, Modality, ProcessedPrompt, Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The answer of a policy to a clip."""
-
     text: str
     """The whole completion."""
     think: str | None
@@ -76,12 +74,12 @@ class Predictor:
         path = self._settings.model_path
         tokens = self._family.generate(self._policy, prompt, model_path=path, max_tokens=self._max_tokens)
         text = self._family.decode_completion(tokens, model_path=path)
-        said = answered(text)
+        answer_text = answered(text)
         classes = TAXONOMIES[self._taxonomy]
         return Answer(
             text=text,
             think=_between(text, "<think>", "</think>"),
-            answer=said,
+            answer=answer_text,
             normalised=normalised(readable, self._taxonomy) if (readable := readable_answer(text)) else None,
             probabilities=None if classes is None else self.probabilities(prompt, text, classes),
             modalities=tuple(sorted(prompt.placeholders, key=("video", "audio").index)),
@@ -111,11 +109,11 @@ class Predictor:
 
 def thought_of(text: str) -> str:
     """The text before the first `<answer>`; without one, up to the end of the thinking; else an empty text."""
-    before, found, _ = text.partition("<answer>")
-    if found:
+    before, marker, _ = text.partition("<answer>")
+    if marker:
         return before
-    before, found, _ = text.partition("</think>")
-    return f"{before}{found}\n" if found else ""
+    before, marker, _ = text.partition("</think>")
+    return f"{before}{marker}\n" if marker else ""
 
 
 def _require_device(name: str) -> torch.device:
@@ -128,6 +126,6 @@ def _require_device(name: str) -> torch.device:
 
 
 def _between(text: str, start: str, end: str) -> str | None:
-    _, found, rest = text.partition(start)
+    _, marker, rest = text.partition(start)
     inside, closed, _ = rest.partition(end)
-    return inside.strip() if found and closed else None
+    return inside.strip() if marker and closed else None

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def train(config: OmniConfig) -> None:
-    """All stages of a run, from the start or from the last checkpoint."""
+    """Runs all stages, from the start or from the last checkpoint."""
     # Ray takes seconds to import: --help and a mistake must not wait for it
     from deploy.reporting.progress import Progress
     from deploy.stages.run import run_stages

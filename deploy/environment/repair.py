@@ -31,7 +31,7 @@ def install_torchvision_hook() -> Path:
 
 
 def main() -> int:
-    """Repairs what needs it and says what it did."""
+    """Repairs the environment if necessary, and prints the changes."""
     for module in UNUSED:
         if not imports(module):
             command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", module]

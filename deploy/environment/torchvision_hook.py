@@ -19,7 +19,7 @@ _libraries: list[object] = []
 
 
 class TorchvisionSchemas(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: acts once, just before torchvision is looked up."""
+    """An import hook that acts once, just before torchvision is found."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -40,7 +40,7 @@ def _declare() -> None:
 
 
 def install() -> None:
-    """Puts the hook first in line; harmless when repeated."""
+    """Installs the hook as the first finder; may be repeated."""
     if "torchvision" in sys.modules or any(isinstance(f, TorchvisionSchemas) for f in sys.meta_path):
         return
     sys.meta_path.insert(0, TorchvisionSchemas())

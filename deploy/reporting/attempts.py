@@ -36,9 +36,9 @@ class Attempt:
 
 @contextmanager
 def attempt(folder: Path, progress: Progress, memory: MemorySampler) -> Generator[None]:
-    """Records an attempt, and a publish that failed a proof, however the block ends.
+    """Records an attempt, and a publish that failed a verification, however the block ends.
 
-    A block that ends well without a phase found nothing to do, and was no attempt.
+    A block that ends well without a phase had nothing to do, and is not recorded.
     """
     phases_before = set(progress.seconds)
     try:
@@ -69,13 +69,13 @@ def _note(folder: Path, progress: Progress, memory: MemorySampler) -> None:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """Those that left a line, oldest first."""
+    """Finished attempts, oldest first."""
     return [Attempt(**line) for line in read_lines(folder / ATTEMPTS)]
 
 
 def seconds_by_phase(attempts: Sequence[Attempt]) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
-    for one in attempts:
-        for phase, value in one.seconds_by_phase.items():
+    for record in attempts:
+        for phase, value in record.seconds_by_phase.items():
             seconds[phase] += value
     return dict(seconds)

@@ -11,7 +11,7 @@ from common.runtime.screen import Screen, bar, print_line
 
 
 class LiveLine:
-    """The current phase and its seconds; redrawn while it is on the screen."""
+    """The current phase and its seconds; redrawn while it is visible."""
 
     def __init__(self, text: str) -> None:
         self.show(text)
@@ -40,12 +40,12 @@ class Progress:
 
     @property
     def seconds_total(self) -> float:
-        """Since the command."""
+        """Seconds since the start of the command."""
         return time.perf_counter() - self._start
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Shows a phase while it lasts, and its seconds after."""
+        """Shows a phase during the block, and its seconds afterwards."""
         outer, self.live = self.live, LiveLine(name)
         try:
             with self._timed(name), self.console.status(self.live):
@@ -68,7 +68,7 @@ class Progress:
         print_line(self.console, text)
 
     def when_unread(self, stop: Callable[[], None]) -> None:
-        """Sets what is called where the reader of the output is gone."""
+        """Sets the callback for output whose reader is gone."""
         if isinstance(self.console, Screen):
             self.console.when_unread = stop
 
@@ -84,7 +84,7 @@ class Progress:
 
 
 class StepLines:
-    """A line per step, or per so many, with the time that is left at this pace; and what a step is at."""
+    """A line per step, or per several, with the estimated time left; and the current phase of a step."""
 
     def __init__(self, progress: Progress, *, name: str, first_step: int, num_steps: int, every: int = 1) -> None:
         self._progress, self._name = progress, name
@@ -93,7 +93,7 @@ class StepLines:
         self._start = time.perf_counter()
 
     def phase(self, name: str) -> None:
-        """A phase has begun: `checkpoint` of the last finished step, any other of the next."""
+        """Shows a new phase: `checkpoint` of the last finished step, any other of the next step."""
         step = self._finished + (name != "checkpoint")
         self._progress.task(f"{self._name} {step}/{self._num_steps}  {name}")
 

@@ -22,7 +22,7 @@ FEW_CLIPS = 100
 
 
 def print_report(console: Console, folder: Path, summary: Summary) -> None:
-    """Everything a person wants to know first; in a job's log it has 80 columns."""
+    """Prints the results of a run; with 80 columns in the log of a job."""
     evaluated = results(folder)
     if evaluated:
         console.print(_recognition(evaluated))

@@ -76,22 +76,22 @@ class Summary:
 
 
 def results(folder: Path) -> dict[Policy, EvaluationResult]:
-    found: dict[Policy, EvaluationResult | None] = {
+    results_by_policy: dict[Policy, EvaluationResult | None] = {
         policy: read_result(folder / "eval", policy) for policy in POLICIES
     }
-    return {policy: result for policy, result in found.items() if result is not None}
+    return {policy: result for policy, result in results_by_policy.items() if result is not None}
 
 
 def controls(folder: Path) -> dict[Control, EvaluationResult]:
-    """Results of the last policy in other conditions than `av`."""
-    found: dict[Control, EvaluationResult | None] = {
+    """Results of the last policy in conditions other than `av`."""
+    results: dict[Control, EvaluationResult | None] = {
         control: read_result(folder / "eval", result_name("grpo", control)) for control in CONTROLS
     }
-    return {control: result for control, result in found.items() if result is not None}
+    return {control: result for control, result in results.items() if result is not None}
 
 
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
-    """Reads results, metrics, the ledger, attempts and failed publishes."""
+    """Summarizes results, metrics, the ledger, attempts and failed publishes."""
     evaluated: dict[Policy | Control, EvaluationResult] = {**results(folder), **controls(folder)}
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
@@ -135,8 +135,8 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         logprob_diff_max=max((line["learner/logprob_diff/max"] for line in taken), default=None),
         kl_rollout_mean=over_tokens("learner/kl_rollout/mean"),
         num_attempts=len(attempts),
-        peak_memory_bytes=max((one.peak_memory_bytes for one in attempts), default=0),
-        seconds_total=round(sum(one.seconds_total for one in attempts), 2),
+        peak_memory_bytes=max((record.peak_memory_bytes for record in attempts), default=0),
+        seconds_total=round(sum(record.seconds_total for record in attempts), 2),
         seconds_by_phase={k: round(v, 2) for k, v in {**seconds_by_phase(attempts), **parts}.items()},
     )
 

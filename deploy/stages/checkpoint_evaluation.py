@@ -56,7 +56,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """Weights to ask."""
+    """The weights of a policy."""
 
     path: str | None
     """A checkpoint's folder; None builds the tiny model."""
@@ -105,17 +105,17 @@ async def _answers(
         await warm_up(run, engines, phase="engines")
         for condition, clips in asked.items():
             asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
-            said = await ask(run, engines, clips, asking, name=condition)
+            texts = await ask(run, engines, clips, asking, name=condition)
             run.interrupts.check()
             try:
-                require_some_asked(said)
+                require_some_asked(texts)
             except DatasetError as error:
                 if condition == "av":
                     raise
                 # what was said in the other conditions is worth keeping
                 run.progress.say(f"warning: {condition} is left out of the report: {error}")
                 continue
-            predictions += said
+            predictions += texts
             write_predictions(kept_in, predictions)
     return predictions
 
@@ -210,9 +210,9 @@ def folds_of(config: OmniConfig) -> tuple[int, ...]:
             f"{without!r}; leave it out, or choose such corpora"
         )
     if len({_num_folds(source) for source in sources}) > 1:
-        told = ", ".join(f"{_num_folds(source)} of {source.type}" for source in sources)
+        numbers = ", ".join(f"{_num_folds(source)} of {source.type}" for source in sources)
         raise ConfigError(
-            f"--every-fold must come with corpora of as many folds each, got {told}; evaluate them one by one"
+            f"--every-fold must come with corpora of as many folds each, got {numbers}; evaluate them one by one"
         )
     return tuple(range(1, _num_folds(sources[0]) + 1))
 
@@ -224,7 +224,7 @@ def _num_folds(source: AnyCorpusConfig) -> int:
 
 
 def at_fold(config: OmniConfig, fold: int) -> OmniConfig:
-    """The configuration with another fold of its held-out corpus, or of each corpus of its mix."""
+    """The configuration for another fold of its held-out corpus, or of each corpus of its mix."""
     heldout = config.data.heldout
     assert heldout is not None
     if isinstance(heldout, MixDataConfig):
@@ -240,9 +240,9 @@ def _heldout(run: Run, folds: Sequence[int]) -> list[Record]:
     """The run's held-out clips, or those of every fold with its number."""
     if not folds:
         return run.corpora.heldout
-    found: list[Record] = []
+    heldout: list[Record] = []
     for fold in folds:
         config = at_fold(run.config, fold)
         records = run.corpora.heldout if config == run.config else heldout_clips(config)
-        found += [replace(record, fold=fold) for record in records]
-    return found
+        heldout += [replace(record, fold=fold) for record in records]
+    return heldout

@@ -30,7 +30,7 @@ from rollout.pool import RolloutPool
 
 
 async def evaluate_untrained(run: Run) -> None:
-    """The policy before anything, on engines of its own."""
+    """Evaluates the untrained policy on separate engines."""
     if not is_due(run, "untrained"):
         return
     async with open_engines(run, run.model_path) as engines:
@@ -50,7 +50,7 @@ def _due(run: Run, policy: Policy) -> list[Condition]:
 
 
 async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
-    """Asks the held-out clips, where that is due, in one condition after the other."""
+    """Evaluates the missing conditions of a policy on the held-out clips."""
     if not is_due(run, policy):
         return
     classes, seed = TAXONOMIES[run.config.data.taxonomy], run.config.run.seed
@@ -63,7 +63,9 @@ async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Pol
 
 
 class CheckpointEvaluator:
-    """A `EvaluateFn`: asks the validation clips once in so many checkpoints and at the end, and notes the best."""
+    """An `EvaluateFn`: evaluates the validation clips after every n-th checkpoint and at the end, and records the
+    best.
+    """
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], events: EventLog, *, after_step: int) -> None:
         """Points of the curves after `after_step` are void."""
@@ -90,9 +92,9 @@ class CheckpointEvaluator:
 async def _evaluate(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
 ) -> EvaluationResult:
-    said, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
-    write_predictions(answers_file(folder, policy), said)
-    result = evaluation_result(said, policy=policy, policy_version=asking.policy_version)
+    predictions, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
+    write_predictions(answers_file(folder, policy), predictions)
+    result = evaluation_result(predictions, policy=policy, policy_version=asking.policy_version)
     write_result(folder, result)
     return result
 
@@ -100,7 +102,7 @@ async def _evaluate(
 async def ask(
     run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, name: str
 ) -> list[Prediction]:
-    """Asks clips once each, greedily, on all engines, which are warmed up; in the clips' order."""
+    """Answers clips greedily, once each, on warm engines; results are in the order of the clips."""
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
     pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)

@@ -21,14 +21,14 @@ from learner.checkpoints.checkpoint import checkpoints
 
 
 async def run_cold_start(run: Run) -> str:
-    """The supervised stage alone; the checkpoint that it leaves."""
+    """Runs the supervised stage alone; returns its checkpoint."""
     memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
     with attempt(run.folder, run.progress, memory), memory:
         return await run_sft_stage(run)
 
 
 async def run_stages(run: Run) -> Summary:
-    """All that is configured and not yet done, then the summary and its tables."""
+    """Runs all configured, unfinished stages, then prints the summary and its tables."""
     memory = MemorySampler(session=ray.get_runtime_context().get_session_name())
     with attempt(run.folder, run.progress, memory), memory:
         await evaluate_untrained(run)
@@ -53,6 +53,13 @@ def _next(run: Run) -> list[str]:
         return ["python", "-m", "learner.evaluate", "--config", config, "--run", chosen.run.name]
     newest = next(iter(checkpoints(run.folder)), run.folder / "cold_start")
     clip = run.corpora.train[0].clip
-    asked = ["--config", config, "--taxonomy", chosen.data.taxonomy, "--out", str(run.folder / "predictions.jsonl")]
+    options = [
+        "--config",
+        config,
+        "--taxonomy",
+        chosen.data.taxonomy,
+        "--out",
+        str(run.folder / "predictions.jsonl"),
+    ]
     where = str(clip.video_path or clip.audio_path)
-    return ["python", "-m", "learner.predict", "--model", str(newest / "hf"), *asked, where]
+    return ["python", "-m", "learner.predict", "--model", str(newest / "hf"), *options, where]

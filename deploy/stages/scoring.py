@@ -36,6 +36,6 @@ async def scored_by(run: Run, service: RewardClient, *, pool: RolloutPool, versi
     await rewards.start()
 
     async def score(record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
-        return await service(record, completions, given=await rewards(record, completions))
+        return await service(record, completions, precomputed=await rewards(record, completions))
 
     return score

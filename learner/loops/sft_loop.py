@@ -33,7 +33,7 @@ class SftParts:
     display: StepDisplay
     save_checkpoint: SaveCheckpointFn
     should_stop: Callable[[], None]
-    """Raises `StopRequestedError` if the run was asked to stop."""
+    """Raises `StopRequestedError` if a stop was requested."""
     examples_per_step: int
     steps_per_checkpoint: int
     max_non_finite_steps: int

@@ -71,14 +71,14 @@ def load_classifier(entrypoint: object) -> Classifier:
     """Imports `module:name`; raises `ConfigError`."""
     module, _, name = str(entrypoint).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        function = getattr(importlib.import_module(module), name, None)
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"think_answer_consistency.classifier must be importable, got {entrypoint!r}: {said}; mend the module"
+            f"think_answer_consistency.classifier must be importable, got {entrypoint!r}: {reason}; mend the module"
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(
             f"think_answer_consistency.classifier must name a function, got {entrypoint!r}; write module:name"
         )
-    return cast(Classifier, found)
+    return cast(Classifier, function)

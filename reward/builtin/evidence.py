@@ -37,11 +37,13 @@ class EvidenceReward:
         if not request.modalities:
             return RewardResult(value=None, detail="the policy was given neither video nor audio")
         thought = think_part(request.completion)
-        given = [m for m in MODALITIES if m in request.modalities]
+        present = [m for m in MODALITIES if m in request.modalities]
         absent = [m for m in MODALITIES if m not in request.modalities]
-        named = {m: LEXICONS[m].named(thought) if m in given else LEXICONS[m].claimed(thought) for m in MODALITIES}
+        named = {
+            m: LEXICONS[m].named(thought) if m in present else LEXICONS[m].claimed(thought) for m in MODALITIES
+        }
         shares = {m: min(1.0, len(named[m]) / self.needed) for m in MODALITIES}
-        value = mean(shares[m] for m in given)
+        value = mean(shares[m] for m in present)
         if absent:
             value -= self.absent_penalty * mean(shares[m] for m in absent)
         return RewardResult(value=value, facts={f"{m}_cues": float(len(named[m])) for m in MODALITIES})

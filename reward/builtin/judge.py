@@ -139,8 +139,8 @@ class JudgeReward:
         )
 
     def _score_in(self, reply: str) -> float:
-        found = _SCORE.findall(reply)
-        score = float(found[-1]) if found else None
+        scores = _SCORE.findall(reply)
+        score = float(scores[-1]) if scores else None
         if score is None or not 0 <= score <= self.max_score:
             raise ScoringError(
                 f"judge must end with `Score: <number>` in [0, {self.max_score:g}], got {reply[-200:]!r}; ask for "
@@ -160,7 +160,7 @@ class ScoreCache:
             folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> float | None:
-        """None for what was never put, or forgotten."""
+        """None for an unknown or evicted key."""
         with self._lock:
             if self._folder is None:
                 return self._kept.get(key)
@@ -168,7 +168,7 @@ class ScoreCache:
             return float(json.loads(path.read_text())) if path.exists() else None
 
     def put(self, key: str, score: float) -> None:
-        """Keeps a score; memory forgets the oldest beyond `MAX_KEPT`."""
+        """Stores a score; memory evicts the oldest beyond `MAX_KEPT`."""
         with self._lock:
             if self._folder is not None:
                 atomic_write_text(self._folder / f"{key}.json", json.dumps(score))
@@ -206,6 +206,6 @@ def _text_of(content: bytes) -> str:
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
-        told = content[:200].decode(errors="replace")
-        raise ScoringError(f"judge must answer as OpenAI's chat completions, got {told!r}; see the endpoint")
+        excerpt = content[:200].decode(errors="replace")
+        raise ScoringError(f"judge must answer as OpenAI's chat completions, got {excerpt!r}; see the endpoint")
     return text

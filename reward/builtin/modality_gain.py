@@ -67,18 +67,18 @@ class ModalityGainReward:
         )
 
     def bind(self, score_logprobs: ScoreLogprobsFn) -> "BoundModalityGain":
-        """The reward with its engines, to be awaited."""
+        """The reward with its engines; its calls are awaited."""
         return BoundModalityGain(options=self, score_logprobs=score_logprobs)
 
     def anchor_of(self, request: RewardRequest) -> float:
-        """What of the completion is multiplied, in [0, 1]."""
+        """The multiplied value of the completion, in [0, 1]."""
         if self.anchor == "accuracy":
             return AccuracyReward()(request)
         cues = LEXICONS[MODALITY_OF[self.without]].named(think_part(request.completion))
         return min(1.0, len(cues) / self.needed)
 
     def factor_of(self, gap: float) -> float:
-        """A gap in nats as a factor in [0, 1]."""
+        """The factor of a gap in nats, in [0, 1]."""
         units = gap / self.scale
         if self.form == "clip":
             return min(1.0, max(0.0, units))

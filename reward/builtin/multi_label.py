@@ -26,5 +26,5 @@ class MultiLabelReward:
 
 
 def set_f1(answered: AbstractSet[str], expected: AbstractSet[str]) -> float:
-    """2 |A & L| / (|A| + |L|); 0 where both are empty."""
+    """2 |A & L| / (|A| + |L|); 0 if both are empty."""
     return 2 * len(answered & expected) / max(1, len(answered) + len(expected))

@@ -51,11 +51,11 @@ class TranscriptReward:
 
 
 def quotes_of(text: str) -> list[list[str]]:
-    """The words of each quote; a mark that is never closed opens none."""
+    """The words of each quote; an unclosed mark opens none."""
     return [words_of("".join(groups)) for groups in _QUOTE.findall(text)]
 
 
-def edits_to_best_stretches(quotes: Sequence[Sequence[str]], said: Iterable[str]) -> int:
+def edits_to_best_stretches(quotes: Sequence[Sequence[str]], transcript: Iterable[str]) -> int:
     """Fewest word edits that make each quote a stretch of what was said, perhaps an empty one.
 
     Myers 1999 ("A fast bit-vector algorithm for approximate string matching"): a column of the edit table is two
@@ -82,7 +82,7 @@ def edits_to_best_stretches(quotes: Sequence[Sequence[str]], said: Iterable[str]
     rises, falls, fewest = every, 0, num
     above: list[int] = []
     """Bit planes of a counter at the last bit of each quote: its edits in this column beyond its fewest so far."""
-    for word in said:
+    for word in transcript:
         equal = places.get(word, 0)
         inner = rises & not_last
         same = (((equal & inner) + inner) ^ inner) | equal | falls

@@ -51,9 +51,13 @@ class WheelReward:
         return {place for text in texts for place in self._places_in(text)}
 
     def _places_in(self, text: str) -> set[str]:
-        found = mentions(text)
-        named = {self._place(m.surface) or self._place(m.emotion) or m.emotion for m in found if not m.is_negated}
-        ends = iter([*(m.end for m in found), len(text) + 1])
+        named_emotions = mentions(text)
+        named = {
+            self._place(m.surface) or self._place(m.emotion) or m.emotion
+            for m in named_emotions
+            if not m.is_negated
+        }
+        ends = iter([*(m.end for m in named_emotions), len(text) + 1])
         end = next(ends)
         for term in _TERM.finditer(text):
             while end <= term.start():

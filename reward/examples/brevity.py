@@ -5,6 +5,6 @@
 
 
 def brevity(completion: str, label: str, max_words: int = 60) -> float:
-    """1.0 up to so many words, then less and less."""
+    """1.0 up to a number of words, then decreasing."""
     num_words = len(completion.split())
     return min(1.0, max_words / max(1, num_words))

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def score(sample: dict[str, Any]) -> dict[str, Any]:
-    """One result: `total` is the reward, null where it does not apply."""
+    """One result: `total` is the reward, null if it does not apply."""
     return {"total": float(len(sample["completion"]) > 0), "breakdown": {}}
 
 
@@ -19,18 +19,20 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one path."""
 
     def do_POST(self) -> None:
-        """A result per sample, in their order."""
+        """Returns a result per sample, in their order."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        found = self.path == "/v1/score"
-        answer = json.dumps({"results": [score(sample) for sample in json.loads(body)["samples"]]} if found else {})
-        self.send_response(200 if found else 404)
+        is_known = self.path == "/v1/score"
+        answer = json.dumps(
+            {"results": [score(sample) for sample in json.loads(body)["samples"]]} if is_known else {}
+        )
+        self.send_response(200 if is_known else 404)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer.encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        pass
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from reward.request import RewardRequest, RewardResult
 
 
 class Loudness:
-    """Takes a point from who hears shouting in a clip that is quiet."""
+    """Subtracts a point from a completion that claims shouting in a quiet clip."""
 
     def __init__(self, *, quiet_db: float = -40.0, words: tuple[str, ...] = ("shout", "scream", "loud")) -> None:
         self._quiet_db, self._words = quiet_db, tuple(words)

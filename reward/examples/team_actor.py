@@ -13,12 +13,12 @@ class TeamReward:
     """Scores mappings, as `POST /v1/score` does."""
 
     def score(self, samples: list[dict[str, Any]]) -> list[float | None]:
-        """1.0 where the label is said; None where there is no label."""
+        """1.0 if the completion names the label; None without a label."""
         return [float(s["label"].lower() in s["completion"].lower()) if s["label"] else None for s in samples]
 
 
 def start() -> Any:
-    """The actor, which outlives who started it."""
+    """Starts the actor, which outlives this process."""
     options: dict[str, Any] = {"name": "team-reward", "namespace": "rewards", "lifetime": "detached", "num_cpus": 0}
     actor: Any = ray.remote(TeamReward)
     return actor.options(**options).remote()

@@ -12,12 +12,12 @@ ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 def answer_reward(
     completions: list[list[dict[str, str]]], solution: list[str], **columns: Any
 ) -> list[float | None]:
-    """1.0 where the answer is the solution's, in any case; None where the solution has none."""
+    """1.0 if the answer equals the solution's, ignoring case; None without a solution."""
     rewards: list[float | None] = []
     for messages, right in zip(completions, solution, strict=True):
-        expected, given = ANSWER.search(right), ANSWER.search(messages[0]["content"])
+        expected, answer = ANSWER.search(right), ANSWER.search(messages[0]["content"])
         if expected is None or not expected[1]:
             rewards.append(None)
         else:
-            rewards.append(float(given is not None and given[1].lower() == expected[1].lower()))
+            rewards.append(float(answer is not None and answer[1].lower() == expected[1].lower()))
     return rewards

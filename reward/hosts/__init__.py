@@ -1,1 +1,1 @@
-"""Where a user's reward runs: a process, a Ray actor, an HTTP service."""
+"""The hosts of user rewards: processes, Ray actors, HTTP services."""

@@ -36,7 +36,7 @@ def check_in_process(specs: Sequence[PluginSpec]) -> None:
 
 
 def main() -> int:
-    """Reads pickled specifications; prints what is wrong with the first that cannot be used."""
+    """Reads pickled specifications; prints the first problem."""
     specs: list[PluginSpec] = pickle.load(sys.stdin.buffer)
     with os.fdopen(os.dup(1), "w") as answer:
         # prints of the user's must not come between

@@ -22,7 +22,7 @@ MIN_RETRY_S = 0.1
 
 
 class HttpHost(RewardHost):
-    """A service: its configured address and nowhere else, whatever it answers."""
+    """A service at its configured address only, whatever it answers."""
 
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.takes_groups, self.concurrency = True, config.max_concurrency
@@ -68,7 +68,7 @@ class HttpHost(RewardHost):
         return self._failed(f"answered {reply.status}: {reply.excerpt}", requests, kind=kind)
 
     def end(self) -> None:
-        """Connections close with the client."""
+        # connections close with the client
         self._ended.set()
 
     def _outcomes(self, content: bytes, requests: Sequence[RewardRequest]) -> list[Outcome]:
@@ -87,8 +87,8 @@ class HttpHost(RewardHost):
         outcomes: list[Outcome] = []
         for result in results:
             if result.error is not None:
-                told = f"{self._shown}: {result.error.reason}: {result.error.detail}"
-                outcomes.append(RewardFault(kind="error", detail=told))
+                reason = f"{self._shown}: {result.error.reason}: {result.error.detail}"
+                outcomes.append(RewardFault(kind="error", detail=reason))
             else:
                 detail = "; ".join(f"{name}: {text}" for name, text in result.details.items())
                 facts = result.breakdown | result.facts
@@ -100,7 +100,6 @@ class HttpHost(RewardHost):
 
 
 def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledReward:
-    """A reward of another service."""
     return PooledReward(config, make_host=lambda: HttpHost(config), size=1, asks_all=asks_all)
 
 
@@ -121,7 +120,7 @@ def _target(config: HttpRewardConfig) -> HttpTarget:
 
 def _retry_after_s(reply: HttpReply) -> float | None:
     """Seconds before a retry, by the headers of a busy service; None without them."""
-    told = reply.retry_after
-    if reply.status != 429 or not (told.isascii() and told.isdecimal()):
+    seconds = reply.retry_after
+    if reply.status != 429 or not (seconds.isascii() and seconds.isdecimal()):
         return None
-    return min(max(float(told), MIN_RETRY_S), 3600.0)
+    return min(max(float(seconds), MIN_RETRY_S), 3600.0)

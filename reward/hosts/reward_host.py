@@ -35,7 +35,7 @@ class RewardHost:
         """Returns when the worker is ready."""
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        """One outcome per request; cancelled where the call is given up. Raises `HostLostError`."""
+        """One outcome per request; cancelled if the caller gives up. Raises `HostLostError`."""
         raise NotImplementedError
 
     async def can_go_on(self) -> bool:
@@ -50,15 +50,15 @@ class RewardHost:
             return False
 
     async def stacks(self) -> str:
-        """Python stacks of the worker; empty where they cannot be had."""
+        """Python stacks of the worker; empty if unavailable."""
         return ""
 
     def end(self) -> None:
-        """Ends the worker; harmless when repeated."""
+        """Ends the worker; may be repeated."""
         self.is_lost = True
 
     def greet(self, hello: dict[str, Any], *, max_concurrency: int) -> None:
-        """Takes note of what a worker's `load` returned."""
+        """Stores the result of a worker's `load`."""
         if "refused" in hello:
             raise ConfigError(hello["refused"])
         self.decision, self.takes_groups = hello["decision"], hello["takes_groups"]

@@ -45,13 +45,13 @@ def lead_group(lifeline_fd: int) -> None:
 
 
 def load(spec: PluginSpec) -> tuple[Plugin | None, dict[str, Any]]:
-    """Loads a reward; also returns what its owner must know of it: how it is called, or why it cannot be."""
+    """Loads a reward; also returns its calling convention, or the reason why it cannot be loaded."""
     try:
         plugin = load_plugin(spec)
     except ConfigError as error:
         return None, {"refused": str(error)}
-    told = {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
-    return plugin, told
+    properties = {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
+    return plugin, properties
 
 
 def main(socket_fd: int, lifeline_fd: int, trace_fd: int) -> int:

@@ -132,8 +132,8 @@ class Plugin:
             case "verl":
                 return self.call(**self._accepted(verl_arguments(request)))
 
-    def _accepted(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        left = {name: value for name, value in given.items() if name not in self.taken}
+    def _accepted(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        left = {name: value for name, value in arguments.items() if name not in self.taken}
         return _of_names(inspect.signature(self.call), left)
 
     def _outcomes(self, answer: object, requests: Sequence[RewardRequest]) -> list[Outcome]:
@@ -388,5 +388,5 @@ def _place_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     # frames of the importing modules come before the user's
     files = [frame.filename for frame in frames if frame.name == "<module>"]
-    own = [frame for frame in frames if frame.filename in files[:1]]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    user_frames = [frame for frame in frames if frame.filename in files[:1]]
+    return f" at {user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""

@@ -36,7 +36,7 @@ class Routes:
         self._num_samples = 0
 
     async def score(self, batch: wire.ScoreBatch) -> wire.ScoreReply:
-        """Scores samples; the results come in their order. A reward that fails is an error of its group."""
+        """Scores samples; results have the order of the samples. A failed reward is an error of its group."""
         for index, sample in enumerate(batch.samples):
             field = wire.stray_path(sample, media_root=self._media_root)
             if field is not None:
@@ -59,7 +59,7 @@ class Routes:
         return wire.RewardList(rewards=tuple(map(_info, self._service.config.rewards)))
 
     async def healthz(self) -> Response:
-        """That the process answers."""
+        """Returns 200 while the process runs."""
         return JSONResponse({"status": "alive"})
 
     async def readyz(self) -> Response:
@@ -78,10 +78,10 @@ class Routes:
             groups.setdefault(key, []).append(index)
         scoring = [self._group([samples[index] for index in indices]) for indices in groups.values()]
         # tasks cost more than rewards that never wait
-        scored = [await one for one in scoring] if self._service.is_quick else await asyncio.gather(*scoring)
+        scored = [await call for call in scoring] if self._service.is_quick else await asyncio.gather(*scoring)
         results: dict[int, wire.WireResult] = {}
-        for indices, found in zip(groups.values(), scored, strict=True):
-            results.update(zip(indices, found, strict=True))
+        for indices, group_results in zip(groups.values(), scored, strict=True):
+            results.update(zip(indices, group_results, strict=True))
         return tuple(results[index] for index in range(len(samples)))
 
     async def _group(self, samples: Sequence[wire.WireSample]) -> list[wire.WireResult]:

@@ -20,7 +20,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits:
-    """RequestLimits of score requests."""
+    """Limits of score requests."""
 
     max_body_bytes: int = 8 * 2**20
     body_s: float = 30.0
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 
 
 def busy() -> RefusedError:
-    """The refusal of a request beyond what is served at a time."""
+    """The refusal of a request above the limits."""
     return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
 
 

@@ -8,23 +8,20 @@ from reward.service import GroupReport
 
 
 class Meters:
-    """The metrics of one application."""
-
     def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
-        counter = partial(Counter, labelnames=["reward"], registry=own)
-        self.requests = Counter("omni_reward_requests", "Score requests by status.", ["status"], registry=own)
+        registry = self.registry = CollectorRegistry()
+        counter = partial(Counter, labelnames=["reward"], registry=registry)
+        self.requests = Counter("omni_reward_requests", "Score requests by status.", ["status"], registry=registry)
         self.samples = counter("omni_reward_samples", "Samples asked about, by reward.")
         self.errors = counter("omni_reward_errors", "Samples that a reward failed on.")
         self.left_out = counter("omni_reward_left_out", "Groups that a reward had no part in.")
         about = "Seconds that a reward took for a group."
-        self.seconds = Histogram("omni_reward_seconds", about, ["reward"], registry=own)
+        self.seconds = Histogram("omni_reward_seconds", about, ["reward"], registry=registry)
         about = "Seconds of score requests."
-        self.request_seconds = Histogram("omni_reward_request_seconds", about, registry=own)
-        self.in_flight = Gauge("omni_reward_samples_in_flight", "Samples being scored.", registry=own)
+        self.request_seconds = Histogram("omni_reward_request_seconds", about, registry=registry)
+        self.in_flight = Gauge("omni_reward_samples_in_flight", "Samples being scored.", registry=registry)
 
     def add(self, report: GroupReport, num_samples: int) -> None:
-        """Counts a group of samples."""
         for name, seconds in report.seconds.items():
             self.samples.labels(name).inc(num_samples)
             self.seconds.labels(name).observe(seconds)

@@ -67,7 +67,7 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
     else:
         explained, verdicts = asyncio.run(_asked(chosen, corpus.records, count=count, out=out))
     beside = write_cold_start(out, explained)
-    told = {
+    summary = {
         "written": len(explained),
         "wanted": count,
         "labels": dict(Counter(each.record.label for each in explained)),
@@ -76,7 +76,7 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
         "path": str(out),
         "provenance": str(beside),
     }
-    sys.stdout.write(f"{json.dumps(told, ensure_ascii=False)}\n")
+    sys.stdout.write(f"{json.dumps(summary, ensure_ascii=False)}\n")
     look = ("inspect", "--format", "r1_omni", "--root", str(out), "--taxonomy", chosen.taxonomy)
     print_end(Screen(stderr=True), out.parent, ["python", "-m", "common.datasets", *look])
     return 0 if len(explained) >= count else 1

@@ -1,4 +1,4 @@
-"""Whether an answer with its reasons is fit to learn from: its form, its answer, and that both agree."""
+"""Checks answers for the cold start: their form, their label, and the consistency of reasons and label."""
 
 import re
 

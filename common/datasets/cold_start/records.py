@@ -28,7 +28,7 @@ class Explained:
     record: Record
     response: str
     provenance: Mapping[str, Any]
-    """How the answer came about."""
+    """The origin of the answer."""
 
 
 def from_reasons(records: Sequence[Record], *, count: int, seed: int) -> list[Explained]:

@@ -38,14 +38,14 @@ class Sampling:
     count: int
     """Clips to explain."""
     attempts: int
-    """Answers asked of a clip at most."""
+    """Most attempts per clip."""
     taxonomy: str
     model: str
     temperature: float = 1.0
     max_tokens: int = 512
     seed: int = 0
     num_parallel: int = 4
-    """Clips asked about at once."""
+    """Clips in flight."""
     max_frames: int = 8
     max_audio_s: float = 30.0
     max_video_s: float = 60.0
@@ -56,7 +56,7 @@ class Outcome:
     """The result of the sampling."""
 
     explained: dict[str, Explained] = field(default_factory=dict[str, Explained])
-    """By id, of accepted clips."""
+    """Answers of accepted clips by id."""
     verdicts: Counter[str] = field(default_factory=Counter[str])
     """Attempts by what was wrong with them, `accepted` where nothing was; undecodable clips by why."""
 

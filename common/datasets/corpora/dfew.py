@@ -24,14 +24,14 @@ OWN_LISTS = (
     "label/single_{part}/set_{fold}.csv",
     "single_{part}set_{fold}.csv",
 )
-"""Where its own lists stand in the distributions that are known."""
+"""Locations of its own lists in the known distributions."""
 PUBLIC_LISTS = (
     "annotation/DFEW_set_{fold}_{part}.txt",
     "DFEW_set_{fold}_{part}.txt",
     "saved/data/dfew/org/split0{fold}/{part}.csv",
     "split0{fold}/{part}.csv",
 )
-"""Of DFER-CLIP, MMA-DFER and MAE-DFER; read where there are none of its own."""
+"""Patterns of DFER-CLIP, MMA-DFER and MAE-DFER, which are read without its own lists."""
 FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339), 5: (9361, 2336)}
 """Training and test clips of the published folds."""
 

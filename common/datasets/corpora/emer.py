@@ -36,7 +36,7 @@ class _Layout:
     media: str = ""
     """Folder of the media, where it is there."""
     is_open: bool = True
-    """Whether labels are open, and several to a clip."""
+    """True for open labels, of which a clip may have several."""
 
 
 _TRACKS = _Layout(
@@ -89,13 +89,13 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
     reasons = _table(root, config.reasons_file, layout.reasons, config, key="reasons_file")
     subtitles = _table(root, config.subtitles_file, layout.subtitles, config, key="subtitles_file", is_needed=False)
     explained = _texts(reasons, layout.reason_column or config.language, layout, is_needed=True)
-    said = _texts(subtitles, layout.subtitle_column or config.language, layout, is_needed=False)
+    transcripts = _texts(subtitles, layout.subtitle_column or config.language, layout, is_needed=False)
     items: list[Labelled] = []
     dropped: list[Dropped] = []
     for row in read_csv(labels, columns=(layout.name_column, layout.label_column)):
         name = row.cells[layout.name_column]
-        found = open_labels(row.cells[layout.label_column]) if layout.is_open else _closed(row, layout)
-        if not found:
+        row_labels = open_labels(row.cells[layout.label_column]) if layout.is_open else _closed(row, layout)
+        if not row_labels:
             dropped.append(Dropped(clip_id=name, reason="no-label", detail=f"{row.place}: its label is empty"))
             continue
         if split == "cold_start" and name not in explained:
@@ -105,10 +105,10 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
             Labelled(
                 place=row.place,
                 clip_id=name,
-                label=found[0],
-                labels=found if len(found) > 1 else (),
+                label=row_labels[0],
+                labels=row_labels if len(row_labels) > 1 else (),
                 response=explained.get(name),
-                transcript=said.get(name),
+                transcript=transcripts.get(name),
             )
         )
     wanted = {item.clip_id for item in items}
@@ -144,18 +144,24 @@ def _closed(row: Row, layout: _Layout) -> tuple[str, ...]:
 
 
 def _table(
-    root: Path, given: str | None, known: Sequence[str], config: EmerDataConfig, *, key: str, is_needed: bool = True
+    root: Path,
+    configured: str | None,
+    known: Sequence[str],
+    config: EmerDataConfig,
+    *,
+    key: str,
+    is_needed: bool = True,
 ) -> Path | None:
-    if given is not None:
-        return resolved(root / Path(given).expanduser())
+    if configured is not None:
+        return resolved(root / Path(configured).expanduser())
     candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in known]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None and candidates and is_needed:
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is None and candidates and is_needed:
         raise DatasetError(
             f"{root}: must hold {candidates[0].name} of {config.variant}, got no such file; unpack it there or set "
             f"{key}"
         )
-    return found
+    return file
 
 
 def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) -> dict[str, str]:

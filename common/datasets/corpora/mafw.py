@@ -22,9 +22,9 @@ from common.labels import MAFW_ORDER
 
 _NOUNS = "anger disgust fear happiness neutral sadness surprise contempt anxiety helplessness disappointment"
 ADJECTIVES: Mapping[str, str] = dict(zip(_NOUNS.split(), MAFW_ORDER, strict=True))
-"""In the order of the corpus' numbers, which start from 1; the public lists' start from 0."""
+"""Classes in the order of the corpus's numbers from 1 and of the public lists' from 0."""
 LABEL_COLUMN = 12
-"""Of the workbooks, from 0."""
+"""Columns of the workbooks, from 0."""
 PUBLIC_LISTS = (
     "annotation/MAFW_set_{fold}_{part}.txt",
     "annotation/MAFW_set_{fold}_{part}_faces.txt",
@@ -34,7 +34,7 @@ PUBLIC_LISTS = (
     "single/split0{fold}/{part}.csv",
     "split0{fold}/{part}.csv",
 )
-"""Of single labels, without captions."""
+"""Published sizes for single labels without captions."""
 FOLD_SIZES = {1: (7333, 1839), 2: (7335, 1837), 3: (7339, 1833), 4: (7340, 1832), 5: (7341, 1831)}
 """Training and test clips of the published folds, single labels."""
 
@@ -50,8 +50,8 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
     lists = require_folder(config.lists or config.root, key="lists")
     tree = index_media(require_folder(config.media_root or root, key="media_root"), key=mafw_id)
     path, is_public = _find(lists, config, part)
-    found = list(_items(path, config, is_public=is_public))
-    items = [item for item in found if isinstance(item, Labelled)]
+    entries = list(_items(path, config, is_public=is_public))
+    items = [item for item in entries if isinstance(item, Labelled)]
     corpus = assembled(
         items,
         tree=tree,
@@ -68,7 +68,7 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
     sizes = fold_sizes(config)
     return replace(
         corpus,
-        dropped=(*corpus.dropped, *(item for item in found if isinstance(item, Dropped))),
+        dropped=(*corpus.dropped, *(item for item in entries if isinstance(item, Dropped))),
         short_lists=shortness(path, len(items), published=sizes[part == "test"]) if sizes else (),
     )
 
@@ -96,13 +96,13 @@ def compound(text: str, *, place: str) -> tuple[str, ...]:
         else ADJECTIVES.get(part)
         for part in parts
     ]
-    found = tuple(name for name in names if name is not None)
-    if not found or len(found) < len(names):
+    classes = tuple(name for name in names if name is not None)
+    if not classes or len(classes) < len(names):
         raise DatasetError(
             f"{place}: a label must be made of {', '.join(ADJECTIVES)}, got {text!r}; mend the line or name "
             "another list"
         )
-    return tuple(sorted(set(found), key=MAFW_ORDER.index))
+    return tuple(sorted(set(classes), key=MAFW_ORDER.index))
 
 
 def _find(lists: Path, config: MafwDataConfig, part: str) -> tuple[Path, bool]:
@@ -116,12 +116,12 @@ def _find(lists: Path, config: MafwDataConfig, part: str) -> tuple[Path, bool]:
             f"{lists}: must hold Labels/{kind}-set.xlsx for all clips, got none; unpack Labels there, set lists, "
             "or choose a fold"
         )
-    told = "with_caption" if config.captions else "no_caption"
-    own = [f"{folder}{kind}/{told}/set_{{fold}}/{{part}}.txt" for folder in ("Train & Test Set/", "")]
+    captions = "with_caption" if config.captions else "no_caption"
+    patterns = [f"{folder}{kind}/{captions}/set_{{fold}}/{{part}}.txt" for folder in ("Train & Test Set/", "")]
     has_public = config.labels == "single" and not config.captions
     path, pattern = find_list(
         lists,
-        (*own, *(PUBLIC_LISTS if has_public else ())),
+        (*patterns, *(PUBLIC_LISTS if has_public else ())),
         fold=config.fold,
         part=part,
         remedy="unpack 'Train & Test Set' there or set lists",
@@ -157,8 +157,8 @@ def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped
         if is_title:
             # a title may be a number, the name of a file is a clip's
             reason = "no-label" if is_id else "not-a-clip"
-            said = name or next(iter(cells.values()))
-            yield Dropped(clip_id=said, reason=reason, detail=f"{place}: holds nothing but {said!r}")
+            key = name or next(iter(cells.values()))
+            yield Dropped(clip_id=key, reason=reason, detail=f"{place}: holds nothing but {key!r}")
             continue
         has_begun = True
         if LABEL_COLUMN not in cells:

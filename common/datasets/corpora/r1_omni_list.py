@@ -34,12 +34,12 @@ def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
     files = [str(path)]
     for index, (json_path, strategy) in enumerate(_entries(path)):
         file = resolved(path.parent / Path(json_path).expanduser())
-        found = load_r1_omni(file, media_root=config.media_root, question=None, split=split)
+        corpus = load_r1_omni(file, media_root=config.media_root, question=None, split=split)
         chosen = set(
-            sampled(len(found), strategy, seed=f"{config.sampling_seed}/{index}", place=f"{path}: entry {index}")
+            sampled(len(corpus), strategy, seed=f"{config.sampling_seed}/{index}", place=f"{path}: entry {index}")
         )
         files.append(str(file))
-        for position, record in enumerate(found):
+        for position, record in enumerate(corpus):
             if position in chosen:
                 records.append(record)
             else:

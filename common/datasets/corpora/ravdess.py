@@ -27,7 +27,7 @@ class Code:
     """The code in a clip's name, without the modality."""
 
     clip_id: str
-    """Without the modality: `01-06-02-01-01-12`."""
+    """The code without the modality: `01-06-02-01-01-12`."""
     is_song: bool
     emotion: str
     is_strong: bool
@@ -115,9 +115,9 @@ def _paired(
         return replace(both, videos={}, sounds={**tracks, **audio.sounds}), []
     pairs = {*silent} & {*voices}
     if not both.videos and not pairs and (silent or voices):
-        told, other = ("pictures", "video") if silent else ("sound", "audio")
+        lacking, other = ("pictures", "video") if silent else ("sound", "audio")
         raise DatasetError(
-            f"{root}: a clip must have pictures and sound, got {len(silent or voices)} with {told} alone; set "
+            f"{root}: a clip must have pictures and sound, got {len(silent or voices)} with {lacking} alone; set "
             f"modality to {other} or unpack the other archive, too"
         )
     alone = sorted({*silent} ^ {*voices})

@@ -36,7 +36,7 @@ PARTS: Mapping[str, Part] = {
     "eval": "test",
     "heldout": "test",
 }
-"""What splits are called."""
+"""Common names of splits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class _Line:
     folder: Path
     """That its paths start from."""
     part: str | None
-    """As files or folders are called; None where they do not say."""
+    """The split by the names of files or folders; None if unknown."""
 
 
 def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
@@ -62,31 +62,31 @@ def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
         raise DatasetError(f"{path}: a table must have rows, got none; write some")
     columns = _columns(config, lines[0])
     parts = {id(line): _part(line, config) for line in lines}
-    told = frozenset(p for p in parts.values() if p in ("train", "validation", "test"))
-    wanted = part if part in told or part == "test" else "train"
+    known_parts = frozenset(p for p in parts.values() if p in ("train", "validation", "test"))
+    wanted = part if part in known_parts or part == "test" else "train"
     records: list[Record] = []
     dropped: list[Dropped] = []
     for line in lines:
-        found = _record(line, columns, config, dataset=config.name or path.stem, split=split)
-        own = parts[id(line)]
-        if own == "other":
+        item = _record(line, columns, config, dataset=config.name or path.stem, split=split)
+        row_part = parts[id(line)]
+        if row_part == "other":
             dropped.append(
-                Dropped(clip_id=_name(found), reason="other-split", detail=f"{line.place}: of no known split")
+                Dropped(clip_id=_name(item), reason="other-split", detail=f"{line.place}: of no known split")
             )
-        elif own is None and (told or config.split_column is not None):
-            dropped.append(Dropped(clip_id=_name(found), reason="no-split", detail=f"{line.place}: says no split"))
-        elif told and own != wanted:
+        elif row_part is None and (known_parts or config.split_column is not None):
+            dropped.append(Dropped(clip_id=_name(item), reason="no-split", detail=f"{line.place}: says no split"))
+        elif known_parts and row_part != wanted:
             continue
-        elif isinstance(found, Dropped):
-            dropped.append(found)
+        elif isinstance(item, Dropped):
+            dropped.append(item)
         else:
-            records.append(found)
+            records.append(item)
     require_unique(records, subject=str(path), remedy="remove one or name an id_column")
     return Corpus(
         records=tuple(records),
         dropped=tuple(dropped),
         files=tuple(map(str, files)),
-        parts=cast(frozenset[Part], told),
+        parts=cast(frozenset[Part], known_parts),
     )
 
 
@@ -98,13 +98,13 @@ def _files(path: Path) -> list[Path]:
     # unlike rglob, it does not pass over what it cannot read
     names = [(folder, name) for folder, _, files in os.walk(path, onerror=_refuse) for name in files]
     for pattern in ("metadata.jsonl", "metadata.csv", "*.parquet", "*.arrow", "*.jsonl"):
-        found = sorted(
+        paths = sorted(
             Path(folder, name)
             for folder, name in names
             if fnmatchcase(name, pattern) and not name.startswith((".", "cache-"))
         )
-        if found:
-            return found
+        if paths:
+            return paths
     raise DatasetError(
         f"{path}: a folder must hold metadata.jsonl, metadata.csv, Parquet, Arrow or JSONL files, got none; name "
         "the table itself"
@@ -177,9 +177,9 @@ def _columnar(file: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Map
         rows = read(str(file)).to_pylist()
     # pyarrow's own are of these two
     except (ValueError, OSError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise DatasetError(
-            f"{file}: must be a readable {file.suffix} table, got {said}; write or download it again"
+            f"{file}: must be a readable {file.suffix} table, got {reason}; write or download it again"
         ) from error
     yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(rows, start=1))
 
@@ -210,8 +210,8 @@ def _columns(config: TableDataConfig, first: _Line) -> TableDataConfig:
 
 
 def _part(line: _Line, config: TableDataConfig) -> str | None:
-    told = _text(line, config.split_column) if config.split_column is not None else line.part
-    return None if told is None else PARTS.get(told.lower(), "other")
+    value = _text(line, config.split_column) if config.split_column is not None else line.part
+    return None if value is None else PARTS.get(value.lower(), "other")
 
 
 def _record(
@@ -219,8 +219,8 @@ def _record(
 ) -> Record | Dropped:
     root = resolved(names.media_root) if names.media_root else line.folder
     video, audio = _path(line, config.video_column), _path(line, config.audio_column)
-    own = _text(line, config.id_column)
-    clip_id = own or video or audio
+    row_id = _text(line, config.id_column)
+    clip_id = row_id or video or audio
     if not clip_id:
         raise DatasetError(f"{line.place}: a row must name its clip, got no path; mend the row")
     if not video and not audio:
@@ -294,5 +294,5 @@ def _text(line: _Line, column: str | None) -> str | None:
     return None if value is None or not str(value).strip() else str(value).strip()
 
 
-def _name(found: Record | Dropped) -> str:
-    return found.prompt_id if isinstance(found, Record) else found.clip_id
+def _name(item: Record | Dropped) -> str:
+    return item.prompt_id if isinstance(item, Record) else item.clip_id

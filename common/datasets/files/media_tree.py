@@ -12,7 +12,7 @@ from common.types import Clip
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv", ".m4v", ".mpg"})
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 Key = Callable[[str], str | None]
-"""The id that a name without its suffix stands for; None where it is of no clip."""
+"""Returns the id in a file name without suffix; None for a name that is no clip's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +50,13 @@ class MediaTree:
         )
 
     def _one(self, paths: Mapping[str, tuple[str, ...]], clip_id: str) -> str | None:
-        found = paths.get(clip_id, ())
-        if len(found) > 1:
+        places = paths.get(clip_id, ())
+        if len(places) > 1:
             raise DatasetError(
-                f"{self.root}: a clip must stand in one place, got {clip_id!r} at {found[0]} and {found[1]}; set "
+                f"{self.root}: a clip must stand in one place, got {clip_id!r} at {places[0]} and {places[1]}; set "
                 "media_root to the folder of one of them"
             )
-        return found[0] if found else None
+        return places[0] if places else None
 
 
 def index_media(
@@ -108,11 +108,11 @@ def _walk(
         folder = waiting.pop()
         try:
             with os.scandir(folder) as entries:
-                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+                visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
             on_error(folder, error)
             continue
-        for entry in found:
+        for entry in visible:
             try:
                 is_folder = entry.is_dir()
                 if is_folder and entry.name in ignored:

@@ -25,9 +25,9 @@ class Listed:
     place: str
     """File and line."""
     name: str
-    """Without folder and suffix, as it is written."""
+    """The name in the list, without folder and suffix."""
     class_index: int
-    """From 0."""
+    """The class, from 0."""
 
 
 def find_list(folder: Path, patterns: Sequence[str], *, fold: int, part: str, remedy: str) -> tuple[Path, str]:

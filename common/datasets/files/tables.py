@@ -20,7 +20,7 @@ class Row:
 
     file: Path
     line: int
-    """Where it ends, counted from 1."""
+    """The last line of the row, from 1."""
     cells: Mapping[str, str]
     """Stripped, by column."""
 
@@ -31,10 +31,10 @@ class Row:
 
 def resolved(path: str | Path) -> Path:
     """An absolute path, with `~` expanded and links unchanged."""
-    given = Path(path).expanduser()
+    expanded = Path(path).expanduser()
     # Path.resolve raises at a loop of links
-    folder = Path(os.path.realpath(given.parent if given.name else given))
-    return folder / given.name
+    folder = Path(os.path.realpath(expanded.parent if expanded.name else expanded))
+    return folder / expanded.name
 
 
 def require_folder(path: str | Path, *, key: str) -> Path:
@@ -87,8 +87,8 @@ def csv_text(path: Path) -> str:
     reader = csv.reader(io.StringIO(f"{text}\n{AFTER_ALL}", newline=""))
     starts_at, row_ends, row = 0, 0, list[str]()
     try:
-        for found in reader:
-            row, starts_at, row_ends = found, row_ends + 1, reader.line_num
+        for cells in reader:
+            row, starts_at, row_ends = cells, row_ends + 1, reader.line_num
     except csv.Error as error:
         raise DatasetError(f"{path}:{reader.line_num}: a table must be CSV, got {error}; mend the line") from error
     if row != [AFTER_ALL]:

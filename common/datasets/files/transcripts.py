@@ -35,13 +35,13 @@ def read_transcripts(path: str | None) -> Transcripts:
     if path is None:
         return Transcripts()
     source = resolved(path)
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for place, name, text in _entries(source):
-        if _key(name) in found:
+        if _key(name) in texts:
             raise DatasetError(f"{place}: a clip must have one transcript, got a second of {name!r}; remove one")
-        found[_key(name)] = text
+        texts[_key(name)] = text
     files = tuple(map(str, sorted(source.glob("*.srt")))) if source.is_dir() else (str(source),)
-    return Transcripts(files=files, by_name={name: text for name, text in found.items() if text})
+    return Transcripts(files=files, by_name={name: text for name, text in texts.items() if text})
 
 
 def spoken(subtitles: str) -> str:

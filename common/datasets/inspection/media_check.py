@@ -1,4 +1,4 @@
-"""What the files of clips are like, found in many processes: whether they can be used, how long they last."""
+"""Checks the files of clips in many processes: whether they can be used, and their durations."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ Level = Literal["none", "header", "full"]
 SILENCE = 1e-4
 """Largest sample of a silent track: 80 dB below full scale."""
 END_BYTES = 65_536
-"""Of a file's start and of its end that `header` tells files apart by."""
+"""Bytes of a file's start and end that identify its content."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class CheckLimits:
     max_video_s: float
     max_audio_s: float
     missing_audio: Literal["video_only", "skip"] = "video_only"
-    """As `data.missing_audio`: whether a clip without a sound track can be used."""
+    """The value of `data.missing_audio`: a clip without a sound track is an error or is used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +38,12 @@ class Facts:
 
     clip_id: str
     seconds: float = 0.0
-    """Of the video, or of the audio where there is no video."""
+    """Seconds of the video, or of the audio without a video."""
     reason: str | None = None
-    """Why it cannot be used, as the ledger of a run would say; None where it can."""
+    """The reason why the clip cannot be used, as in the ledger of a run; None if it can."""
     detail: str = ""
     lacks_track: bool = False
-    """Whether it has no sound track and is asked without sound."""
+    """True if the clip has no sound track and is used without sound."""
     content: str = ""
     """Hash of the files: the same for the same bytes."""
 
@@ -97,13 +97,13 @@ def _declared_s(clip: Clip, limits: CheckLimits) -> float:
 
     seconds = {"video": 0.0, "audio": 0.0}
     for path in _paths(clip):
-        asked = [m for m, p in (("video", clip.video_path), ("audio", clip.audio_path)) if p == path]
+        modalities = [m for m, p in (("video", clip.video_path), ("audio", clip.audio_path)) if p == path]
         if os.path.isdir(path):
             seconds["video"] = len(list_frames(path)) / (clip.frames_fps or 1.0)
             continue
         is_sound = Path(path).suffix.lower() in SOUND_FILE_SUFFIXES
-        found = _sound_s(path) if is_sound else _container_s(path, asked)
-        seconds.update(dict.fromkeys(asked, found))
+        duration_s = _sound_s(path) if is_sound else _container_s(path, modalities)
+        seconds.update(dict.fromkeys(modalities, duration_s))
     if clip.video_path is not None:
         require_short(clip.video_path, "video", seconds["video"], limit_s=limits.max_video_s)
     if clip.audio_path is not None:
@@ -120,7 +120,7 @@ def _sound_s(path: str) -> float:
     return num_samples / rate
 
 
-def _container_s(path: str, asked: Sequence[str]) -> float:
+def _container_s(path: str, modalities: Sequence[str]) -> float:
     import av
     from av.error import FFmpegError
 
@@ -130,7 +130,7 @@ def _container_s(path: str, asked: Sequence[str]) -> float:
     try:
         with av.open(path, metadata_errors="replace") as container:
             kinds = {stream.type for stream in container.streams}
-            for modality in asked:
+            for modality in modalities:
                 if modality not in kinds:
                     raise MediaError(f"{path}: has no {modality} track", reason=f"no-{modality}-track")
             return container.duration / 1e6 if container.duration else 0.0

@@ -1,4 +1,4 @@
-"""What a corpus is like before a run reads it: counts, lengths, what is left out, what will fail, what overlaps."""
+"""Statistics of a corpus before a run: counts, lengths, left-out clips, problems, overlaps."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,11 +49,11 @@ class Inspection:
     splits: Mapping[str, Sequence[Record]]
     dropped: tuple[Dropped, ...]
     seconds: Mapping[str, float]
-    """By split, of the clips that can be used; 0.0 where no file was opened."""
+    """Seconds of usable clips by split; 0.0 if no file was opened."""
     problems: tuple[Problem, ...]
     overlaps: tuple[Overlap, ...]
     without_sound: Mapping[str, int]
-    """Clips by split that have no sound track, and are asked without sound."""
+    """Clips by split that have no sound track and are used without sound."""
     published: Mapping[str, int]
     """Clips by split as the corpus' paper has them; empty where it has none."""
     num_unlisted: int | None
@@ -197,22 +197,22 @@ def _whole(source: AnyCorpusConfig) -> AnyCorpusConfig:
 
 def _left_out(splits: Mapping[str, Corpus]) -> Iterator[Problem]:
     # a reason that all parts of a corpus share is listed once
-    told: set[Dropped | str] = set()
+    listed: set[Dropped | str] = set()
     for split, corpus in splits.items():
         for dropped in corpus.dropped:
-            if dropped.reason not in WANTED and dropped not in told:
+            if dropped.reason not in WANTED and dropped not in listed:
                 yield Problem(split=split, clip_id=dropped.clip_id, reason=dropped.reason, detail=dropped.detail)
         for line in corpus.short_lists:
-            if line not in told:
+            if line not in listed:
                 yield Problem(split=split, clip_id="", reason="list-shorter-than-published", detail=line)
-        told.update(corpus.dropped, corpus.short_lists)
+        listed.update(corpus.dropped, corpus.short_lists)
 
 
 def _overlaps(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Sequence[Facts]]) -> list[Overlap]:
     """Pairs of clips in two splits, by id and, if files were opened, by content."""
     seen: dict[tuple[str, str], list[tuple[str, Record]]] = defaultdict(list)
-    for split, found in records.items():
-        for record, fact in zip(found, facts[split], strict=True):
+    for split, members in records.items():
+        for record, fact in zip(members, facts[split], strict=True):
             seen["id", _key(record)].append((split, record))
             if fact.content:
                 seen["content", fact.content].append((split, record))

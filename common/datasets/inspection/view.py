@@ -30,8 +30,8 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
     if inspection.num_unlisted:
         console.print(f"{inspection.num_unlisted} clips on the disk are in no list", markup=False)
     looked = {"none": "no file was opened", "header": "headers alone: --check-media full finds silence"}
-    told = f" ({looked[level]})" if level in looked else ""
-    console.print(("nothing would fail" if inspection.is_clean else "some of it would fail") + told, markup=False)
+    note = f" ({looked[level]})" if level in looked else ""
+    console.print(("nothing would fail" if inspection.is_clean else "some of it would fail") + note, markup=False)
 
 
 def _counts(inspection: Inspection) -> Table:

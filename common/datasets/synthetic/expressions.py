@@ -1,4 +1,4 @@
-"""What each emotion does to a face and to a voice, and how one would say so."""
+"""The effect of each emotion on a face and a voice, and its description in words."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class FaceExpression:
     sway: float
     """Movement of the head, in pixels."""
     words: str
-    """How an onlooker would put it."""
+    """An onlooker's description."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class VoiceExpression:
     prosody: Prosody
     sentences: tuple[str, ...]
     words: str
-    """How a listener would put it."""
+    """A listener's description."""
 
 
 FACES = {

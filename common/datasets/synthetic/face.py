@@ -26,7 +26,7 @@ class Look:
     height: float
     """Half of the face's, in pixels."""
     parting: float
-    """How far the hair falls, as a share of the height."""
+    """Length of the hair, as a share of the height."""
 
 
 def look_of(identity: int) -> Look:

@@ -73,11 +73,11 @@ class Qwen2_5OmniPolicy(nn.Module):
         )
         # at least one, even where it predicts nothing: ranks must call the same modules equally often
         num_given = max(batch.targets.shape[1] - 1, 1)
-        given, given_mask = batch.targets[:, :num_given], batch.mask[:, :num_given].long()
-        steps = torch.arange(num_given, device=given.device)
+        inputs, given_mask = batch.targets[:, :num_given], batch.mask[:, :num_given].long()
+        steps = torch.arange(num_given, device=inputs.device)
         start = positions.amax(dim=(0, 2)) + 1
         rest = Stretch(
-            embeds=self.thinker.model.embed_tokens(given),
+            embeds=self.thinker.model.embed_tokens(inputs),
             attention_mask=torch.cat([batch.prompt_mask[owner], given_mask], dim=1),
             position_ids=(start[owner].unsqueeze(-1) + steps).expand(3, -1, -1),
         )
@@ -121,10 +121,10 @@ class Qwen2_5OmniPolicy(nn.Module):
 
     def _video(self, batch: TokenBatch) -> Tensor:
         visual = self.thinker.visual
-        found = [p.tensors for p in batch.prompts if "video" in p.placeholders]
-        if found:
-            pixels = _concatenate([t["pixel_values_videos"] for t in found], axis=0)
-            grid = _concatenate([t["video_grid_thw"] for t in found], axis=0)
+        tensors = [p.tensors for p in batch.prompts if "video" in p.placeholders]
+        if tensors:
+            pixels = _concatenate([t["pixel_values_videos"] for t in tensors], axis=0)
+            grid = _concatenate([t["video_grid_thw"] for t in tensors], axis=0)
         else:
             merge = self.config.vision_config.spatial_merge_size
             pixels = torch.zeros(merge * merge, _patch_numel(self.config))
@@ -134,10 +134,10 @@ class Qwen2_5OmniPolicy(nn.Module):
 
     def _audio(self, batch: TokenBatch) -> Tensor:
         tower = self.thinker.audio_tower
-        found = [p.tensors for p in batch.prompts if "audio" in p.placeholders]
-        if found:
-            mel = _concatenate([t["input_features"] for t in found], axis=1)
-            lengths = _concatenate([t["audio_feature_lengths"] for t in found], axis=0)
+        tensors = [p.tensors for p in batch.prompts if "audio" in p.placeholders]
+        if tensors:
+            mel = _concatenate([t["input_features"] for t in tensors], axis=1)
+            lengths = _concatenate([t["audio_feature_lengths"] for t in tensors], axis=0)
         else:
             mel = torch.zeros(self.config.audio_config.num_mel_bins, DUMMY_MEL_FRAMES)
             lengths = torch.tensor([DUMMY_MEL_FRAMES])
@@ -151,15 +151,15 @@ class Qwen2_5OmniPolicy(nn.Module):
         num_prompts, length = batch.prompt_ids.shape
         positions = torch.zeros(3, num_prompts, length, dtype=torch.long)
         for row, prompt in enumerate(batch.prompts):
-            own = torch.from_numpy(
+            row_positions = torch.from_numpy(
                 prompt_positions(
                     prompt,
                     positions_per_second=self.config.position_id_per_seconds,
                     merge_size=self.config.vision_config.spatial_merge_size,
                 )
             )
-            positions[:, row, : own.shape[1]] = own
-            positions[:, row, own.shape[1] :] = own[:, -1:]
+            positions[:, row, : row_positions.shape[1]] = row_positions
+            positions[:, row, row_positions.shape[1] :] = row_positions[:, -1:]
         return positions.to(batch.prompt_ids.device)
 
 

@@ -103,7 +103,7 @@ def encode_text(text: str, *, model_path: str) -> tuple[int, ...]:
     """Token ids of a text alone; special tokens in it are encoded as text."""
     tokenizer = load_processor(model_path).tokenizer
     # cut behind the first character of each, no piece holds a special token
-    cuts = [found.start() + 1 for found in _special(model_path).finditer(text)]
+    cuts = [match.start() + 1 for match in _special(model_path).finditer(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
     return tuple(i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"])
 

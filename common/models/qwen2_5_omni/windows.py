@@ -50,21 +50,21 @@ def _attention(
             (t[0].view(heads, -1, length, width) if tokens is None else t[0][:, tokens]).transpose(0, 1)
             for t in (query, key, value)
         )
-        found = scaled_dot_product_attention(q, k, v, scale=scaling).permute(0, 2, 1, 3)
+        attended = scaled_dot_product_attention(q, k, v, scale=scaling).permute(0, 2, 1, 3)
         if tokens is None:
-            return found.reshape(1, -1, heads, width), None
+            return attended.reshape(1, -1, heads, width), None
         if out is None:
             out = torch.empty_like(query).transpose(1, 2)
-        out = out.index_put((torch.zeros_like(tokens), tokens), found)
+        out = out.index_put((torch.zeros_like(tokens), tokens), attended)
     assert out is not None, "a tower must be given something"
     return out, None
 
 
 def _windows(borders: Tensor) -> Windows:
-    found = _windows_of.get(borders)
-    if found is None:
-        found = _windows_of[borders] = _grouped(cast(Sequence[int], borders.tolist()), borders.device)
-    return found
+    windows = _windows_of.get(borders)
+    if windows is None:
+        windows = _windows_of[borders] = _grouped(cast(Sequence[int], borders.tolist()), borders.device)
+    return windows
 
 
 def _grouped(borders: Sequence[int], device: torch.device) -> Windows:

@@ -26,10 +26,10 @@ def think_part(completion: str) -> str:
 
 
 def sentences_of(text: str) -> list[str]:
-    """Sentences, English or Chinese, without their full stops; no empty ones."""
+    """Non-empty sentences, English or Chinese, without their full stops."""
     return [s for s in (part.strip() for part in _SENTENCE_END.split(text)) if s]
 
 
 def words_of(text: str) -> list[str]:
-    """Words in lower case, with their apostrophes made alike; every Chinese character is a word."""
+    """Words in lower case with uniform apostrophes; every Chinese character is a word."""
     return WORD.findall(text.lower().replace("’", "'"))

@@ -66,29 +66,29 @@ _CHINESE_NEGATOR = re.compile("没|无|不|未")
 
 
 class Lexicon:
-    """The cues of one modality, looked up by word."""
+    """The cues of one modality by word."""
 
-    def __init__(self, own: Mapping[str, str]) -> None:
-        self._own = frozenset(own)
-        self._cue_of = {word: cue for cue, words in {**own, **SEEN_AND_HEARD}.items() for word in words.split()}
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self._own = frozenset(table)
+        self._cue_of = {word: cue for cue, words in {**table, **SEEN_AND_HEARD}.items() for word in words.split()}
         longest_first = sorted((w for w in self._cue_of if not w.isascii()), key=len, reverse=True)
         self._chinese = re.compile("|".join(longest_first))
 
     def named(self, text: str) -> set[str]:
-        """Cues that a text names, those that it says are missing too: "no smile" was looked for."""
+        """Cues that a text names, including denied ones: "no smile" shows that it was looked for."""
         words = set(_TOKEN.findall(text.lower())) & self._cue_of.keys()
         return {self._cue_of[word] for word in words} | self._in_chinese(text)
 
     def claimed(self, text: str) -> set[str]:
-        """Cues of this modality alone that a text says are there: not "no voice is heard"."""
-        found = self._affirmed(_TOKEN.findall(text.lower().replace("’", "'")))
+        """Cues of this modality alone that a text affirms: not "no voice is heard"."""
+        cues = self._affirmed(_TOKEN.findall(text.lower().replace("’", "'")))
         if not text.isascii():
             clauses = (c for c in _CHINESE_CLAUSE_END.split(text) if not _CHINESE_NEGATOR.search(c))
-            found |= {cue for clause in clauses for cue in self._in_chinese(clause)}
-        return found & self._own
+            cues |= {cue for clause in clauses for cue in self._in_chinese(clause)}
+        return cues & self._own
 
     def _affirmed(self, tokens: Iterable[str]) -> set[str]:
-        found: set[str] = set()
+        cues: set[str] = set()
         num_negated = 0
         for token in tokens:
             if _NEGATOR.fullmatch(token):
@@ -98,8 +98,8 @@ class Lexicon:
             elif num_negated:
                 num_negated -= 1
             elif token in self._cue_of:
-                found.add(self._cue_of[token])
-        return found
+                cues.add(self._cue_of[token])
+        return cues
 
     def _in_chinese(self, text: str) -> set[str]:
         return set() if text.isascii() else {self._cue_of[word] for word in self._chinese.findall(text)}

@@ -8,7 +8,7 @@ from common.types import Record
 
 
 def class_answered(completion: str, taxonomy: str) -> str | None:
-    """The one class that the answer names; None for none or several."""
+    """The single class that the answer names; None for none or several."""
     return normalised(readable_answer(completion), taxonomy)
 
 
@@ -37,7 +37,7 @@ def classes_of_labels(record: Record) -> frozenset[str]:
 
 
 def classes_named(text: str, taxonomy: str) -> set[str]:
-    """Every class that a text names and does not deny; in `open`, a single word that no table knows as well."""
+    """Every class that a text names and does not deny; in `open`, also a single unknown word."""
     named = set(classes_in(text, taxonomy))
     if not named and (only := normalised(text, taxonomy)) is not None:
         named.add(only)

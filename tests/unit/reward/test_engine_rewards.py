@@ -70,9 +70,9 @@ def report(engines: Engines, *entries: BuiltinRewardConfig, record: Record | Non
     async def work() -> GroupReport:
         rewards = EngineRewards(config, score_logprobs=engines)
         await rewards.start()
-        given = await rewards(asked, COMPLETIONS)
+        precomputed = await rewards(asked, COMPLETIONS)
         service = RewardService(config, has_engines=True)
-        return await service.score_requests(requests_of(asked, COMPLETIONS), given=given)
+        return await service.score_requests(requests_of(asked, COMPLETIONS), precomputed=precomputed)
 
     return run(work())
 
@@ -161,7 +161,7 @@ def test_two_of_them_are_asked_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "precomputed",
     [
         {},
         {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0),), seconds=0.0)},
@@ -169,18 +169,18 @@ def test_two_of_them_are_asked_at_the_same_time() -> None:
     ],
 )
 def test_a_group_is_never_summed_over_fewer_rewards_or_completions(
-    given: Mapping[str, PrecomputedOutcomes],
+    precomputed: Mapping[str, PrecomputedOutcomes],
 ) -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     with pytest.raises(AssertionError):
-        service.score_now(requests_of(clip(), COMPLETIONS), given=given)
+        service.score_now(requests_of(clip(), COMPLETIONS), precomputed=precomputed)
 
 
 def test_a_fault_that_is_given_is_a_fault() -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     fault = RewardFault(kind="deadline", detail="5 s passed")
-    given = {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
-    found = service.score_now(requests_of(clip(), COMPLETIONS), given=given)
+    precomputed = {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
+    found = service.score_now(requests_of(clip(), COMPLETIONS), precomputed=precomputed)
     assert isinstance(found.scores, Failure)
     assert (found.scores.reason, found.seconds["gain"]) == ("gain-deadline", 5.0)
 

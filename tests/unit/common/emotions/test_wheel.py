@@ -80,7 +80,7 @@ def test_a_wheel_may_be_replaced(tmp_path: Path) -> None:
     [
         (
             {"centre": ["angry"]},
-            "a word must lie at one place of an emotion wheel, got 'angry' at 'anger' and 'angry'",
+            "a word must have one place in an emotion wheel, got 'angry' at 'anger' and 'angry'",
         ),
         ({"dyads": {"love": {"of": ["joy", "thrust"], "words": []}}}, "got 'thrust' in 'love' of"),
         ({"colours": {}}, "must have the form of wheel.json, got 'colours' of"),
