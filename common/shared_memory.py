@@ -13,7 +13,7 @@ import mmap
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -155,11 +155,6 @@ class Segment:
             self._pinned = None
         # never unmapped here: a view does not hold the mapping open, only alive
         del self._map
-
-
-def segment_bytes(tensors: Iterable[Mapping[str, "torch.Tensor"]]) -> int:
-    """Bytes a segment needs to hold the largest of these buckets."""
-    return max(_layout(bucket)[2] for bucket in tensors)
 
 
 def segment_path(owner: str, index: int) -> Path:

@@ -241,18 +241,6 @@ class RewardService:
         detail = f"reward.deadline_s={self.config.deadline_s:g} s passed, waits of the group's rewards included"
         return RewardFault(kind="deadline", detail=detail)
 
-    def score_now(
-        self, requests: Sequence[RewardRequest], *, precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING
-    ) -> GroupReport:
-        """`score_requests` without an event loop, and so without a deadline; only if `is_quick`."""
-        assert self.is_quick, "some rewards are asked elsewhere"
-        outcomes, seconds = columns_of(precomputed, names=self._precomputed, count=len(requests))
-        for builtin in self._own:
-            started = time.perf_counter()
-            outcomes[builtin.entry.name] = [builtin.answer(request) for request in requests]
-            seconds[builtin.entry.name] = time.perf_counter() - started
-        return self._settled(outcomes, seconds)
-
     def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
         all_outcomes = outcomes if self._asks_all else None
         faults: dict[str, RewardFault] = {}

@@ -93,8 +93,10 @@ def library_rate() -> float:
     service = RewardService(RewardConfig())
     groups = [group(index) for index in range(500)]
     start = time.perf_counter()
-    for record, completions in groups:
-        assert not isinstance(service.score_now(requests_of(record, completions)).scores, Failure)
+    with asyncio.Runner() as runner:
+        for record, completions in groups:
+            report = runner.run(service.score_requests(requests_of(record, completions)))
+            assert not isinstance(report.scores, Failure)
     return len(groups) * GROUP_SIZE / (time.perf_counter() - start)
 
 
@@ -206,7 +208,7 @@ async def actor_figures() -> dict[str, float]:
     for number in range(ROUNDS + 1):
         before = cpu_s(pids)
         took_s = await concurrently(lambda i: client(*groups[i]), count=len(groups), width=IN_FLIGHT)
-        own_s = library_seconds(groups)
+        own_s = await library_seconds(groups)
         if number:
             cpu_ms.append(1000 * (cpu_s(pids) - before - 2 * own_s) / len(groups))
             rates.append(len(groups) * GROUP_SIZE / took_s)
@@ -224,12 +226,12 @@ async def actor_figures() -> dict[str, float]:
     }
 
 
-def library_seconds(groups: Sequence[tuple[Record, list[Completion]]]) -> float:
+async def library_seconds(groups: Sequence[tuple[Record, list[Completion]]]) -> float:
     """What the scoring itself takes: the rest is the actor's. Called once here, once in the actor."""
     service = RewardService(RewardConfig())
     start = time.perf_counter()
     for record, completions in groups:
-        service.score_now(requests_of(record, completions))
+        await service.score_requests(requests_of(record, completions))
     return time.perf_counter() - start
 
 

@@ -173,14 +173,14 @@ def test_a_group_is_never_summed_over_fewer_rewards_or_completions(
 ) -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     with pytest.raises(AssertionError):
-        service.score_now(requests_of(clip(), COMPLETIONS), precomputed=precomputed)
+        asyncio.run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
 
 
 def test_a_fault_that_is_given_is_a_fault() -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     fault = RewardFault(kind="deadline", detail="5 s passed")
     precomputed = {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
-    found = service.score_now(requests_of(clip(), COMPLETIONS), precomputed=precomputed)
+    found = asyncio.run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
     assert isinstance(found.scores, Failure)
     assert (found.scores.reason, found.seconds["gain"]) == ("gain-deadline", 5.0)
 
