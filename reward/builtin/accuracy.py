@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated
 
 from pydantic import Field
 
@@ -17,14 +16,14 @@ from reward.request import RewardRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccuracyReward:
-    """1.0 when the answer names the class of the label, else 0.0.
+    """1.0 if the answer names the class of the label, else 0.0.
 
     Formula: 1[class(answer) = class(label)], by the label table and the record's taxonomy: "anger", "Angry." and
-    "he is furious" are one class; an answer that names none, or several, is wrong. The answer is the first
+    "he is furious" are one class; an answer with no class, or several, is wrong. The answer is the first
     `<answer>`, or the whole completion without one.
     Range: 0 or 1.
-    Source: the accuracy reward of R1-Omni, read through the table that the evaluation uses; ERV normalises too.
-    Caution: WAR follows it, UAR may not: `class_balanced` weighs rare classes up.
+    Source: the accuracy reward of R1-Omni, read through the table of the evaluation; ERV normalises too.
+    Caution: it improves WAR and perhaps not UAR: `class_balanced` weighs rare classes up.
     """
 
     def __call__(self, request: RewardRequest) -> float:
@@ -37,16 +36,16 @@ class ClassBalancedReward:
     """The accuracy reward times the weight of the label's class, so that rare classes count.
 
     Formula: w(label) * accuracy; w(c) = min(`cap`, s f(c)^-`power`), where f is the share of class c among the
-    training records and s makes the mean of w over them 1. With `power: 1` and no class at the cap, every class is
-    as heavy as any other: the sum over an epoch is proportional to UAR, where that of `accuracy` is to WAR.
+    training records and s makes the mean of w over them 1. With `power: 1` and no class at the cap, all classes
+    weigh the same: the sum over an epoch is proportional to UAR, as that of `accuracy` is to WAR.
     Range: 0 to `cap`.
-    Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), moved into the reward.
+    Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), applied to the reward.
     Needs: `frequencies`, counts or shares of the training records by class; a label that they lack is an error.
-    Caution: within a group the weight is a constant: it is lost where advantages are divided by the group's
-    deviation, unless another reward stands beside it. Use it with unscaled advantages.
+    Caution: the weight is constant within a group, and cancels if advantages are divided by the group's deviation,
+    unless another reward is added. Use it with unscaled advantages.
     """
 
-    frequencies: Mapping[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    frequencies: Mapping[str, float] = Field(min_length=1)
     """Training records by class; counts or shares."""
     power: float = Field(default=1.0, ge=0)
     """0 weighs all alike, 1 by the inverse share."""
@@ -70,9 +69,13 @@ class ClassBalancedReward:
 
 
 def _counts(frequencies: Mapping[str, float]) -> dict[str, float]:
-    """Counts by canonical class; raises `ConfigError` for a class with two entries."""
+    """Counts by canonical class; raises `ConfigError` for a count <= 0 or a class with two entries."""
     counts: dict[str, float] = {}
     for key, count in frequencies.items():
+        if count <= 0:
+            raise ConfigError(
+                f"class_balanced.frequencies.{key} must be a number > 0, got {count!r}; count the training records"
+            )
         name = normalised(key, "open") or key.lower()
         if name in counts:
             raise ConfigError(

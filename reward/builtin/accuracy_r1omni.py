@@ -9,14 +9,13 @@ OPENING, CLOSING = "<answer>", "</answer>"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedAccuracyReward:
-    """1.0 when the answer equals the label to the letter, else 0.0.
+    """1.0 if the answer equals the label exactly, else 0.0.
 
     Formula: the answer is the first match of `<answer>(.*?)</answer>` within one line, stripped; without one, the
-    whole completion, stripped. The label is read in the same way. Case counts, and no synonym does.
+    whole completion, stripped. The label is read in the same way. Case matters, and synonyms are wrong.
     Range: 0 or 1.
-    Source: R1-Omni, `grpo.py`, `accuracy_reward`. It asks `math_verify` first, which was made for numbers and is
-    left out.
-    Caution: "anger" is wrong where the label is "angry"; `accuracy` reads both as one class.
+    Source: R1-Omni, `grpo.py`, `accuracy_reward`, without its first step `math_verify`, which compares numbers.
+    Caution: "anger" is wrong for the label "angry"; `accuracy` reads both as one class.
     """
 
     def __call__(self, request: RewardRequest) -> float:

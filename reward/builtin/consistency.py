@@ -18,22 +18,22 @@ Classifier = Callable[[Sequence[str]], Sequence[Collection[str]]]
 
 @builtin_reward("think_answer_consistency")
 class ConsistencyReward:
-    """How far the sentences of the thought that name emotions name the one that is answered.
+    """The share of emotions in the thought that are the answered emotion.
 
     Formula: the mean over sentences with an emotion of the share of their distinct emotions that is the answer's
-    (`credit: share`), or of 1[it is among them] (`credit: any`). Denied emotions do not count, nor do those outside
-    the taxonomy. 0 where no sentence names one, or the answer names no class: whether it does is the policy's
-    choice, so the reward applies all the same.
+    (`credit: share`), or of 1[the answer's is among them] (`credit: any`). Denied emotions and those outside the
+    taxonomy do not count. 0 if no sentence names an emotion, or the answer names no class: the policy chooses that,
+    so the reward applies all the same.
     Range: 0 to 1.
     Source: ERV's `think_step` is `credit: any` with `against: label` and a RoBERTa of 28 emotions as classifier.
     Caution: with `credit: any` a sentence that lists every emotion agrees with all; a thought that only repeats the
-    answer scores 1. It says nothing about being right: put `accuracy` beside it, or `against: label`.
+    answer scores 1. The reward does not measure correctness: add `accuracy`, or set `against: label`.
     """
 
     against: Literal["answer", "label"] = "answer"
-    """What the thought must agree with: the answer (faithful), or the label (right)."""
+    """The reference of the thought: the answer (faithful), or the label (correct)."""
     credit: Literal["share", "any"] = "share"
-    """What a sentence with several emotions is worth."""
+    """The credit of a sentence with several emotions."""
     classifier: str | Classifier | None = None
     """Instead of the label table: a function or its `module:name`, from sentences to the emotions of each; they are
     read by the table."""

@@ -15,15 +15,15 @@ MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 @builtin_reward("evidence")
 class EvidenceReward:
-    """How fully the thought names cues of every modality that the policy was given.
+    """The share of expected cues that the thought names, for each presented modality.
 
-    Formula: the mean over given modalities of min(1, distinct cues / `needed`), minus `absent_penalty` times the
-    same mean over the others. Cues are listed in `reward/builtin/parts/cues.py`: face, gesture and posture for the
-    picture, voice and sound for the audio. A cue that is said to be missing ("no voice is heard") counts where its
-    modality was given and is no offence where it was not.
+    Formula: the mean over presented modalities of min(1, distinct cues / `needed`), minus `absent_penalty` times
+    the same mean over the others. Cues are listed in `reward/builtin/parts/cues.py`: face, gesture and posture for
+    the picture, voice and sound for the audio. A cue that is stated to be missing ("no voice is heard") counts if
+    its modality was presented, and is not penalized if it was not.
     Range: -`absent_penalty` to 1.
     Source: the evidence coverage of HyDRA and of `affect_r1` (cosine to clues), with lexicons for embeddings.
-    Needs: the modalities that were given; None for text alone.
+    Needs: presented modalities; None for text alone.
     Caution: it checks that cues are named, not that they are true. Keep its weight below that of accuracy: in
     AffectGPT-R1 five rewards together lost 7 points against two.
     """
@@ -31,7 +31,7 @@ class EvidenceReward:
     needed: int = Field(default=2, ge=1)
     """Distinct cues of a modality that earn its full share."""
     absent_penalty: float = Field(default=1.0, ge=0)
-    """What naming cues of a modality that was not given costs; 0 for nothing."""
+    """Penalty for naming cues of an absent modality; 0 for none."""
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         if not request.modalities:

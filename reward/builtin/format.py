@@ -13,14 +13,13 @@ _SEAM = re.compile(r"</think>\s*+<answer>")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FormatReward:
-    """1.0 when the completion is one thought and one answer, and nothing else; otherwise 0.0.
+    """1.0 if the completion is one thought and one answer, and nothing else; otherwise 0.0.
 
-    Formula: white space, `<think>`, text, `</think>`, white space, `<answer>`, text, `</answer>`, white space.
-    Either text must hold more than white space and no tag, of whatever name.
+    Formula: white space, `<think>`, text, `</think>`, white space, `<answer>`, text, `</answer>`, white space. Both
+    texts must contain more than white space, and no tag.
     Range: 0 or 1.
-    Source: the rule of R1-Omni (`grpo.py`, `format_reward`) without its holes: that takes nested, repeated and
-    empty tags.
-    Caution: say in the question which tags are wanted, or the reward stays at 0.
+    Source: R1-Omni (`grpo.py`, `format_reward`), which also accepts nested, repeated and empty tags.
+    Caution: the question must ask for the tags, or the reward stays 0.
     """
 
     def __call__(self, request: RewardRequest) -> float:
@@ -37,14 +36,14 @@ class FormatReward:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedFormatReward:
-    r"""1.0 when `<think>.*?</think>\s*<answer>.*?</answer>` matches the whole completion, else 0.0.
+    """1.0 if `<think>.*?</think>\\s*<answer>.*?</answer>` matches the whole completion, else 0.0.
 
-    Formula: `re.fullmatch` with DOTALL, to the letter, but in linear time (`common.labels.has_form`, which the
-    evaluation calls too): it begins with `<think>`, ends with `</answer>`, and somewhere between `</think>` and
-    `<answer>` stand side by side or with white space between.
+    Formula: `re.fullmatch` with DOTALL, exactly, but in linear time (`common.labels.has_form`, as in the
+    evaluation): the text begins with `<think>`, ends with `</answer>`, and contains `</think>` and `<answer>` with
+    only white space between them.
     Range: 0 or 1.
     Source: R1-Omni, `grpo.py`, `format_reward`.
-    Caution: nested, repeated and empty tags pass; `format` closes these holes.
+    Caution: nested, repeated and empty tags pass; `format` refuses them.
     """
 
     def __call__(self, request: RewardRequest) -> float:

@@ -28,16 +28,16 @@ MAX_KEPT = 65536
 
 @builtin_reward("judge")
 class JudgeReward:
-    """The score that a language model gives by a rubric, as a share of the highest.
+    """The score of a language model that applies a rubric, as a share of the highest score.
 
     Formula: score / `max_score`, of the last `Score: <number>` in the reply, sampled at temperature 0.
     Range: 0 to 1.
     Source: the judged context and logic rewards of HumanOmniV2 (0 to 5).
-    Needs: an OpenAI-compatible endpoint, and a rubric: a text file in which `$completion` must stand, `$question`,
-    `$label` and `$transcript` may, and `$$` is a dollar. It should ask for `Score: <number>`.
-    Caution: in HumanOmniV2 the judge's share of the gain was "not significant"; a judge can be talked into a score
-    by what it reads. No answer in time fails the group as data, unless `fallback` names a value. Keep
-    `attempts` * `timeout_s` below the deadline of the reward.
+    Needs: an OpenAI-compatible endpoint, and a rubric: a text file that contains `$completion`, and perhaps
+    `$question`, `$label` and `$transcript`; `$$` is a dollar sign. It should ask for `Score: <number>`.
+    Caution: in HumanOmniV2 the judge's share of the gain was "not significant"; the text can persuade a judge.
+    Without an answer in time the group fails as data, unless `fallback` is set. Keep `attempts` * `timeout_s` below
+    the deadline of the reward.
     """
 
     endpoint: str

@@ -27,7 +27,9 @@ class LanguageReward:
     language: Literal["en", "zh"] = "en"
     """`en` for Latin letters, `zh` for Chinese characters."""
     part: Literal["completion", "think"] = "completion"
-    """What is counted: `think` leaves the answer out, so that an English label may end a Chinese thought."""
+    """The text that is counted: `think` leaves the answer out, so that an English label may end a Chinese
+    thought.
+    """
 
     def __call__(self, request: RewardRequest) -> float:
         text = think_part(request.completion) if self.part == "think" else request.completion

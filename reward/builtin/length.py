@@ -11,14 +11,14 @@ from reward.request import RewardRequest, RewardResult
 
 @builtin_reward("length")
 class LengthPenalty:
-    """0.0 for a fitting length n, falling on a line to -1.0 outside.
+    """0.0 for a length n within the limits, falling linearly to -1.0 outside.
 
     Formula: 0 for `low` <= n <= `high`; (n - low) / low below; -min(1, (n - high) / width) above.
     Range: -1 to 0.
-    Source: the upper side is DAPO's soft overlong punishment (Yu et al. 2025, equation 13), whose L_max is
-    `high` + `width` and whose L_cache is `width`.
-    Needs: the tokens, or `unit: characters`. None where only the text is known.
-    Caution: keep `high` + `width` at or under `rollout.max_tokens`; what is cut off there is penalised in full.
+    Source: the upper side is DAPO's soft overlong punishment (Yu et al. 2025, equation 13), whose L_max is `high` +
+    `width` and whose L_cache is `width`.
+    Needs: the tokens, or `unit: characters`. None if only the text is known.
+    Caution: keep `high` + `width` at or under `rollout.max_tokens`; truncated completions get the full penalty.
     """
 
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)

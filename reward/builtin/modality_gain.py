@@ -28,32 +28,33 @@ OPENING, CLOSING = "<answer>", "</answer>"
 
 @builtin_reward("modality_gain")
 class ModalityGainReward:
-    """What a completion earns by `anchor`, times how much the modality that is taken away tells of the label.
+    """The value of a completion by `anchor`, times the label's gain from the removed modality.
 
-    Formula: anchor * s(gap), gap = log p(label | clip) - log p(label | clip without the modality), in nats. s is
-    1 / (1 + exp(-gap / `scale`)), or clip(gap / `scale`, 0, 1). The anchor `evidence` is min(1, n / `needed`) for n
-    distinct cues of the modality in the thought, `accuracy` is that reward. The label stands in `<answer>`, behind
-    the question alone (`given: question`) or behind the completion's own thought (`given: think`).
+    Formula: anchor * s(gap), gap = log p(label | clip) - log p(label | clip without the modality), in nats. s is 1
+    / (1 + exp(-gap / `scale`)), or clip(gap / `scale`, 0, 1). The anchor `evidence` is min(1, n / `needed`) for n
+    distinct cues of the modality in the thought; `accuracy` is that reward. The label is scored in `<answer>`,
+    after the question alone (`given: question`) or after the completion's own thought (`given: think`).
     Range: 0 to 1.
     Source: the gain of `affect_r1` and the audio ablation of MAPO; Video-R1's T-GRPO, whose flat bonus cancels.
-    Needs: the rollout engines of a run (`bind`), so `reward.check` and `reward.http` refuse it; both modalities,
-    None with one, or where the sound that is to be taken away has no track. It costs two scoring calls for each
-    record and step, or for each completion with `given: think`.
-    Caution: behind the question alone the gap is the same for a whole group. Added, it would cancel when rewards
-    are centred; as a factor it stays, but if the anchor varies as the rest of the sum does (`accuracy`, where the
-    form is always right), scaling by the group's deviation cancels it as well. `evidence` does not.
+    Needs: the rollout engines of a run (`bind`), so `reward.check` and `reward.http` refuse it; both modalities:
+    None with one, or if the sound to be removed has no track. It costs two scoring calls per record and step, or
+    per completion with `given: think`.
+    Caution: after the question alone the gap is the same for a whole group. As a term it would cancel when rewards
+    are centred. As a factor it stays, unless the anchor varies as the rest of the sum does (`accuracy`, if the form
+    is always right): scaling by the group's deviation then cancels it as well. `evidence` does not have this
+    problem.
     """
 
     needs_engines: ClassVar[bool] = True
 
     without: Literal["audio_muted", "audio_swapped", "video_blanked"] = "audio_muted"
-    """What is taken away: `audio_muted`, `audio_swapped` (another clip's sound) or `video_blanked`."""
+    """The removed modality: `audio_muted`, `audio_swapped` (another clip's sound) or `video_blanked`."""
     anchor: Literal["evidence", "accuracy"] = "evidence"
-    """What of a completion is multiplied."""
+    """The multiplied value of a completion."""
     given: Literal["question", "think"] = "question"
-    """What the label stands behind."""
+    """The text before the label."""
     form: Literal["sigmoid", "clip"] = "sigmoid"
-    """How the gap becomes a factor."""
+    """The function from the gap to a factor."""
     scale: float = Field(default=1.0, gt=0)
     """Nats of one unit of the gap."""
     needed: int = Field(default=2, ge=1)

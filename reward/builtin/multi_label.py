@@ -13,11 +13,10 @@ class MultiLabelReward:
     """F1 of the classes that the answer names against those of the labels.
 
     Formula: 2 |A & L| / (|A| + |L|). A: classes that the answer names and does not deny; L: classes of
-    `Record.labels`, or of the label alone where there is only one. 0 where the answer names none.
+    `Record.labels`, or of a single label. 0 if the answer names none.
     Range: 0 to 1.
     Source: example-based F1 of multi-label classification (Godbole and Sarawagi 2004).
-    Caution: emotions outside the taxonomy are not seen, and so cost nothing; with the taxonomy `open` every emotion
-    of the table counts.
+    Caution: emotions outside the taxonomy are ignored, and so cost nothing; with the taxonomy `open` they count.
     """
 
     def __call__(self, request: RewardRequest) -> float:

@@ -11,13 +11,13 @@ from reward.request import RewardRequest
 
 @builtin_reward("repetition")
 class RepetitionPenalty:
-    """-1.0 times the share of n-grams that were said before.
+    """-1.0 times the share of repeated n-grams.
 
-    Formula: -(1 - distinct n-grams / n-grams), over words; a Chinese character is a word, tags are left out.
-    0 for fewer than n words.
+    Formula: -(1 - distinct n-grams / n-grams), over words; a Chinese character is a word, tags are left out. 0 for
+    fewer than n words.
     Range: -1 to 0; -1 is approached, never reached.
     Source: open-r1's repetition penalty, after Yeo et al. 2025 ("Demystifying Long Chain-of-Thought Reasoning").
-    Caution: a short n punishes ordinary speech: "the man" returns in any description.
+    Caution: a small n penalizes ordinary speech: "the man" is repeated in any description.
     """
 
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)

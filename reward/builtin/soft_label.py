@@ -10,14 +10,14 @@ from reward.request import RewardRequest, RewardResult
 
 @builtin_reward("soft_label")
 class SoftLabelReward:
-    """The share of annotators who chose what was answered.
+    """The share of annotators who chose the answer.
 
-    Formula: p(class(answer)), divided by the largest share where `normalise` is set; 0 where the answer names no
-    class, or several. Labels of one class count together.
+    Formula: p(class(answer)), with `normalise` divided by the largest share; 0 if the answer names no class, or
+    several. Labels of one class count together.
     Range: 0 to 1.
-    Source: soft labels from annotators (Peterson et al. 2019), here as the share whom an answer satisfies.
-    Needs: `Record.label_distribution`; None without one, or where it holds no class of the taxonomy.
-    Caution: the best answer is still the majority's; what changes is how much is lost by a near miss.
+    Source: soft labels from annotators (Peterson et al. 2019), here as the share of annotators who agree.
+    Needs: `Record.label_distribution`; None without one, or if it has no class of the taxonomy.
+    Caution: the best answer is still the majority's; only the loss of a near miss changes.
     """
 
     normalise: bool = True

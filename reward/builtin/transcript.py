@@ -18,17 +18,18 @@ _QUOTE = re.compile(r'"([^"\n]*+)"|“([^“”]*+)”|「([^「」]*+)」|『([
 
 @builtin_reward("transcript_wer")
 class TranscriptReward:
-    """How well the speech quoted in the thought is that of the transcript.
+    """The agreement of the speech quoted in the thought with the transcript.
 
-    Formula: 1 - WER. The WER is the sum over quotes of the word edits to the stretch of the transcript that fits a
-    quote best, over the words quoted. A Chinese character is a word; case and punctuation do not count. Quotes are
-    marked by double quotation marks, straight (within a line) or curved, or by corner brackets; shorter ones than
-    `min_words` are emphasis, not speech.
-    Range: 0 to 1; `without_quotes` where nothing is quoted, 0 where more than 4,096 words are.
+    Formula: 1 - WER. The WER is the sum over quotes of the word edits to the best-fitting part of the transcript,
+    over the number of quoted words. A Chinese character is a word; case and punctuation do not count. Quotes have
+    double quotation marks, straight (within a line) or curved, or corner brackets; quotes shorter than `min_words`
+    are emphasis, not speech.
+    Range: 0 to 1; `without_quotes` if nothing is quoted, 0 if more than 4,096 words are.
     Source: R1-Omni lists wrong subtitles among its limits; Video-R1 rewards read text by clip(1 - WER, 0, 1).
-    Needs: `Record.transcript`; None without one. An empty transcript says that nothing is said: any quote is wrong.
-    Caution: a short safe quote scores as well as a long one. Half the range for no quotes makes silence better
-    than invention and worse than a true quote; 0 would make inventing free.
+    Needs: `Record.transcript`; None without one. An empty transcript means that nothing is said: any quote is
+    wrong.
+    Caution: a short safe quote scores as well as a long one. Half the range for no quotes makes silence better than
+    invention and worse than a true quote; with 0, inventing would cost nothing.
     """
 
     min_words: int = Field(default=2, ge=1)

@@ -18,19 +18,18 @@ _TERM = re.compile(r"[^,;/&+\n，；、]+")
 
 @builtin_reward("wheel_f1")
 class WheelReward:
-    """F1 of the places of an emotion wheel that the answer names against those of the labels.
+    """F1 of the answer's places on an emotion wheel against those of the labels.
 
     Formula: 2 |A & L| / (|A| + |L|), over places of `level` 1 (joy, anger, ...) or 2 (rage, annoyance, ...). A term
-    between commas that lies nowhere is a place of its own, so that anything said costs; denied emotions do not
-    count.
+    between commas without a place is its own place, so that every term costs; denied emotions do not count.
     Range: 0 to 1.
     Source: the set F1 of AffectGPT's emotion wheels and of `affect_r1`, over one wheel: Plutchik's, or a file.
     Needs: labels in any words; `wheel` may name a file in the form of `common/emotions/wheel.json`.
-    Caution: level 1 takes annoyance for rage; with a taxonomy of classes `accuracy` is sharper.
+    Caution: level 1 equates annoyance and rage; with a taxonomy of classes `accuracy` is sharper.
     """
 
     level: int = Field(default=1, ge=1, le=2)
-    """How fine places are."""
+    """Level of the places: 1 for primary emotions, 2 for intensities."""
     wheel: str | None = None
     """Path of another wheel; None for Plutchik's."""
     _wheel: Wheel = field(init=False, repr=False, compare=False)

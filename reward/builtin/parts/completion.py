@@ -13,9 +13,9 @@ _SENTENCE_END = re.compile(r"[.!?。！？；;\n]+")
 
 
 def think_part(completion: str) -> str:
-    """What stands behind the first `<think>`, up to `</think>`, `<answer>` or the end; empty without a `<think>`.
+    """The text after the first `<think>`, up to `</think>`, `<answer>` or the end; empty without a `<think>`.
 
-    A completion that was cut off while it thought has thought all the same.
+    A truncated completion has a thought without an end.
     """
     start = completion.find("<think>")
     if start < 0:

@@ -1,7 +1,4 @@
-"""What can be seen of an emotion and what can be heard of it: words of cues, English and Chinese.
-
-A cue is what shows it, such as the brows, whatever word names it; so "frowning with knitted brows" is one cue.
-"""
+"""Words for visible and audible cues of emotions, English and Chinese."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -54,17 +54,16 @@ def _explained(error: ErrorDetails, fields: dict[str, FieldInfo]) -> str:
 
 
 def _rule(field: FieldInfo, *, is_item: bool) -> str:
-    if is_item:
-        # the values of a mapping
-        field = FieldInfo.from_annotation(get_args(field.annotation)[1])
-    kind = cast(Any, field.annotation)
+    # an item is a value of a mapping
+    kind: Any = get_args(field.annotation)[1] if is_item else field.annotation
     options: tuple[Any, ...] = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, options))}"
     if get_origin(kind) is UnionType:
         kind = options[0]
     rule = NOUNS.get(kind, "a mapping with entries")
-    bounds = {name: getattr(item, name) for item in field.metadata for name in SIGNS if hasattr(item, name)}
+    metadata = [] if is_item else field.metadata
+    bounds = {name: getattr(item, name) for item in metadata for name in SIGNS if hasattr(item, name)}
     if bounds.keys() == {"ge", "le"}:
         return f"{rule} in [{bounds['ge']:g}, {bounds['le']:g}]"
     return " ".join([rule, *(f"{SIGNS[name]} {bound:g}" for name, bound in bounds.items())])

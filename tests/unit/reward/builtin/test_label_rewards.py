@@ -92,7 +92,7 @@ def test_a_class_without_a_frequency_is_an_error() -> None:
         ({"frequencies": {}}, "must be a mapping with entries, got {}"),
         ({"frequencies": [1, 2]}, r"must be a mapping with entries, got \[1, 2\]"),
         ({"frequencies": {"happy": 0}}, "class_balanced.frequencies.happy must be a number > 0, got 0"),
-        ({"frequencies": {"happy": "3"}}, "must be a number > 0, got '3'"),
+        ({"frequencies": {"happy": "3"}}, "must be a number, got '3'"),
         ({"frequencies": {"happy": 1, "Happiness": 2}}, "must name each class once, got 'Happiness' for 'happy'"),
         ({"frequencies": {"happy": 1}, "cap": 0.5}, "class_balanced.cap must be a number >= 1, got 0.5"),
         ({"frequencies": {"happy": 1}, "power": -1}, "class_balanced.power must be a number >= 0, got -1"),
