@@ -107,7 +107,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
     """Checks the inputs, locks the run folder, and starts Ray; raises `UserError` before any actor starts."""
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     require_own_packages()
-    found = check_inputs(config)
+    inputs = check_inputs(config)
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)
     progress.when_unread(interrupts.stopper())
@@ -117,7 +117,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
         with progress.phase("model"):
             model_path = await asyncio.to_thread(resolve_model, config, folder)
         with progress.bar("corpus") as update:
-            corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update, found=found)
+            corpora = await asyncio.to_thread(load_corpora, config, folder, on_clip=update, read=inputs)
         for line in corpora.left_out:
             progress.say(f"warning: {line}")
         with progress.phase("ray"):

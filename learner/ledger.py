@@ -118,8 +118,6 @@ def live_entries(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCheck:
-    """The result of a check."""
-
     num_draws: int
     fates: dict[str, int]
     num_rewinds: int

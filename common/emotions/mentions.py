@@ -38,8 +38,6 @@ HAN = re.compile(r"[\u3001\u3400-\u9fff]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mention:
-    """One mention of an emotion."""
-
     start: int
     end: int
     """Offsets [start, end) in the text as it was given."""

@@ -35,8 +35,6 @@ class _Table(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """The place of a word."""
-
     level1: str
     """A primary emotion; the first of a dyad; the word itself at the centre."""
     level2: str

@@ -19,8 +19,6 @@ REMEDY = 'a line is {"id": "00001", "dataset": "dfew", "fold": 1, "label": "sad"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One answer to one clip."""
-
     id: str
     """Unique within dataset, fold and condition."""
     dataset: str

@@ -24,8 +24,6 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The content of a report."""
-
     name: str
     sources: tuple[str, ...]
     """Sources of the predictions, for people."""

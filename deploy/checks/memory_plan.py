@@ -51,8 +51,6 @@ class LayerSizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSizes:
-    """Sizes of a checkpoint."""
-
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of each tensor that the policy loads, by name."""
     decoder: LayerSizes

@@ -156,15 +156,15 @@ def load_corpora(
     folder: Path,
     *,
     on_clip: Callable[[int, int], None],
-    found: Mapping[str, Corpus] | None = None,
+    read: Mapping[str, Corpus] | None = None,
 ) -> Corpora:
-    """Loads the clips, and first writes a synthetic corpus into the run's folder; `found` are corpora already read.
+    """Loads the clips, and first writes a synthetic corpus into the run's folder; `read` are corpora already read.
 
     Raises:
         DatasetError: a corpus is missing, malformed or empty, has a label outside the taxonomy, or a control cannot
             be applied.
     """
-    source, sources, found = config.data.source, _sources(config), found or {}
+    source, sources, read = config.data.source, _sources(config), read or {}
     digest: str | None = None
     if isinstance(source, SyntheticDataConfig):
         from common.datasets.synthetic.corpus import corpus_folder, corpus_sha256, write_synthetic_corpus
@@ -175,7 +175,7 @@ def load_corpora(
             if file.exists() and split not in sources:
                 sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
         digest = corpus_sha256(corpus)
-    corpora = {s: found[s] if s in found else _read(chosen, config, split=s) for s, chosen in sources.items()}
+    corpora = {s: read[s] if s in read else _read(chosen, config, split=s) for s, chosen in sources.items()}
     records = {split: list(corpus.records) for split, corpus in corpora.items()}
     _require_askable(records.get("heldout", []), config)
     return Corpora(

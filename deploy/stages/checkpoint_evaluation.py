@@ -79,21 +79,21 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
     async with open_run(chosen, Progress(Screen(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
         classes = TAXONOMIES[chosen.data.taxonomy]
-        # before any engine starts: not every clip can be asked in every condition
-        asked: dict[Condition, list[Record]] = {
+        # before any engine starts: not every clip suits every condition
+        records_by_condition: dict[Condition, list[Record]] = {
             condition: asked_in_groups(records, condition, classes=classes, seed=request.seed)
             for condition in request.conditions
         }
-        predictions = await _answers(run, asked, version=policy.version, kept_in=answers)
+        predictions = await _answers(run, records_by_condition, version=policy.version, kept_in=answers)
     try:
         report = make_report(predictions, name=name, sources=[run.model_path], seed=request.seed)
     except DatasetError as error:
-        raise DatasetError(f"{error}; what was said stands in {answers}") from error
+        raise DatasetError(f"{error}; the predictions are in {answers}") from error
     return report, folder
 
 
 async def _answers(
-    run: Run, asked: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
+    run: Run, records_by_condition: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
 ) -> list[Prediction]:
     """The predictions of each condition, on the same engines; each condition is written before it is scored.
 
@@ -103,7 +103,7 @@ async def _answers(
     predictions: list[Prediction] = []
     async with open_engines(run, run.model_path, version=version) as engines:
         await warm_up(run, engines, phase="engines")
-        for condition, clips in asked.items():
+        for condition, clips in records_by_condition.items():
             asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
             texts = await ask(run, engines, clips, asking, name=condition)
             run.interrupts.check()

@@ -47,8 +47,6 @@ class EvaluateFn(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopParts:
-    """The parts and settings of the loop."""
-
     producer: GroupProducer
     train: TrainFn
     publisher: Publisher

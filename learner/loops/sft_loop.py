@@ -21,8 +21,6 @@ from learner.records.record import Curves, StepDisplay
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SftParts:
-    """The parts and settings of the loop."""
-
     stream: PromptStream
     """Clips with a response."""
     prepare: PrepareFn

@@ -20,8 +20,6 @@ for fresh pages. GPUs keep DeepSpeed's 500 millions."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stepped:
-    """The outcome of an optimizer step."""
-
     grad_norm: float
     """Over all ranks, before clipping; infinite or NaN if the step was not taken."""
     is_taken: bool

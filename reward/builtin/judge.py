@@ -43,7 +43,7 @@ class JudgeReward:
     endpoint: str
     """Base address, such as `http://localhost:8000/v1`: https, or http on this machine."""
     model: str
-    """As the endpoint calls it."""
+    """The model's name at the endpoint."""
     rubric: str
     """Path of the text file."""
     max_score: float = Field(default=5.0, gt=0)
@@ -51,13 +51,13 @@ class JudgeReward:
     timeout_s: float = Field(default=5.0, gt=0)
     """Seconds that one request may take, from its start to the last byte of its reply."""
     attempts: int = Field(default=2, ge=1)
-    """Times that is asked where the endpoint is busy, fails or does not answer in time."""
+    """Attempts if the endpoint is busy, fails or does not answer in time."""
     fallback: float | None = Field(default=None, ge=0, le=1)
     """Value, in [0, 1], where no score came; None fails the group as data."""
     token_env: str | None = None
     """Environment variable that holds the endpoint's token; None for no token."""
     allow_plain_http: bool = False
-    """Whether http to another machine is allowed, without a token: anybody on the way reads the texts."""
+    """Allow http to another machine, without a token: anybody on the way can read the texts."""
     cache: str | None = None
     """Folder that keeps scores; None keeps them in memory."""
     max_tokens: int = Field(default=256, ge=1)

@@ -1,4 +1,4 @@
-"""A reward for writing in the script that was asked for."""
+"""A reward for writing in the requested script."""
 
 import re
 from typing import Literal

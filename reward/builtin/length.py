@@ -31,7 +31,7 @@ class LengthPenalty:
     width: int = Field(default=128, ge=1)
     """Units beyond `high` after which the penalty is full."""
     unit: Literal["tokens", "characters"] = "tokens"
-    """What is counted."""
+    """The unit of lengths."""
 
     def __post_init__(self) -> None:
         if self.high < self.low:

@@ -21,7 +21,7 @@ class SoftLabelReward:
     """
 
     normalise: bool = True
-    """Whether the majority's class is worth 1."""
+    """Divide by the largest share, so that the majority's class is worth 1."""
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         record = request.record

@@ -1,4 +1,4 @@
-"""A reward for quoting what was said as it was said."""
+"""A reward for accurate quotes of the speech."""
 
 import re
 from collections import defaultdict
@@ -57,19 +57,12 @@ def quotes_of(text: str) -> list[list[str]]:
 
 
 def edits_to_best_stretches(quotes: Sequence[Sequence[str]], transcript: Iterable[str]) -> int:
-    """Fewest word edits that make each quote a stretch of what was said, perhaps an empty one.
+    """Fewest word edits that make each quote a part of the transcript, perhaps an empty part.
 
     Myers 1999 ("A fast bit-vector algorithm for approximate string matching"): a column of the edit table is two
-    integers, one bit for each word quoted. All quotes share them, so the transcript is read once; carries and
+    integers, with one bit per quoted word. All quotes share them, so the transcript is read once; carries and
     shifts stop at the last word of a quote, as in Hyyrö, Fredriksson and Navarro 2005 ("Increased bit-parallelism
     for approximate and multiple string matching").
-
-    Args:
-        quotes: none is empty.
-        said: words.
-
-    Returns:
-        The sum over the quotes.
     """
     places: defaultdict[str, int] = defaultdict(int)
     last, num = 0, 0

@@ -16,8 +16,6 @@ def score(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one path."""
-
     def do_POST(self) -> None:
         """Returns a result per sample, in their order."""
         body = self.rfile.read(int(self.headers["Content-Length"]))

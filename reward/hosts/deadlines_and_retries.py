@@ -41,8 +41,6 @@ CLOSED = RewardFault(kind="died", detail="the reward was closed")
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """State that the calls of one group share."""
-
     has_failed: bool = False
     num_running: int = 0
     held: list["Call"] = field(default_factory=list["Call"])

@@ -250,10 +250,10 @@ async def others_rate(fourth: str, *, count: int = 300) -> float:
     """Groups per second that three rewards are through with, beside a fourth."""
     names = ("first", "second", "third")
     entries = [
-        PythonRewardConfig(type="python", name=name, entrypoint="tests.support.rewards:good") for name in names
+        PythonRewardConfig(type="python", name=name, entrypoint="tests.support.reward.user:good") for name in names
     ]
     last = PythonRewardConfig(
-        type="python", name="fourth", entrypoint=f"tests.support.rewards:{fourth}", deadline_s=300
+        type="python", name="fourth", entrypoint=f"tests.support.reward.user:{fourth}", deadline_s=300
     )
     service = RewardService(RewardConfig(rewards=(*entries, last)))
     await service.start()

@@ -11,7 +11,7 @@ import pytest
 from common.evaluation.controls import CONDITIONS
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from tests.e2e.support import lines_of, start
-from tests.support.corpora import put_dfew, put_mafw, put_ovmerd
+from tests.support.media.corpora import put_dfew, put_mafw, put_ovmerd
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 CONFIGS = "deploy/configs"

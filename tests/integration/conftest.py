@@ -11,9 +11,9 @@ import ray
 from common.config.questions import QUESTION
 from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 from rollout.actor import EngineClient
-from tests.support.clips import case_named, processed
 from tests.support.engines import start_engine
 from tests.support.habit import teach_habit
+from tests.support.media.clips import case_named, processed
 from tests.support.once import made_once
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

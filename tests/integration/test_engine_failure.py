@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from common.errors import EngineError
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.clips import case_named, processed
 from tests.support.engines import ENGINE, SAMPLING, BreakableEngine, start_engine
+from tests.support.media.clips import case_named, processed
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -15,8 +15,8 @@ from common.types import Clip, Completion, Draw, Group, ProcessedPrompt, Prompt,
 from learner.actor import RankClients
 from learner.training.batch import TrainGroup, train_group
 from tests.integration.conftest import Run
-from tests.support.clips import case_named, processed
 from tests.support.engines import start_ranks, stop_ranks
+from tests.support.media.clips import case_named, processed
 from tests.support.ranks import on_ranks, recorded, share_of, start
 
 RELATIVE = 1e-5

@@ -11,8 +11,8 @@ from common.errors import EngineError
 from common.types import Failure, Generation, ProcessedPrompt
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.clips import case_named, processed
 from tests.support.engines import SAMPLING
+from tests.support.media.clips import case_named, processed
 
 NAMES = ["av-12fps", "av-8fps-odd-frames", "audio-only", "video-only-one-frame", "text-only", "av-12fps"]
 SETTINGS: dict[str, Any] = {"sampling": SAMPLING, "group_size": 8, "deadline_s": 300.0}

@@ -13,8 +13,8 @@ from common.models.tokens import pack_tokens
 from common.types import Generation, ProcessedPrompt, SamplingSpec
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.clips import CASES, QUESTION, ClipCase, case_named, decoded, processed
 from tests.support.engines import tensor_hash
+from tests.support.media.clips import CASES, QUESTION, ClipCase, case_named, decoded, processed
 
 MEAN, MAX = 1e-5, 1e-3
 TENSORS_FED = ("pixel_values_videos", "video_grid_thw", "input_features", "audio_feature_lengths")

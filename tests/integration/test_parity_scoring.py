@@ -15,8 +15,8 @@ from common.models.tokens import pack_tokens
 from common.types import Failure, MediaRef, ProcessedPrompt
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.clips import CASES, ClipCase, case_named, processed
 from tests.support.engines import ENGINE, SAMPLING
+from tests.support.media.clips import CASES, ClipCase, case_named, processed
 
 TOLERANCE = 1e-3
 DEADLINE_S = 120.0

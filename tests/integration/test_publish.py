@@ -17,8 +17,8 @@ from common.types import Generation, ProcessedPrompt
 from learner.publishing.publisher import Publisher
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.clips import CASES, processed
 from tests.support.engines import SAMPLING, start_ranks, stop_ranks
+from tests.support.media.clips import CASES, processed
 
 QKV = "language_model.model.layers.0.self_attn.qkv_proj"
 Q, K = ("thinker.model.layers.0.self_attn.q_proj.weight", "thinker.model.layers.0.self_attn.k_proj.weight")

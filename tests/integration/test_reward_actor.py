@@ -26,7 +26,7 @@ from reward.examples import team_actor
 from tests.support.builders import make_completion, make_record
 
 LABELS = ("happy", "fear", "sad", "angry", "neutral", "surprise")
-MODULE = "tests.support.rewards"
+MODULE = "tests.support.reward.user"
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 

@@ -13,7 +13,7 @@ import torch
 from common.config.learner import LearnerConfig
 from learner.engine import LearnerEngine
 from learner.training.batch import TrainGroup
-from tests.support.clips import case_named, processed
+from tests.support.media.clips import case_named, processed
 
 TIMEOUT_S = 400
 PRELOADED = ["torch", "deepspeed", "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni", "tests.support.ranks"]

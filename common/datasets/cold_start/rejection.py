@@ -33,8 +33,6 @@ class AskFn(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """Settings of the sampling."""
-
     count: int
     """Clips to explain."""
     attempts: int
@@ -53,8 +51,6 @@ class Sampling:
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """The result of the sampling."""
-
     explained: dict[str, Explained] = field(default_factory=dict[str, Explained])
     """Answers of accepted clips by id."""
     verdicts: Counter[str] = field(default_factory=Counter[str])

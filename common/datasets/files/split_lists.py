@@ -20,8 +20,6 @@ FOLDS = range(1, 7)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
-    """One clip of a list."""
-
     place: str
     """File and line."""
     name: str

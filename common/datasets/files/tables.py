@@ -16,8 +16,6 @@ AFTER_ALL = "\N{END OF MEDIUM}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of a table."""
-
     file: Path
     line: int
     """The last line of the row, from 1."""

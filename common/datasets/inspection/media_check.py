@@ -34,8 +34,6 @@ class CheckLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """The facts of one clip."""
-
     clip_id: str
     seconds: float = 0.0
     """Seconds of the video, or of the audio without a video."""

@@ -44,8 +44,6 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """All findings."""
-
     splits: Mapping[str, Sequence[Record]]
     dropped: tuple[Dropped, ...]
     seconds: Mapping[str, float]

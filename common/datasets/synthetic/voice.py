@@ -15,8 +15,6 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prosody:
-    """The prosody of a spoken text."""
-
     pitch: int
     """0-99."""
     pitch_range: int

@@ -103,4 +103,4 @@ class Lexicon:
 
 
 LEXICONS: Mapping[Modality, Lexicon] = MappingProxyType({"video": Lexicon(VISIBLE), "audio": Lexicon(AUDIBLE)})
-"""By the modality that shows the cues."""
+"""Cues by modality."""

@@ -17,7 +17,7 @@ from tests.support.builders import make_draw, make_group
 
 REWARDS = (
     "[{type: builtin, name: accuracy_r1omni, weight: 2.0}, "
-    "{type: python, name: failing, entrypoint: 'tests.support.rewards:failing', max_retries: 0}]"
+    "{type: python, name: failing, entrypoint: 'tests.support.reward.user:failing', max_retries: 0}]"
 )
 PAPER = "[{type: builtin, name: accuracy_r1omni}, {type: builtin, name: format_r1omni}]"
 
@@ -103,7 +103,7 @@ def test_rewards_see_of_recorded_samples_what_they_saw_in_the_run(
     )
     path = tmp_path / "step_000001.jsonl.gz"
     write_samples(path, [make_group([0.0], draw=replace(draw, record=record))])
-    entry = "{type: python, name: whole, entrypoint: 'tests.support.rewards:whole_record'}"
+    entry = "{type: python, name: whole, entrypoint: 'tests.support.reward.user:whole_record'}"
     code, found = told(capsys, "--samples", str(path), f"--reward.rewards=[{entry}]")
     assert code == 0
     assert found["samples"][0]["details"] == {"whole": repr(record)}
@@ -125,7 +125,7 @@ def test_what_is_no_unicode_is_told_by_its_escape(tmp_path: Path, capfd: pytest.
     path.write_text(
         '{"completion": "a", "label": "fear", "draw": "\\udc80"}\n{"completion": "a", "label": "happy"}\n'
     )
-    entry = "{type: python, name: odd, entrypoint: 'tests.support.rewards:surrogate', max_retries: 0}"
+    entry = "{type: python, name: odd, entrypoint: 'tests.support.reward.user:surrogate', max_retries: 0}"
     rewards = f"--reward.rewards=[{entry}]"
     code, found = told(capfd, "--samples", str(path), rewards)
     assert code == 1

@@ -22,7 +22,7 @@ from reward.checks import check_rewards
 from reward.request import RewardRequest, modalities_of
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_record, make_request
-from tests.support.media_files import write_media
+from tests.support.media.files import write_media
 
 FOLDER = Path(reward.examples.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -38,7 +38,7 @@ TOKEN = "a-token-of-enough-letters"
 RIGHT = "<think>x</think><answer>happy</answer>"
 PAPER = RewardConfig().rewards
 FAILING = PythonRewardConfig(
-    type="python", name="failing", entrypoint="tests.support.rewards:failing", max_retries=0
+    type="python", name="failing", entrypoint="tests.support.reward.user:failing", max_retries=0
 )
 
 
@@ -105,7 +105,7 @@ def test_a_reward_that_fails_is_an_error_of_its_group_without_a_traceback() -> N
 
 def test_what_a_reward_tells_is_answered_though_it_is_no_unicode() -> None:
     entry = PythonRewardConfig(
-        type="python", name="odd", entrypoint="tests.support.rewards:surrogate", max_retries=0
+        type="python", name="odd", entrypoint="tests.support.reward.user:surrogate", max_retries=0
     )
     samples = [{"completion": "a", "label": label, "group": label} for label in ("fear", "happy")]
     bad, good = scored(*samples, rewards=(entry,)).json()["results"]
@@ -199,7 +199,7 @@ def test_files_are_taken_from_the_media_root_alone(tmp_path: Path) -> None:
 )
 def test_beyond_its_limits_the_service_asks_to_come_again(limits: RequestLimits, codes: list[int]) -> None:
     sleeping = PythonRewardConfig(
-        type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
+        type="python", name="sleeping", entrypoint="tests.support.reward.user:sleeping", deadline_s=1.0
     )
 
     async def crowd(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -217,7 +217,7 @@ def test_beyond_its_limits_the_service_asks_to_come_again(limits: RequestLimits,
 
 def test_bodies_that_are_held_are_bounded_together() -> None:
     sleeping = PythonRewardConfig(
-        type="python", name="sleeping", entrypoint="tests.support.rewards:sleeping", deadline_s=1.0
+        type="python", name="sleeping", entrypoint="tests.support.reward.user:sleeping", deadline_s=1.0
     )
 
     async def crowd(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -431,7 +431,7 @@ async def asked_once(service: RewardService) -> GroupReport:
         (("--config", "/no/such.yaml"), "readable file"),
         (
             (
-                "--reward.rewards=[{type: python, name: mine, entrypoint: 'tests.support.rewards:Unwilling'}]",
+                "--reward.rewards=[{type: python, name: mine, entrypoint: 'tests.support.reward.user:Unwilling'}]",
                 "--port=0",
             ),
             "FileNotFoundError: no weights",
@@ -636,7 +636,7 @@ def good(reply: Reply) -> None:
     reply.send(body=b'{"results": [{"total": 1.0}]}')
 
 
-def test_a_channel_keeps_its_connection_and_closes_it_when_it_ends() -> None:
+def test_a_host_keeps_its_connection_and_closes_it_when_it_ends() -> None:
     async def run() -> None:
         host = HttpHost(far(server.url))
         await host.open()

@@ -28,9 +28,14 @@ FORMAT = BuiltinRewardConfig(type="builtin", name="format_r1omni")
 
 
 def python(name: str, **settings: Any) -> PythonRewardConfig:
-    """A reward of `tests/support/rewards.py`."""
+    """A reward of `tests/support/reward/user.py`."""
     return PythonRewardConfig(
-        **{"type": "python", "name": name.lower(), "entrypoint": f"tests.support.rewards:{name}", **settings}
+        **{
+            "type": "python",
+            "name": name.lower(),
+            "entrypoint": f"tests.support.reward.user:{name}",
+            **settings,
+        }
     )
 
 

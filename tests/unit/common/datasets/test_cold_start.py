@@ -22,8 +22,8 @@ from common.datasets.command import main
 from common.datasets.corpora.r1_omni import load_r1_omni
 from common.errors import ConfigError
 from common.types import DecodedClip
-from tests.support.corpora import put_dfew, put_ovmerd
 from tests.support.http_server import Reply, http_server
+from tests.support.media.corpora import put_dfew, put_ovmerd
 
 GOOD = "<think>His mouth turns up and his voice is bright: he is happy.</think>\n<answer>happy</answer>"
 

@@ -12,7 +12,7 @@ from common.datasets.corpora.dfew import FOLD_SIZES as DFEW_SIZES
 from common.datasets.corpora.mafw import FOLD_SIZES as MAFW_SIZES
 from common.datasets.inspection.media_check import CheckLimits, check_clip, check_clips
 from common.types import Clip
-from tests.support.corpora import put_dfew, put_mafw, put_mp4, put_ravdess, put_text, put_wav, put_workbook
+from tests.support.media.corpora import put_dfew, put_mafw, put_mp4, put_ravdess, put_text, put_wav, put_workbook
 
 
 def inspected(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Any]]:

@@ -21,7 +21,7 @@ from common.prompts.phrasing import AUDIO_QUESTION, VIDEO_QUESTION, base_questio
 from common.types import Clip, Record
 from deploy.checks.preflight import check_inputs, left_out, load_corpora
 from learner.loops.stream import PromptStream
-from tests.support.corpora import put_dfew, put_mafw, put_text
+from tests.support.media.corpora import put_dfew, put_mafw, put_text
 
 CONFIGS: TypeAdapter[Any] = TypeAdapter(AnyCorpusConfig)
 

@@ -15,7 +15,7 @@ from common.errors import MediaError
 from common.media.containers import declared_bytes
 from common.media.decode import SAMPLE_RATE, decode_clip
 from common.types import Clip, DecodedClip
-from tests.support.media_files import FASTSTART, FRAGMENTED, copy_from, cut, pictures, write_media
+from tests.support.media.files import FASTSTART, FRAGMENTED, copy_from, cut, pictures, write_media
 
 FRACTIONS = (0.999, 0.98, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1, 0.02)
 SOUND_FILES = (".wav", ".flac", ".ogg")

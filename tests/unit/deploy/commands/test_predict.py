@@ -28,8 +28,8 @@ from common.types import Clip, Record
 from deploy.commands.evaluate import main as evaluate
 from deploy.commands.predict import clips_of, main
 from deploy.commands.predictor import Answer, Predictor, thought_of
-from tests.support.clips import CASES, ClipCase, processed
-from tests.support.media_files import pictures
+from tests.support.media.clips import CASES, ClipCase, processed
+from tests.support.media.files import pictures
 from tests.support.predictions import write_lines
 from tests.unit.common.evaluation.test_controls import AUDIO_QUESTION
 

@@ -337,7 +337,7 @@ def test_answers_that_cannot_be_scored_are_kept(
 ) -> None:
     opened(said, monkeypatch, [heard("a", "sad"), heard("b", "bored")])
     kept = tmp_path / "out" / "x" / "predictions.jsonl"
-    with pytest.raises(DatasetError, match=rf"got 'bored'.*; what was said stands in {kept}"):
+    with pytest.raises(DatasetError, match=rf"got 'bored'.*; the predictions are in {kept}"):
         asyncio.run(evaluate(config, request(run=None, name="x", out=tmp_path / "out")))
     assert [(p.id, p.text) for p in read_predictions(kept)] == [
         ("a", "<answer>sad</answer>"),

@@ -9,8 +9,8 @@ from common.labels import ANSWER, FORMAT, answered, has_form
 from common.types import Modality
 from reward.builtin import BUILTIN
 from reward.builtin.parts.completion import sentences_of, think_part, words_of
-from tests.support.hard_texts import long_texts, random_texts
-from tests.support.reward_requests import make_request, value_of
+from tests.support.reward.hard_texts import long_texts, random_texts
+from tests.support.reward.requests import make_request, value_of
 
 NUM_TEXTS = 2000
 OPTIONS: dict[str, dict[str, Any]] = {"class_balanced": {"frequencies": {"happy": 3, "sad": 1}}}

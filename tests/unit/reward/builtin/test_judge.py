@@ -18,7 +18,7 @@ from common.errors import ConfigError, ScoringError
 from reward.builtin import judge
 from reward.builtin.judge import JudgeReward
 from reward.service import GroupReport, RewardService
-from tests.support.reward_requests import make_request, value_of
+from tests.support.reward.requests import make_request, value_of
 
 RUBRIC = "Q: $question\nTruth: $label\nSaid: $transcript\nText: $completion\nFor $$5, end with Score: <0 to 5>.\n"
 

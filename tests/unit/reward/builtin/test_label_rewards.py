@@ -14,7 +14,7 @@ from reward.builtin.accuracy import AccuracyReward, ClassBalancedReward
 from reward.builtin.consistency import ConsistencyReward
 from reward.builtin.multi_label import MultiLabelReward
 from reward.builtin.soft_label import SoftLabelReward
-from tests.support.reward_requests import make_request, value_of
+from tests.support.reward.requests import make_request, value_of
 
 
 def answer(text: str, thought: str = "x") -> str:

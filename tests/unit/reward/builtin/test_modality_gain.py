@@ -14,7 +14,7 @@ from common.types import Condition, Record
 from reward.builtin import BUILTIN
 from reward.builtin.modality_gain import ModalityGainReward
 from reward.request import RewardResult
-from tests.support.reward_requests import make_request
+from tests.support.reward.requests import make_request
 
 
 @dataclass

@@ -22,7 +22,7 @@ from reward.builtin.parts.cues import AUDIBLE, SEEN_AND_HEARD, VISIBLE
 from reward.builtin.repetition import RepetitionPenalty
 from reward.builtin.transcript import MAX_QUOTED, TranscriptReward, edits_to_best_stretches
 from reward.request import RewardResult
-from tests.support.reward_requests import make_request, value_of
+from tests.support.reward.requests import make_request, value_of
 
 
 @pytest.mark.parametrize(

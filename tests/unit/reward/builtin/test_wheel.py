@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import ConfigError, DatasetError
 from reward.builtin.wheel import WheelReward
-from tests.support.reward_requests import make_request
+from tests.support.reward.requests import make_request
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.reward_host import HostLostError, RewardHost
 from reward.outcome import Outcome, RewardFault
 from reward.request import RewardRequest, RewardResult
-from tests.support.reward_requests import make_request
+from tests.support.reward.requests import make_request
 
 
 class FakeHost(RewardHost):
@@ -106,7 +106,7 @@ def asked(pool: PooledReward, *texts: str) -> asyncio.Task[list[Outcome]]:
     return asyncio.ensure_future(pool([make_request(text) for text in texts]))
 
 
-def test_a_channel_that_never_opens_keeps_nobody_from_one_that_is_free() -> None:
+def test_a_host_that_never_opens_keeps_no_call_from_one_that_is_free() -> None:
     async def opening(number: int) -> None:
         await asyncio.sleep(600 if number > 1 else 0)
 
@@ -311,7 +311,7 @@ def test_calls_that_shared_a_death_are_asked_alone_and_one_that_dies_alone_fails
     assert log.most_open == 1
 
 
-def test_who_waited_to_be_alone_and_was_cancelled_keeps_no_channel() -> None:
+def test_who_waited_to_be_alone_and_was_cancelled_keeps_no_host() -> None:
     async def run() -> None:
         pool = await started(Log(), concurrency=4, num_spare=0)
         dying, waiting = asked(pool, "die"), asked(pool, "slow")
@@ -337,7 +337,7 @@ def test_who_fails_is_asked_again_behind_who_was_never_asked() -> None:
     assert texts == ["raise", *["good"] * 10, "raise"]
 
 
-def test_whatever_a_channel_raises_is_a_fault_of_the_group() -> None:
+def test_whatever_a_host_raises_is_a_fault_of_the_group() -> None:
     async def run() -> list[Outcome]:
         pool = await started(Log())
         got = await asked(pool, "raise")
@@ -349,7 +349,7 @@ def test_whatever_a_channel_raises_is_a_fault_of_the_group() -> None:
     assert fault.detail.endswith("OSError: a wire is cut")
 
 
-def test_a_channel_that_does_not_come_up_fails_one_call_that_waits_for_it() -> None:
+def test_a_host_that_does_not_come_up_fails_one_call_that_waits_for_it() -> None:
     async def opening(number: int) -> None:
         await asyncio.sleep(0)
         if number == 2:

@@ -26,7 +26,7 @@ from reward.service import RewardService
 from tests.support.builders import make_request
 
 async def main(path, label):
-    entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")
+    entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.reward.user:parenting")
     service = RewardService(RewardConfig(rewards=(entry,)))
     await service.score_requests([make_request(path, label=label)])
     await asyncio.sleep(600)
@@ -40,7 +40,12 @@ def scored(name: str, label: str, *, text: str = "a", **settings: float) -> Grou
 
     async def ask() -> GroupReport:
         entry = PythonRewardConfig(
-            **{"type": "python", "name": name, "entrypoint": f"tests.support.rewards:{name}", **settings}
+            **{
+                "type": "python",
+                "name": name,
+                "entrypoint": f"tests.support.reward.user:{name}",
+                **settings,
+            }
         )
         service = RewardService(RewardConfig(rewards=(entry,)))
         try:
@@ -122,7 +127,7 @@ from reward.service import RewardService
 from reward.hosts.worker_process import ProcessHost
 from tests.support.builders import make_request
 
-entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.rewards:parenting")
+entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.reward.user:parenting")
 service = RewardService(RewardConfig(rewards=(entry,)))
 loop = asyncio.new_event_loop()
 loop.run_until_complete(service.score_requests([make_request(sys.argv[1])]))
@@ -141,7 +146,7 @@ def test_an_owner_that_leaves_without_closing_ends_with_all_that_it_started(tmp_
 
 def test_a_process_that_ends_after_its_answer_is_lost_with_that_answer() -> None:
     async def ask() -> bool:
-        plugin = PluginSpec(name="hungry", entrypoint="tests.support.rewards:hungry")
+        plugin = PluginSpec(name="hungry", entrypoint="tests.support.reward.user:hungry")
         host = ProcessHost(plugin, max_memory_bytes=2**30)
         await host.open()
         try:

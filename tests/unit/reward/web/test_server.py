@@ -201,7 +201,7 @@ def test_a_body_of_a_million_faults_costs_little_more_than_its_json(
 def test_a_signal_ends_the_service_its_workers_and_their_children(
     tmp_path: Path, number: signal.Signals, label: str
 ) -> None:
-    entry = "{type: python, name: parental, entrypoint: 'tests.support.rewards:parental', deadline_s: 600}"
+    entry = "{type: python, name: parental, entrypoint: 'tests.support.reward.user:parental', deadline_s: 600}"
     pids, replies = tmp_path / "pids", list[int]()
 
     def ask(url: str) -> None:

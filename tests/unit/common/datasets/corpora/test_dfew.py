@@ -12,7 +12,7 @@ from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError, MediaError
 from common.media.decode import decode_clip
-from tests.support.corpora import put_dfew, put_frames, put_mp4, put_text, put_wav
+from tests.support.media.corpora import put_dfew, put_frames, put_mp4, put_text, put_wav
 
 TRAIN = {1: 1, 2: 2, 3: 3, 4: 4}
 TEST = {5: 5, 6: 6, 7: 7}

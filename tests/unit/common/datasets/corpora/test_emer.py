@@ -9,7 +9,7 @@ from common.datasets.corpora.emer import open_labels
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
-from tests.support.corpora import put_mp4, put_text, put_wav
+from tests.support.media.corpora import put_mp4, put_text, put_wav
 
 
 def read(root: Path, variant: str, *, split: str = "train", taxonomy: str = "open", **settings: object) -> Corpus:

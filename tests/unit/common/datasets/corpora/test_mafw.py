@@ -9,7 +9,7 @@ from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
 from common.labels import MAFW_COMPOUND
-from tests.support.corpora import put_mafw, put_mp4, put_text, put_wav, put_workbook
+from tests.support.media.corpora import put_mafw, put_mp4, put_text, put_wav, put_workbook
 
 
 def read(root: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:

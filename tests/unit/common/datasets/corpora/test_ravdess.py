@@ -9,7 +9,7 @@ from common.datasets.corpora.ravdess import parse_code
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
-from tests.support.corpora import put_ravdess
+from tests.support.media.corpora import put_ravdess
 
 
 def read(root: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:

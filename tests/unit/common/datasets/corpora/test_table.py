@@ -14,7 +14,7 @@ from common.config.corpora import TableDataConfig
 from common.datasets.corpus import Corpus
 from common.datasets.reader import read_corpus
 from common.errors import DatasetError
-from tests.support.corpora import put_text
+from tests.support.media.corpora import put_text
 
 
 def read(path: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:

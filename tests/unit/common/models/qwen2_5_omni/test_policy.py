@@ -11,7 +11,7 @@ from common.errors import ModelError
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.tokens import TokenBatch, pack_tokens
 from common.types import ProcessedPrompt
-from tests.support.clips import CASES, ClipCase, processed
+from tests.support.media.clips import CASES, ClipCase, processed
 
 TEMPERATURE = 0.7
 COMPLETIONS = ([50, 200, 170, 301, 90, 80], [44], [33, 33, 390])

@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 import soundfile
 
-from tests.support.media_files import pictures, write_media
+from tests.support.media.files import pictures, write_media
 
 
 @functools.cache

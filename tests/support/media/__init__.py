@@ -1,0 +1,1 @@
+"""Clips, media files and corpora for tests."""

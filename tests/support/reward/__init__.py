@@ -1,0 +1,1 @@
+"""Rewards and reward requests for tests."""
