@@ -11,7 +11,7 @@ from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.errors import OmniError
 from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
-from reward.builtin.modality_gain import BoundModalityGain, ModalityGainReward
+from reward.builtin.modality_gain import BoundReward, ModalityGainReward
 from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.reward_host import RewardHost
@@ -57,7 +57,7 @@ class EngineHost(RewardHost):
 
     concurrency = NUM_CALLS
 
-    def __init__(self, reward: BoundModalityGain) -> None:
+    def __init__(self, reward: BoundReward) -> None:
         self._reward = reward
 
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:

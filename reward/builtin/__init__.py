@@ -1,11 +1,10 @@
 """Built-in rewards: one file each, and the table of their names.
 
-The docstring of a class documents the reward. The value None means that the request lacks an input of the reward.
-It depends on the record and the presented modalities alone, and is therefore the same for a whole group.
+The value None means that the request lacks an input of the reward. It depends on the record and the presented
+modalities alone, so it is the same for a whole group. `bind` gives a reward with `needs_engines` its engines.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from reward.builtin.accuracy import AccuracyReward, ClassBalancedReward
 from reward.builtin.accuracy_r1omni import PublishedAccuracyReward
@@ -22,24 +21,21 @@ from reward.builtin.soft_label import SoftLabelReward
 from reward.builtin.transcript import TranscriptReward
 from reward.builtin.wheel import WheelReward
 
-BUILTIN: Mapping[str, type] = MappingProxyType(
-    {
-        "format": FormatReward,
-        "format_r1omni": PublishedFormatReward,
-        "accuracy": AccuracyReward,
-        "accuracy_r1omni": PublishedAccuracyReward,
-        "class_balanced": ClassBalancedReward,
-        "soft_label": SoftLabelReward,
-        "multi_label_f1": MultiLabelReward,
-        "wheel_f1": WheelReward,
-        "think_answer_consistency": ConsistencyReward,
-        "evidence": EvidenceReward,
-        "transcript_wer": TranscriptReward,
-        "length": LengthPenalty,
-        "repetition": RepetitionPenalty,
-        "language": LanguageReward,
-        "modality_gain": ModalityGainReward,
-        "judge": JudgeReward,
-    }
-)
-"""Class by name; made with its options by keyword. One whose `needs_engines` is true is bound to them first."""
+BUILTIN: Mapping[str, type] = {
+    "format": FormatReward,
+    "format_r1omni": PublishedFormatReward,
+    "accuracy": AccuracyReward,
+    "accuracy_r1omni": PublishedAccuracyReward,
+    "class_balanced": ClassBalancedReward,
+    "soft_label": SoftLabelReward,
+    "multi_label_f1": MultiLabelReward,
+    "wheel_f1": WheelReward,
+    "think_answer_consistency": ConsistencyReward,
+    "evidence": EvidenceReward,
+    "transcript_wer": TranscriptReward,
+    "length": LengthPenalty,
+    "repetition": RepetitionPenalty,
+    "language": LanguageReward,
+    "modality_gain": ModalityGainReward,
+    "judge": JudgeReward,
+}

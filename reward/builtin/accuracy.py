@@ -1,10 +1,9 @@
-"""The reward for the right answer, and the same weighted by how rare a class is."""
+"""Rewards for the right answer, with equal weights or with weights by class frequency."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import field
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from common.errors import ConfigError, DatasetError
 from common.labels import normalised
@@ -14,16 +13,14 @@ from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("accuracy")
 class AccuracyReward:
     """1.0 if the answer names the class of the label, else 0.0.
 
-    Formula: 1[class(answer) = class(label)], by the label table and the record's taxonomy: "anger", "Angry." and
-    "he is furious" are one class; an answer with no class, or several, is wrong. The answer is the first
-    `<answer>`, or the whole completion without one.
+    Formula: 1[class(answer) = class(label)], by the label table: "he is furious" has the class `angry`.
     Range: 0 or 1.
-    Source: the accuracy reward of R1-Omni, read through the table of the evaluation; ERV normalises too.
-    Caution: it improves WAR and perhaps not UAR: `class_balanced` weighs rare classes up.
+    Source: the accuracy reward of R1-Omni, with the label table of the evaluation; ERV normalises too.
+    Caution: it optimises WAR, perhaps at the cost of UAR: `class_balanced` gives rare classes more weight.
     """
 
     def __call__(self, request: RewardRequest) -> float:
@@ -31,31 +28,39 @@ class AccuracyReward:
         return 1.0 if class_answered(request.completion, request.record.taxonomy) == expected else 0.0
 
 
+accuracy_of = AccuracyReward()
+
+
 @builtin_reward("class_balanced")
 class ClassBalancedReward:
-    """The accuracy reward times the weight of the label's class, so that rare classes count.
+    """The accuracy reward times the weight of the label's class, which is higher for rare classes.
 
-    Formula: w(label) * accuracy; w(c) = min(`cap`, s f(c)^-`power`), where f is the share of class c among the
-    training records and s makes the mean of w over them 1. With `power: 1` and no class at the cap, all classes
-    weigh the same: the sum over an epoch is proportional to UAR, as that of `accuracy` is to WAR.
+    Formula: w(label) * accuracy; w(c) = min(`cap`, s f(c)^-`power`) with the share f(c) of the training records; s
+    makes the mean of w 1. With `power: 1` below the cap, the sum over an epoch is proportional to UAR.
     Range: 0 to `cap`.
-    Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), applied to the reward.
-    Needs: `frequencies`, counts or shares of the training records by class; a label that they lack is an error.
-    Caution: the weight is constant within a group, and cancels if advantages are divided by the group's deviation,
-    unless another reward is added. Use it with unscaled advantages.
+    Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), moved into the reward.
+    Caution: it needs unscaled advantages or a second reward. The weight is constant within a group, and cancels if
+    advantages are divided by the group's deviation.
     """
 
-    frequencies: Mapping[str, float] = Field(min_length=1)
+    frequencies: Mapping[str, PositiveFloat] = Field(min_length=1)
     """Training records by class; counts or shares."""
     power: float = Field(default=1.0, ge=0)
-    """0 weighs all alike, 1 by the inverse share."""
+    """Exponent of the inverse share: 0 for equal weights."""
     cap: float = Field(default=10.0, ge=1)
     """The largest weight, at least 1."""
     _weights: Mapping[str, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        weights = class_weights(_counts(self.frequencies), power=self.power, cap=self.cap)
-        object.__setattr__(self, "_weights", MappingProxyType(weights))
+        counts: dict[str, float] = {}
+        for key, count in self.frequencies.items():
+            name = normalised(key, "open") or key.lower()
+            if name in counts:
+                raise ConfigError(
+                    f"class_balanced.frequencies must name each class once, got {key!r} for {name!r}; add them up"
+                )
+            counts[name] = count
+        object.__setattr__(self, "_weights", class_weights(counts, power=self.power, cap=self.cap))
 
     def __call__(self, request: RewardRequest) -> float:
         name = class_of_label(request.record)
@@ -65,21 +70,4 @@ class ClassBalancedReward:
                 f"record {request.record.prompt_id}: class_balanced.frequencies must hold its class, got none for "
                 f"{name!r}; it has {', '.join(self._weights)}"
             )
-        return weight * AccuracyReward()(request)
-
-
-def _counts(frequencies: Mapping[str, float]) -> dict[str, float]:
-    """Counts by canonical class; raises `ConfigError` for a count <= 0 or a class with two entries."""
-    counts: dict[str, float] = {}
-    for key, count in frequencies.items():
-        if count <= 0:
-            raise ConfigError(
-                f"class_balanced.frequencies.{key} must be a number > 0, got {count!r}; count the training records"
-            )
-        name = normalised(key, "open") or key.lower()
-        if name in counts:
-            raise ConfigError(
-                f"class_balanced.frequencies must name each class once, got {key!r} for {name!r} again; add them up"
-            )
-        counts[name] = float(count)
-    return counts
+        return weight * accuracy_of(request)

@@ -1,20 +1,18 @@
-"""The paper's accuracy reward, as published, without its symbolic-mathematics detour."""
+"""The accuracy reward of the paper as published, without `math_verify`."""
 
-from dataclasses import dataclass
-
+from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest
 
 OPENING, CLOSING = "<answer>", "</answer>"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("accuracy_r1omni")
 class PublishedAccuracyReward:
-    """1.0 if the answer equals the label exactly, else 0.0.
+    """1.0 if the answer equals the label to the letter, else 0.0.
 
-    Formula: the answer is the first match of `<answer>(.*?)</answer>` within one line, stripped; without one, the
-    whole completion, stripped. The label is read in the same way. Case matters, and synonyms are wrong.
+    Formula: 1[answer = label], both from the first `<answer>(.*?)</answer>` within one line, else the whole text.
     Range: 0 or 1.
-    Source: R1-Omni, `grpo.py`, `accuracy_reward`, without its first step `math_verify`, which compares numbers.
+    Source: R1-Omni, `grpo.py`, `accuracy_reward`, without `math_verify`, which is for numbers.
     Caution: "anger" is wrong for the label "angry"; `accuracy` reads both as one class.
     """
 
@@ -23,7 +21,7 @@ class PublishedAccuracyReward:
 
 
 def _answer(text: str) -> str:
-    # in linear time: an opening tag whose line does not close it is never scanned twice
+    # linear time: an opening tag whose line does not close it is never scanned twice
     start = text.find(OPENING)
     while start >= 0:
         start += len(OPENING)

@@ -1,9 +1,10 @@
-"""A reward for a thought that argues for what is answered."""
+"""A reward for a thought whose emotions agree with the answer."""
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import field
-from typing import Literal, cast
+from typing import Literal
+
+from pydantic import field_validator
 
 from common.errors import ConfigError, ScoringError
 from common.labels import classes_in, normalised
@@ -13,35 +14,41 @@ from reward.builtin.parts.record_classes import class_answered, class_of_label
 from reward.request import RewardRequest, RewardResult
 
 Classifier = Callable[[Sequence[str]], Sequence[Collection[str]]]
-"""The emotions of each sentence, by whatever words; sentences without one have none."""
+"""The emotions of each sentence, in any words; empty for a sentence without emotions."""
 
 
 @builtin_reward("think_answer_consistency")
 class ConsistencyReward:
-    """The share of emotions in the thought that are the answered emotion.
+    """The agreement of the emotions in the thought with the answer.
 
-    Formula: the mean over sentences with an emotion of the share of their distinct emotions that is the answer's
-    (`credit: share`), or of 1[the answer's is among them] (`credit: any`). Denied emotions and those outside the
-    taxonomy do not count. 0 if no sentence names an emotion, or the answer names no class: the policy chooses that,
-    so the reward applies all the same.
-    Range: 0 to 1.
+    Formula: the mean over sentences with an emotion of the answer's share of their distinct emotions, or with
+    `credit: any` of 1[the answer is one of them]. Denied emotions and those outside the taxonomy do not count.
+    0 without such a sentence, or for an answer with no class or several. Range: 0 to 1.
     Source: ERV's `think_step` is `credit: any` with `against: label` and a RoBERTa of 28 emotions as classifier.
-    Caution: with `credit: any` a sentence that lists every emotion agrees with all; a thought that only repeats the
-    answer scores 1. The reward does not measure correctness: add `accuracy`, or set `against: label`.
+    Caution: a thought that only repeats the answer scores 1, so add `accuracy` or set `against: label`. With
+    `credit: any` a sentence that lists every emotion agrees with all.
     """
 
     against: Literal["answer", "label"] = "answer"
-    """The reference of the thought: the answer (faithful), or the label (correct)."""
+    """Compare the thought with the answer (faithful) or the label (right)."""
     credit: Literal["share", "any"] = "share"
-    """The credit of a sentence with several emotions."""
-    classifier: str | Classifier | None = None
-    """Instead of the label table: a function or its `module:name`, from sentences to the emotions of each; they are
-    read by the table."""
-    _classify: Classifier | None = field(init=False, repr=False, compare=False)
+    """Value of a sentence with several emotions."""
+    classifier: Classifier | None = None
+    """Function, or its `module:name`, from sentences to the emotions of each; None for the label table."""
 
-    def __post_init__(self) -> None:
-        is_named = isinstance(self.classifier, str)
-        object.__setattr__(self, "_classify", load_classifier(self.classifier) if is_named else self.classifier)
+    @field_validator("classifier", mode="before")
+    @staticmethod
+    def a_classifier_can_be_imported(classifier: object) -> object:
+        if not isinstance(classifier, str):
+            return classifier
+        try:
+            return pkgutil.resolve_name(classifier)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                f"think_answer_consistency.classifier must be importable, got {classifier!r}: {reason}; write "
+                "module:name, or correct the module"
+            ) from error
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         taxonomy = request.record.taxonomy
@@ -56,29 +63,12 @@ class ConsistencyReward:
 
     def _emotions(self, thought: str, taxonomy: str) -> list[set[str]]:
         sentences = sentences_of(thought)
-        if self._classify is None:
+        if self.classifier is None:
             return [set(classes_in(sentence, taxonomy)) for sentence in sentences]
-        answers = self._classify(sentences)
+        answers = self.classifier(sentences)
         if len(answers) != len(sentences):
             raise ScoringError(
                 f"think_answer_consistency.classifier must give one collection per sentence, got {len(answers)} "
-                f"for {len(sentences)}; mend {self.classifier!r}"
+                f"for {len(sentences)}; correct {self.classifier!r}"
             )
         return [{name for e in each if (name := normalised(e, taxonomy)) is not None} for each in answers]
-
-
-def load_classifier(entrypoint: object) -> Classifier:
-    """Imports `module:name`; raises `ConfigError`."""
-    module, _, name = str(entrypoint).partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"think_answer_consistency.classifier must be importable, got {entrypoint!r}: {reason}; mend the module"
-        ) from error
-    if not callable(function):
-        raise ConfigError(
-            f"think_answer_consistency.classifier must name a function, got {entrypoint!r}; write module:name"
-        )
-    return cast(Classifier, function)

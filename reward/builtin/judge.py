@@ -1,4 +1,4 @@
-"""A reward by a language model that reads a rubric."""
+"""A reward by a language model with a rubric."""
 
 import asyncio
 import hashlib
@@ -22,46 +22,43 @@ from reward.request import RewardRequest, RewardResult
 PLACES = ("completion", "question", "label", "transcript")
 _SCORE = re.compile(r"\bscore\b[\"'*\s]*[:=][\"'*\s]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 MAX_REPLY_BYTES = 2**20
-MAX_KEPT = 65536
-"""Scores that are kept in memory."""
+MAX_KEPT = 65536  # scores in memory
 
 
 @builtin_reward("judge")
 class JudgeReward:
-    """The score of a language model that applies a rubric, as a share of the highest score.
+    """The score of a language model by a rubric, as a share of the highest.
 
-    Formula: score / `max_score`, of the last `Score: <number>` in the reply, sampled at temperature 0.
-    Range: 0 to 1.
+    Formula: score / `max_score`, of the last `Score: <number>` in the reply at temperature 0. Range: 0 to 1.
     Source: the judged context and logic rewards of HumanOmniV2 (0 to 5).
-    Needs: an OpenAI-compatible endpoint, and a rubric: a text file that contains `$completion`, and perhaps
-    `$question`, `$label` and `$transcript`; `$$` is a dollar sign. It should ask for `Score: <number>`.
-    Caution: in HumanOmniV2 the judge's share of the gain was "not significant"; the text can persuade a judge.
-    Without an answer in time the group fails as data, unless `fallback` is set. Keep `attempts` * `timeout_s` below
-    the deadline of the reward.
+    Needs: an OpenAI-compatible endpoint, and a rubric: a text file with `$completion`, perhaps `$question`,
+    `$label` and `$transcript`, and `$$` for a dollar. It should ask for `Score: <number>`.
+    Caution: a completion can persuade a judge; in HumanOmniV2 its share of the gain was "not significant".
+    Keep `attempts` * `timeout_s` below `deadline_s`.
     """
 
     endpoint: str
     """Base address, such as `http://localhost:8000/v1`: https, or http on this machine."""
     model: str
-    """The model's name at the endpoint."""
+    """Name of the model at the endpoint."""
     rubric: str
-    """Path of the text file."""
+    """Path of the rubric."""
     max_score: float = Field(default=5.0, gt=0)
     """The highest score of the rubric."""
     timeout_s: float = Field(default=5.0, gt=0)
-    """Seconds that one request may take, from its start to the last byte of its reply."""
+    """Seconds of one request, to the last byte of its reply."""
     attempts: int = Field(default=2, ge=1)
-    """Attempts if the endpoint is busy, fails or does not answer in time."""
+    """Requests until one succeeds, if the endpoint is busy, fails or does not answer in time."""
     fallback: float | None = Field(default=None, ge=0, le=1)
-    """Value, in [0, 1], where no score came; None fails the group as data."""
+    """Value, in [0, 1], if no score comes in time; None fails the group."""
     token_env: str | None = None
-    """Environment variable that holds the endpoint's token; None for no token."""
+    """Environment variable with the endpoint's token; None for no token."""
     allow_plain_http: bool = False
-    """Allow http to another machine, without a token: anybody on the way can read the texts."""
+    """Allow http to another machine, without a token: anybody on the network can read the texts."""
     cache: str | None = None
-    """Folder that keeps scores; None keeps them in memory."""
+    """Folder of known scores; None keeps them in memory."""
     max_tokens: int = Field(default=256, ge=1)
-    """Tokens of a reply."""
+    """Most tokens of a reply."""
     _template: Template = field(init=False, repr=False, compare=False)
     _target: HttpTarget = field(init=False, repr=False, compare=False)
     _scores: "ScoreCache" = field(init=False, repr=False, compare=False)
@@ -82,12 +79,10 @@ class JudgeReward:
         return asyncio.run(self.ask(request))
 
     async def ask(self, request: RewardRequest) -> RewardResult:
-        """Returns the judge's score, from the cache if it is known; raises `ScoringError` without a score and a
-        `fallback`.
-        """
+        """Scores a completion, from the cache if possible; raises `ScoringError` without a score and a fallback."""
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": self._ask_about(request)}],
+            "messages": [{"role": "user", "content": self._prompt(request)}],
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
@@ -103,7 +98,7 @@ class JudgeReward:
             return RewardResult(value=self.fallback, detail=f"fallback: {error}", facts={"fell_back": 1.0})
         return RewardResult(value=score / self.max_score, facts={"fell_back": 0.0})
 
-    def _ask_about(self, request: RewardRequest) -> str:
+    def _prompt(self, request: RewardRequest) -> str:
         record = request.record
         text = self._template.substitute(
             completion=request.completion,
@@ -111,7 +106,7 @@ class JudgeReward:
             label=record.label,
             transcript=record.transcript if record.transcript is not None else "(not known)",
         )
-        # half a surrogate pair cannot be sent
+        # a lone surrogate has no UTF-8 form
         return text.encode(errors="replace").decode()
 
     async def _reply_to(self, body: dict[str, Any]) -> str:
@@ -120,7 +115,7 @@ class JudgeReward:
             if attempt:
                 await asyncio.sleep(min(0.25 * 2.0 ** (attempt - 1), self.timeout_s))
             try:
-                # a client of its own: calls may come from several event loops
+                # a client belongs to one event loop, and calls may come from several
                 async with aclosing(HttpClient(self._target)) as client:
                     reply = await client.post("/chat/completions", body, timeout_s=self.timeout_s)
             except HttpError as error:
@@ -150,7 +145,7 @@ class JudgeReward:
 
 
 class ScoreCache:
-    """Scores by key, in memory or in a folder; may be used from several threads."""
+    """Scores by key, in memory or in a folder; thread-safe."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -160,7 +155,6 @@ class ScoreCache:
             folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> float | None:
-        """None for an unknown or evicted key."""
         with self._lock:
             if self._folder is None:
                 return self._kept.get(key)
@@ -168,7 +162,6 @@ class ScoreCache:
             return float(json.loads(path.read_text())) if path.exists() else None
 
     def put(self, key: str, score: float) -> None:
-        """Stores a score; memory evicts the oldest beyond `MAX_KEPT`."""
         with self._lock:
             if self._folder is not None:
                 atomic_write_text(self._folder / f"{key}.json", json.dumps(score))
@@ -183,14 +176,16 @@ def read_rubric(path: Path) -> Template:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge.rubric must be a text file, got {str(path)!r}: {error}; mend the path") from error
+        raise ConfigError(
+            f"judge.rubric must be a text file, got {str(path)!r}: {error}; correct the path"
+        ) from error
     for number, line in enumerate(text.splitlines(), 1):
         template = Template(line)
         unknown = [name for name in template.get_identifiers() if name not in PLACES]
         if unknown or not template.is_valid():
-            what = f"${unknown[0]}" if unknown else "a lone $"
+            flaw = f"${unknown[0]}" if unknown else "a lone $"
             raise ConfigError(
-                f"judge.rubric must name only {', '.join('$' + p for p in PLACES)}, got {what} at {path}:{number}; "
+                f"judge.rubric must name only {', '.join('$' + p for p in PLACES)}, got {flaw} at {path}:{number}; "
                 "write $$ for a dollar"
             )
     if "completion" not in Template(text).get_identifiers():

@@ -1,4 +1,4 @@
-"""A reward for writing in the requested script."""
+"""A reward for text in the expected script."""
 
 import re
 from typing import Literal
@@ -18,8 +18,7 @@ _SCRIPTS = {
 class LanguageReward:
     """The share of letters that are of the expected script.
 
-    Formula: letters of the script / letters; tags are left out. 0 without a letter.
-    Range: 0 to 1.
+    Formula: letters of the script / letters, without tags. 0 without a letter. Range: 0 to 1.
     Source: the language consistency reward of DeepSeek-R1 (2025, section 2.3.2), by letters instead of words.
     Caution: a script is not a language: French counts as `en`, and Japanese kanji as `zh`.
     """
@@ -27,9 +26,7 @@ class LanguageReward:
     language: Literal["en", "zh"] = "en"
     """`en` for Latin letters, `zh` for Chinese characters."""
     part: Literal["completion", "think"] = "completion"
-    """The text that is counted: `think` leaves the answer out, so that an English label may end a Chinese
-    thought.
-    """
+    """Part whose letters count: `think` allows an English label after a Chinese thought."""
 
     def __call__(self, request: RewardRequest) -> float:
         text = think_part(request.completion) if self.part == "think" else request.completion

@@ -1,22 +1,21 @@
 """A reward for clips that show several emotions."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from common.labels import readable_answer
+from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import classes_named, classes_of_labels
 from reward.request import RewardRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@builtin_reward("multi_label_f1")
 class MultiLabelReward:
-    """F1 of the classes that the answer names against those of the labels.
+    """F1 of the classes in the answer against those of the labels.
 
-    Formula: 2 |A & L| / (|A| + |L|). A: classes that the answer names and does not deny; L: classes of
-    `Record.labels`, or of a single label. 0 if the answer names none.
+    Formula: 2 |A & L| / (|A| + |L|). A: classes that the answer names and does not deny; L: classes of the labels.
     Range: 0 to 1.
     Source: example-based F1 of multi-label classification (Godbole and Sarawagi 2004).
-    Caution: emotions outside the taxonomy are ignored, and so cost nothing; with the taxonomy `open` they count.
+    Caution: emotions outside the taxonomy cost nothing; with the taxonomy `open` every emotion of the table counts.
     """
 
     def __call__(self, request: RewardRequest) -> float:

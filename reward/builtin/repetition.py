@@ -1,4 +1,4 @@
-"""A penalty for saying the same thing again."""
+"""A penalty for repeated words."""
 
 from typing import ClassVar
 
@@ -13,15 +13,13 @@ from reward.request import RewardRequest
 class RepetitionPenalty:
     """-1.0 times the share of repeated n-grams.
 
-    Formula: -(1 - distinct n-grams / n-grams), over words; a Chinese character is a word, tags are left out. 0 for
-    fewer than n words.
-    Range: -1 to 0; -1 is approached, never reached.
+    Formula: -(1 - distinct n-grams / n-grams) over words; 0 for fewer than n words. A Chinese character is a word.
+    Range: -1 to 0, above -1.
     Source: open-r1's repetition penalty, after Yeo et al. 2025 ("Demystifying Long Chain-of-Thought Reasoning").
-    Caution: a small n penalizes ordinary speech: "the man" is repeated in any description.
+    Caution: a small n penalises ordinary speech: "the man" returns in any description.
     """
 
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
-    """Lowest and highest value."""
 
     n: int = Field(default=4, ge=1)
     """Words of an n-gram."""

@@ -1,4 +1,4 @@
-"""A reward for accurate quotes of the speech."""
+"""A reward for correct quotes of the speech."""
 
 import re
 from collections import defaultdict
@@ -11,31 +11,26 @@ from reward.builtin.parts.options import builtin_reward
 from reward.request import RewardRequest, RewardResult
 
 MAX_QUOTED = 4096
-"""Words quoted in one thought that are compared. The time is their number times the words of the transcript: with
-the bound it is linear in the transcript, some tenths of a second for 100 kB."""
+"""Most quoted words that are compared: the time is their number times the words of the transcript."""
 _QUOTE = re.compile(r'"([^"\n]*+)"|“([^“”]*+)”|「([^「」]*+)」|『([^『』]*+)』')
 
 
 @builtin_reward("transcript_wer")
 class TranscriptReward:
-    """The agreement of the speech quoted in the thought with the transcript.
+    """The accuracy of the quotes in the thought against the transcript.
 
-    Formula: 1 - WER. The WER is the sum over quotes of the word edits to the best-fitting part of the transcript,
-    over the number of quoted words. A Chinese character is a word; case and punctuation do not count. Quotes have
-    double quotation marks, straight (within a line) or curved, or corner brackets; quotes shorter than `min_words`
-    are emphasis, not speech.
-    Range: 0 to 1; `without_quotes` if nothing is quoted, 0 if more than 4,096 words are.
+    Formula: 1 - WER: word edits between each quote and its best stretch of the transcript, over the quoted words.
+    A Chinese character is a word; case and punctuation do not count. Quotes stand in double quotation marks,
+    straight (within a line) or curved, or in corner brackets; those shorter than `min_words` are emphasis.
+    None without a transcript. Range: 0 to 1; `without_quotes` for no quotes, 0 for more than 4,096 quoted words.
     Source: R1-Omni lists wrong subtitles among its limits; Video-R1 rewards read text by clip(1 - WER, 0, 1).
-    Needs: `Record.transcript`; None without one. An empty transcript means that nothing is said: any quote is
-    wrong.
-    Caution: a short safe quote scores as well as a long one. Half the range for no quotes makes silence better than
-    invention and worse than a true quote; with 0, inventing would cost nothing.
+    Caution: a short safe quote scores as well as a long one. `without_quotes: 0` would make invention free.
     """
 
     min_words: int = Field(default=2, ge=1)
-    """Words from which a quote counts as speech."""
+    """Fewest words of a quote of speech."""
     without_quotes: float = Field(default=0.5, ge=0, le=1)
-    """Value of a completion that quotes nothing."""
+    """Value of a completion without quotes."""
 
     def __call__(self, request: RewardRequest) -> RewardResult:
         if request.record.transcript is None:
@@ -57,13 +52,13 @@ def quotes_of(text: str) -> list[list[str]]:
 
 
 def edits_to_best_stretches(quotes: Sequence[Sequence[str]], transcript: Iterable[str]) -> int:
-    """Fewest word edits that make each quote a part of the transcript, perhaps an empty part.
+    """The summed word edits between each non-empty quote and its best stretch of the transcript.
 
-    Myers 1999 ("A fast bit-vector algorithm for approximate string matching"): a column of the edit table is two
-    integers, with one bit per quoted word. All quotes share them, so the transcript is read once; carries and
-    shifts stop at the last word of a quote, as in Hyyrö, Fredriksson and Navarro 2005 ("Increased bit-parallelism
-    for approximate and multiple string matching").
+    Source: Myers 1999, "A fast bit-vector algorithm for approximate string matching"; for several quotes, Hyyrö et
+    al. 2005, "Increased bit-parallelism for approximate and multiple string matching".
     """
+    # a column of the edit table is two integers with a bit per quoted word; carries and shifts stop at the last
+    # word of a quote
     places: defaultdict[str, int] = defaultdict(int)
     last, num = 0, 0
     for quote in quotes:
@@ -74,8 +69,8 @@ def edits_to_best_stretches(quotes: Sequence[Sequence[str]], transcript: Iterabl
     every = (1 << num) - 1
     not_last, not_first = every ^ last, every ^ (last << 1 | 1) & every
     rises, falls, fewest = every, 0, num
+    # bit planes of a counter at the last bit of each quote: its edits in this column beyond its fewest so far
     above: list[int] = []
-    """Bit planes of a counter at the last bit of each quote: its edits in this column beyond its fewest so far."""
     for word in transcript:
         equal = places.get(word, 0)
         inner = rises & not_last

@@ -1,7 +1,6 @@
-"""A reward for open vocabularies: words count as alike where they lie at one place of an emotion wheel."""
+"""A reward for open vocabularies: words at one place of an emotion wheel are equal."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import field
 
 from pydantic import Field
@@ -18,20 +17,18 @@ _TERM = re.compile(r"[^,;/&+\n，；、]+")
 
 @builtin_reward("wheel_f1")
 class WheelReward:
-    """F1 of the answer's places on an emotion wheel against those of the labels.
+    """F1 of the places of the answer on an emotion wheel against those of the labels.
 
-    Formula: 2 |A & L| / (|A| + |L|), over places of `level` 1 (joy, anger, ...) or 2 (rage, annoyance, ...). A term
-    between commas without a place is its own place, so that every term costs; denied emotions do not count.
-    Range: 0 to 1.
-    Source: the set F1 of AffectGPT's emotion wheels and of `affect_r1`, over one wheel: Plutchik's, or a file.
-    Needs: labels in any words; `wheel` may name a file in the form of `common/emotions/wheel.json`.
-    Caution: level 1 equates annoyance and rage; with a taxonomy of classes `accuracy` is sharper.
+    Formula: 2 |A & L| / (|A| + |L|), over places of `level` 1 (joy, anger, ...) or 2 (rage, annoyance, ...). An
+    unknown term between commas is a separate place; denied emotions do not count. Range: 0 to 1.
+    Source: the set F1 of AffectGPT's emotion wheels and of `affect_r1`, over Plutchik's wheel or that of a file.
+    Caution: level 1 equates annoyance with rage; with a taxonomy of classes `accuracy` is sharper.
     """
 
     level: int = Field(default=1, ge=1, le=2)
-    """Level of the places: 1 for primary emotions, 2 for intensities."""
+    """Level of the places, 1 or 2."""
     wheel: str | None = None
-    """Path of another wheel; None for Plutchik's."""
+    """Path of a wheel in the form of `common/emotions/wheel.json`; None for Plutchik's."""
     _wheel: Wheel = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -39,24 +36,20 @@ class WheelReward:
 
     def __call__(self, request: RewardRequest) -> float:
         record = request.record
-        expected = self._places(record.labels or (record.label,))
+        expected = {place for label in record.labels or (record.label,) for place in self._places(label)}
         if not expected:
             raise DatasetError(
-                f"record {record.prompt_id}: label must name an emotion, got {record.label!r}; mend the label"
+                f"record {record.prompt_id}: label must name an emotion, got {record.label!r}; correct the label"
             )
-        return set_f1(self._places((readable_answer(request.completion),)), expected)
+        return set_f1(self._places(readable_answer(request.completion)), expected)
 
-    def _places(self, texts: Iterable[str]) -> set[str]:
-        return {place for text in texts for place in self._places_in(text)}
-
-    def _places_in(self, text: str) -> set[str]:
-        named_emotions = mentions(text)
+    def _places(self, text: str) -> set[str]:
+        emotions = mentions(text)
         named = {
-            self._place(m.surface) or self._place(m.emotion) or m.emotion
-            for m in named_emotions
-            if not m.is_negated
+            self._place(e.surface) or self._place(e.emotion) or e.emotion for e in emotions if not e.is_negated
         }
-        ends = iter([*(m.end for m in named_emotions), len(text) + 1])
+        # unknown terms are those in which no mention ends
+        ends = iter([*(e.end for e in emotions), len(text) + 1])
         end = next(ends)
         for term in _TERM.finditer(text):
             while end <= term.start():

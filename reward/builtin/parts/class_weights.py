@@ -4,13 +4,9 @@ from collections.abc import Mapping
 
 
 def class_weights(frequencies: Mapping[str, float], *, power: float, cap: float) -> dict[str, float]:
-    """Weights w = min(cap, s f^-power), with s such that their mean over the training records, sum f w, is 1.
-
-    `frequencies` are counts or shares by class, above 0; `power` 0 weighs all alike, 1 by the inverse share; `cap`
-    >= 1.
-    """
+    """Weights w = min(cap, s f^-power) of classes with the frequencies f > 0; s makes their mean, sum f w, 1."""
     total = sum(frequencies.values())
-    # the rarest first: they reach the cap first
+    # the rarest class comes first, as it reaches the cap first
     shares = sorted((f / total, name) for name, f in frequencies.items())
     weights = dict.fromkeys(frequencies, cap)
     num_capped, capped_share = 0, 0.0

@@ -1,63 +1,54 @@
-"""Words for visible and audible cues of emotions, English and Chinese."""
+"""Visible and audible cues of emotions, with their English and Chinese words.
+
+A cue is the part that shows the emotion, such as the brows: "frowning with knitted brows" is one cue.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 from common.types import Modality
 
-VISIBLE: Mapping[str, str] = MappingProxyType(
-    {
-        "face": "face faces facial expression expressions countenance features 表情 面部 脸 面容 神情",
-        "brows": "brow brows eyebrow eyebrows forehead frown frowns frowned frowning "
-        "furrow furrowed furrows 眉 皱眉",
-        "eyes": "eye eyes eyelid eyelids gaze gazes gazing glance glances stare stares staring glare glares "
-        "glaring blink blinks blinking squint squints squinting eyed 眼睛 双眼 眼神 眼眶 眼角 目光 瞪",
-        "tears": "tear tears teary tearful 泪 流泪",
-        "mouth": "mouth lip lips jaw jaws teeth chin grimace grimaces grimacing pout pouts pouting 嘴 唇 下巴 牙",
-        "smile": "smile smiles smiled smiling grin grins grinning smirk smirks smirking beam beams "
-        "beaming 微笑 笑容",
-        "cheeks": "cheek cheeks nose nostrils wrinkle wrinkles wrinkled wrinkling blush blushes blushing 脸颊 鼻",
-        "head": "head nod nods nodding nodded tilt tilts tilted tilting 点头 摇头 低头 抬头 歪头",
-        "hands": "hand hands fist fists finger fingers palm palms gesture gestures gesturing gesticulates clap "
-        "claps clapping 双手 手势 手指 手掌 握拳 拳头 挥手",
-        "arms": "arm arms shoulder shoulders shrug shrugs shrugging hug hugs hugging 手臂 肩 拥抱",
-        "body": "posture body lean leans leaning slump slumps slumped hunched recoils stiff tense tensed "
-        "trembling shaking 身体 姿势 姿态 动作",
-    }
-)
-AUDIBLE: Mapping[str, str] = MappingProxyType(
-    {
-        "voice": "voice voices vocal tone tones intonation timbre 声音 嗓音 语气 语调 口吻",
-        "pitch": "pitch pitched shrill hoarse husky 音调 音高 尖锐 沙哑",
-        "loudness": "loud loudly louder quiet quietly softly volume whisper whispers whispering whispered murmur "
-        "murmurs muttering mutters 音量 大声 小声 低声 轻声",
-        "breath": "breath breaths breathing breathes breathless gasp gasps gasped gasping sigh sighs sighed "
-        "sighing panting 呼吸 叹气 叹息 喘",
-        "pace": "pause pauses pausing paused stutter stutters stuttering stammer stammers stammering "
-        "语速 停顿 结巴 口吃",
-        "words": "utterance utterances said says saying 台词 话语",
-        "sound": "sound sounds sounding audible audibly audio noise noises music silence 音乐 声响 寂静",
-    }
-)
-SEEN_AND_HEARD: Mapping[str, str] = MappingProxyType(
-    {
-        "laughter": "laugh laughs laughed laughing laughter chuckle chuckles chuckling giggle giggles giggling "
-        "大笑 笑声",
-        "weeping": "cry cries cried crying weep weeps weeping sob sobs sobbed sobbing wail wails wailing whimper "
-        "whimpers whimpering 哭 抽泣 哽咽",
-        "shouting": "shout shouts shouted shouting yell yells yelled yelling scream screams screamed screaming "
-        "shriek shrieks shrieking roars roaring 喊 吼 尖叫",
-        "speech": "speech speak speaks speaking spoke spoken talk talks talking argue argues arguing 说话 交谈",
-    }
-)
-"""Cues of either modality: no sign that one was claimed which was not given."""
+VISIBLE: Mapping[str, str] = {
+    "face": "face faces facial expression expressions countenance features 表情 面部 脸 面容 神情",
+    "brows": "brow brows eyebrow eyebrows forehead frown frowns frowned frowning furrow furrowed furrows 眉 皱眉",
+    "eyes": "eye eyes eyelid eyelids gaze gazes gazing glance glances stare stares staring glare glares "
+    "glaring blink blinks blinking squint squints squinting eyed 眼睛 双眼 眼神 眼眶 眼角 目光 瞪",
+    "tears": "tear tears teary tearful 泪 流泪",
+    "mouth": "mouth lip lips jaw jaws teeth chin grimace grimaces grimacing pout pouts pouting 嘴 唇 下巴 牙",
+    "smile": "smile smiles smiled smiling grin grins grinning smirk smirks smirking beam beams beaming 微笑 笑容",
+    "cheeks": "cheek cheeks nose nostrils wrinkle wrinkles wrinkled wrinkling blush blushes blushing 脸颊 鼻",
+    "head": "head nod nods nodding nodded tilt tilts tilted tilting 点头 摇头 低头 抬头 歪头",
+    "hands": "hand hands fist fists finger fingers palm palms gesture gestures gesturing gesticulates clap "
+    "claps clapping 双手 手势 手指 手掌 握拳 拳头 挥手",
+    "arms": "arm arms shoulder shoulders shrug shrugs shrugging hug hugs hugging 手臂 肩 拥抱",
+    "body": "posture body lean leans leaning slump slumps slumped hunched recoils stiff tense tensed "
+    "trembling shaking 身体 姿势 姿态 动作",
+}
+AUDIBLE: Mapping[str, str] = {
+    "voice": "voice voices vocal tone tones intonation timbre 声音 嗓音 语气 语调 口吻",
+    "pitch": "pitch pitched shrill hoarse husky 音调 音高 尖锐 沙哑",
+    "loudness": "loud loudly louder quiet quietly softly volume whisper whispers whispering whispered murmur "
+    "murmurs muttering mutters 音量 大声 小声 低声 轻声",
+    "breath": "breath breaths breathing breathes breathless gasp gasps gasped gasping sigh sighs sighed "
+    "sighing panting 呼吸 叹气 叹息 喘",
+    "pace": "pause pauses pausing paused stutter stutters stuttering stammer stammers stammering "
+    "语速 停顿 结巴 口吃",
+    "words": "utterance utterances said says saying 台词 话语",
+    "sound": "sound sounds sounding audible audibly audio noise noises music silence 音乐 声响 寂静",
+}
+SEEN_AND_HEARD: Mapping[str, str] = {
+    "laughter": "laugh laughs laughed laughing laughter chuckle chuckles chuckling giggle giggles giggling "
+    "大笑 笑声",
+    "weeping": "cry cries cried crying weep weeps weeping sob sobs sobbed sobbing wail wails wailing whimper "
+    "whimpers whimpering 哭 抽泣 哽咽",
+    "shouting": "shout shouts shouted shouting yell yells yelled yelling scream screams screamed screaming "
+    "shriek shrieks shrieking roars roaring 喊 吼 尖叫",
+    "speech": "speech speak speaks speaking spoke spoken talk talks talking argue argues arguing 说话 交谈",
+}
+"""Cues of either modality; they do not show that an absent modality was claimed."""
 _NEGATOR = re.compile("no|not|without|never|neither|nor|none|cannot|[a-z]+n't")
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)*|[.,;:!?]")
-_REACH = 3
-"""Words behind a negator that it negates, within a clause."""
-
-
+_REACH = 3  # negated words after a negator, within a clause
 _CHINESE_CLAUSE_END = re.compile(r"[，。；！？,.;!?\n]+")
 _CHINESE_NEGATOR = re.compile("没|无|不|未")
 
@@ -102,5 +93,4 @@ class Lexicon:
         return set() if text.isascii() else {self._cue_of[word] for word in self._chinese.findall(text)}
 
 
-LEXICONS: Mapping[Modality, Lexicon] = MappingProxyType({"video": Lexicon(VISIBLE), "audio": Lexicon(AUDIBLE)})
-"""Cues by modality."""
+LEXICONS: Mapping[Modality, Lexicon] = {"video": Lexicon(VISIBLE), "audio": Lexicon(AUDIBLE)}

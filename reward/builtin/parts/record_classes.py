@@ -1,6 +1,4 @@
-"""Classes that a record's labels name and that an answer names, by the table that the evaluation reads."""
-
-from functools import lru_cache
+"""Classes of a record's labels and of an answer, by the label table of the evaluation."""
 
 from common.errors import DatasetError
 from common.labels import classes_in, normalised, readable_answer
@@ -14,14 +12,9 @@ def class_answered(completion: str, taxonomy: str) -> str | None:
 
 def class_of_label(record: Record) -> str:
     """The class of a record's label; raises `DatasetError` for no class or several."""
-    return _class_of_label(record.label, record.taxonomy, record.prompt_id)
-
-
-@lru_cache(maxsize=65_536)
-def _class_of_label(label: str, taxonomy: str, prompt_id: str) -> str:
-    name = normalised(label, taxonomy)
+    name = normalised(record.label, record.taxonomy)
     if name is None:
-        raise _no_class(label, taxonomy, prompt_id)
+        raise _no_class(record, record.label)
     return name
 
 
@@ -31,7 +24,7 @@ def classes_of_labels(record: Record) -> frozenset[str]:
     for label in record.labels or (record.label,):
         classes = classes_named(label, record.taxonomy)
         if not classes:
-            raise _no_class(label, record.taxonomy, record.prompt_id)
+            raise _no_class(record, label)
         named |= classes
     return frozenset(named)
 
@@ -44,8 +37,8 @@ def classes_named(text: str, taxonomy: str) -> set[str]:
     return named
 
 
-def _no_class(label: str, taxonomy: str, prompt_id: str) -> DatasetError:
+def _no_class(record: Record, label: str) -> DatasetError:
     return DatasetError(
-        f"record {prompt_id}: label must name a class of the taxonomy {taxonomy}, got {label!r}; mend the label, "
-        "or set the taxonomy that it is of"
+        f"record {record.prompt_id}: label must name a class of the taxonomy {record.taxonomy}, got {label!r}; "
+        "correct the label, or set its taxonomy"
     )

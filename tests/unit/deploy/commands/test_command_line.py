@@ -145,7 +145,7 @@ def test_a_reward_that_asks_engines_is_accepted_where_its_sounds_can_be_swapped(
         assert main(dry_run(*case)) == 0
         assert "name: modality_gain" in capsys.readouterr().out
     assert "got sad in data.source; take audio_muted" in mistake(capsys, *dry_run("audio_swapped", "sad", "sad"))
-    assert "modality_gain.without must be one of" in mistake(capsys, *dry_run("smell", "sad"))
+    assert "modality_gain.without must be 'audio_muted'" in mistake(capsys, *dry_run("smell", "sad"))
 
 
 def test_a_dry_run_of_the_demo(capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,7 +295,7 @@ def test_a_rubric_that_cannot_be_filled_in_is_refused(server: Server, rubric: Pa
     ("options", "said"),
     [
         ({"endpoint": "localhost:8000"}, "judge.endpoint must be like https://host:port"),
-        ({"endpoint": None}, "judge.endpoint must be a text, got None"),
+        ({"endpoint": None}, "judge.endpoint must be a valid string, got None"),
         ({"endpoint": "https://me:sesame@host/v1"}, "must hold no password, got one for 'host'"),
         ({"endpoint": "https://host/v1?key=sesame"}, "must end with its path, got a query for 'host'"),
         ({"endpoint": "http://far.example/v1"}, "must be https to another machine, got 'http://far.example'"),
@@ -304,9 +304,9 @@ def test_a_rubric_that_cannot_be_filled_in_is_refused(server: Server, rubric: Pa
             "must be https to another machine where there is a token",
         ),
         ({"rubric": "/no/such/file"}, "must be a text file, got '/no/such/file'"),
-        ({"fallback": 5}, r"judge.fallback must be a number in \[0, 1\], got 5"),
-        ({"timeout_s": 0}, "judge.timeout_s must be a number > 0, got 0"),
-        ({"attempts": 0}, "judge.attempts must be a whole number >= 1, got 0"),
+        ({"fallback": 5}, r"judge.fallback must be less than or equal to 1, got 5"),
+        ({"timeout_s": 0}, "judge.timeout_s must be greater than 0, got 0"),
+        ({"attempts": 0}, "judge.attempts must be greater than or equal to 1, got 0"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(

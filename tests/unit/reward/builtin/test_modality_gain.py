@@ -115,12 +115,12 @@ def test_without_engines_it_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"without": "av"}, "must be one of audio_muted, audio_swapped, video_blanked, got 'av'"),
-        ({"anchor": "format"}, "must be one of evidence, accuracy, got 'format'"),
-        ({"given": "answer"}, "must be one of question, think, got 'answer'"),
-        ({"form": "linear"}, "must be one of sigmoid, clip, got 'linear'"),
-        ({"scale": 0}, r"modality_gain.scale must be a number > 0, got 0"),
-        ({"needed": 0}, "must be a whole number >= 1, got 0"),
+        ({"without": "av"}, "must be 'audio_muted', 'audio_swapped' or 'video_blanked', got 'av'"),
+        ({"anchor": "format"}, "must be 'evidence' or 'accuracy', got 'format'"),
+        ({"given": "answer"}, "must be 'question' or 'think', got 'answer'"),
+        ({"form": "linear"}, "must be 'sigmoid' or 'clip', got 'linear'"),
+        ({"scale": 0}, r"modality_gain.scale must be greater than 0, got 0"),
+        ({"needed": 0}, "needed must be greater than or equal to 1, got 0"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], said: str) -> None:

@@ -349,17 +349,17 @@ def test_a_cap_keeps_the_mean() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        (LengthPenalty, {"low": -1}, "length.low must be a whole number >= 0, got -1; "),
-        (LengthPenalty, {"low": 9, "high": 8}, "length.high must be a whole number >= 9, got 8; "),
-        (LengthPenalty, {"width": 0}, "length.width must be a whole number >= 1, got 0; "),
-        (LengthPenalty, {"unit": "words"}, "length.unit must be one of tokens, characters, got 'words'; "),
-        (RepetitionPenalty, {"n": True}, "repetition.n must be a whole number >= 1, got True; "),
-        (LanguageReward, {"language": "fr"}, "language.language must be one of en, zh, got 'fr'; "),
-        (LanguageReward, {"part": ["think"]}, "language.part must be one of completion, think, got ['think']; "),
-        (TranscriptReward, {"without_quotes": 2}, "must be a number in [0, 1], got 2; "),
-        (TranscriptReward, {"min_words": 1.5}, "must be a whole number >= 1, got 1.5; "),
-        (EvidenceReward, {"absent_penalty": float("nan")}, "must be a number >= 0, got nan; "),
-        (EvidenceReward, {"needed": "2"}, "must be a whole number >= 1, got '2'; "),
+        (LengthPenalty, {"low": -1}, "length.low must be greater than or equal to 0, got -1; "),
+        (LengthPenalty, {"low": 9, "high": 8}, "length.high must be >= length.low, 9, got 8; "),
+        (LengthPenalty, {"width": 0}, "length.width must be greater than or equal to 1, got 0; "),
+        (LengthPenalty, {"unit": "words"}, "length.unit must be 'tokens' or 'characters', got 'words'; "),
+        (RepetitionPenalty, {"n": True}, "repetition.n must be a valid integer, got True; "),
+        (LanguageReward, {"language": "fr"}, "language.language must be 'en' or 'zh', got 'fr'; "),
+        (LanguageReward, {"part": ["think"]}, "language.part must be 'completion' or 'think', got ['think']; "),
+        (TranscriptReward, {"without_quotes": 2}, "without_quotes must be less than or equal to 1, got 2; "),
+        (TranscriptReward, {"min_words": 1.5}, "min_words must be a valid integer, got 1.5; "),
+        (EvidenceReward, {"absent_penalty": float("nan")}, "absent_penalty must be a finite number, got nan; "),
+        (EvidenceReward, {"needed": "2"}, "needed must be a valid integer, got '2'; "),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(kind: Any, options: dict[str, Any], said: str) -> None:
