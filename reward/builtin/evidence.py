@@ -36,7 +36,7 @@ class EvidenceReward:
         thought = think_part(request.completion)
         present = [m for m in MODALITIES if m in request.modalities]
         absent = [m for m in MODALITIES if m not in request.modalities]
-        cues = {m: LEXICONS[m].named(thought) for m in present} | {m: LEXICONS[m].claimed(thought) for m in absent}
+        cues = {m: LEXICONS[m].named(thought) if m in present else LEXICONS[m].claimed(thought) for m in MODALITIES}
         shares = {m: min(1.0, len(cues[m]) / self.needed) for m in MODALITIES}
         value = mean(shares[m] for m in present)
         if absent:
