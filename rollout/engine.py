@@ -1,15 +1,14 @@
 """One vLLM engine: prompts in, groups of completions out, weights received in between.
 
-Plain Python around `AsyncLLM`: no Ray here. Requests of one prompt share its prefill (`n = group_size`).
-Every request's cache entries carry the identity of the weights that made them, so nothing is ever cleared.
+Plain Python around `AsyncLLM`, without Ray. Requests of one prompt share its prefill (`n = group_size`).
 """
 
 import asyncio
 import dataclasses
+import functools
 import itertools
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from vllm import SamplingParams
@@ -20,25 +19,18 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
-from common.types import (
-    Failure,
-    Generation,
-    ProcessedPrompt,
-    SamplingSpec,
-    TensorReceipt,
-)
+from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
 from rollout.failure import FailureFile, cause_of
 from rollout.models.registry import engine_input_of
 from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
 
-logger = logging.getLogger(__name__)
-
 
 class RolloutEngine:
-    """An `AsyncLLM` with the identity of its weights.
+    """An `AsyncLLM` and the identity of its weights.
 
-    An engine serves after `warm_up`. Between `pause` and `resume` its requests are frozen and weights may be
-    replaced.
+    `warm_up` comes before the first request. vLLM itself keeps what is paused and which update is open. The engine
+    keeps the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
+    Every cache entry of vLLM is keyed by these identities, so a publish clears no cache.
     """
 
     def __init__(
@@ -59,40 +51,34 @@ class RolloutEngine:
         self.name = name
         self.config = config
         self._version = version
-        # what the caches are keyed by; equal to the version but during a rehearsal
+        # equal to the version except during a rehearsal
         self._weights_id = "0"
         self._tower_id = "0"
         self._lockstep = asyncio.Lock()
         self._request_ids = itertools.count()
         self._engine_input = engine_input_of(model_path)
         self._failures = FailureFile()
-        # vLLM would take it over what is configured
+        # it would override the configured cache size
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
         args = engine_args(model_path=model_path, config=config, dtype=dtype)
         args.worker_extension_cls = worker_extension
         try:
             self._llm = AsyncLLM.from_engine_args(args)
-        except Exception as error:  # vLLM raises plain ones
+        except Exception as error:  # vLLM has no base class for its errors
             raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
-        """Sets vLLM's version and runs the run's shapes: the longest prompt, which comes first, a full batch, the
-        probes.
+        """Sets vLLM's version and runs the shapes of the run: every prompt, then a full batch of the first prompt,
+        which is the longest.
         """
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
-        results = [
-            await self.generate(prompt, sampling=sampling, group_size=1, seed=0, deadline_s=600.0)
-            for prompt in prompts
-        ]
-        full = [
-            self.generate(prompts[0], sampling=sampling, group_size=1, seed=i, deadline_s=600.0)
-            for i in range(self.config.max_num_seqs)
-        ]
-        results += await asyncio.gather(*full)
-        failed = next((r for r in results if isinstance(r, Failure)), None)
-        if failed is not None:
-            raise RuntimeError(f"engine {self.name}: warm-up failed: {failed.reason}: {failed.detail}")
+        generate = functools.partial(self.generate, sampling=sampling, group_size=1, deadline_s=600.0)
+        results = [await generate(prompt, seed=0) for prompt in prompts]
+        results += await asyncio.gather(*(generate(prompts[0], seed=i) for i in range(self.config.max_num_seqs)))
+        for result in results:
+            if isinstance(result, Failure):
+                raise RuntimeError(f"engine {self.name}: warm-up failed: {result.reason}: {result.detail}")
 
     async def generate(
         self,
@@ -115,11 +101,45 @@ class RolloutEngine:
         too_long = self._too_long(len(prompt.prompt_token_ids), sampling.max_tokens)
         if too_long is not None:
             return too_long
-        submission_version = self._version
-        output = await self._in_time(
-            prompt, sampling_params(sampling, group_size=group_size, seed=seed), deadline_s
-        )
-        return output if isinstance(output, Failure) else self._generation(output, submission_version)
+        version = self._version
+        params = sampling_params(sampling, group_size=group_size, seed=seed)
+        return self._generation(await self._within(deadline_s, self._complete(prompt, params)), version)
+
+    async def generate_together(
+        self,
+        prompts: Sequence[ProcessedPrompt],
+        *,
+        sampling: SamplingSpec,
+        group_size: int,
+        seeds: Sequence[int],
+        deadline_s: float,
+    ) -> list[Generation | Failure]:
+        """Samples groups in lockstep: the same prompts, seeds and weights give the same bits.
+
+        The last bits of vLLM's values depend on the other sequences of a batch and on cached prefixes. So the
+        engine is paused, caches are emptied, and all requests are queued in order; then all start together. Nothing
+        else may be in flight.
+
+        Returns:
+            One answer per prompt, as `generate` returns it.
+
+        Raises:
+            EngineError: the caches could not be emptied.
+            ValueError: vLLM refused a prompt; no request of the batch stays in the engine.
+        """
+        async with self._lockstep:
+            too_long = [self._too_long(len(p.prompt_token_ids), sampling.max_tokens) for p in prompts]
+            requests = [
+                (prompt, sampling_params(sampling, group_size=group_size, seed=seed))
+                for prompt, seed, failure in zip(prompts, seeds, too_long, strict=True)
+                if failure is None
+            ]
+            version = self._version
+            queues = await self._submit_together(requests)
+            outputs = iter(
+                await asyncio.gather(*(self._within(deadline_s, self._collect(queue)) for queue in queues))
+            )
+            return [failure or self._generation(next(outputs), version) for failure in too_long]
 
     async def score(
         self,
@@ -144,7 +164,7 @@ class RolloutEngine:
             Nats, summed over `text_ids`; or a failure `too-long` or `deadline`.
 
         Raises:
-            EngineError: caches could not be emptied, or vLLM left tokens out.
+            EngineError: the caches could not be emptied, or vLLM left tokens out.
             EngineDeadError: vLLM's core process ended.
         """
         whole = dataclasses.replace(prompt, prompt_token_ids=(*prompt.prompt_token_ids, *prefix_ids, *text_ids))
@@ -152,86 +172,53 @@ class RolloutEngine:
         if too_long is not None:
             return too_long
         if not is_alone:
-            output = await self._in_time(whole, scoring_params(), deadline_s)
+            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
         else:
             async with self._lockstep:
                 await self._empty_caches()
-                output = await self._in_time(whole, scoring_params(), deadline_s)
+                output = await self._within(deadline_s, self._complete(whole, scoring_params()))
         return output if isinstance(output, Failure) else logprob_of(output, text_ids)
 
-    async def _in_time(
-        self, prompt: ProcessedPrompt, params: SamplingParams, deadline_s: float
-    ) -> RequestOutput | Failure:
-        request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
+    async def _within(self, deadline_s: float, request: Awaitable[RequestOutput]) -> RequestOutput | Failure:
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._run(request, params)
+                return await request
         except TimeoutError:
-            return self._late(deadline_s)
+            detail = f"engine {self.name}: {deadline_s:.0f} s passed"
+            return Failure(stage="rollout", reason="deadline", detail=detail)
 
-    async def generate_together(
-        self,
-        prompts: Sequence[ProcessedPrompt],
-        *,
-        sampling: SamplingSpec,
-        group_size: int,
-        seeds: Sequence[int],
-        deadline_s: float,
-    ) -> list[Generation | Failure]:
-        """Samples groups in lockstep: the same prompts, seeds and weights give the same bits.
-
-        The last bits of vLLM's values depend on the other sequences of a batch and on cached prefixes. So caches
-        are emptied, all requests are queued in order while the engine is paused, and all begin together. Nothing
-        else may be in flight.
-
-        Returns:
-            One answer per prompt, as `generate` returns it.
-
-        Raises:
-            EngineError: the caches could not be emptied.
-            ValueError: vLLM refused a prompt; none of the batch is left in the engine.
-        """
-        async with self._lockstep:
-            answers: list[Generation | Failure | None] = [
-                self._too_long(len(p.prompt_token_ids), sampling.max_tokens) for p in prompts
-            ]
-            fitting = [i for i, answer in enumerate(answers) if answer is None]
-            submission_version = self._version
-            queues: list[RequestOutputCollector] = []
-            await self.pause()
-            try:
-                await self._empty_caches()
-                for i in fitting:
-                    params = sampling_params(sampling, group_size=group_size, seed=seeds[i])
-                    queues.append(await self._submit(prompts[i], params))
-            except BaseException:
-                # nobody would collect them, and the next batch would find the caches in use
-                await self._llm.abort([queue.request_id for queue in queues], internal=True)
-                raise
-            finally:
-                await self.resume()
-            outputs = await asyncio.gather(*(self._collect(queue, deadline_s) for queue in queues))
-            for i, output in zip(fitting, outputs, strict=True):
-                answers[i] = (
-                    self._late(deadline_s) if output is None else self._generation(output, submission_version)
-                )
-            return [answer for answer in answers if answer is not None]
+    async def _complete(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutput:
+        return await self._collect(await self._submit(prompt, params))
 
     async def _submit(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutputCollector:
         # the request is in vLLM's core when this returns
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
         return await self._llm.add_request(f"{self.name}-{next(self._request_ids)}", request, params)
 
-    async def _collect(self, queue: RequestOutputCollector, deadline_s: float) -> RequestOutput | None:
+    async def _collect(self, queue: RequestOutputCollector) -> RequestOutput:
         try:
-            async with asyncio.timeout(deadline_s):
-                while True:
-                    output = queue.get_nowait() or await queue.get()
-                    if output.finished:
-                        return cast(RequestOutput, output)
-        except TimeoutError:
+            # with `FINAL_ONLY` the first output is the only one
+            return cast(RequestOutput, await queue.get())
+        except asyncio.CancelledError:
             await self._llm.abort(queue.request_id, internal=True)
-            return None
+            raise
+
+    async def _submit_together(
+        self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams]]
+    ) -> list[RequestOutputCollector]:
+        queues: list[RequestOutputCollector] = []
+        await self.pause()
+        try:
+            await self._empty_caches()
+            for prompt, params in requests:
+                queues.append(await self._submit(prompt, params))
+        except BaseException:
+            # left in the engine, they would use the caches that the next batch must empty
+            await self._llm.abort([queue.request_id for queue in queues], internal=True)
+            raise
+        finally:
+            await self.resume()
+        return queues
 
     async def _empty_caches(self) -> None:
         """Clears prefixes and encoded clips; raises `EngineError` if requests still use them."""
@@ -252,22 +239,14 @@ class RolloutEngine:
             f"rollout.max_model_len={self.config.max_model_len}, completion may take {max_tokens}",
         )
 
-    def _late(self, deadline_s: float) -> Failure:
-        return Failure(stage="rollout", reason="deadline", detail=f"engine {self.name}: {deadline_s:.0f} s passed")
-
-    def _generation(self, output: RequestOutput, submission_version: int) -> Generation:
+    def _generation(self, output: RequestOutput | Failure, submission_version: int) -> Generation | Failure:
+        if isinstance(output, Failure):
+            return output
         return Generation(
             completions=tuple(completion_of(c) for c in sorted(output.outputs, key=lambda c: c.index)),
             submission_version=submission_version,
             engine=self.name,
         )
-
-    async def _run(self, request: Any, params: SamplingParams) -> RequestOutput:
-        final: RequestOutput | None = None
-        async for output in self._llm.generate(request, params, f"{self.name}-{next(self._request_ids)}"):
-            final = output
-        assert final is not None
-        return final
 
     async def pause(self) -> None:
         """Freezes every request; none is lost."""
@@ -282,22 +261,23 @@ class RolloutEngine:
         await self._llm.start_weight_update()
 
     async def receive(self, path: str, bucket: int) -> None:
-        """Loads one bucket from shared memory; raises `ReceiveError`, through vLLM's RPC, if it ends inside a
-        layer.
-        """
+        """Loads one bucket from shared memory; vLLM raises a plain error if the bucket ends inside a layer."""
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
-        """Closes the update and returns the receipt; the identities hold from then on."""
+        """Closes the update; from then on the version and the identities hold.
+
+        Returns:
+            The receipt of worker 0.
+
+        Raises:
+            RuntimeError: another worker received other bytes.
+        """
         await self._llm.finish_weight_update(str(version))
         self._version, self._weights_id, self._tower_id = version, weights_id, tower_id
-        return await self.receipts()
-
-    async def receipts(self) -> list[TensorReceipt]:
-        """The receipt of worker 0 for the last update; raises `RuntimeError` if a worker received other bytes."""
         per_worker = await self.call_workers("weight_receipts")
         if any(receipts != per_worker[0] for receipts in per_worker[1:]):
-            raise RuntimeError(f"engine {self.name}: its workers were handed different tensors")
+            raise RuntimeError(f"engine {self.name}: its workers received different tensors")
         return [
             TensorReceipt(name=name, shape=tuple(shape), dtype=dtype, digest=digest)
             for name, shape, dtype, digest in per_worker[0]
@@ -312,5 +292,4 @@ class RolloutEngine:
         return self._failures.cause()
 
     def shutdown(self) -> None:
-        """Ends vLLM's processes."""
         self._llm.shutdown()
