@@ -33,19 +33,19 @@ class EngineActor:
         from rollout.engine import RolloutEngine
 
         self._copies: dict[int, Segment] = {}
-        self._started: RolloutEngine | EngineError
+        self._engine_or_error: RolloutEngine | EngineError
         try:
-            self._started = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
+            self._engine_or_error = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
         except EngineError as error:
-            # raised by the first call: of a constructor's error Ray passes on only the traceback's text
+            # raised by the first call: Ray forwards only the traceback's text of a constructor's error
             logger.exception("engine %s could not start", name)
-            self._started = EngineError(f"{error}{_output()}")
+            self._engine_or_error = EngineError(f"{error}{_output()}")
 
     @property
     def _engine(self) -> "RolloutEngine":
-        if isinstance(self._started, EngineError):
-            raise self._started
-        return self._started
+        if isinstance(self._engine_or_error, EngineError):
+            raise self._engine_or_error
+        return self._engine_or_error
 
     failure = forwarded("_engine.failure")
     warm_up = forwarded_async("_engine.warm_up")
@@ -54,45 +54,46 @@ class EngineActor:
     start_update = forwarded_async("_engine.start_update")
 
     async def place(self) -> tuple[str, str]:
-        """Returns the actor's node, and the place of its output for error messages."""
+        """The actor's node, and the place of its output for error messages."""
         return ray.get_runtime_context().get_node_id(), _output()
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
-        """Samples a group; `media` is a processed prompt, or a list of one reference to it."""
-        (prompt,) = await _fetched([media], deadline_s=request["deadline_s"])
+        prompt = await _fetch(media, deadline_s=request["deadline_s"])
         return prompt if isinstance(prompt, Failure) else await self._engine.generate(prompt, **request)
 
     async def generate_together(
         self, media: list[Any], *, seeds: list[int], **request: Any
     ) -> list[Generation | Failure]:
-        prompts = await _fetched(media, deadline_s=request["deadline_s"])
-        available = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, Failure)]
-        answers = await self._engine.generate_together(
-            [cast(ProcessedPrompt, prompts[i]) for i in available], seeds=[seeds[i] for i in available], **request
+        deadline_s = request["deadline_s"]
+        prompts = await asyncio.gather(*(_fetch(reference, deadline_s=deadline_s) for reference in media))
+        available = [(p, seed) for p, seed in zip(prompts, seeds, strict=True) if not isinstance(p, Failure)]
+        answers = iter(
+            await self._engine.generate_together(
+                [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
+            )
         )
-        by_index = dict(zip(available, answers, strict=True))
-        return [by_index[i] if i in by_index else cast(Failure, prompt) for i, prompt in enumerate(prompts)]
+        return [prompt if isinstance(prompt, Failure) else next(answers) for prompt in prompts]
 
     async def score(self, media: Any, **request: Any) -> float | Failure:
-        (prompt,) = await _fetched([media], deadline_s=request["deadline_s"])
+        prompt = await _fetch(media, deadline_s=request["deadline_s"])
         return prompt if isinstance(prompt, Failure) else await self._engine.score(prompt, **request)
 
     async def sources(self) -> dict[str, dict[str, str]]:
-        """Returns the sources of this process and of vLLM's workers, by the process's name."""
+        """The sources of this process and of vLLM's workers, by the process's name."""
         workers = await self._engine.call_workers("sources")
         name = self._engine.name
         return {name: provenance.sources()} | {f"{name}, worker {i}": w for i, w in enumerate(workers)}
 
     async def receive(self, path: str, bucket: int) -> None:
-        await self._receiving(self._engine.receive(path, bucket))
+        await self._as_receive_error(self._engine.receive(path, bucket))
 
     async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
-        return await self._receiving(self._engine.finish_update(**identity))
+        return await self._as_receive_error(self._engine.finish_update(**identity))
 
-    async def _receiving(self, work: Awaitable[T]) -> T:
+    async def _as_receive_error(self, work: Awaitable[T]) -> T:
         try:
             return await work
-        except Exception as error:  # vLLM's RPC raises plain ones
+        except Exception as error:  # vLLM raises a worker's error as a plain one
             raise ReceiveError(self._engine.failure() or last_line(error)) from None
 
     async def receive_copy(self, data: np.ndarray, bucket: int) -> None:
@@ -112,27 +113,24 @@ class EngineActor:
 
 
 def _output() -> str:
+    """The place of the output of this process and of vLLM's processes, for the end of an error message."""
     path = Path(os.readlink("/proc/self/fd/2"))
     place = f"{path.with_suffix('.*')}" if path.is_file() else "Ray's logs"
     return f"; its output is in {place} on node {ray.util.get_node_ip_address()}"
 
 
-async def _fetched(media: list[Any], *, deadline_s: float) -> list[ProcessedPrompt | Failure]:
-    """Resolves references in this process; an item is a prompt, a reference, or a list of one reference."""
-
-    async def fetch(prompt: Any) -> ProcessedPrompt | Failure:
-        reference = cast(list[Any], prompt)[0] if isinstance(prompt, list) else prompt
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await cast(Any, reference) if isinstance(reference, ray.ObjectRef) else reference
-        except TimeoutError:
-            return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
-
-    return list(await asyncio.gather(*map(fetch, media)))
+async def _fetch(media: Any, *, deadline_s: float) -> ProcessedPrompt | Failure:
+    """Resolves a prompt, a reference, or a list of one reference, in this process."""
+    reference = cast(list[Any], media)[0] if isinstance(media, list) else media
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await cast(Any, reference) if isinstance(reference, ray.ObjectRef) else reference
+    except TimeoutError:
+        return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
 
 
 class EngineClient:
-    """The driver's handle of one engine: a `WeightReceiver`, which resolves media references in its own process."""
+    """The driver's handle of one engine: a `WeightReceiver` whose actor resolves the references to prompts."""
 
     generate = remote(WeightReceiver.generate)
     generate_together = remote(WeightReceiver.generate_together)
@@ -150,7 +148,7 @@ class EngineClient:
         self._output = "; its output is in the logs of Ray on its node"
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
-        """Waits until the engine is ready."""
+        """Waits until the engine is ready; the longest prompt comes first."""
         node, self._output = await self._call("place")
         self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
         await self._call("warm_up", list(prompts), self._sampling)
@@ -163,7 +161,7 @@ class EngineClient:
         if self._is_elsewhere:
             # mapped, not read: Ray makes the only copy
             copy = ray.put(np.asarray(np.memmap(path, np.uint8, "r")))
-            # by keyword: Ray resolves it before the method runs
+            # a keyword passes `_unresolved`: Ray resolves it before the method runs
             await self._call("receive_copy", data=copy, bucket=bucket)
         else:
             await self._call("receive", path, bucket)
@@ -177,12 +175,11 @@ class EngineClient:
                 raise cause from None
             raise EngineError(f"engine {self.name}: {method}: {await self._why(cause)}{self._output}") from None
         except (RayActorError, OutOfMemoryError) as error:
-            raise EngineError(
-                f"engine {self.name}: {method}: the actor died: {last_line(error)}{self._output}"
-            ) from error
+            cause = f"the actor died: {last_line(error)}"
+            raise EngineError(f"engine {self.name}: {method}: {cause}{self._output}") from error
 
     async def _why(self, error: BaseException) -> str:
-        """The cause of the end of vLLM's processes, which vLLM's errors omit; else the error's text."""
+        """The cause of death of a vLLM process, which vLLM's errors omit; else the error's text."""
         try:
             return await self.handle.failure.remote() or last_line(error)
         except RayError:
@@ -190,5 +187,5 @@ class EngineClient:
 
 
 def _unresolved(argument: Any) -> Any:
-    # in a list: Ray would resolve a bare reference before the method runs, and delay other calls
+    # Ray would resolve a reference outside a list before the actor's method runs, which would delay other calls
     return [cast(Any, argument)] if isinstance(argument, ray.ObjectRef) else argument
