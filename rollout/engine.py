@@ -6,6 +6,7 @@ Plain Python around `AsyncLLM`, without Ray. Requests of one prompt share its pr
 import asyncio
 import dataclasses
 import functools
+import importlib
 import itertools
 import os
 from collections.abc import Awaitable, Sequence
@@ -19,9 +20,9 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
+from common.models.registry import family_of
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
 from rollout.failure import FailureFile, cause_of
-from rollout.models.registry import engine_input_of
 from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
 
 
@@ -56,7 +57,7 @@ class RolloutEngine:
         self._tower_id = "0"
         self._lockstep = asyncio.Lock()
         self._request_ids = itertools.count()
-        self._engine_input = engine_input_of(model_path)
+        self._engine_input = importlib.import_module(f"rollout.models.{family_of(model_path).name}").engine_input
         self._failures = FailureFile()
         # it would override the configured cache size
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)

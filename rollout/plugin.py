@@ -2,11 +2,7 @@
 
 
 def register() -> None:
-    """Registers the shared-memory receiver, ties the process to its parent and records why it ends.
-
-    Harmless when repeated. vLLM's core notices the end of the actor above it in most cases, and not when that is
-    killed together with the driver: it would then hold its memory for ever.
-    """
+    """Registers the shared-memory receiver, ends the process with its parent, and records its cause of death."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     from common.runtime.parent_watch import end_with_parent
@@ -15,5 +11,6 @@ def register() -> None:
 
     if BACKEND not in WeightTransferEngineFactory._registry:  # pyright: ignore[reportPrivateUsage]
         WeightTransferEngineFactory.register_engine(BACKEND, "rollout.weights", "SharedMemoryReceiver")
+    # vLLM's core outlives an actor that is killed together with the driver, and keeps its memory
     end_with_parent()
     record_failures()

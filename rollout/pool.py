@@ -1,4 +1,4 @@
-"""The rollout pool: one way in, several engines behind it. No Ray here."""
+"""The rollout pool, which distributes prompts over the engines, without Ray."""
 
 import asyncio
 from collections.abc import Generator, Sequence
@@ -33,12 +33,12 @@ class RolloutPool:
                 seed=prompt.seed,
                 deadline_s=self._deadline_s,
             )
-        return self._whole(generation, engine.name)
+        return self._checked(generation, engine.name)
 
     async def score(
         self, media: MediaRef, *, prefix_ids: Sequence[int], text_ids: Sequence[int], is_alone: bool
     ) -> float | Failure:
-        """The log-probability of tokens behind a prompt, in nats; failures as those of a group."""
+        """The log-probability of tokens after a prompt, in nats; a failure as for a group."""
         with self._least_busy() as engine:
             return await engine.score(
                 media,
@@ -58,7 +58,7 @@ class RolloutPool:
             self._in_flight[index] -= 1
 
     async def together(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
-        """A `GenerateTogetherFn`: group i goes to engine i modulo their number; each runs its own in lockstep."""
+        """A `GenerateTogetherFn`: group i goes to engine i modulo their number; each engine runs in lockstep."""
         count = len(self._engines)
         shares = [prompts[index::count] for index in range(count)]
         answers = await asyncio.gather(
@@ -75,12 +75,13 @@ class RolloutPool:
             )
         )
         return [
-            self._whole(answers[i % count][i // count], self._engines[i % count].name) for i in range(len(prompts))
+            self._checked(answers[i % count][i // count], self._engines[i % count].name)
+            for i in range(len(prompts))
         ]
 
-    def _whole(self, generation: Generation | Failure, engine: str) -> Generation | Failure:
+    def _checked(self, generation: Generation | Failure, engine: str) -> Generation | Failure:
         if isinstance(generation, Generation) and len(generation.completions) != self._group_size:
             raise EngineError(
-                f"engine {engine} must answer {self._group_size} completions, got {len(generation.completions)}"
+                f"engine {engine} must return {self._group_size} completions, got {len(generation.completions)}"
             )
         return generation

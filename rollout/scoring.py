@@ -1,11 +1,11 @@
-"""Scores of answers by the engines: each question once per policy version. No Ray here.
+"""Log-probabilities of answers, computed by the engines once per question and policy version, without Ray.
 
-The engines answer while they serve: scoring waits where they are paused for a publish, as generation does.
+Like generation, scoring waits while the engines are paused for a publish.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from common.errors import EngineError, MediaError
 from common.media.conditions import audio_donor
@@ -14,17 +14,10 @@ from common.types import Condition, Failure, Record
 from rollout.pool import RolloutPool
 
 
-class _Question(NamedTuple):
-    record: tuple[str, ...]
-    condition: Condition
-    prefix: str
-    text: str
-
-
 class LogprobScorer:
-    """A `ScoreLogprobsFn` over a pool, with a cache for the current policy version.
+    """A `ScoreLogprobsFn` over a pool, which caches answers until the policy version changes.
 
-    Failures are not cached. Concurrent calls with the same question share one request.
+    Equal questions that are in flight share a request. Failures are not cached.
     """
 
     def __init__(
@@ -37,34 +30,33 @@ class LogprobScorer:
         donors: Sequence[Record],
         is_alone: bool = False,
     ) -> None:
-        """Scores with the pool's engines.
+        """Stores its arguments.
 
         Args:
             encode: returns the token ids of a text alone.
-            version: the policy version that all engines hold.
-            donors: records whose sounds may be swapped in.
+            version: returns the policy version of all engines.
+            donors: records whose sounds `audio_swapped` may use.
             is_alone: an engine scores one question at a time, so that the same question gives the same bits.
         """
         self._pool, self._prepare, self._encode, self._version = pool, prepare, encode, version
         self._donors, self._is_alone = donors, is_alone
-        self._asked: dict[_Question, asyncio.Task[float]] = {}
-        self._asked_version = version()
+        self._answers: dict[tuple[str, ...], asyncio.Task[float]] = {}
+        self._answers_version = version()
 
     async def __call__(self, record: Record, *, condition: Condition, prefix: str, text: str) -> float:
-        if self._version() != self._asked_version:
-            self._asked, self._asked_version = {}, self._version()
-        tasks, clip = self._asked, record.clip
-        whose = (record.dataset, record.split, record.prompt_id, record.question, f"{clip.audio_path}")
-        question = _Question((*whose, f"{clip.video_path}"), condition, prefix, text)
-        task = tasks.get(question)
+        if self._version() != self._answers_version:
+            self._answers, self._answers_version = {}, self._version()
+        answers, clip = self._answers, record.clip
+        source = (record.dataset, record.split, record.prompt_id, f"{clip.audio_path}", f"{clip.video_path}")
+        question = (*source, record.question, condition, prefix, text)
+        task = answers.get(question)
         if task is None:
-            task = asyncio.create_task(self._ask(record, condition, prefix, text))
-            tasks[question] = task
-            task.add_done_callback(lambda done: _forget_failure(tasks, question, done))
-        # others may wait for the same answer: who is cancelled does not cancel it
+            task = answers[question] = asyncio.create_task(self._score(record, condition, prefix, text))
+            task.add_done_callback(functools.partial(_forget_failure, answers, question))
+        # several callers may wait for one task: the cancellation of a caller must not cancel it
         return await asyncio.shield(task)
 
-    async def _ask(self, record: Record, condition: Condition, prefix: str, text: str) -> float:
+    async def _score(self, record: Record, condition: Condition, prefix: str, text: str) -> float:
         sound = audio_donor(record, self._donors) if condition == "audio_swapped" else None
         prepared = await self._prepare(record, condition=condition, sound=sound)
         if isinstance(prepared, Failure):
@@ -81,8 +73,8 @@ class LogprobScorer:
 
 
 def _forget_failure(
-    tasks: dict[_Question, "asyncio.Task[float]"], question: _Question, done: "asyncio.Task[float]"
+    answers: dict[tuple[str, ...], "asyncio.Task[float]"], question: tuple[str, ...], task: "asyncio.Task[float]"
 ) -> None:
-    # asking for the exception takes note of it, where nobody waits any more
-    if done.cancelled() or done.exception() is not None:
-        tasks.pop(question, None)
+    # reading the exception keeps asyncio from logging it when no caller waits any more
+    if task.cancelled() or task.exception() is not None:
+        answers.pop(question, None)

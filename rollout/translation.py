@@ -1,4 +1,4 @@
-"""Between what crosses our processes and what vLLM takes and gives."""
+"""Translation between the messages of our processes and vLLM's arguments and outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,11 @@ from vllm.sampling_params import RequestOutputKind
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
-from common.types import Completion, FinishReason, SamplingSpec, VersionSpan
+from common.types import Completion, SamplingSpec, VersionSpan
 from rollout.weights import BACKEND
 
 
 def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncEngineArgs:
-    """vLLM's arguments."""
     return AsyncEngineArgs(
         model=model_path,
         dtype=cast(Any, dtype),
@@ -33,9 +32,9 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
         kv_cache_memory_bytes=None if config.kv_cache_gib is None else int(config.kv_cache_gib * 2**30),
         gpu_memory_utilization=config.gpu_memory_utilization,
         tensor_parallel_size=config.tensor_parallel_size,
-        # temperature and truncation applied: the distribution the token was drawn from
+        # after temperature and truncation: the distribution from which the token was sampled
         logprobs_mode="processed_logprobs",
-        # prompts arrive processed
+        # no processor runs in the engine
         mm_processor_cache_gb=0,
         skip_mm_profiling=True,
         limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
@@ -45,7 +44,6 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
 
 
 def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:
-    """Sampling parameters of a group."""
     return SamplingParams(
         n=group_size,
         seed=seed,
@@ -60,10 +58,10 @@ def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> Sa
 
 
 def scoring_params() -> SamplingParams:
-    """Sampling parameters that score a prompt's own tokens: one token is sampled after it and discarded.
+    """Sampling parameters that score a prompt's own tokens: one token is sampled after them and discarded.
 
-    vLLM gives the tokens of a prompt their log-probabilities at temperature 1 with nothing cut off, whatever is
-    sampled by, and takes over no prefix of such a prompt from its cache. The greedy choice draws no random number.
+    vLLM computes the log-probabilities of prompt tokens at temperature 1 without truncation, whatever the sampling
+    parameters, and uses no cached prefix for them. The greedy choice draws no random number.
     """
     return SamplingParams(
         temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False
@@ -71,23 +69,16 @@ def scoring_params() -> SamplingParams:
 
 
 def logprob_of(output: RequestOutput, token_ids: Sequence[int]) -> float:
-    """The log-probability of the last tokens of a prompt that was scored, in nats.
-
-    Raises:
-        EngineError: vLLM left some of them out.
-    """
-    prompt_logprobs = output.prompt_logprobs
-    steps = cast(Sequence[Mapping[int, Logprob] | None], prompt_logprobs or [])[-len(token_ids) :]
-    logprobs = [step.get(token) if step else None for step, token in zip(steps, token_ids, strict=False)]
-    if len(logprobs) != len(token_ids) or None in logprobs:
-        raise EngineError(
-            f"an engine must score all {len(token_ids)} tokens, got {len([f for f in logprobs if f])} of them"
-        )
-    return math.fsum(cast(Logprob, entry).logprob for entry in logprobs)
+    """The log-probability of the last tokens of a scored prompt, in nats; raises `EngineError` if some lack one."""
+    steps = cast(Sequence[Mapping[int, Logprob] | None], output.prompt_logprobs or [])[-len(token_ids) :]
+    scored = zip(steps, token_ids, strict=False)
+    logprobs = [step[token].logprob for step, token in scored if step and token in step]
+    if len(logprobs) != len(token_ids):
+        raise EngineError(f"an engine must score all {len(token_ids)} tokens, got {len(logprobs)} of them")
+    return math.fsum(logprobs)
 
 
 def completion_of(output: CompletionOutput) -> Completion:
-    """One completion of vLLM."""
     assert output.logprobs is not None
     ids = tuple(output.token_ids)
     logprobs = cast(Sequence[Mapping[int, Logprob]], output.logprobs)
@@ -95,13 +86,9 @@ def completion_of(output: CompletionOutput) -> Completion:
         token_ids=ids,
         rollout_logprobs=tuple(step[token].logprob for step, token in zip(logprobs, ids, strict=True)),
         text=output.text,
-        finish_reason=_finish_reason(output.finish_reason),
+        finish_reason=output.finish_reason if output.finish_reason in ("stop", "length") else "abort",
         version_spans=tuple(
             VersionSpan(version=int(span.version), start=span.start, end=span.end)
             for span in output.weight_versions or ()
         ),
     )
-
-
-def _finish_reason(reason: str | None) -> FinishReason:
-    return {"stop": "stop", "length": "length"}.get(reason or "", "abort")  # pyright: ignore[reportReturnType]

@@ -5,7 +5,6 @@ receipt of every tensor that it passes to `load_weights`, and refuses a partial 
 from uninitialised memory.
 """
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,6 @@ from common.shared_memory import Segment
 from common.types import TensorReceipt
 
 BACKEND = "omni_shared_memory"
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class SegmentInit(WeightTransferInitInfo):
-    """Empty: each bucket names its segment."""
 
 
 @dataclass
@@ -47,10 +40,10 @@ class BucketInfo(WeightTransferUpdateInfo):
     bucket: int
 
 
-class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
+class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketInfo]):
     """Loads buckets of whole layers from shared memory."""
 
-    init_info_cls = SegmentInit
+    init_info_cls = WeightTransferInitInfo
     update_info_cls = BucketInfo
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,21 +51,19 @@ class SharedMemoryReceiver(WeightTransferEngine[SegmentInit, BucketInfo]):
         self._segments: dict[str, Segment] = {}
         self.receipts: list[TensorReceipt] = []
 
-    def init_transfer_engine(self, init_info: SegmentInit) -> None:
-        pass
+    def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
+        """Does nothing: each bucket names its segment."""
 
     def start_weight_update(self) -> None:
-        """Opens an update: every layer waits for all of its elements or none.
-
-        A failed update is closed first; a complete publish then makes the engine consistent.
-        """
+        """Opens an update, in which each layer receives all of its elements or none."""
         self.receipts = []
+        # a failed update leaves layers open; the next complete publish repairs their weights
         self._abandon_open_layers()
         initialize_layerwise_reload(self.model)
         for layer in self.model.modules():
             if isinstance(layer, VocabParallelEmbedding):
-                # rows that only pad the vocabulary never arrive: without this the layer would stay open,
-                # holding views of a segment that the sender writes again
+                # the rows that pad the vocabulary never arrive: without this the layer would stay open and keep
+                # views of a segment that the sender overwrites
                 cast(Any, layer).weight.weight_loader_numel = _loadable_numel(layer)
 
     def receive_weights(self, update_info: BucketInfo) -> None:
@@ -121,11 +112,8 @@ def _loadable_numel(layer: VocabParallelEmbedding) -> int:
 
 
 def repack_tied_heads(model: torch.nn.Module) -> None:
-    """Rebuilds the packed copy that vLLM's CPU kernels keep of a tied `lm_head`.
-
-    The layerwise reload packs a layer again only when its own elements arrive; a tied head's arrive under
-    the embedding's name.
-    """
+    """Rebuilds the packed copy that vLLM's CPU kernels keep of a tied `lm_head`."""
+    # the layerwise reload repacks only layers that received elements; a tied head's arrive as the embedding's
     embeddings = {
         id(m.weight)
         for m in model.modules()
@@ -137,18 +125,17 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
 
 
 class ReceiptExtension:
-    """Mixed into vLLM's worker: returns what the receiver got."""
+    """Mixed into vLLM's worker."""
 
     weight_transfer_engine: SharedMemoryReceiver
 
     def abandon_update(self) -> None:
-        """Closes an unfinished update, because of which vLLM would refuse the next."""
+        """Forgets an unfinished update, because of which vLLM would refuse the next."""
         self._weight_update_active = False
 
     def sources(self) -> dict[str, str]:
-        """Versions and sources of this process."""
         return provenance.sources()
 
     def weight_receipts(self) -> list[tuple[str, list[int], str, str]]:
-        """Name, shape, dtype and digest of every tensor since the update began."""
+        """Name, shape, dtype and digest of every tensor of the current or last update."""
         return [(r.name, list(r.shape), r.dtype, r.digest) for r in self.weight_transfer_engine.receipts]

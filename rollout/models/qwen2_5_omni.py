@@ -1,6 +1,5 @@
 """Qwen2.5-Omni's processed prompt as vLLM's rendered engine input: no processor runs in the engine."""
 
-import functools
 from typing import Any
 
 import torch
@@ -12,12 +11,7 @@ from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 from common.types import ProcessedPrompt
 
 SPATIAL_MERGE_SIZE = 2
-"""Only splits a batch into its items, of which there is one per modality; fixed in the architecture."""
-
-
-@functools.lru_cache(maxsize=1)
-def _fields() -> Any:
-    return create_qwen2_5_omni_thinker_field_factory(SPATIAL_MERGE_SIZE)
+"""Fixed in the architecture; it only splits a batch into its items, of which there is one per modality."""
 
 
 def engine_input(prompt: ProcessedPrompt, *, cache_salt: str, tower_version: str) -> Any:
@@ -46,7 +40,9 @@ def engine_input(prompt: ProcessedPrompt, *, cache_salt: str, tower_version: str
     batch = BatchFeature(features)
     return mm_input(
         prompt_token_ids=ids,
-        mm_kwargs=MultiModalKwargsItems.from_hf_inputs(batch, _fields()(batch)),
+        mm_kwargs=MultiModalKwargsItems.from_hf_inputs(
+            batch, create_qwen2_5_omni_thinker_field_factory(SPATIAL_MERGE_SIZE)(batch)
+        ),
         mm_hashes={m: [f"{m}:{prompt.clip_hash}:{tower_version}"] for m in prompt.placeholders},
         mm_placeholders={
             m: [PlaceholderRange(offset=start, length=length)] for m, (start, length) in prompt.placeholders.items()

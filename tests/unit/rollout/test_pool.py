@@ -106,7 +106,7 @@ def test_a_group_of_another_size_is_no_group(num_completions: int) -> None:
     async def work() -> None:
         engine = Engine("a", make_generation(num_completions))
         engine.open.set()
-        with pytest.raises(EngineError, match=f"engine a must answer 2 completions, got {num_completions}"):
+        with pytest.raises(EngineError, match=f"engine a must return 2 completions, got {num_completions}"):
             await pool_of(engine)(prompt_of("x"))
 
     run(work())
