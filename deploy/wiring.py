@@ -21,7 +21,6 @@ from common.config.run import OmniConfig
 from common.errors import ClusterError
 from common.prompts.preparation_ray import MediaSettings, MediaStage
 from common.runtime import provenance
-from common.runtime.provenance import require_own_packages
 from common.types import SamplingSpec
 from deploy.checks.machine import free_memory_bytes
 from deploy.checks.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
@@ -106,7 +105,6 @@ def process_env(num_threads: int) -> dict[str, str]:
 async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool = True) -> AsyncGenerator[Run]:
     """Checks the inputs, locks the run folder, and starts Ray; raises `UserError` before any actor starts."""
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
-    require_own_packages()
     inputs = check_inputs(config)
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)

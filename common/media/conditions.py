@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 SILENT = "no-audio-track"
-"""Reason of a clip that has no sound to take away."""
+"""Reason of a clip without sound."""
 
 
 def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | None = None) -> DecodedClip:
-    """A decoded clip in a condition.
+    """The decoded clip in a condition.
 
     `audio_muted` has silence of the same length and `video_blanked` black frames of the same shape, so the number
     of tokens stays. `audio_swapped` has `sound`, float32 [S] at 16 kHz of another clip.
@@ -44,16 +44,16 @@ def presented(clip: DecodedClip, condition: Condition, *, sound: np.ndarray | No
 
 
 def audio_donor(record: Record, records: Sequence[Record]) -> Record:
-    """The record whose sound replaces that of `record`: the same every time, with another label.
+    """The record whose sound replaces that of `record`; the choice depends only on the arguments.
 
     Raises:
-        MediaError: no record of another label has a sound.
+        MediaError: no record with another label has a sound.
     """
-    others = [other for other in records if other.label != record.label and other.clip.audio_path is not None]
-    if not others:
+    donors = [r for r in records if r.label != record.label and r.clip.audio_path is not None]
+    if not donors:
         raise MediaError(
-            f"{record.prompt_id}: audio_swapped must have a clip of another label than {record.label!r} with a "
+            f"{record.prompt_id}: audio_swapped must have a clip with a label other than {record.label!r} and a "
             f"sound, got none among {len(records)}",
             reason="no-other-sound",
         )
-    return random.Random(f"{record.dataset}/{record.prompt_id}").choice(others)
+    return random.Random(f"{record.dataset}/{record.prompt_id}").choice(donors)

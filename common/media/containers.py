@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 BOXES_WITH_CONTENT = frozenset({b"moov", b"moof", b"mdat"})
-"""A file may end within any other box without loss."""
+"""A file that ends within another box has lost nothing."""
 OUTER_BOXES = BOXES_WITH_CONTENT | {b"ftyp", b"styp", b"sidx", b"free", b"skip", b"wide", b"uuid", b"mfra", b"meta"}
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 UNKNOWN_RIFF_BYTES = 0x7FFFF000
-"""Larger sizes mean that the writer could not fill in the size, for example in a pipe."""
+"""Sizes from here on mean that the writer did not know the size, for example in a pipe."""
 
 
 def declared_bytes(path: str | Path) -> int | None:
@@ -47,12 +47,12 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
             # a size of 64 bits follows
             length = int.from_bytes(file.read(8).ljust(8, b"\0"))
         if length < 8:
-            # 0 is "to the end of the file"
+            # 0 means to the end of the file
             return max(end, size)
         position += length
         if kind in BOXES_WITH_CONTENT:
             end = position
-    # what a fragment's index points to stands behind it
+    # a fragment's index is followed by a box with its media
     return end + 8 if kind == b"moof" and position >= size else end
 
 
@@ -69,7 +69,7 @@ def _end_of_segment(file: BinaryIO, size: int) -> int:
             if identity == SEGMENT:
                 return end
         elif identity != SEGMENT:
-            # a cluster of a live recording, which only the next one ends
+            # a cluster of a live recording, which ends where the next begins
             return size
     return end
 

@@ -1,6 +1,6 @@
 """Clips from files: decord for frames and audio tracks, soundfile for wav, flac and ogg.
 
-The typed facade over decord. Every failure is a `MediaError` with a countable reason.
+This is the typed facade over decord. Every failure is a `MediaError` with a reason that metrics count.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from common.types import Clip, DecodedClip, Modality
 SAMPLE_RATE = 16_000
 SOUND_FILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 NO_REPEATS = 1e-9
-"""Share of frames that decord may fill up with the one before where it has none: any is an error."""
+"""Share of frames that decord may replace by a repeat of the frame before: a single repeat is an error."""
 MAX_MISSING_FRAMES, MAX_MISSING_FRACTION = 2, 0.1
-"""Packets that healthy videos have without a picture: leading ones of a cut, references that are never shown."""
+"""Packets without a picture in healthy videos: the first after a cut, and references that are never shown."""
 
 
 def decode_clip(
     clip: Clip, *, max_fps: float, max_frames: int, max_audio_s: float, max_video_s: float = math.inf
 ) -> DecodedClip:
-    """Decodes a clip's frames and waveform. What is refused for its length is not decoded.
+    """Decodes a clip's frames and waveform. Clips that are too long are refused before they are decoded.
 
     Args:
         clip: at least one of its paths is set.
-        max_fps: frames are taken at this rate where the file has more.
+        max_fps: frames are taken at this rate if the file has more.
         max_frames: no more than this many frames, spread evenly over the clip.
         max_audio_s: a longer waveform is refused, never cut.
         max_video_s: a longer video is refused, never thinned out.
@@ -41,39 +41,37 @@ def decode_clip(
         MediaError: `missing`, `unreadable`, `undecodable`, `empty`, `no-video-track`, `no-audio-track` or
             `too-long`.
     """
-    limits_by_path: dict[str, dict[Modality, float]] = {}
-    is_folder = clip.video_path is not None and Path(clip.video_path).is_dir()
-    if clip.video_path is not None and not is_folder:
-        limits_by_path.setdefault(clip.video_path, {})["video"] = max_video_s
-    if clip.audio_path is not None and not _is_sound_file(clip.audio_path):
-        limits_by_path.setdefault(clip.audio_path, {})["audio"] = max_audio_s
-    tracks = {path: survey(path, limits=limits) for path, limits in limits_by_path.items()}
-    if clip.audio_path is not None and _is_sound_file(clip.audio_path):
-        num_samples, rate = survey_sound_file(clip.audio_path)
-        require_short(clip.audio_path, "audio", num_samples / rate, limit_s=max_audio_s)
-    frames, fps = None, 0.0
-    if clip.video_path is not None and is_folder:
+    video, audio = clip.video_path, clip.audio_path
+    is_folder = video is not None and Path(video).is_dir()
+    is_sound_file = audio is not None and Path(audio).suffix.lower() in SOUND_FILE_SUFFIXES
+    limits: dict[str, dict[Modality, float]] = {}
+    if video is not None and not is_folder:
+        limits.setdefault(video, {})["video"] = max_video_s
+    if audio is not None and not is_sound_file:
+        limits.setdefault(audio, {})["audio"] = max_audio_s
+    tracks = {path: survey(path, limits=limits[path]) for path in limits}
+    if audio is not None and is_sound_file:
+        num_samples, rate = survey_sound_file(audio)
+        require_short(audio, "audio", num_samples / rate, limit_s=max_audio_s)
+    frames, fps, waveform = None, 0.0, None
+    if video is not None and is_folder:
         frames, fps = _read_folder(clip, max_fps=max_fps, max_frames=max_frames, max_video_s=max_video_s)
-    elif clip.video_path is not None:
-        track = tracks[clip.video_path]["video"]
-        frames, fps = _read_frames(clip.video_path, track, max_fps=max_fps, max_frames=max_frames)
-    waveform = None
-    if clip.audio_path is not None:
-        if _is_sound_file(clip.audio_path):
-            channels, rate = _read_sound_file(clip.audio_path)
-        else:
-            channels, rate = _read_audio_track(clip.audio_path, tracks[clip.audio_path]["audio"])
-        waveform = _waveform(channels, rate, path=clip.audio_path)
-        require_short(clip.audio_path, "audio", len(waveform) / SAMPLE_RATE, limit_s=max_audio_s)
+    elif video is not None:
+        frames, fps = _read_frames(video, tracks[video]["video"], max_fps=max_fps, max_frames=max_frames)
+    if audio is not None:
+        read = _read_sound_file(audio) if is_sound_file else _read_audio_track(audio, tracks[audio]["audio"])
+        waveform = _waveform(*read, path=audio)
+        # the resampled length decides: headers may differ by some samples
+        require_short(audio, "audio", len(waveform) / SAMPLE_RATE, limit_s=max_audio_s)
     return DecodedClip(frames=frames, fps=fps, waveform=waveform)
 
 
 def frame_indices(num_frames: int, fps: float, *, max_fps: float, max_frames: int) -> tuple[np.ndarray, float]:
-    """Which frames to take, and their true rate.
+    """Indices of the frames to take, and their true rate.
 
     Returns:
-        int64 [T] strictly increasing, and the frames per second of what was taken. All frames at the
-        file's rate where both limits allow it; otherwise one frame nearest to each tick of the lower rate.
+        int64 [T], strictly increasing, and frames per second. All frames at the file's rate if both limits allow
+        it; otherwise the frame nearest to each tick of the lower rate.
     """
     rate = min(fps, max_fps)
     if num_frames * rate / fps > max_frames:
@@ -103,7 +101,7 @@ def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) ->
         fps = float(reader.get_avg_fps())
         if not fps > 0:
             raise MediaError(f"{path}: a video must have a frame rate, got {fps}", reason="undecodable")
-        # decord finds frames by counting packets: where some show nothing, it would take others than asked
+        # decord finds frames by counting packets: where some show nothing, it would take the wrong frames
         if track.num_hidden == 0:
             with contextlib.suppress(decord.DECORDLimitReachedError):
                 indices, rate = frame_indices(len(reader), fps, max_fps=max_fps, max_frames=max_frames)
@@ -116,16 +114,12 @@ def _read_frames(path: str, track: Track, *, max_fps: float, max_frames: int) ->
                 reason="undecodable",
             )
         shown_s = track.end_s - track.start_s
-        # decord's rate counts what is hidden
+        # decord's rate also counts hidden packets
         fps = track.num_packets / shown_s if track.num_hidden and shown_s > 0 else fps
         indices, rate = frame_indices(num_frames, fps, max_fps=max_fps, max_frames=max_frames)
-        return _frames_in_turn(decord.VideoReader(path, num_threads=1), indices), rate
-
-
-def _frames_in_turn(reader: Any, indices: np.ndarray) -> np.ndarray:
-    wanted = set(indices.tolist())
-    frames = ((index, reader.next()) for index in range(int(indices[-1]) + 1))
-    return np.stack([frame.asnumpy() for index, frame in frames if index in wanted])
+        reader, wanted = decord.VideoReader(path, num_threads=1), set(indices.tolist())
+        frames = ((index, reader.next()) for index in range(int(indices[-1]) + 1))
+        return np.stack([frame.asnumpy() for index, frame in frames if index in wanted]), rate
 
 
 def _waveform(channels: np.ndarray, rate: int, *, path: str) -> np.ndarray:
@@ -140,12 +134,8 @@ def _waveform(channels: np.ndarray, rate: int, *, path: str) -> np.ndarray:
     return waveform
 
 
-def _is_sound_file(path: str) -> bool:
-    return Path(path).suffix.lower() in SOUND_FILE_SUFFIXES
-
-
 def survey_sound_file(path: str) -> tuple[int, int]:
-    """Number of samples and their rate by the header; raises `MediaError`."""
+    """Number of samples and their rate from the header; raises `MediaError`."""
     import soundfile
 
     require_whole(path)
@@ -166,11 +156,11 @@ def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
     rate = track.sample_rate
     if rate == 0:
         raise MediaError(f"{path}: audio must have a sample rate, got none", reason="undecodable")
-    # decord's own mono mix is 0.707 (L + R) and its resampler slips: native rate, channels apart.
+    # native rate and separate channels: decord's mono mix is 0.707 (L + R), and its resampler drops samples
     with _as_media_error(path):
         reader = _decord().AudioReader(path, sample_rate=rate, mono=False)
         channels = np.asarray(reader[:].asnumpy(), dtype=np.float32)
-        # it ends without a word at the first packet that it cannot decode
+        # decord stops silently at the first packet that it cannot decode
         if channels.shape[-1] / rate < track.packets_s - SLACK_S:
             raise MediaError(
                 f"{path}: must have the {track.packets_s:.2f} s of audio that it declares, got "
@@ -183,7 +173,7 @@ def _read_audio_track(path: str, track: Track) -> tuple[np.ndarray, int]:
 def _decord() -> Any:
     import decord
 
-    # what FFmpeg would print on stderr is in the exception already
+    # the exception already has what FFmpeg would print on stderr
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 

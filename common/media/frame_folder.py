@@ -1,4 +1,4 @@
-"""A clip that is a folder of images, one for each frame."""
+"""Clips that are folders of images, one image per frame."""
 
 import os
 import re
@@ -11,7 +11,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
 def is_frame_folder(path: str) -> bool:
-    """True if an image is found in the folder before a sub-folder."""
+    """True if the first entry that is not hidden is an image."""
     with os.scandir(path) as entries:
         for entry in entries:
             if not entry.name.startswith("."):

@@ -1,4 +1,4 @@
-"""The shape of frames before a model sees them: as they are, padded to a square, or squashed into one."""
+"""The shape of frames before a model sees them: unchanged, padded to a square, or resized to a square."""
 
 import dataclasses
 import math
@@ -14,9 +14,9 @@ GREY = 127
 
 
 def framed(clip: DecodedClip, shape: FrameShape, *, max_pixels: int) -> DecodedClip:
-    """The clip with frames of another shape; R1-Omni trains on padded frames and evaluates on squashed ones.
+    """The clip with frames of another shape; R1-Omni trains on `pad` and evaluates on `square`.
 
-    `keep` leaves the shape, `pad` adds grey borders to a centred square, `square` resizes to a square of at most
+    `keep` leaves the shape, `pad` adds grey borders up to a square, `square` resizes to a square of at most
     `max_pixels` pixels.
     """
     if clip.frames is None or shape == "keep":

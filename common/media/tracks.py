@@ -1,8 +1,8 @@
 """The tracks of a media file, read from its packets before decoding: the typed facade over PyAV.
 
-A file is complete if its length (`common/media/containers.py`), its packets (FFmpeg marks the one in which a file
-ends) and the duration that MP4, Matroska and FLV declare agree. Two kinds of damage are not detected: damage inside
-a packet that the decoder conceals, and the cases that `common/media/containers.py` lists.
+A file is complete if its length (`common/media/containers.py`), its packets (FFmpeg marks a torn packet) and the
+duration that MP4, Matroska and FLV declare agree. Two kinds of damage are not detected: damage inside a packet that
+the decoder conceals, and the cases that `common/media/containers.py` lists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,37 +15,37 @@ from common.media.containers import declared_bytes
 from common.types import Modality
 
 SLACK_S = 0.25
-"""Tolerance for sound tracks: an encoder's priming and padding take up to 3136 samples, 0.2 s at 16 kHz."""
+"""Tolerance for audio tracks: an encoder's priming and padding take up to 3136 samples, 0.2 s at 16 kHz."""
 DECLARING_FORMATS = frozenset({"mov", "matroska", "flv"})
-"""Elsewhere a duration may be FFmpeg's guess from the bit rate."""
+"""In other formats FFmpeg may guess the duration from the bit rate."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Track:
-    """The picture or sound track of a file."""
+    """The video or audio track of a file; packets are counted while they are read."""
 
     modality: Modality
     limit_s: float
     """Longest allowed duration."""
     sample_rate: int
-    """Hz; 0 for pictures."""
+    """Hz; 0 for video."""
     period_s: float
-    """Mean duration of a frame; 0.0 for sound."""
+    """Mean duration of a frame; 0.0 for audio."""
     declared_s: float | None
-    """When the container says that it ends."""
+    """The track's end by the container."""
     start_s: float
     num_packets: int = 0
-    """That are shown: one for each frame of a video."""
+    """Shown packets: one for each frame of a video."""
     num_hidden: int = 0
-    """That are there to decode others by: an edit list shows a part of the track."""
+    """Packets that only help to decode others, because an edit list shows a part of the track."""
     packets_s: float = 0.0
-    """Durations of what is shown, summed."""
+    """Sum of the durations of shown packets."""
     end_s: float = 0.0
-    """When the last packet ends."""
+    """The end of the last packet."""
 
 
 def survey(path: str, *, limits: Mapping[Modality, float]) -> dict[Modality, Track]:
-    """Reads the tracks of a file without decoding; `limits` are the wanted tracks with their longest seconds.
+    """Reads the wanted tracks of a file without decoding; `limits` maps them to their longest duration in seconds.
 
     Raises:
         MediaError: `missing`, `unreadable`, `empty`, `undecodable`, `too-long`, `no-video-track` or
@@ -67,7 +67,7 @@ def survey(path: str, *, limits: Mapping[Modality, float]) -> dict[Modality, Tra
             end_s = _read_packets(container, path, tracks)
             if is_declaring:
                 declared_s = container.duration / 1e6 if container.duration else None
-                _require_all_there(path, list(tracks.values()), declared_s=declared_s, end_s=end_s)
+                _require_declared(path, list(tracks.values()), declared_s=declared_s, end_s=end_s)
     except FFmpegError as error:
         raise MediaError(f"{path}: {error}", reason="undecodable") from error
     for track in tracks.values():
@@ -103,7 +103,7 @@ def require_short(path: str, modality: Modality, seconds: float, *, limit_s: flo
 
 
 def num_decodable_frames(path: str) -> int:
-    """Decodes a video to count its frames."""
+    """The number of frames, counted by decoding the video."""
     import av
 
     with av.open(path, metadata_errors="replace") as container:
@@ -111,7 +111,7 @@ def num_decodable_frames(path: str) -> int:
 
 
 def _stream(container: Any, modality: Modality, path: str) -> Any:
-    # those that decord takes: the best of the pictures, the first of the sounds
+    # the same streams as decord: the best video stream, the first audio stream
     audio = container.streams.audio
     stream = container.streams.best("video") if modality == "video" else audio[0] if audio else None
     if stream is None:
@@ -144,7 +144,7 @@ def _seconds(tag: str | None) -> float | None:
 
 
 def _read_packets(container: Any, path: str, tracks: Mapping[int, Track]) -> float:
-    """Adds the packets to the given tracks; returns the end of the last packet of any stream."""
+    """Adds the packets to the tracks; returns the end of the last packet of any stream."""
     end_s = 0.0
     for packet in container.demux():
         if packet.size == 0:
@@ -175,8 +175,8 @@ def _require_within(path: str, track: Track, seconds: float) -> None:
         require_short(path, track.modality, seconds, limit_s=track.limit_s)
 
 
-def _require_all_there(path: str, tracks: Sequence[Track], *, declared_s: float | None, end_s: float) -> None:
-    # the last frames' durations may be missing
+def _require_declared(path: str, tracks: Sequence[Track], *, declared_s: float | None, end_s: float) -> None:
+    # the last frames may lack a duration
     slack_s = SLACK_S + 2 * max(track.period_s for track in tracks)
     for declared, held in [*((t.declared_s, t.end_s) for t in tracks), (declared_s, end_s)]:
         if declared is not None and declared > held + slack_s:

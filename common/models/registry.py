@@ -1,4 +1,4 @@
-"""The model families, behind one dict: what each brings to both planes."""
+"""The model families, and the functions that each provides for both planes."""
 
 import importlib
 import json
@@ -25,14 +25,14 @@ class Family:
     process_prompt: Callable[..., ProcessedPrompt]
     encode_completion: Callable[..., tuple[int, ...]]
     encode_text: Callable[..., tuple[int, ...]]
-    """Token ids of a text and nothing else."""
+    """Token ids of a text alone."""
     decode_completion: Callable[..., str]
-    """Text of token ids, special tokens left out."""
+    """Text of token ids, without special tokens."""
     load_policy: "Callable[..., nn.Module]"
     generate: Callable[..., tuple[int, ...]]
-    """Greedy token ids of a policy, without an engine: for a clip or two."""
+    """Greedy token ids of a policy, without an engine."""
     engine_layer: Callable[[str], str]
-    """The engine's layer that a checkpoint tensor ends up in."""
+    """The engine's layer that contains a checkpoint tensor."""
     tower_prefixes: tuple[str, ...]
     """Prefixes of the parameters that feed the encoder cache."""
 
@@ -72,7 +72,7 @@ def family_of(model_path: str | Path) -> Family:
     if not folder.is_dir():
         raise ModelError(f"model.path must be a folder, got {str(folder)!r}; fetch the checkpoint there first")
     if not config.is_file():
-        raise ModelError(f"model.path must hold a config.json, got {str(folder)!r}; give a checkpoint's folder")
+        raise ModelError(f"model.path must hold a config.json, got {str(folder)!r}; set a checkpoint's folder")
     try:
         architectures = json.loads(config.read_text()).get("architectures") or ["none"]
     except (ValueError, AttributeError) as error:

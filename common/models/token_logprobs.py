@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens behind a model's head, without the logits of all of them at once."""
+"""Log-probabilities of target tokens after a model's head, without the logits of all tokens at once."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -12,15 +12,12 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the targets, and the entropy of the distribution over all tokens.
 
-    Where the logits are more than `max_logits` and the head is a plain linear layer, they are made a chunk of
-    tokens at a time, and made again in the backward. The head is called once either way, as hooks of ZeRO-3 expect.
+    A plain linear head computes more than `max_logits` logits in chunks of tokens, and again in the backward pass.
 
     Args:
-        head: to the vocabulary's V logits.
         hidden: [N, C, H]
         targets: int64 [N, C]
-        temperature: logits are divided by it.
-        max_logits: most logits at one time, but never fewer than one token's.
+        temperature: divides the logits.
 
     Returns:
         logprobs float32 [N, C], and entropy float32 [N, C] without gradient.
@@ -37,6 +34,7 @@ def token_logprobs(
     def chunked(hidden: Tensor) -> Any:
         return cast(Any, _Chunked).apply(hidden, linear.weight, targets.reshape(-1), temperature, size)
 
+    # the head is called once in both cases, as hooks of ZeRO-3 expect
     linear.forward, before = chunked, linear.forward
     try:
         logprobs, entropy = linear(hidden.reshape(-1, hidden.shape[-1]))
@@ -71,12 +69,12 @@ class _Chunked(torch.autograd.Function):
         hidden, weight, targets = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # chunks add up in float32: in bfloat16 what is under 1/256 of the sum is lost
+        # float32: bfloat16 would lose chunks below 1/256 of the sum
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         for part in _parts(len(targets), ctx.size):
             logits = (hidden[part] @ weight.T).float() / ctx.temperature
             grad = grads[0][part].unsqueeze(-1)
-            # of log p(target): 1 at the target, less the probabilities
+            # the gradient of log p(target): 1 at the target, minus the probabilities
             slope = torch.softmax(logits, dim=-1).mul_(-grad)
             slope.scatter_add_(-1, targets[part].unsqueeze(-1), grad)
             slope = slope.div_(ctx.temperature).to(weight.dtype)

@@ -15,17 +15,16 @@ class TokenBatch:
     """N completions of D prompts, both right-padded."""
 
     prompts: tuple[ProcessedPrompt, ...]
-    """D of them."""
     prompt_ids: Tensor
     """int64 [D, P]"""
     prompt_mask: Tensor
     """int64 [D, P]: 1 for tokens."""
     prompt_of_row: Tensor
-    """int64 [N]: which prompt a completion belongs to."""
+    """int64 [N]: index of a completion's prompt."""
     targets: Tensor
-    """int64 [N, C]: the completion's tokens."""
+    """int64 [N, C]"""
     mask: Tensor
-    """float32 [N, C]: 1 for tokens of the completion."""
+    """float32 [N, C]: 1 for tokens."""
 
     @property
     def num_tokens(self) -> int:

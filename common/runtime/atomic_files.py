@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
-    """Replaces a file by what the block writes to the yielded path; after a failure the old file remains."""
+    """Yields a path whose file replaces `path` after the block; after a failure the old file remains."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
@@ -22,13 +22,12 @@ def atomic_write(path: Path) -> Generator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds a JSON line, with an fsync; a torn line before it is cut off."""
+    """Appends a JSON line, with an fsync; removes an incomplete last line first."""
     with path.open("a+b") as file:
         file.truncate(end_of_lines(file))
         file.write(json.dumps(record).encode() + b"\n")
@@ -37,7 +36,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole JSON line, oldest first; none if the file does not exist."""
+    """Every complete JSON line, oldest first; none if the file does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

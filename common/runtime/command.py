@@ -1,8 +1,8 @@
 """The end of every command: its exit code, one line for an error, and silence without a reader.
 
 If the reader of a pipe is gone (`... | head`), a command ends like `cat`: at once, silently, with the code that a
-shell reports after SIGPIPE. A run that trains finishes its step and saves a checkpoint, as after Ctrl-C, and
-reports it on stderr if stderr is read. SIGPIPE itself stays ignored: it would end a run for any closed connection.
+shell reports after SIGPIPE. A training run first finishes its step and saves a checkpoint, as after Ctrl-C, and
+reports it on stderr. SIGPIPE itself stays ignored: it would end a run because of any closed connection.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from common.errors import OmniError, UserError
 
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 NOT_READ = 128 + signal.SIGPIPE
-"""Exit code where the reader of the output is gone."""
+"""Exit code without a reader of the output."""
 
 
 def exit_code(work: Callable[[], int]) -> int:
@@ -33,11 +33,11 @@ def quietly(work: Callable[[], int]) -> int:
             code = work()
         except SystemExit:
             _flush()
-            # argparse passes over an error of its help
+            # argparse ignores errors while it prints its help
             if _unread():
                 raise BrokenPipeError from None
             raise
-        # what is still in the buffers must fail here, and not when the interpreter ends
+        # buffered output must fail here, and not when the interpreter ends
         _flush()
         # a run that was stopped has nothing left to write
         if code == INTERRUPTED and _unread():
@@ -47,7 +47,7 @@ def quietly(work: Callable[[], int]) -> int:
         unread = _unread()
         if not unread:
             raise
-        # the interpreter flushes them once more
+        # the interpreter flushes the streams once more
         for stream in unread:
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
@@ -82,18 +82,19 @@ def _flush() -> None:
 
 def _unread() -> list[TextIO]:
     """Output pipes without a reader."""
-    poll, outputs = select.poll(), dict[int, TextIO]()
+    streams: list[TextIO] = []
     for stream in _outputs():
-        # an output in memory has no number
+        # an output in memory has no file descriptor
         with contextlib.suppress(OSError, ValueError):
-            outputs[stream.fileno()] = stream
-    for number in outputs:
-        # errors are reported whatever is asked for
-        poll.register(number, 0)
-    return [outputs[number] for number, events in poll.poll(0) if events & (select.POLLERR | select.POLLHUP)]
+            poll = select.poll()
+            # errors are reported even if no event is requested
+            poll.register(stream.fileno(), 0)
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+                streams.append(stream)
+    return streams
 
 
 def _outputs() -> list[TextIO]:
-    # a process may start without them
+    # a process may start without standard streams
     streams: list[TextIO | None] = [sys.stdout, sys.stderr]
     return [stream for stream in streams if stream is not None]

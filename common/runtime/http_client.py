@@ -37,7 +37,7 @@ class HttpTarget:
 
     url: str
     token_env: str | None
-    """Environment variable that holds the bearer token; None for no token."""
+    """Environment variable of the bearer token; None without a token."""
     keys: tuple[str, str]
     """Names of `url` and of `token_env`, for messages."""
     allow_plain_http: bool
@@ -57,7 +57,7 @@ class HttpTarget:
 
     def _token(self, name: str) -> str:
         token = os.environ.get(name, "")
-        # httpx logs a header that cannot be sent, and shows it in its error
+        # httpx logs an invalid header and repeats it in its error
         if not token or not (token.isascii() and token.isprintable() and token == token.strip()):
             got = "other characters" if token else "nothing"
             raise ConfigError(
@@ -102,7 +102,7 @@ class HttpClient:
         self._client = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity"}
             | ({} if target.token is None else {"Authorization": f"Bearer {target.token}"}),
-            # `post` has a deadline instead
+            # `post` has its own deadline
             timeout=None,
             follow_redirects=False,
             trust_env=False,
@@ -133,10 +133,10 @@ class HttpClient:
             ):
                 content = await self._read(reply)
         except TimeoutError:
-            raise HttpError(f"nothing whole within {timeout_s:g} s") from None
+            raise HttpError(f"no complete reply within {timeout_s:g} s") from None
         except httpx.HTTPError as error:
             text = f"{type(error).__name__} {error}".strip().encode(errors="replace")
-            # without its cause, which holds the request and so the token
+            # without its cause, which contains the request and thus the token
             raise HttpError(self._without_token(text).decode()) from None
         return HttpReply(
             status=reply.status_code,
@@ -146,9 +146,9 @@ class HttpClient:
 
     async def _read(self, reply: httpx.Response) -> bytes:
         encoding = reply.headers.get("Content-Encoding", "identity")
-        # some kB may unpack to any length
+        # a small compressed reply may unpack to any length
         if encoding.lower() != "identity":
-            raise HttpReplyError(f"Content-Encoding {encoding[:50]!r}, which was not asked for")
+            raise HttpReplyError(f"Content-Encoding {encoding[:50]!r}, which was not requested")
         content = bytearray()
         async for part in reply.aiter_bytes():
             content += part

@@ -15,11 +15,11 @@ class MetricsFile:
         self._path = path
 
     def read(self) -> list[dict[str, float]]:
-        """Every whole line, oldest first; values that were not finite are NaN."""
+        """Every complete line, oldest first; values that were not finite are NaN."""
         return [{k: math.nan if v is None else v for k, v in line.items()} for line in read_lines(self._path)]
 
     def keep_until(self, step: int) -> None:
-        """Removes the lines after a step, and a torn line."""
+        """Removes the lines after a step, and an incomplete line."""
         kept = [_as_json(line) for line in self.read() if line["step"] <= step]
         atomic_write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 

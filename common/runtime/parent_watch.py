@@ -1,4 +1,4 @@
-"""Ends a process when its parent is gone, however that went: nothing else ends children of one that was killed."""
+"""Ends a process when its parent has ended: nothing else ends the children of a killed process."""
 
 import multiprocessing
 import os

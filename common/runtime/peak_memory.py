@@ -7,12 +7,10 @@ import psutil
 
 
 class MemorySampler:
-    """Samples memory in a thread until stopped; `peak_bytes` is PSS over the process trees plus the growth of
-    /dev/shm.
-    """
+    """Samples memory in a thread; `peak_bytes` is the PSS of the process trees plus the growth of /dev/shm."""
 
     def __init__(self, *, session: str = "", interval_s: float = 2.0) -> None:
-        """`session` names the Ray session whose processes count; any on this machine where empty."""
+        """`session` names the Ray session whose processes count; empty for all sessions on this machine."""
         self.peak_bytes = 0
         self._session = session
         self._interval_s = interval_s
@@ -60,7 +58,7 @@ def _pss_bytes(pid: int) -> int:
     try:
         return psutil.Process(pid).memory_full_info().pss
     except psutil.Error:
-        return 0  # gone since it was listed, or not ours to read
+        return 0  # ended since it was listed, or not readable
 
 
 def _shm_bytes() -> int:

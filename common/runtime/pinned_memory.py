@@ -1,4 +1,4 @@
-"""Host memory that a GPU copies from and to without a detour."""
+"""Pinned host memory, which a GPU copies without an intermediate buffer."""
 
 import logging
 import mmap

@@ -1,4 +1,4 @@
-"""Which sources a process runs: two versions in one run would train one thing and believe another."""
+"""The sources that a process runs: different versions in one run would make its results wrong."""
 
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
@@ -23,39 +23,21 @@ def sources() -> dict[str, str]:
     """Digests of the source files of this process by path, and the version."""
     digests = {"version": installed_version()}
     for package in PACKAGES:
-        folder = _folder_of(package)
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ConfigError(f"the package {package!r} must be importable, got nothing; install omni-rlvr")
+        folder = Path(spec.origin).parent
         for path in sorted(folder.rglob("*.py")):
             name = str(path.relative_to(folder.parent))
             digests[name] = blake3.blake3(path.read_bytes()).hexdigest(length=8)
     return digests
 
 
-def require_own_packages() -> None:
-    """Raises `ConfigError` if another package on the path hides one of ours."""
-    home = Path(__file__).parents[2]
-    for package in PACKAGES:
-        folder = _folder_of(package)
-        if folder.parent != home:
-            raise ConfigError(
-                f"the package {package!r} must be omni-rlvr's in {home}, got {folder}; rename the other, or start "
-                "from another directory"
-            )
-
-
 def require_same_sources(ours: dict[str, str], theirs: dict[str, str], *, who: str) -> None:
-    """Compares another process's sources with this one's; raises `ClusterError` with the first file that
-    differs.
-    """
+    """Raises `ClusterError` with the first file in which another process's sources differ."""
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             raise ClusterError(
                 f"{who} must run the same sources as the driver, got {theirs.get(name, 'none')} for "
                 f"{ours.get(name, 'none')} in {name}; install the same omni-rlvr everywhere"
             )
-
-
-def _folder_of(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"the package {package!r} must be importable, got nothing; install omni-rlvr")
-    return Path(spec.origin).parent

@@ -1,4 +1,4 @@
-"""The two ends of a remote call: a client's method that calls an actor, and an actor's method that passes it on."""
+"""The two ends of a remote call: a client's method that calls an actor, and an actor's method that forwards it."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def remote(method: F) -> F:
 
 
 def forwarded(path: str) -> Any:
-    """A method of an actor's class that calls the method at `path` below the actor, such as `_engine.score`."""
+    """An actor's method that calls the method at a path below the actor, such as `_engine.score`."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return attrgetter(path)(self)(*args, **kwargs)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 INTERVAL_S = 30.0
-"""Seconds between two lines of progress where the output is no terminal."""
+"""Seconds between two lines of progress if the output is not a terminal."""
 
 
 class Screen(Console):
@@ -29,9 +29,7 @@ class Screen(Console):
 
 @contextmanager
 def bar(console: Console, name: str) -> Generator[Callable[[int, int], None]]:
-    """Shows progress, as a bar on a terminal and as lines elsewhere; yields a function of the done and total
-    counts.
-    """
+    """Shows progress as a bar, or as lines without a terminal; yields a function of the done and total counts."""
     if not console.is_terminal:
         yield _lines(console, name)
         return

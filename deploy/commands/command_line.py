@@ -114,13 +114,11 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
 
     `cluster` is like `cpus=64,gpus=8`; None for this machine. Raises `UserError`.
     """
-    from common.runtime.provenance import require_own_packages
     from deploy.checks.machine import parse_cluster, shortages, this_machine
     from deploy.checks.placement import format_plan, placement_plan
     from deploy.checks.preflight import check_inputs, left_out, missing_clips
     from deploy.run_folder import check_run_folder
 
-    require_own_packages()
     machine = this_machine() if cluster is None else parse_cluster(cluster)
     corpora = check_inputs(config)
     folder, plan = check_run_folder(config), placement_plan(config)

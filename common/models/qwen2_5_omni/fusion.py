@@ -1,4 +1,4 @@
-"""Which checkpoint tensors vLLM keeps as one layer: they are published together or not at all."""
+"""The checkpoint tensors that vLLM fuses into one layer: they are published together or not at all."""
 
 FUSED = {
     "q_proj": "qkv_proj",
@@ -21,7 +21,7 @@ def engine_layer(name: str) -> str:
     """
     path, _, _ = name.rpartition(".")
     parent, _, leaf = path.rpartition(".")
-    # the audio tower keeps its projections apart
+    # the audio tower does not fuse its projections
     if name.startswith("thinker.audio_tower."):
         return path
     return f"{parent}.{FUSED.get(leaf, leaf)}" if parent else path

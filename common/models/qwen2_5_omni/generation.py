@@ -1,4 +1,4 @@
-"""Greedy answers without an engine: transformers' own generate, with the positions and the cache that it makes."""
+"""Greedy answers without an engine, by transformers' `generate` with its positions and its cache."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def generate(
         features = tensors["input_features"].to(dtype).unsqueeze(0)
         inputs["input_features"] = features
         inputs["feature_attention_mask"] = torch.ones(features.shape[0], features.shape[2], device=device).long()
-    # it keeps those of the prompt before
+    # the thinker keeps the offsets of the last prompt
     thinker.rope_deltas = None
     with torch.inference_mode():
         output = thinker.generate(

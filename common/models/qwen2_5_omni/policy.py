@@ -1,8 +1,4 @@
-"""The learner's side of Qwen2.5-Omni: per-token log-probabilities of completions, with gradients.
-
-A `torch.nn.Module` whose parameters are named as in the checkpoint (`thinker.…`). Each clip passes through
-the towers once, however many completions share it.
-"""
+"""The learner's side of Qwen2.5-Omni: per-token log-probabilities of completions, with gradients."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +21,10 @@ DUMMY_MEL_FRAMES = 8
 
 
 class Qwen2_5OmniPolicy(nn.Module):
-    """The thinker, its towers and its head."""
+    """The thinker, its towers and its head; parameters are named as in the checkpoint (`thinker.…`).
+
+    A clip passes through the towers once, and a prompt through the decoder once, for all completions of it.
+    """
 
     def __init__(self, thinker: Any) -> None:
         super().__init__()
@@ -43,24 +42,19 @@ class Qwen2_5OmniPolicy(nn.Module):
         """Log-probabilities of the tokens of N completions, with logits divided by the sampler's temperature.
 
         Returns:
-            Log-probabilities float32 [N, C] of the sampled tokens, and entropy float32 [N, C] without gradient.
-                Positions past a completion's end hold the values of a padding token: mask them.
+            Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. The mask must remove values
+                past a completion's end.
         """
-        hidden = self._hidden_states(batch)
         return token_logprobs(
             self.thinker.lm_head,
-            hidden,
+            self._hidden_states(batch),
             batch.targets,
             temperature=temperature,
             max_logits=self.max_logits,
         )
 
     def _hidden_states(self, batch: TokenBatch) -> Tensor:
-        """Final hidden states that predict each completion token: [N, C, hidden].
-
-        The prompts pass once each; their keys and values, with gradients, are then what all of their completions
-        attend to. G completions of one prompt cost one prompt, not G.
-        """
+        """Final hidden states that predict each completion token: [N, C, hidden]."""
         if self.thinker.is_gradient_checkpointing:
             raise ModelError(
                 "a policy must recompute its layers with recompute_layers, got transformers' gradient "
@@ -68,17 +62,17 @@ class Qwen2_5OmniPolicy(nn.Module):
             )
         owner, last = batch.prompt_of_row, batch.prompt_mask.sum(dim=1) - 1
         positions = self._prompt_positions(batch)
-        prompts = Stretch(
-            embeds=self._embed_prompts(batch), attention_mask=batch.prompt_mask, position_ids=positions
-        )
-        # at least one, even where it predicts nothing: ranks must call the same modules equally often
-        num_given = max(batch.targets.shape[1] - 1, 1)
-        inputs, given_mask = batch.targets[:, :num_given], batch.mask[:, :num_given].long()
-        steps = torch.arange(num_given, device=inputs.device)
+        embed = self.thinker.model.embed_tokens
+        prompt_embeds = self._with_media(embed(batch.prompt_ids), batch)
+        prompts = Stretch(embeds=prompt_embeds, attention_mask=batch.prompt_mask, position_ids=positions)
+        # at least one, even if it predicts nothing: ranks must call the same modules equally often
+        num_inputs = max(batch.targets.shape[1] - 1, 1)
+        inputs, inputs_mask = batch.targets[:, :num_inputs], batch.mask[:, :num_inputs].long()
+        steps = torch.arange(num_inputs, device=inputs.device)
         start = positions.amax(dim=(0, 2)) + 1
         rest = Stretch(
-            embeds=self.thinker.model.embed_tokens(inputs),
-            attention_mask=torch.cat([batch.prompt_mask[owner], given_mask], dim=1),
+            embeds=embed(inputs),
+            attention_mask=torch.cat([batch.prompt_mask[owner], inputs_mask], dim=1),
             position_ids=(start[owner].unsqueeze(-1) + steps).expand(3, -1, -1),
         )
         output, rest_output = self._decode(prompts, rest, owner)
@@ -93,16 +87,10 @@ class Qwen2_5OmniPolicy(nn.Module):
         output = _run(model, prompts, cache)
         return output, _run(model, rest, _of_rows(cache, owner))
 
-    def _embed_prompts(self, batch: TokenBatch) -> Tensor:
-        """[D, P, hidden], media in place."""
-        return self._with_media(self.thinker.model.embed_tokens(batch.prompt_ids), batch)
-
     def _with_media(self, embeds: Tensor, batch: TokenBatch) -> Tensor:
-        """Puts the towers' features where the placeholders are.
-
-        Both towers always run, on a minimal dummy where a modality is absent: under ZeRO-3 every rank must
-        gather the same parameters in the same order, and a tower skipped on one rank hangs them all.
-        """
+        """The embeddings with the towers' features in place of the placeholders."""
+        # both towers always run, on a dummy input if a modality is absent: under ZeRO-3 all ranks must gather the
+        # same parameters in the same order, or they hang
         media: list[tuple[Modality, Tensor]] = [("video", self._video(batch)), ("audio", self._audio(batch))]
         for modality, features in media:
             owners = [i for i, p in enumerate(batch.prompts) if modality in p.placeholders]
@@ -126,8 +114,9 @@ class Qwen2_5OmniPolicy(nn.Module):
             pixels = _concatenate([t["pixel_values_videos"] for t in tensors], axis=0)
             grid = _concatenate([t["video_grid_thw"] for t in tensors], axis=0)
         else:
-            merge = self.config.vision_config.spatial_merge_size
-            pixels = torch.zeros(merge * merge, _patch_numel(self.config))
+            vision = self.config.vision_config
+            merge, patch_area = vision.spatial_merge_size, vision.patch_size * vision.patch_size
+            pixels = torch.zeros(merge * merge, vision.in_channels * vision.temporal_patch_size * patch_area)
             grid = torch.tensor([[1, merge, merge]])
         device, dtype = batch.prompt_ids.device, _compute_dtype(self.thinker)
         return visual(pixels.to(device, dtype), grid_thw=grid.to(device)).pooler_output
@@ -147,7 +136,7 @@ class Qwen2_5OmniPolicy(nn.Module):
         return tower(mel.to(device, dtype), feature_lens=lengths, aftercnn_lens=after_cnn).last_hidden_state
 
     def _prompt_positions(self, batch: TokenBatch) -> Tensor:
-        """[3, D, P]; padding repeats each prompt's last, so that the largest is the prompt's own."""
+        # int64 [3, D, P]; padding repeats the last position, so that the maximum is that of the prompt
         num_prompts, length = batch.prompt_ids.shape
         positions = torch.zeros(3, num_prompts, length, dtype=torch.long)
         for row, prompt in enumerate(batch.prompts):
@@ -174,7 +163,7 @@ def _run(model: Any, stretch: Stretch, cache: DynamicCache) -> Tensor:
 
 
 def _of_rows(cache: DynamicCache, owner: Tensor) -> DynamicCache:
-    """Each row's own copy of its prompt's keys and values; gradients flow back to the prompt."""
+    # a copy per row of its prompt's keys and values; gradients flow back to the prompt
     rows = DynamicCache()
     for layer, entry in enumerate(cast(Any, cache).layers):
         rows.update(entry.keys[owner], entry.values[owner], layer)
@@ -206,8 +195,3 @@ def _concatenate(arrays: list[np.ndarray], *, axis: int) -> Tensor:
 
 def _compute_dtype(thinker: Any) -> torch.dtype:
     return thinker.model.norm.weight.dtype
-
-
-def _patch_numel(config: Any) -> int:
-    vision = config.vision_config
-    return vision.in_channels * vision.temporal_patch_size * vision.patch_size * vision.patch_size

@@ -1,7 +1,7 @@
 """Three-row rotary positions of a prompt with video and audio as separate items (M-RoPE).
 
-Text and audio advance all three rows together; a video patch has a temporal, a vertical and a horizontal
-position; what follows an item starts one past the largest position in it (Qwen2.5-Omni technical report).
+Text and audio advance all three rows together. A video patch has a temporal, a vertical and a horizontal position.
+The next item starts one past the largest position of an item (Qwen2.5-Omni technical report).
 """
 
 import numpy as np

@@ -1,8 +1,4 @@
-"""Turns a decoded clip into the tensors that both planes consume.
-
-One function, its arguments pinned here: what the engine and the learner see cannot differ, because it is
-the same arrays.
-"""
+"""Turns a decoded clip into tensors; the engine and the learner consume the same arrays."""
 
 import functools
 import itertools
@@ -19,15 +15,14 @@ from common.models.qwen2_5_omni.template import render_prompt
 from common.types import DecodedClip, Modality, ProcessedPrompt
 
 INTERNAL_PLACEHOLDERS = ("<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
-"""Placeholders that the processor writes while it expands a prompt, and then replaces."""
+"""Placeholders that the processor writes and replaces while it expands a prompt."""
+# more silence after the waveform than the extractor's window of 400: its last frame sees zeros, not a mirror image,
+# and the features equal those of the full 300-second padding bit for bit
 MEL_GUARD_SAMPLES = 1_600
-"""Silence kept behind the waveform: past the extractor's window (400), so its last frame sees zeros, not
-a mirror image, and the features equal those of the full 300-second padding bit for bit."""
 
 
 @functools.lru_cache(maxsize=4)
 def load_processor(model_path: str) -> Any:
-    """The checkpoint's own processor; no remote code."""
     from transformers import Qwen2_5OmniProcessor
 
     return Qwen2_5OmniProcessor.from_pretrained(model_path, trust_remote_code=False)
@@ -36,19 +31,18 @@ def load_processor(model_path: str) -> Any:
 def process_prompt(
     clip: DecodedClip, question: str, *, model_path: str, min_pixels: int, max_pixels: int
 ) -> ProcessedPrompt:
-    """Turns a decoded clip and a question into prompt ids and tensors.
+    """Turns a decoded clip and a question into prompt ids and tensors; without a modality, its tensors are absent.
 
-    Args:
-        clip: without frames and waveform, the prompt is text only.
-        question: the user's text; must hold no placeholder token.
-        model_path: folder of the checkpoint whose processor is used.
-        min_pixels: lower bound of a frame's height x width after resizing.
-        max_pixels: upper bound of the same.
+    `min_pixels` and `max_pixels` bound a frame's height x width after resizing.
 
     Returns:
-        Tensors by name: `pixel_values_videos` float32 [patches, 3 x 2 x patch x patch],
-        `video_grid_thw` int64 [1, 3], `video_second_per_grid` float32 [1] (2 / true fps),
-        `input_features` float32 [mel, frames] without padding, `audio_feature_lengths` int64 [1].
+        Tensors by name: `pixel_values_videos` float32 [patches, 3 x 2 x patch x patch], `video_grid_thw` int64
+        [1, 3], `video_second_per_grid` float32 [1] (2 / true fps), `input_features` float32 [mel, frames] without
+        padding, `audio_feature_lengths` int64 [1].
+
+    Raises:
+        ValueError: the question contains a placeholder token.
+        MediaError: `too-short`: the waveform is shorter than a token.
     """
     processor = load_processor(model_path)
     for token in (processor.video_token, processor.audio_token, processor.image_token, *INTERNAL_PLACEHOLDERS):
@@ -102,7 +96,7 @@ def encode_completion(text: str, *, model_path: str) -> tuple[int, ...]:
 def encode_text(text: str, *, model_path: str) -> tuple[int, ...]:
     """Token ids of a text alone; special tokens in it are encoded as text."""
     tokenizer = load_processor(model_path).tokenizer
-    # cut behind the first character of each, no piece holds a special token
+    # with cuts after the first character of each special token, no piece contains one
     cuts = [match.start() + 1 for match in _special(model_path).finditer(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
     return tuple(i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"])

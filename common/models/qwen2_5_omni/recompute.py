@@ -1,8 +1,8 @@
 """Gradient checkpointing: a layer keeps its inputs and computes the rest again in the backward pass.
 
-transformers' own would drop the cache in train mode, and with it the prompt that completions attend to. Here a
-decoder layer takes prompts and completions through one checkpoint, which contains its keys and values. So each
-parameter gets its gradient once per backward, as ZeRO's stages 2 and 3 require.
+That of transformers drops the cache in train mode, and with it the prompt that completions attend to. Here one
+checkpoint of a decoder layer contains prompts and completions. So each parameter gets its gradient once per
+backward pass, as ZeRO's stages 2 and 3 require.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Stretch:
     embeds: Tensor
     """[rows, length, hidden]"""
     attention_mask: Tensor
-    """int64 [rows, whatever came before + length]"""
+    """int64 [rows, earlier tokens + length]"""
     position_ids: Tensor
     """int64 [3, rows, length]"""
 
@@ -35,8 +35,7 @@ def recompute_towers(thinker: Any) -> None:
 
 
 def decode(model: Any, prompts: Stretch, rest: Stretch, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Final hidden states of D prompts and N completions, with the values and gradients of two calls of the
-    decoder.
+    """Final hidden states of D prompts and N completions, as from two calls of the decoder.
 
     `owner` is int64 [N], the prompt of each completion.
     """
@@ -64,7 +63,7 @@ def _both(layer: Any, settings: list[dict[str, Any]], owner: Tensor) -> Callable
 def _settings(model: Any, stretch: Stretch, *, past: int) -> dict[str, Any]:
     cache = DynamicCache()
     if past:
-        # only its length is asked for
+        # only the length of the cache matters
         filler = stretch.embeds.new_empty(1, 1, past, 1)
         cache.update(filler, filler, 0)
     mask = cast(Any, masking_utils).create_causal_mask(
@@ -94,8 +93,8 @@ def _trains(block: Any) -> bool:
 
 
 def _checkpoint(inner: Callable[..., Any], *hidden: Tensor) -> Any:
-    # the reentrant kind: under ZeRO-3 the other finds parameters that were let go of. It sees gradients only
-    # through its inputs, so one must want some, as after a frozen embedding none does
+    # reentrant: under ZeRO-3 the other kind finds released parameters. It sees gradients only through its inputs,
+    # so one input must require them, which is not so after a frozen embedding
     if not any(t.requires_grad for t in hidden):
         hidden = (hidden[0].detach().requires_grad_(), *hidden[1:])
     return cast(Any, torch.utils.checkpoint).checkpoint(inner, *hidden, use_reentrant=True)

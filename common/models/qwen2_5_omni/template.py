@@ -1,6 +1,6 @@
 """The prompt of Qwen2.5-Omni: ChatML, video and audio as separate items, the question last.
 
-Equal, character for character, to what the released chat template makes of the same conversation.
+Its text equals that of the released chat template, character for character.
 """
 
 from collections.abc import Collection
@@ -19,7 +19,7 @@ SPECIAL_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-"""Names of the tokenizer's extra special tokens, as the processor asks for them."""
+"""The tokenizer's extra special tokens, by the names that the processor uses."""
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 CHAT_TEMPLATE = (

@@ -20,20 +20,14 @@ def build_tiny_checkpoint(
     vocab_size: int = 500,
     corpus: tuple[str, ...] = (),
 ) -> Path:
-    """Writes a thinker-only checkpoint that transformers and vLLM both load.
+    """Writes a thinker-only checkpoint that transformers and vLLM both load; returns its folder.
 
     Args:
-        folder: made if missing.
-        seed: of the random weights.
-        tied: whether `lm_head` shares the embedding's matrix.
-        hidden_size: a multiple of 64; heads have 32 dimensions, the smallest vLLM's CPU attention takes.
+        tied: `lm_head` shares the embedding's matrix.
+        hidden_size: a multiple of 64; heads have 32 dimensions, the minimum of vLLM's CPU attention.
         num_layers: decoder layers; the towers have two each.
-        vocab_size: size of the byte-level BPE, special tokens included; not padded to any multiple, as
-            nothing may depend on that.
-        corpus: more text for the tokenizer to learn its merges from.
-
-    Returns:
-        The folder.
+        vocab_size: size of the byte-level BPE with special tokens, without padding to a multiple.
+        corpus: more text to train the tokenizer.
     """
     import torch
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
@@ -65,7 +59,7 @@ def _initialize(name: str, parameter: "torch.Tensor") -> None:
     import torch
 
     if parameter.ndim == 1:
-        # biases and norms start at 0 and 1: random values make a stale one visible
+        # without random values, stale biases (all 0) and norms (all 1) would be invisible
         start = torch.zeros_like(parameter) if name.endswith("bias") else torch.ones_like(parameter)
         parameter.copy_(start + torch.randn_like(parameter) * (0.02 if name.endswith("bias") else 0.05))
     elif "embed_tokens" in name:
@@ -161,7 +155,7 @@ def _tokenizer(vocab_size: int, corpus: tuple[str, ...]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # every prompt holds the seed text: its merges come first
+    # every prompt contains the seed text: its merges come first
     bpe.train_from_iterator([*_SEED_TEXT * 50, *corpus], trainer)
     return cast(Any, Qwen2TokenizerFast)(
         tokenizer_object=bpe,

@@ -16,11 +16,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 
 NAME = "flash_by_length"
-"""Begins so that transformers hands over the borders of windows instead of cutting at them itself."""
+"""With this beginning, transformers passes the borders of windows instead of cutting at them."""
 Windows = list[tuple[int, Tensor | None]]
-"""Length of some windows, and [W, length] their tokens; None where they are all tokens, in order."""
+"""Length of W windows, and their tokens int64 [W, length]; None if they are all tokens in order."""
 _windows_of: Any = WeakTensorKeyDictionary()
-"""Cache by borders: all layers of a pass share them, and each read would wait for the device."""
+"""Cache by borders, which all layers of a pass share: reading them waits for the device."""
 
 
 def attend_by_length(thinker: Any) -> None:
@@ -41,7 +41,7 @@ def _attention(
     cu_seq_lens_q: Tensor,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Takes [1, heads, tokens, width] each, as transformers passes them; returns [1, tokens, heads, width]."""
+    """Attention of tensors [1, heads, tokens, width], as transformers passes them; [1, tokens, heads, width]."""
     windows = _windows(cu_seq_lens_q)
     heads, width = query.shape[1], query.shape[3]
     out: Tensor | None = None
@@ -56,7 +56,7 @@ def _attention(
         if out is None:
             out = torch.empty_like(query).transpose(1, 2)
         out = out.index_put((torch.zeros_like(tokens), tokens), attended)
-    assert out is not None, "a tower must be given something"
+    assert out is not None, "a tower must receive tokens"
     return out, None
 
 

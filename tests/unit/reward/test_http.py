@@ -680,7 +680,7 @@ def test_a_compressed_answer_fails_the_group_unread() -> None:
         assert server.headers["Accept-Encoding"] == "identity"
     assert isinstance(scores, Failure)
     assert scores.reason == "far-error"
-    assert "answered with Content-Encoding 'gzip, gzip', which was not asked for" in scores.detail
+    assert "answered with Content-Encoding 'gzip, gzip', which was not requested" in scores.detail
 
 
 def test_a_token_that_a_service_repeats_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_who_lends_a_sound_has_another_label_and_is_always_the_same() -> None:
 def test_nobody_lends_a_sound_of_the_same_label() -> None:
     records = [record_of(f"sad-{i}", audio=Path("/data/a.wav")) for i in range(3)]
     with pytest.raises(
-        MediaError, match="must have a clip of another label than 'sad' with a sound, got none"
+        MediaError, match="must have a clip with a label other than 'sad' and a sound, got none"
     ) as caught:
         audio_donor(records[0], records)
     assert caught.value.reason == "no-other-sound"

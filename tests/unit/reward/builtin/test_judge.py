@@ -167,7 +167,7 @@ def test_a_busy_endpoint_is_asked_again_and_a_refusal_is_final(server: Server, r
 
 def test_an_endpoint_that_does_not_answer_in_time_is_an_error(server: Server, rubric: Path) -> None:
     server.released.clear()
-    with pytest.raises(ScoringError, match=r"must answer, got nothing whole within 0.5 s"):
+    with pytest.raises(ScoringError, match=r"must answer, got no complete reply within 0.5 s"):
         make_judge(server, rubric, timeout_s=0.5)(make_request("x"))
     assert len(server.asked) == 2
 
@@ -206,7 +206,7 @@ def test_a_server_that_drips_is_given_up_at_its_time_and_leaves_nothing_behind(r
     drip = Drip()
     try:
         options: Any = {"endpoint": drip.address, "model": "m", "rubric": str(rubric), "timeout_s": 0.2}
-        with pytest.raises(ScoringError, match=r"got nothing whole within 0.2 s"):
+        with pytest.raises(ScoringError, match=r"got no complete reply within 0.2 s"):
             JudgeReward(**options, attempts=1)(make_request("x"))
         entry = BuiltinRewardConfig(type="builtin", name="judge", options=options | {"fallback": 0.5})
         before = threading.active_count()
