@@ -152,18 +152,18 @@ def _run(run: Mapping[str, Any]) -> str:
 
 
 GPU_SECTIONS = {
-    "agreement": "the same numbers on both devices, in both dtypes",
-    "step": "a step of the shipped configuration of one GPU",
-    "against-plain": "a step against transformers' own module with the prompt in every sample",
+    "agreement": "differences between GPU and CPU, in float32 and bfloat16",
+    "step": "one step with the shipped one-GPU configuration",
+    "against-plain": "one step compared with transformers' own module, which repeats the prompt in every sample",
     "publish": "the sending side of a publish",
-    "stall": "how long a rank stands still for a checkpoint",
-    "logits": "what log-probabilities cost above the model",
-    "step-full": "a step that trains the whole decoder",
-    "step-no-checkpointing": "a step without gradient checkpointing",
-    "step-full-zero2": "a step of the whole decoder at ZeRO stage 2",
-    "step-full-zero2-offload": "the same with the optimizer in host memory",
+    "stall": "pause of a rank for a checkpoint",
+    "logits": "time and memory of log-probabilities",
+    "step-full": "one step that trains the whole decoder",
+    "step-no-checkpointing": "one step without gradient checkpointing",
+    "step-full-zero2": "one step that trains the whole decoder at ZeRO stage 2",
+    "step-full-zero2-offload": "the same, with the optimizer in host memory",
 }
-"""Sections of `tests.gpu.check`; the figures of one are in `gpu-NAME.json` after it has run."""
+"""Sections of `tests.gpu.check`; the figures of a section are in `gpu-NAME.json` after it has run."""
 
 
 def on_gpu(stored: Stored) -> str:

@@ -43,7 +43,10 @@ def agreement(section: Section) -> None:
                 f"{what.replace('grad_norm', 'gradient norm')}, {name}: relative difference",
                 abs(found[what] / exact[what] - 1),
             )
-    conditions = f"{TINY.describe()}, against float32 on the CPU; bfloat16 may differ twice as much as on the CPU"
+    conditions = (
+        f"{TINY.describe()}; differences to float32 on the CPU; the target of bfloat16 is twice its difference on "
+        "the CPU"
+    )
     chosen = {name: found["attention"] for name, found in compared.items()}
     section.save("agreement", conditions, figures, attention=chosen)
 

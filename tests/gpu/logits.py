@@ -31,16 +31,21 @@ def logits(section: Section) -> None:
             try:
                 work()
                 with section.peak() as memory:
-                    figures[f"{key}_s"] = figure(f"{rows} rows, {how}", section.seconds(work), "s")
+                    figures[f"{key}_s"] = figure(f"{rows} rows, {how}: time", section.seconds(work), "s")
             except torch.OutOfMemoryError:
                 figures[f"{key}_failed"] = figure(f"{rows} rows, {how}: ran out of memory", 1)
                 continue
             kept[how] = memory["peak"] - memory["before"]
             if section.is_cuda:
-                figures[f"{key}_bytes"] = figure(f"{rows} rows, {how}: memory above the model", kept[how], "B")
+                figures[f"{key}_bytes"] = figure(f"{rows} rows, {how}: memory without the model", kept[how], "B")
         if section.is_cuda and len(kept) == len(limits):
-            figures[f"share_{rows}"] = figure(f"{rows} rows: chunked over whole", kept["chunked"] / kept["whole"])
-    conditions = f"{num_tokens} tokens a row, vocabulary {vocabulary:,}, width {width:,}, bfloat16, the head trains"
+            figures[f"share_{rows}"] = figure(
+                f"{rows} rows: memory, chunked / whole", kept["chunked"] / kept["whole"]
+            )
+    conditions = (
+        f"forward and backward pass of the output head in bfloat16; {num_tokens} tokens per row, vocabulary of "
+        f"{vocabulary:,}, hidden size {width:,}; whole: all logits at once, chunked: a chunk of logits at a time"
+    )
     section.save("logits", conditions, figures)
 
 

@@ -35,20 +35,22 @@ def publish(section: Section) -> None:
     send_s = min(section.seconds(lambda: [sender.send_bucket(b) for b in range(len(buckets))]) for _ in range(2))
     pinned_s = min(section.seconds(lambda: _pinned(section, engine, owned.num_bytes)) for _ in range(2))
     figures: Figures = {
-        "num_bytes": figure("weights published", num_bytes, "B"),
-        "send_s": figure("all buckets, as a publish sends them", send_s, "s"),
-        **{f"{phase}_s": figure(phase, seconds, "s") for phase, seconds in spent.items()},
-        "pinned_s": figure("one copy of the same tensors to pinned memory", pinned_s, "s"),
-        "send_gb_per_s": figure("sending", num_bytes / send_s / 1e9, "GB/s"),
-        "pinned_gb_per_s": figure("pinned copy", num_bytes / pinned_s / 1e9, "GB/s"),
-        "digest_gb_per_s": figure("digests", num_bytes / spent["digest"] / 1e9, "GB/s"),
-        "send_over_pinned": figure("sending over a pinned copy", send_s / pinned_s, at_most=GOAL_COPIES),
+        "num_bytes": figure("size of the published weights", num_bytes, "B"),
+        "send_s": figure("time to send all buckets", send_s, "s"),
+        **{f"{phase}_s": figure(f"phase `{phase}`", seconds, "s") for phase, seconds in spent.items()},
+        "pinned_s": figure("time of one copy of the same tensors to pinned memory", pinned_s, "s"),
+        "send_gb_per_s": figure("throughput of sending", num_bytes / send_s / 1e9, "GB/s"),
+        "pinned_gb_per_s": figure("throughput of the pinned copy", num_bytes / pinned_s / 1e9, "GB/s"),
+        "digest_gb_per_s": figure("throughput of the digests", num_bytes / spent["digest"] / 1e9, "GB/s"),
+        "send_over_pinned": figure("time, sending / pinned copy", send_s / pinned_s, at_most=GOAL_COPIES),
     }
     before = torch.get_num_threads()
     for num in THREADS:
         torch.set_num_threads(num)
         rate = _filled(owned) / min(section.seconds(owned.manifest) for _ in range(3)) / 1e9
-        figures[f"digest_{num}_gb_per_s"] = figure(f"digests of a bucket on {num} threads", rate, "GB/s")
+        figures[f"digest_{num}_gb_per_s"] = figure(
+            f"throughput of the digests of a bucket, threads: {num}", rate, "GB/s"
+        )
     torch.set_num_threads(before)
     section.save("publish", f"{section.subject.name}, adapters merged, {len(buckets)} buckets", figures)
     segment.close()
@@ -112,12 +114,12 @@ def stall(section: Section) -> None:
                 )
             )
             figures = {
-                "state_bytes": figure("weights, the adapters beside them left out", num_bytes, "B"),
-                "stall_s": figure("a rank stands still", held[-1], "s"),
-                "first_stall_s": figure("a rank stands still, the first time", held[0], "s"),
-                "pinned_s": figure("one copy of the weights to pinned memory", pinned_s, "s"),
-                "stall_gb_per_s": figure("standing still", num_bytes / held[-1] / 1e9, "GB/s"),
-                "stall_over_pinned": figure("standing still over a copy", held[-1] / pinned_s, at_most=GOAL_STALL),
+                "state_bytes": figure("size of the weights without adapters", num_bytes, "B"),
+                "stall_s": figure("pause of a rank", held[-1], "s"),
+                "first_stall_s": figure("pause of a rank, first checkpoint", held[0], "s"),
+                "pinned_s": figure("time of one copy of the weights to pinned memory", pinned_s, "s"),
+                "stall_gb_per_s": figure("throughput during the pause", num_bytes / held[-1] / 1e9, "GB/s"),
+                "stall_over_pinned": figure("time, pause / copy", held[-1] / pinned_s, at_most=GOAL_STALL),
             }
             section.save("stall", f"{section.subject.name}, adapters", figures)
             if number == 2:
@@ -125,7 +127,7 @@ def stall(section: Section) -> None:
             begin_s = time.perf_counter()
             engine.checkpoints.writer.wait()
             written_s = time.perf_counter() - begin_s
-        figures["write_s"] = figure("written in the background", written_s, "s")
+        figures["write_s"] = figure("time to write the files in the background", written_s, "s")
         section.save("stall", f"{section.subject.name}, adapters", figures)
         engine.checkpoints.writer.wait()
     engine.close()

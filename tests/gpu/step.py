@@ -46,11 +46,12 @@ def variant(section: Section, name: str) -> None:
     subject, overrides = section.subject, VARIANTS[name]
     config = config_of(subject, *overrides)
     plan = rank_memory(config, model_sizes(section.model_path))
-    conditions = f"{subject.describe()}; {', '.join(overrides) or 'the shipped configuration of one GPU'}"
+    settings = ", ".join(overrides) or "the shipped one-GPU configuration"
+    conditions = f"{subject.describe()}; {settings}"
     figures: Figures = {"planned_bytes": figure("memory of the rank, planned", plan.device_bytes, "B")}
     if section.is_cuda and plan.device_bytes > (room := torch.cuda.get_device_properties(0).total_memory):
         figures["card_bytes"] = figure("memory of the card", room, "B")
-        section.save("step", f"{conditions}; not tried: the plan is larger than the card", figures)
+        section.save("step", f"{conditions}; not run: the planned memory is larger than that of the card", figures)
         return
     with section.peak() as memory:
         engine = engine_of(config, section.model_path)
@@ -60,21 +61,26 @@ def variant(section: Section, name: str) -> None:
             seconds.append(section.seconds(lambda: _remember(engine.train_step(groups), phases)))
     step_s = statistics.median(seconds[1:])
     figures |= {
-        "step_s": figure("a step, median", step_s, "s"),
-        "first_step_s": figure("the first step", seconds[0], "s"),
-        **{f"{phase}_s": figure(f"{phase}", statistics.median(kept[1:]), "s") for phase, kept in phases.items()},
-        "tokens_per_s": figure("tokens of completions per second", _num_completed(subject) / step_s, "tokens/s"),
+        "step_s": figure("time of a step, median", step_s, "s"),
+        "first_step_s": figure("time of the first step", seconds[0], "s"),
+        **{
+            f"{phase}_s": figure(f"phase `{phase}`", statistics.median(kept[1:]), "s")
+            for phase, kept in phases.items()
+        },
+        "tokens_per_s": figure("completion tokens per second", _num_completed(subject) / step_s, "tokens/s"),
         "passed_tokens_per_s": figure(
-            "tokens that pass, prompts once, per second", _num_passed(subject) / step_s, "tokens/s"
+            "processed tokens per second, each prompt counted once", _num_passed(subject) / step_s, "tokens/s"
         ),
-        "operations": figure("operations that the step must do", _operations(engine, config, subject)),
+        "operations": figure(
+            "floating-point operations of a step, calculated", _operations(engine, config, subject)
+        ),
     }
     if section.is_cuda:
-        figures["peak_bytes"] = figure("memory of the rank, most allocated", memory["peak"], "B")
-        figures["peak_over_planned"] = figure("allocated over planned", memory["peak"] / plan.device_bytes)
+        figures["peak_bytes"] = figure("memory of the rank, peak allocated", memory["peak"], "B")
+        figures["peak_over_planned"] = figure("peak allocated / planned", memory["peak"] / plan.device_bytes)
     if peak := peak_of(torch.cuda.get_device_name() if section.is_cuda else ""):
         share = _operations(engine, config, subject) / step_s / peak
-        figures["mfu"] = figure("operations that the step must do, over the card's peak (MFU)", share)
+        figures["mfu"] = figure("operations per second / peak of the card (MFU)", share)
     section.save("step", conditions, figures, plan={k: v for k, v in plan.device.items() if v})
     if name == "shipped":
         _profiled(section, engine, conditions)
@@ -122,11 +128,14 @@ def _profiled(section: Section, engine: LearnerEngine, conditions: str) -> None:
     kernels = [{"name": key[:90], "ms": us / 1e3, "calls": n} for us, key, n in sorted(busy, reverse=True)]
     device_s = sum(us for us, _, _ in busy) / 1e6
     figures: Figures = {
-        "wall_s": figure("a step of two groups, profiled", wall_s, "s"),
-        "device_s": figure("of it kernels", device_s, "s"),
-        "waits": figure("times that the host waited for one number", counts.get("aten::_local_scalar_dense", 0)),
+        "wall_s": figure("time of a profiled step of two groups", wall_s, "s"),
+        "device_s": figure("of this, kernels", device_s, "s"),
+        "waits": figure(
+            "number of times that the host waited for a value from the device",
+            counts.get("aten::_local_scalar_dense", 0),
+        ),
     }
-    section.save("profile", f"two groups of: {conditions}", figures, kernels=kernels[:NUM_KERNELS], calls=counts)
+    section.save("profile", conditions, figures, kernels=kernels[:NUM_KERNELS], calls=counts)
 
 
 def _device_us(event: Any) -> float:

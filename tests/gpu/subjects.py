@@ -77,11 +77,12 @@ class Subject:
         numbers = range(num or self.num_groups)
         return [self.group(i, has_media=has_media, vocab_size=vocab_size) for i in numbers]
 
-    def describe(self) -> str:
-        """For people."""
+    def describe(self, num_groups: int | None = None) -> str:
+        """Conditions of a measurement; all groups of a step unless a number is given."""
         return (
-            f"{self.name}, random weights, {self.num_groups} groups of a {self.prompt_tokens}-token prompt with "
-            f"video and audio and {self.group_size} x {self.completion_tokens} tokens"
+            f"{self.name} with random weights; {num_groups or self.num_groups} groups, each with a prompt of "
+            f"{self.prompt_tokens} tokens with video and audio and {self.group_size} completions of "
+            f"{self.completion_tokens} tokens"
         )
 
 
