@@ -88,13 +88,14 @@ def group(index: int) -> tuple[Record, list[Completion]]:
     return make_record(f"clip-{index}"), [make_completion(range(NUM_TOKENS), text=text) for text in texts]
 
 
-def library_rate() -> float:
+async def library_rate() -> float:
     """Samples per second of accuracy and format, called in this process."""
     service = RewardService(RewardConfig())
     groups = [group(index) for index in range(500)]
     start = time.perf_counter()
     for record, completions in groups:
-        assert not isinstance(service.score_now(requests_of(record, completions)).scores, Failure)
+        report = await service.score_requests(requests_of(record, completions))
+        assert not isinstance(report.scores, Failure)
     return len(groups) * GROUP_SIZE / (time.perf_counter() - start)
 
 
@@ -206,7 +207,7 @@ async def actor_figures() -> dict[str, float]:
     for number in range(ROUNDS + 1):
         before = cpu_s(pids)
         took_s = await concurrently(lambda i: client(*groups[i]), count=len(groups), width=IN_FLIGHT)
-        own_s = library_seconds(groups)
+        own_s = await library_seconds(groups)
         if number:
             cpu_ms.append(1000 * (cpu_s(pids) - before - 2 * own_s) / len(groups))
             rates.append(len(groups) * GROUP_SIZE / took_s)
@@ -224,12 +225,12 @@ async def actor_figures() -> dict[str, float]:
     }
 
 
-def library_seconds(groups: Sequence[tuple[Record, list[Completion]]]) -> float:
+async def library_seconds(groups: Sequence[tuple[Record, list[Completion]]]) -> float:
     """What the scoring itself takes: the rest is the actor's. Called once here, once in the actor."""
     service = RewardService(RewardConfig())
     start = time.perf_counter()
     for record, completions in groups:
-        service.score_now(requests_of(record, completions))
+        await service.score_requests(requests_of(record, completions))
     return time.perf_counter() - start
 
 
@@ -257,7 +258,7 @@ async def others_rate(fourth: str, *, count: int = 300) -> float:
     await service.start()
     left, done = dict.fromkeys(names, count), asyncio.Event()
     for index, name in enumerate(names):
-        service._asked[index] = Counted(service._asked[index], left, name, done)  # pyright: ignore[reportArgumentType]
+        service._hosted[index] = Counted(service._hosted[index], left, name, done)  # pyright: ignore[reportArgumentType]
     requests = [requests_of(*group(index)) for index in range(count)]
     start = time.perf_counter()
     scoring = [asyncio.create_task(service.score_requests(r)) for r in requests]
@@ -343,7 +344,7 @@ async def open_loop(ask: Callable[[int], Awaitable[None]], *, rate: float, secon
 async def measure(part: Part) -> dict[str, float]:
     """Every figure."""
     with part.measurement("in the library"):
-        figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
+        figures = {"library_samples_per_s": statistics.median([await library_rate() for _ in range(ROUNDS)])}
     with part.measurement("each built-in reward"):
         figures |= await builtin_figures()
     with part.measurement("beside a reward that hangs"):

@@ -201,7 +201,8 @@ async def one_step(
     )
     generated = time.perf_counter()
     scores = [
-        service.score_now(requests_of(r, a.completions)).scores for r, a in zip(records, answers, strict=True)
+        (await service.score_requests(requests_of(r, a.completions))).scores
+        for r, a in zip(records, answers, strict=True)
     ]
     rewarded = time.perf_counter()
     groups = [as_group(*parts) for parts in zip(records, prompts, answers, scores, strict=True)]
