@@ -20,7 +20,7 @@ from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
 from reward.hosts.host_actor import hosted
 from reward.observations import Observations
-from reward.precomputed import NOTHING, PrecomputedOutcomes
+from reward.outcome import NOTHING_PRECOMPUTED, PrecomputedOutcomes
 from reward.request import requests_of
 from reward.service import RewardService, stop_reason
 
@@ -107,7 +107,7 @@ class RewardClient:
         record: Record,
         completions: Sequence[Completion],
         *,
-        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING,
+        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING_PRECOMPUTED,
     ) -> list[Score] | Failure:
         # the deadline is that of scoring alone: waiting for a turn does not count
         num_deaths = 0

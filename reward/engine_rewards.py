@@ -4,20 +4,19 @@ Their outcomes go to the service with the group. The service applies gates, weig
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from common.config.reward import BuiltinRewardConfig, RewardConfig
-from common.errors import OmniError
 from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
-from reward.builtin.modality_gain import BoundReward, ModalityGainReward
+from reward.builtin.modality_gain import ModalityGainReward
 from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.reward_host import RewardHost
-from reward.outcome import Outcome, checked, fault_of
-from reward.precomputed import PrecomputedOutcomes
-from reward.request import RewardRequest, requests_of
+from reward.hosts.reward_host import FunctionHost
+from reward.outcome import PrecomputedOutcomes
+from reward.request import requests_of
 
 NUM_CALLS = 64
 """Completions in flight of each reward; the engines batch the requests."""
@@ -27,11 +26,12 @@ class EngineRewards:
     """The rewards of a configuration that need engines, each with its deadline and attempts."""
 
     def __init__(self, config: RewardConfig, *, score_logprobs: ScoreLogprobsFn) -> None:
-        self._rewards = [
-            PooledReward(entry, make_host=_host_maker(entry, score_logprobs), size=1)
-            for entry in config.rewards
-            if isinstance(entry, BuiltinRewardConfig) and needs_engines(entry)
-        ]
+        self._rewards: list[PooledReward] = []
+        for entry in config.rewards:
+            if isinstance(entry, BuiltinRewardConfig) and needs_engines(entry):
+                reward = cast(ModalityGainReward, make_builtin(entry, has_engines=True)).bind(score_logprobs)
+                make_host = partial(FunctionHost, reward, concurrency=NUM_CALLS)
+                self._rewards.append(PooledReward(entry, make_host=make_host, size=1))
 
     async def start(self) -> None:
         await asyncio.gather(*(reward.start() for reward in self._rewards))
@@ -45,27 +45,3 @@ class EngineRewards:
 
         outcomes = await asyncio.gather(*map(outcomes_of, self._rewards))
         return {reward.entry.name: answer for reward, answer in zip(self._rewards, outcomes, strict=True)}
-
-
-def _host_maker(entry: BuiltinRewardConfig, score_logprobs: ScoreLogprobsFn) -> Callable[[], RewardHost]:
-    reward = cast(ModalityGainReward, make_builtin(entry, has_engines=True)).bind(score_logprobs)
-    return lambda: EngineHost(reward)
-
-
-class EngineHost(RewardHost):
-    """A bound reward, which waits for engines in this event loop."""
-
-    concurrency = NUM_CALLS
-
-    def __init__(self, reward: BoundReward) -> None:
-        self._reward = reward
-
-    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        return await asyncio.gather(*map(self._score, requests))
-
-    async def _score(self, request: RewardRequest) -> Outcome:
-        try:
-            return checked(await self._reward(request))
-        except OmniError as error:
-            # an unusable clip or an engine without an answer fails the group alone
-            return fault_of(error)

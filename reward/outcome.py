@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, cast
 
 from reward.request import RewardResult
@@ -31,6 +32,18 @@ class RewardFault:
 
 
 Outcome = RewardResult | RewardFault
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecomputedOutcomes:
+    """Outcomes of one reward for a group, computed before the service sums them."""
+
+    outcomes: tuple[Outcome, ...]
+    """[completions]"""
+    seconds: float
+
+
+NOTHING_PRECOMPUTED: Mapping[str, PrecomputedOutcomes] = MappingProxyType({})
 
 
 def checked(value: object) -> Outcome:

@@ -10,7 +10,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, cast
 
 from common.config.reward import (
     ActorRewardConfig,
@@ -24,15 +25,14 @@ from common.config.reward import (
 from common.errors import ConfigError, RewardError
 from common.types import Failure, Score
 from reward.checks import make_builtin, needs_engines
-from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.remote import over_http
-from reward.hosts.reward_host import RewardHost
+from reward.hosts.deadlines_and_retries import NOT_ASKED, PooledReward
+from reward.hosts.remote import HttpHost
+from reward.hosts.reward_host import FunctionHost
 from reward.hosts.worker_process import ProcessHost
-from reward.outcome import Outcome, RewardFault, checked, fault_of
+from reward.outcome import NOTHING_PRECOMPUTED, Outcome, PrecomputedOutcomes, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
-from reward.precomputed import NOTHING, PrecomputedOutcomes, columns_of
 from reward.request import RewardRequest, RewardResult
-from reward.rubric import Rubric
+from reward.rubric import Rubric, Summed
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
@@ -41,20 +41,7 @@ NUM_WAITING = 32
 """Completions in flight of such a reward."""
 TURN_S = 0.01
 """Seconds of built-in rewards after which other tasks of the event loop run."""
-
-
-class HostedReward(Protocol):
-    entry: RewardEntry
-    decision: str
-
-    async def start(self) -> None: ...
-
-    async def __call__(self, requests: Sequence[RewardRequest]) -> list[Outcome]: ...
-
-    def close(self) -> None: ...
-
-
-HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], HostedReward]
+HostFn = Callable[[ActorRewardConfig | NamedActorRewardConfig], PooledReward]
 """Starts or finds a reward among Ray's actors."""
 
 
@@ -77,43 +64,6 @@ class GroupReport:
     """Outcomes of each reward for each completion, if the service calls all rewards."""
 
 
-class BuiltinReward:
-    def __init__(self, entry: BuiltinRewardConfig) -> None:
-        self.entry = entry
-        self._call = make_builtin(entry)
-
-    def answer(self, request: RewardRequest) -> Outcome:
-        try:
-            value = self._call(request)
-        except Exception as error:  # noqa: BLE001 - its failure is data
-            return fault_of(error)
-        return self._checked(value)
-
-    async def answer_later(self, request: RewardRequest) -> Outcome:
-        try:
-            return checked(await cast(Any, self._call).ask(request))
-        except Exception as error:  # noqa: BLE001 - its failure is data
-            return fault_of(error)
-
-    @staticmethod
-    def _checked(value: object) -> Outcome:
-        if type(value) is float and -1e300 < value < 1e300:
-            return RewardResult(value=value)
-        return checked(value)
-
-
-class WaitingHost(RewardHost):
-    """A built-in reward that waits for another service."""
-
-    concurrency = NUM_WAITING
-
-    def __init__(self, reward: BuiltinReward) -> None:
-        self._reward = reward
-
-    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
-        return [await self._reward.answer_later(request) for request in requests]
-
-
 class RewardService:
     """Scores groups with the configured rewards."""
 
@@ -134,26 +84,28 @@ class RewardService:
         self.config = config
         self._asks_all = asks_all
         self._rubric = Rubric(config.rewards)
-        self._own: list[BuiltinReward] = []
-        self._asked: list[HostedReward] = []
+        self._builtin: dict[str, Callable[[RewardRequest], object]] = {}
+        self._hosted: list[PooledReward] = []
         self._precomputed: list[str] = []
         for entry in config.rewards:
-            if has_engines and isinstance(entry, BuiltinRewardConfig) and needs_engines(entry):
-                make_builtin(entry, has_engines=True)
-                self._precomputed.append(entry.name)
+            if not isinstance(entry, BuiltinRewardConfig):
+                self._hosted.append(_hosted(entry, host, asks_all=asks_all))
                 continue
-            instance = _made(entry, host, asks_all=asks_all)
-            if isinstance(instance, BuiltinReward):
-                self._own.append(instance)
+            reward = make_builtin(entry, has_engines=has_engines)
+            if needs_engines(entry):
+                self._precomputed.append(entry.name)
+            elif entry.builtin_name in WAITING:
+                make_host = partial(FunctionHost, cast(Any, reward).ask, concurrency=NUM_WAITING)
+                self._hosted.append(PooledReward(entry, make_host=make_host, size=1, asks_all=asks_all))
             else:
-                self._asked.append(instance)
+                self._builtin[entry.name] = reward
         self._starting: asyncio.Task[None] | None = None
         self._turn_ends = 0.0
 
     @property
     def is_quick(self) -> bool:
         """True if all rewards run in this process."""
-        return not self._asked
+        return not self._hosted
 
     @property
     def is_ready(self) -> bool:
@@ -167,7 +119,7 @@ class RewardService:
     @property
     def decisions(self) -> tuple[str, ...]:
         """The calling convention of each user reward, as one line; known after the start."""
-        return tuple(reward.decision for reward in self._asked if reward.decision)
+        return tuple(reward.decision for reward in self._hosted if reward.decision)
 
     async def start(self) -> None:
         """Starts all rewards and returns when they are ready; later calls only wait.
@@ -178,19 +130,23 @@ class RewardService:
         """
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
+        # a caller that gives up must not stop the start for all others
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        await asyncio.gather(*(reward.start() for reward in self._asked))
+        await asyncio.gather(*(reward.start() for reward in self._hosted))
         for decision in self.decisions:
             logger.info("%s", decision)
 
     def close(self) -> None:
-        for reward in self._asked:
+        for reward in self._hosted:
             reward.close()
 
     async def score_requests(
-        self, requests: Sequence[RewardRequest], *, precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING
+        self,
+        requests: Sequence[RewardRequest],
+        *,
+        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING_PRECOMPUTED,
     ) -> GroupReport:
         """Scores a group, one request per completion, within `reward.deadline_s`, or fails as a whole.
 
@@ -198,9 +154,13 @@ class RewardService:
         """
         started = time.perf_counter()
         ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
-        outcomes, seconds = columns_of(precomputed, names=self._precomputed, count=len(requests))
+        # a sum over fewer rewards or completions would look like any other
+        assert precomputed.keys() == set(self._precomputed), f"got outcomes of {sorted(precomputed)}"
+        assert all(len(p.outcomes) == len(requests) for p in precomputed.values()), "one outcome per completion"
+        outcomes = {name: list(precomputed[name].outcomes) for name in self._precomputed}
+        seconds = {name: precomputed[name].seconds for name in self._precomputed}
 
-        async def ask(reward: HostedReward) -> None:
+        async def ask(reward: PooledReward) -> None:
             results: list[Outcome] = [self._over] * len(requests)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(ends_at):
@@ -208,14 +168,14 @@ class RewardService:
                     results = await reward(requests)
             outcomes[reward.entry.name], seconds[reward.entry.name] = results, time.perf_counter() - started
 
-        builtin_task = self._answer_own(requests, outcomes, seconds, ends_at=ends_at)
+        builtin_task = self._score_builtin(requests, outcomes, seconds, ends_at=ends_at)
         if self.is_quick:
             await builtin_task
         else:
-            await asyncio.gather(*map(ask, self._asked), builtin_task)
-        return self._settled(outcomes, seconds)
+            await asyncio.gather(*map(ask, self._hosted), builtin_task)
+        return self._report(outcomes, seconds)
 
-    async def _answer_own(
+    async def _score_builtin(
         self,
         requests: Sequence[RewardRequest],
         outcomes: dict[str, list[Outcome]],
@@ -223,26 +183,24 @@ class RewardService:
         *,
         ends_at: float,
     ) -> None:
-        """Computes the rewards of this process, and yields to the event loop in between."""
         clock = asyncio.get_running_loop().time
-        for builtin in self._own:
+        for name, reward in self._builtin.items():
             started = time.perf_counter()
             results: list[Outcome] = []
             for request in requests:
-                results.append(builtin.answer(request) if clock() < ends_at else self._over)
+                results.append(_outcome(reward, request) if clock() < ends_at else self._over)
                 # quick rewards never suspend by themselves, and the other groups would wait for all of them
                 if clock() > self._turn_ends:
                     await asyncio.sleep(0)
                     self._turn_ends = clock() + TURN_S
-            outcomes[builtin.entry.name], seconds[builtin.entry.name] = results, time.perf_counter() - started
+            outcomes[name], seconds[name] = results, time.perf_counter() - started
 
     @property
     def _over(self) -> RewardFault:
         detail = f"reward.deadline_s={self.config.deadline_s:g} s passed, waits of the group's rewards included"
         return RewardFault(kind="deadline", detail=detail)
 
-    def _settled(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
-        all_outcomes = outcomes if self._asks_all else None
+    def _report(self, outcomes: Mapping[str, list[Outcome]], seconds: Mapping[str, float]) -> GroupReport:
         faults: dict[str, RewardFault] = {}
         num_faults: dict[str, int] = {}
         columns: dict[str, list[RewardResult]] = {}
@@ -252,78 +210,65 @@ class RewardService:
             if not failures:
                 columns[entry.name] = cast(list[RewardResult], outcomes[entry.name])
                 continue
-            faults[entry.name], num_faults[entry.name] = _telling(failures), len(failures)
+            # a skipped call is a consequence, not a cause
+            cause = next((fault for fault in failures if fault != NOT_ASKED), failures[0])
+            faults[entry.name], num_faults[entry.name] = cause, len(failures)
             if entry.on_error != "skip_reward_for_group":
                 fatal.append(entry)
+        stops_run = False
         if fatal:
             # a reward that stops the run is named before one that only fails the group
             first = next((entry for entry in fatal if entry.on_error == "stop_run"), fatal[0])
             fault = faults[first.name]
+            # a reward that only waited too long for its turn has not failed
+            stops_run = first.on_error == "stop_run" and fault != self._over
             failure = Failure(stage="reward", reason=f"{first.name}-{fault.kind}", detail=fault.detail)
-            return GroupReport(
-                scores=failure,
-                seconds=seconds,
-                faults=faults,
-                num_faults=num_faults,
-                # a reward that only waited too long for its turn has not failed
-                stops_run=first.on_error == "stop_run" and fault != self._over,
-                outcomes=all_outcomes,
-            )
-        summed = self._rubric.sum(columns)
+            summed = Summed(scores=failure)
+        else:
+            summed = self._rubric.sum(columns)
         return GroupReport(
             scores=summed.scores,
             left_out=summed.left_out,
             seconds=seconds,
             faults=faults,
             num_faults=num_faults,
-            outcomes=all_outcomes,
+            stops_run=stops_run,
+            outcomes=outcomes if self._asks_all else None,
         )
 
 
-def _made(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> BuiltinReward | HostedReward:
+def _outcome(reward: Callable[[RewardRequest], object], request: RewardRequest) -> Outcome:
+    try:
+        value = reward(request)
+    except Exception as error:  # noqa: BLE001 - its failure is data
+        return fault_of(error)
+    # most values are finite floats, for which the full check costs more than the reward
+    if type(value) is float and -1e300 < value < 1e300:
+        return RewardResult(value=value)
+    return checked(value)
+
+
+def _hosted(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> PooledReward:
+    pooled = partial(PooledReward, entry, asks_all=asks_all)
     match entry:
-        case BuiltinRewardConfig() if entry.builtin_name in WAITING:
-            reward = BuiltinReward(entry)
-
-            def make_waiting() -> RewardHost:
-                return WaitingHost(reward)
-
-            return PooledReward(entry, make_host=make_waiting, size=1, asks_all=asks_all)
-        case BuiltinRewardConfig():
-            return BuiltinReward(entry)
         case HttpRewardConfig():
-            return over_http(entry, asks_all=asks_all)
+            return pooled(make_host=partial(HttpHost, entry), size=1)
         case PythonRewardConfig():
-            return _in_processes(entry, asks_all=asks_all)
-        case ActorRewardConfig() if host is None:
-            return _in_processes(entry, asks_all=asks_all)
+            make_host = partial(_process_host, entry, max_memory_gib=entry.max_memory_gib)
+            return pooled(make_host=make_host, size=entry.num_workers, num_spare=entry.max_spare_workers)
         case ActorRewardConfig() | NamedActorRewardConfig() if host is not None:
             return host(entry)
+        case ActorRewardConfig():
+            return pooled(make_host=partial(_process_host, entry, max_memory_gib=None), size=1)
         case _:
             raise ConfigError(
                 f"reward.rewards {entry.name} must have Ray, which finds a named actor, got none here; leave it out"
             )
 
 
-def _in_processes(entry: PythonRewardConfig | ActorRewardConfig, *, asks_all: bool) -> PooledReward:
-    # without Ray, rewards for actors also run in processes
-    is_python = isinstance(entry, PythonRewardConfig)
-    limit_gib = entry.max_memory_gib if is_python else None
-
-    def make() -> RewardHost:
-        return ProcessHost(
-            PluginSpec.of(entry),
-            max_memory_bytes=None if limit_gib is None else int(limit_gib * 2**30),
-            max_concurrency=entry.max_concurrency,
-        )
-
-    size, num_spare = (entry.num_workers, entry.max_spare_workers) if is_python else (1, 0)
-    return PooledReward(entry, make_host=make, size=size, num_spare=num_spare, asks_all=asks_all)
-
-
-def _telling(faults: Sequence[RewardFault]) -> RewardFault:
-    """The first fault that is a cause, not a skipped call."""
-    return next((fault for fault in faults if not fault.detail.startswith("not asked:")), faults[0])
+def _process_host(entry: PythonRewardConfig | ActorRewardConfig, *, max_memory_gib: float | None) -> ProcessHost:
+    max_bytes = None if max_memory_gib is None else int(max_memory_gib * 2**30)
+    return ProcessHost(PluginSpec.of(entry), max_memory_bytes=max_bytes, max_concurrency=entry.max_concurrency)
 
 
 def stop_reason(report: GroupReport) -> RewardError:

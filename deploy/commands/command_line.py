@@ -87,7 +87,7 @@ def _run(
 ) -> int:
     """Runs the command and reports its end; a user's mistake is left to the caller."""
     again = "again" if config.run.resume == "auto" else "without --run.resume never"
-    resumes = f"the same command {again} resumes" if is_resumable else "the same command starts anew"
+    resumes = f"the same command {again} resumes" if is_resumable else "the same command starts again"
     here, checkpoint = (" from here", " from the last checkpoint") if is_resumable else ("", "")
     try:
         if instead is not None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from common.errors import ConfigError
 from reward.hosts.worker_process import worker_environment
-from reward.plugins.plugin import PluginSpec, check_plugin
+from reward.plugins.loading import check_plugin
+from reward.plugins.plugin import PluginSpec
 
 
 def check_in_process(specs: Sequence[PluginSpec]) -> None:

@@ -1,11 +1,11 @@
 """The way to one worker of a reward: a process, a Ray actor, a service, or coroutines of this event loop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from common.errors import ConfigError, RewardError
-from reward.outcome import Outcome
+from reward.outcome import Outcome, checked
 from reward.request import RewardRequest
 
 START_S = 600.0
@@ -63,3 +63,13 @@ class RewardHost:
             raise ConfigError(hello["refused"])
         self.decision, self.takes_groups = hello["decision"], hello["takes_groups"]
         self.concurrency = max_concurrency if hello["is_async"] else 1
+
+
+class FunctionHost(RewardHost):
+    """An async function of this event loop, called for one completion at a time."""
+
+    def __init__(self, call: Callable[[RewardRequest], Awaitable[object]], *, concurrency: int) -> None:
+        self._call, self.concurrency = call, concurrency
+
+    async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
+        return [checked(await self._call(request)) for request in requests]

@@ -26,7 +26,8 @@ from typing import Any
 
 from common.errors import ConfigError
 from reward.outcome import Outcome, RewardFault
-from reward.plugins.plugin import Plugin, PluginSpec, load_plugin
+from reward.plugins.loading import load_plugin
+from reward.plugins.plugin import Plugin, PluginSpec
 
 STACK_SIGNAL = signal.SIGUSR1
 """Has the stacks of all threads written, even while C code holds the interpreter."""

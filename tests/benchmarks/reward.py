@@ -88,15 +88,14 @@ def group(index: int) -> tuple[Record, list[Completion]]:
     return make_record(f"clip-{index}"), [make_completion(range(NUM_TOKENS), text=text) for text in texts]
 
 
-def library_rate() -> float:
+async def library_rate() -> float:
     """Samples per second of accuracy and format, called in this process."""
     service = RewardService(RewardConfig())
     groups = [group(index) for index in range(500)]
     start = time.perf_counter()
-    with asyncio.Runner() as runner:
-        for record, completions in groups:
-            report = runner.run(service.score_requests(requests_of(record, completions)))
-            assert not isinstance(report.scores, Failure)
+    for record, completions in groups:
+        report = await service.score_requests(requests_of(record, completions))
+        assert not isinstance(report.scores, Failure)
     return len(groups) * GROUP_SIZE / (time.perf_counter() - start)
 
 
@@ -259,7 +258,7 @@ async def others_rate(fourth: str, *, count: int = 300) -> float:
     await service.start()
     left, done = dict.fromkeys(names, count), asyncio.Event()
     for index, name in enumerate(names):
-        service._asked[index] = Counted(service._asked[index], left, name, done)  # pyright: ignore[reportArgumentType]
+        service._hosted[index] = Counted(service._hosted[index], left, name, done)  # pyright: ignore[reportArgumentType]
     requests = [requests_of(*group(index)) for index in range(count)]
     start = time.perf_counter()
     scoring = [asyncio.create_task(service.score_requests(r)) for r in requests]
@@ -345,7 +344,7 @@ async def open_loop(ask: Callable[[int], Awaitable[None]], *, rate: float, secon
 async def measure(part: Part) -> dict[str, float]:
     """Every figure."""
     with part.measurement("in the library"):
-        figures = {"library_samples_per_s": statistics.median(library_rate() for _ in range(ROUNDS))}
+        figures = {"library_samples_per_s": statistics.median([await library_rate() for _ in range(ROUNDS)])}
     with part.measurement("each built-in reward"):
         figures |= await builtin_figures()
     with part.measurement("beside a reward that hangs"):

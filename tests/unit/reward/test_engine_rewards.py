@@ -12,8 +12,7 @@ from common.errors import ConfigError, EngineError, MediaError
 from common.types import Condition, Failure, Record, Score
 from reward.checks import check_rewards
 from reward.engine_rewards import EngineRewards
-from reward.outcome import RewardFault
-from reward.precomputed import PrecomputedOutcomes
+from reward.outcome import PrecomputedOutcomes, RewardFault
 from reward.request import RewardResult, requests_of
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_completion, make_record
@@ -173,14 +172,14 @@ def test_a_group_is_never_summed_over_fewer_rewards_or_completions(
 ) -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     with pytest.raises(AssertionError):
-        asyncio.run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
+        run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
 
 
 def test_a_fault_that_is_given_is_a_fault() -> None:
     service = RewardService(RewardConfig(rewards=(ACCURACY, gain())), has_engines=True)
     fault = RewardFault(kind="deadline", detail="5 s passed")
     precomputed = {"gain": PrecomputedOutcomes(outcomes=(RewardResult(value=1.0), fault), seconds=5.0)}
-    found = asyncio.run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
+    found = run(service.score_requests(requests_of(clip(), COMPLETIONS), precomputed=precomputed))
     assert isinstance(found.scores, Failure)
     assert (found.scores.reason, found.seconds["gain"]) == ("gain-deadline", 5.0)
 

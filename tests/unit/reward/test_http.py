@@ -458,7 +458,7 @@ def answered(handle: Callable[[httpx.Request], httpx.Response], **settings: Any)
     async def run() -> GroupReport:
         service = RewardService(RewardConfig(rewards=(entry,)))
         transport = httpx.MockTransport(handle)
-        service._asked[0] = PooledReward(entry, make_host=lambda: HttpHost(entry, transport=transport), size=1)
+        service._hosted[0] = PooledReward(entry, make_host=lambda: HttpHost(entry, transport=transport), size=1)
         return await asked_once(service)
 
     return asyncio.run(run())

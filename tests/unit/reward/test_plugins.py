@@ -14,7 +14,8 @@ import pytest
 from common.errors import ConfigError
 from common.types import Record
 from reward.outcome import RewardFault, checked, checked_all, fault_of
-from reward.plugins.plugin import Plugin, PluginSpec, Shape, check_plugin, load_plugin
+from reward.plugins.loading import check_plugin, load_plugin
+from reward.plugins.plugin import Plugin, PluginSpec, Shape
 from reward.request import RewardResult
 from tests.support.builders import make_record, make_request
 
@@ -91,14 +92,14 @@ def test_a_module_that_is_not_there_is_told_where_to_lie(folder: Path) -> None:
         ("def mine(text, label): ...\n", "with (text, label)"),
         (
             "def mine(completion, label, weight): ...\n",
-            "got weight beside what an omni reward is given, completion, label; set options, or a default",
+            "only parameters that omni style passes (completion, label), got weight; set options, or a default",
         ),
         ("def mine(completion, label, /): ...\n", "with (completion, label, /)"),
         (
             "def mine(completions, my_column): ...\n",
-            "got my_column beside what a trl reward is given, prompts, completions, ",
+            "only parameters that trl style passes (prompts, completions, ",
         ),
-        ("def mine(request, scale): ...\n", "got scale beside what an omni reward is given, request; set options"),
+        ("def mine(request, scale): ...\n", "that omni style passes (request), got scale; set options"),
         ("def mine(**texts): ...\n", "with (**texts)"),
         (
             "def mine(completion=0, label=0, completions=0): ...\n",
@@ -127,6 +128,7 @@ def test_what_cannot_be_told_or_called_is_refused(
         ("def mine(request, strict=True): return 0.5\n", "auto", "request"),
         ("def mine(sample): return 0.5\n", "omni", "request"),
         ("def mine(requests): return [0.5 for _ in requests]\n", "auto", "requests"),
+        ("def mine(requests): return [0.5 for _ in requests]\n", "omni", "requests"),
         ("def mine(completions, **kwargs): return [0.5 for _ in completions]\n", "auto", "trl"),
         ("def mine(prompts, completions): return [0.5 for _ in completions]\n", "auto", "trl"),
         ("def mine(data_source, solution_str, ground_truth, extra_info=None): return 0.5\n", "auto", "verl"),
@@ -196,7 +198,7 @@ def test_an_option_in_the_place_of_what_is_scored_is_refused(
     folder: Path, text: str, option: str, load: Callable[[PluginSpec], object]
 ) -> None:
     said = complaint(folder, text, load, options={option: "x"})
-    assert f"must not have an option {option}, got one: it is what is scored" in said
+    assert f"must not have an option {option}, got one, which would replace what is scored" in said
 
 
 @pytest.mark.parametrize(
