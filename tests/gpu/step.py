@@ -83,7 +83,7 @@ def variant(section: Section, name: str) -> None:
         figures["mfu"] = figure("operations per second / peak of the card (MFU)", share)
     section.save("step", conditions, figures, plan={k: v for k, v in plan.device.items() if v})
     if name == "shipped":
-        _profiled(section, engine, conditions)
+        _profiled(section, engine, f"{subject.describe(2)}; {settings}")
     engine.close()
 
 
