@@ -67,12 +67,11 @@ class EngineActor:
         deadline_s = request["deadline_s"]
         prompts = await asyncio.gather(*(_fetch(reference, deadline_s=deadline_s) for reference in media))
         available = [(p, seed) for p, seed in zip(prompts, seeds, strict=True) if not isinstance(p, Failure)]
-        answers = iter(
-            await self._engine.generate_together(
-                [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
-            )
+        answers = await self._engine.generate_together(
+            [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
         )
-        return [prompt if isinstance(prompt, Failure) else next(answers) for prompt in prompts]
+        remaining = iter(answers)
+        return [prompt if isinstance(prompt, Failure) else next(remaining) for prompt in prompts]
 
     async def score(self, media: Any, **request: Any) -> float | Failure:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])

@@ -4,6 +4,7 @@ Plain Python around `AsyncLLM`, without Ray. Requests of one prompt share its pr
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -137,10 +138,9 @@ class RolloutEngine:
             ]
             version = self._version
             queues = await self._submit_together(requests)
-            outputs = iter(
-                await asyncio.gather(*(self._within(deadline_s, self._collect(queue)) for queue in queues))
-            )
-            return [failure or self._generation(next(outputs), version) for failure in too_long]
+            outputs = await asyncio.gather(*(self._within(deadline_s, self._collect(queue)) for queue in queues))
+            remaining = iter(outputs)
+            return [failure or self._generation(next(remaining), version) for failure in too_long]
 
     async def score(
         self,
@@ -172,12 +172,10 @@ class RolloutEngine:
         too_long = self._too_long(len(whole.prompt_token_ids), 1)
         if too_long is not None:
             return too_long
-        if not is_alone:
-            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
-        else:
-            async with self._lockstep:
+        async with self._lockstep if is_alone else contextlib.nullcontext():
+            if is_alone:
                 await self._empty_caches()
-                output = await self._within(deadline_s, self._complete(whole, scoring_params()))
+            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
         return output if isinstance(output, Failure) else logprob_of(output, text_ids)
 
     async def _within(self, deadline_s: float, request: Awaitable[RequestOutput]) -> RequestOutput | Failure:

@@ -42,8 +42,8 @@ class Qwen2_5OmniPolicy(nn.Module):
         """Log-probabilities of the tokens of N completions, with logits divided by the sampler's temperature.
 
         Returns:
-            Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. The mask must remove values
-                past a completion's end.
+            Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. Mask the values past a
+                completion's end.
         """
         return token_logprobs(
             self.thinker.lm_head,
