@@ -147,7 +147,7 @@ class EngineClient:
         self._output = "; its output is in the logs of Ray on its node"
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
-        """Waits until the engine is ready; the longest prompt comes first."""
+        """Waits until the engine is ready; the first prompt is the longest."""
         node, self._output = await self._call("place")
         self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
         await self._call("warm_up", list(prompts), self._sampling)

@@ -30,9 +30,9 @@ from rollout.translation import completion_of, engine_args, logprob_of, sampling
 class RolloutEngine:
     """An `AsyncLLM` and the identity of its weights.
 
-    `warm_up` comes before the first request. vLLM itself keeps what is paused and which update is open. The engine
-    keeps the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
-    Every cache entry of vLLM is keyed by these identities, so a publish clears no cache.
+    `warm_up` must end before the first request. vLLM itself holds the paused state and the open update. This class
+    holds the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
+    These identities key all entries of vLLM's caches, so a publish clears no cache.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RolloutEngine:
         self.name = name
         self.config = config
         self._version = version
-        # equal to the version except during a rehearsal
+        # unlike the version, unique for every publish and rehearsal
         self._weights_id = "0"
         self._tower_id = "0"
         self._lockstep = asyncio.Lock()
@@ -70,9 +70,7 @@ class RolloutEngine:
             raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
-        """Sets vLLM's version and runs the shapes of the run: every prompt, then a full batch of the first prompt,
-        which is the longest.
-        """
+        """Sets the version, and generates for every prompt and a full batch of the first, which must be the longest."""
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
         generate = functools.partial(self.generate, sampling=sampling, group_size=1, deadline_s=600.0)
@@ -199,6 +197,7 @@ class RolloutEngine:
             # with `FINAL_ONLY` the first output is the only one
             return cast(RequestOutput, await queue.get())
         except asyncio.CancelledError:
+            # by the deadline or the caller: without the abort, vLLM would finish the request
             await self._llm.abort(queue.request_id, internal=True)
             raise
 
