@@ -70,7 +70,7 @@ class RolloutEngine:
             raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
-        """Sets the version, and generates for every prompt and a full batch of the first, which must be the longest."""
+        """Sets the version, and generates for every prompt and for a full batch of the first, the longest."""
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
         generate = functools.partial(self.generate, sampling=sampling, group_size=1, deadline_s=600.0)
