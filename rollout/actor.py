@@ -67,12 +67,11 @@ class EngineActor:
         deadline_s = request["deadline_s"]
         prompts = await asyncio.gather(*(_fetch(reference, deadline_s=deadline_s) for reference in media))
         available = [(p, seed) for p, seed in zip(prompts, seeds, strict=True) if not isinstance(p, Failure)]
-        answers = iter(
-            await self._engine.generate_together(
-                [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
-            )
+        answers = await self._engine.generate_together(
+            [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
         )
-        return [prompt if isinstance(prompt, Failure) else next(answers) for prompt in prompts]
+        remaining = iter(answers)
+        return [prompt if isinstance(prompt, Failure) else next(remaining) for prompt in prompts]
 
     async def score(self, media: Any, **request: Any) -> float | Failure:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])
@@ -148,7 +147,7 @@ class EngineClient:
         self._output = "; its output is in the logs of Ray on its node"
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
-        """Waits until the engine is ready; the longest prompt comes first."""
+        """Waits until the engine is ready; the first prompt is the longest."""
         node, self._output = await self._call("place")
         self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
         await self._call("warm_up", list(prompts), self._sampling)

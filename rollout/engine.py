@@ -4,6 +4,7 @@ Plain Python around `AsyncLLM`, without Ray. Requests of one prompt share its pr
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -29,9 +30,9 @@ from rollout.translation import completion_of, engine_args, logprob_of, sampling
 class RolloutEngine:
     """An `AsyncLLM` and the identity of its weights.
 
-    `warm_up` comes before the first request. vLLM itself keeps what is paused and which update is open. The engine
-    keeps the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
-    Every cache entry of vLLM is keyed by these identities, so a publish clears no cache.
+    `warm_up` must end before the first request. vLLM itself holds the paused state and the open update. This class
+    holds the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
+    These identities key all entries of vLLM's caches, so a publish clears no cache.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RolloutEngine:
         self.name = name
         self.config = config
         self._version = version
-        # equal to the version except during a rehearsal
+        # unlike the version, unique for every publish and rehearsal
         self._weights_id = "0"
         self._tower_id = "0"
         self._lockstep = asyncio.Lock()
@@ -69,9 +70,7 @@ class RolloutEngine:
             raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
-        """Sets vLLM's version and runs the shapes of the run: every prompt, then a full batch of the first prompt,
-        which is the longest.
-        """
+        """Sets the version, and generates for every prompt and for a full batch of the first, the longest."""
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
         generate = functools.partial(self.generate, sampling=sampling, group_size=1, deadline_s=600.0)
@@ -137,10 +136,9 @@ class RolloutEngine:
             ]
             version = self._version
             queues = await self._submit_together(requests)
-            outputs = iter(
-                await asyncio.gather(*(self._within(deadline_s, self._collect(queue)) for queue in queues))
-            )
-            return [failure or self._generation(next(outputs), version) for failure in too_long]
+            outputs = await asyncio.gather(*(self._within(deadline_s, self._collect(queue)) for queue in queues))
+            remaining = iter(outputs)
+            return [failure or self._generation(next(remaining), version) for failure in too_long]
 
     async def score(
         self,
@@ -172,12 +170,10 @@ class RolloutEngine:
         too_long = self._too_long(len(whole.prompt_token_ids), 1)
         if too_long is not None:
             return too_long
-        if not is_alone:
-            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
-        else:
-            async with self._lockstep:
+        async with self._lockstep if is_alone else contextlib.nullcontext():
+            if is_alone:
                 await self._empty_caches()
-                output = await self._within(deadline_s, self._complete(whole, scoring_params()))
+            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
         return output if isinstance(output, Failure) else logprob_of(output, text_ids)
 
     async def _within(self, deadline_s: float, request: Awaitable[RequestOutput]) -> RequestOutput | Failure:
@@ -201,6 +197,7 @@ class RolloutEngine:
             # with `FINAL_ONLY` the first output is the only one
             return cast(RequestOutput, await queue.get())
         except asyncio.CancelledError:
+            # by the deadline or the caller: without the abort, vLLM would finish the request
             await self._llm.abort(queue.request_id, internal=True)
             raise
 
