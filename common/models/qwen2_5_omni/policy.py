@@ -41,14 +41,9 @@ class Qwen2_5OmniPolicy(nn.Module):
     def forward(self, batch: TokenBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the tokens of N completions, with logits divided by the sampler's temperature.
 
-                Returns:
-        <<<<<<< HEAD
-                    Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. Values past a completion's
-                    end are those of padding: mask them.
-        =======
-                    Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. Mask the values past a
-                        completion's end.
-        >>>>>>> wt-infra
+        Returns:
+            Log-probabilities float32 [N, C], and entropy float32 [N, C] without gradient. Mask the values past a
+            completion's end: they are those of padding.
         """
         return token_logprobs(
             self.thinker.lm_head,
