@@ -1,7 +1,7 @@
 """python -m common.datasets: inspects a corpus before a run, and makes data for the cold start.
 
 inspect            counts, lengths, left-out clips, faults, overlaps
-make-cold-start    R1-Omni's JSON of explanations, from a corpus's reasons or from a model's
+make-cold-start    R1-Omni's JSON of explanations, from the reasons of a corpus or of a model
 """
 
 import sys

@@ -1,13 +1,27 @@
 """The result of reading a corpus, and the clips of each stage."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.config.corpora import Part
 from common.errors import DatasetError
 from common.types import Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """A clip of a list or table, without its media."""
+
+    place: str
+    """File and line."""
+    clip_id: str
+    label: str
+    labels: tuple[str, ...] = ()
+    response: str | None = None
+    transcript: str | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,20 +36,20 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """All clips of a corpus, as records or with the reason why not."""
+    """All clips of a corpus: as records, or dropped with a reason."""
 
     records: tuple[Record, ...]
     dropped: tuple[Dropped, ...] = ()
     files: tuple[str, ...] = ()
     """Lists and tables that were read, in order."""
     parts: frozenset[Part] = frozenset()
-    """That the corpus itself tells apart; none where all its clips are of one kind."""
+    """Parts that the corpus itself distinguishes; empty if it has no split."""
     listed: frozenset[str] = frozenset()
-    """Clips that the list of this part names, with media or without; none where no list is read."""
+    """Ids in the list of this part, with media or without; empty if no list is read."""
     short_lists: tuple[str, ...] = ()
     """A line for each list with fewer clips than the corpus's paper."""
     on_disk: frozenset[str] = frozenset()
-    """Clips that the tree of media holds, listed or not; none where no list is read."""
+    """Ids in the tree of media, listed or not; empty if no list is read."""
 
     def content(self) -> bytes:
         """The content that identifies the records: the files' bytes, then the ids if the files do not determine
@@ -52,29 +66,32 @@ def carved(
 ) -> tuple[Record, ...]:
     """The records of one part, with validation separated from training by a hash of the ids.
 
-    `parts` are those that the corpus has itself; `share` of the training records, in [0, 1), is for validation.
+    `parts` are those of the corpus itself; `share` of the training records, in [0, 1), is for validation.
 
     Raises:
         DatasetError: the corpus has no validation part, and `share` is 0.
     """
     if part == "validation" and share == 0 and parts and part not in parts:
         raise DatasetError(
-            f"{subject}: validation_share must be > 0 for the part validation, got 0: this corpus has none of its "
-            "own; set it here and in data.source alike"
+            f"{subject}: validation_share must be > 0 for the part validation, got 0, and this corpus has no "
+            "validation part; set it here and in data.source alike"
         )
     if part == "test" or share == 0 or "validation" in parts:
         return tuple(records)
-    wanted = part == "validation"
-    return tuple(r for r in records if (hash_fraction(f"{seed}/{r.dataset}/{r.prompt_id}") < share) == wanted)
+    is_validation = part == "validation"
+    return tuple(
+        r for r in records if (hash_fraction(f"{seed}/{r.dataset}/{r.prompt_id}") < share) == is_validation
+    )
 
 
-def require_unique(records: Sequence[Record], *, subject: str, remedy: str = "remove one") -> None:
-    """Raises `DatasetError` if an id is repeated."""
-    seen: set[str] = set()
-    for record in records:
-        if record.prompt_id in seen:
-            raise DatasetError(f"{subject}: each clip must stand once, got {record.prompt_id!r} twice; {remedy}")
-        seen.add(record.prompt_id)
+def require_unique(clips: Iterable[tuple[str, str]], *, remedy: str = "remove one") -> None:
+    """Raises `DatasetError` if a clip, passed as (place, id), is repeated."""
+    places: dict[str, str] = {}
+    for place, clip_id in clips:
+        if clip_id in places:
+            where = "twice" if places[clip_id] == place else f"at {places[clip_id]} too"
+            raise DatasetError(f"{place}: each clip must occur once, got {clip_id!r} {where}; {remedy}")
+        places[clip_id] = place
 
 
 def hash_fraction(text: str) -> float:

@@ -1,6 +1,6 @@
-"""Training prompts that now and then lack a modality or their transcript, so that a policy leans on none of them.
+"""Random removal of a modality or of the transcript from training prompts, against reliance on one of them.
 
-What is dropped depends on seed, epoch and clip alone: a group is asked one prompt, and a resumed run asks the same.
+The removal depends only on seed, epoch and clip: all samples of a group and a resumed run get the same prompt.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ def dropout_of(data: DataConfig, *, seed: int) -> Vary | None:
     """The configured dropout; None without any."""
     if not (data.transcript_dropout or data.video_dropout or data.audio_dropout):
         return None
-    return lambda record, epoch: dropped_out(record, data=data, seed=seed, epoch=epoch)
+    return lambda record, epoch: _varied(record, data=data, seed=seed, epoch=epoch)
 
 
-def dropped_out(record: Record, *, data: DataConfig, seed: int, epoch: int) -> Record:
-    """A record without the modality that an epoch drops, with its question; the only modality of a clip stays."""
+def _varied(record: Record, *, data: DataConfig, seed: int, epoch: int) -> Record:
+    """A record without the modality that an epoch drops, with its question; a clip keeps its only modality."""
     key = f"{seed}/{epoch}/{record.prompt_id}"
     clip, drawn = record.clip, hash_fraction(f"{key}/modality")
     if clip.video_path is not None and clip.audio_path is not None:
@@ -32,8 +32,8 @@ def dropped_out(record: Record, *, data: DataConfig, seed: int, epoch: int) -> R
         elif drawn < data.video_dropout + data.audio_dropout:
             clip = replace(clip, audio_path=None)
     shown = record.transcript if data.show_transcripts else None
-    keeps = shown if hash_fraction(f"{key}/transcript") >= data.transcript_dropout else None
-    if clip == record.clip and keeps == shown:
+    transcript = shown if hash_fraction(f"{key}/transcript") >= data.transcript_dropout else None
+    if clip == record.clip and transcript == shown:
         return record
     base = base_question(record.question, clip=record.clip, transcript=shown)
-    return replace(record, clip=clip, question=question_of(clip, question=base, transcript=keeps))
+    return replace(record, clip=clip, question=question_of(clip, question=base, transcript=transcript))

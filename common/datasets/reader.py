@@ -1,4 +1,4 @@
-"""One way to read any corpus: from its configuration to records, and a reason for each clip that is none."""
+"""Reads any corpus: from its configuration to records, with a reason for each clip that is left out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,20 +31,19 @@ from common.datasets.corpus import Corpus, Dropped, carved, require_unique
 from common.datasets.explanations import explained
 from common.datasets.files.tables import resolved
 from common.datasets.files.transcripts import Transcripts, read_transcripts
-from common.datasets.folding import in_taxonomy
 from common.errors import DatasetError
-from common.labels import TAXONOMIES
+from common.labels import TAXONOMIES, normalised
 from common.prompts.phrasing import question_of
 from common.types import Record
 
 PARTS: dict[str, Part] = {"validation": "validation", "heldout": "test"}
-"""That a stage takes where its source does not say; training clips otherwise."""
+"""Default part of a stage; the training clips for other stages."""
 REMEDIES = {
     "outside-taxonomy": "choose another taxonomy",
     "no-video": "choose another modality",
     "no-audio": "choose another modality",
-    "no-label": "name where the labels stand",
-    "no-reason": "name where the reasons stand, or have a model write them by make-cold-start",
+    "no-label": "name the column or table of the labels",
+    "no-reason": "name the table of the reasons, or let a model write them with make-cold-start",
     "no-split": "write the split into its column, or leave split_column out",
     "other-split": "call splits train, validation or test",
     "song": "set song to true",
@@ -65,7 +64,7 @@ def read_corpus(
 
     Args:
         split: the stage that uses the clips: `train`, `cold_start`, `validation` or `heldout`.
-        question: of every clip; None for the paper's.
+        question: the question of every clip; None for the paper's.
         taxonomy: a key of `common.labels.TAXONOMIES`; labels become its classes.
         shows_transcripts: puts the transcript before the question.
 
@@ -79,7 +78,7 @@ def read_corpus(
     part = source.part or PARTS.get(split, "train")
     try:
         corpus = _load(source, part=part, split=split)
-        taken = carved(
+        records = carved(
             corpus.records,
             part=part,
             share=source.validation_share,
@@ -88,23 +87,23 @@ def read_corpus(
             subject=_place(source),
         )
         transcripts = read_transcripts(source.transcripts)
-        records, dropped = _folded(taken, source, taxonomy=taxonomy)
-        kept, silent = _of_modality(_with_transcripts(records, transcripts), source)
+        folded, outside = _folded(records, source, taxonomy=taxonomy)
+        kept, without_track = _of_modality(_with_transcripts(folded, transcripts), source)
     except DatasetError as error:
-        # a file of R1-Omni's own says where it is wrong
+        # the messages of R1-Omni's files name the file themselves
         if isinstance(source, R1OmniDataConfig):
             raise
         raise DatasetError(f"{source.type}: {error}") from error
     except OSError as error:
         raise DatasetError(
             f"{source.type}: {error.filename or _place(source)} must be readable, got {error.strerror}; mend it or "
-            "its rights"
+            "its permissions"
         ) from error
-    everything = (*corpus.dropped, *dropped, *silent)
+    dropped = (*corpus.dropped, *outside, *without_track)
     if not kept:
-        raise DatasetError(_emptiness(source, part, everything))
-    presented = tuple(_asked(record, source, question, shows_transcripts) for record in kept)
-    return replace(corpus, records=presented, dropped=everything, files=(*corpus.files, *transcripts.files))
+        raise DatasetError(_emptiness(source, part, dropped))
+    presented = tuple(_presented(record, source, question, shows_transcripts) for record in kept)
+    return replace(corpus, records=presented, dropped=dropped, files=(*corpus.files, *transcripts.files))
 
 
 def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
@@ -113,7 +112,7 @@ def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
     match source:
         case R1OmniDataConfig():
             records = load_r1_omni(source.path, media_root=source.media_root, question=None, split=split)
-            named = tuple(replace(r, dataset=source.name) for r in records) if source.name else tuple(records)
+            named = tuple(replace(r, dataset=source.name or r.dataset) for r in records)
             return Corpus(records=named, files=(str(resolved(source.path)),))
         case R1OmniListDataConfig():
             return load_r1_omni_list(source, split=split)
@@ -130,12 +129,12 @@ def _load(source: SingleSourceConfig, *, part: Part, split: str) -> Corpus:
 
 
 def _read_mix(source: MixDataConfig, **settings: Any) -> Corpus:
-    # ids get the name of their corpus as a prefix
     corpora = [read_corpus(single, **settings) for single in source.sources]
+    # ids are unique only within a corpus
     records = tuple(
         replace(r, prompt_id=f"{r.dataset}/{r.prompt_id}") for corpus in corpora for r in corpus.records
     )
-    require_unique(records, subject="mix", remedy="give each of its sources a name of its own")
+    require_unique((("mix", r.prompt_id) for r in records), remedy="give each of its sources a different name")
     return Corpus(
         records=records,
         dropped=tuple(d for corpus in corpora for d in corpus.dropped),
@@ -151,12 +150,12 @@ def _folded(
     """Records whose labels are classes of the taxonomy; the others are refused or dropped."""
     kept: list[Record] = []
     dropped: list[Dropped] = []
+    classes = ", ".join(TAXONOMIES[taxonomy] or ())
     for record in records:
         folded = in_taxonomy(record, taxonomy)
         if folded is not None:
             kept.append(folded)
             continue
-        classes = ", ".join(TAXONOMIES[taxonomy] or ())
         if source.outside_taxonomy == "refuse":
             raise DatasetError(
                 f"{_place(source)}: a label must be in data.taxonomy ({classes}), got {record.label!r} of "
@@ -165,6 +164,25 @@ def _folded(
         detail = f"{record.label!r} is none of {classes}"
         dropped.append(Dropped(clip_id=record.prompt_id, reason="outside-taxonomy", detail=detail))
     return kept, dropped
+
+
+def in_taxonomy(record: Record, taxonomy: str) -> Record | None:
+    """A record with its labels as classes of the taxonomy; None if the taxonomy has none of them."""
+    classes = TAXONOMIES[taxonomy]
+    if classes is None:
+        return record
+    if record.label in classes and not record.labels:
+        return replace(record, taxonomy=taxonomy)
+    folded = [normalised(label, taxonomy) for label in record.labels or (record.label,)]
+    known = tuple(dict.fromkeys(label for label in folded if label is not None))
+    if not known:
+        return None
+    return replace(
+        record,
+        label=record.label if record.label in classes else known[0],
+        labels=known if len(known) > 1 else (),
+        taxonomy=taxonomy,
+    )
 
 
 def _with_transcripts(records: Sequence[Record], transcripts: Transcripts) -> list[Record]:
@@ -196,17 +214,17 @@ def _of_modality(records: Sequence[Record], source: SingleSourceConfig) -> tuple
     return kept, dropped
 
 
-def _asked(record: Record, source: SingleSourceConfig, question: str | None, shows_transcripts: bool) -> Record:
-    has_own = isinstance(source, TableDataConfig) and source.question_column is not None
-    text = question_of(
-        record.clip,
-        question=record.question if has_own and record.question != QUESTION else question,
-        transcript=record.transcript if shows_transcripts else None,
-    )
+def _presented(record: Record, source: SingleSourceConfig, question: str | None, shows_transcripts: bool) -> Record:
+    if isinstance(source, TableDataConfig) and source.question_column and record.question != QUESTION:
+        question = record.question
+    transcript = record.transcript if shows_transcripts else None
     response = record.response
     if response is not None and isinstance(source, EmerDataConfig):
+        # the label may have changed with the taxonomy
         response = explained(response, label=record.label)
-    return replace(record, question=text, response=response)
+    return replace(
+        record, question=question_of(record.clip, question=question, transcript=transcript), response=response
+    )
 
 
 def _place(source: SingleSourceConfig) -> str:
@@ -215,7 +233,7 @@ def _place(source: SingleSourceConfig) -> str:
 
 def _emptiness(source: SingleSourceConfig, part: Part, dropped: Sequence[Dropped]) -> str:
     reasons = Counter(d.reason for d in dropped).most_common()
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons) or "nothing at all"
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
     first = f", the first: {dropped[0].detail}" if dropped else ""
     remedy = REMEDIES.get(reasons[0][0], "mend what is named") if reasons else "choose another part or fold"
     return f"{source.type}: {_place(source)} must have clips of the part {part}, got {counts}{first}; {remedy}"

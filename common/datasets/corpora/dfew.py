@@ -8,10 +8,10 @@ import re
 from dataclasses import replace
 
 from common.config.corpora import DfewDataConfig
-from common.datasets.assembly import Labelled, Source, assembled
+from common.datasets.assembly import assembled
 from common.datasets.corpus import Corpus
 from common.datasets.files.media_tree import index_media
-from common.datasets.files.split_lists import find_list, numbered, read_own_list, read_public_list, shortness
+from common.datasets.files.split_lists import find_list, read_own_list, read_public_list, shortness
 from common.datasets.files.tables import require_folder
 from common.labels import DFEW_ORDER
 
@@ -31,7 +31,7 @@ PUBLIC_LISTS = (
     "saved/data/dfew/org/split0{fold}/{part}.csv",
     "split0{fold}/{part}.csv",
 )
-"""Patterns of DFER-CLIP, MMA-DFER and MAE-DFER, which are read without its own lists."""
+"""Locations in DFER-CLIP, MMA-DFER and MAE-DFER, used if its own lists are missing."""
 FOLD_SIZES = {1: (9356, 2341), 2: (9356, 2341), 3: (9357, 2340), 4: (9358, 2339), 5: (9361, 2336)}
 """Training and test clips of the published folds."""
 
@@ -43,31 +43,23 @@ def load_dfew(config: DfewDataConfig, *, part: str, split: str) -> Corpus:
         DatasetError: root, list or fold is missing, a line is wrong, an id is repeated, or no clip has media.
     """
     root = require_folder(config.root, key="root")
-    lists = require_folder(config.lists or config.root, key="lists")
     path, pattern = find_list(
-        lists,
+        require_folder(config.lists or config.root, key="lists"),
         (*OWN_LISTS, *PUBLIC_LISTS),
         fold=config.fold,
         part=part,
         remedy="unpack EmoLabel_DataSplit there or set lists",
     )
-    tree = index_media(require_folder(config.media_root or root, key="media_root"), key=dfew_id)
     read_list = read_own_list if pattern in OWN_LISTS else read_public_list
-    items = [
-        Labelled(
-            place=clip.place,
-            clip_id=numbered(clip.name, place=clip.place, key=dfew_id),
-            label=DFEW_ORDER[clip.class_index],
-        )
-        for clip in read_list(path, num_classes=len(DFEW_ORDER))
-    ]
+    items = read_list(path, classes=DFEW_ORDER, key=dfew_id)
     corpus = assembled(
         items,
-        tree=tree,
+        tree=index_media(require_folder(config.media_root or root, key="media_root"), key=dfew_id),
         config=config,
-        source=Source(
-            dataset="dfew", taxonomy="dfew", split=split, fold=config.fold, parts=frozenset({"train", "test"})
-        ),
+        dataset="dfew",
+        taxonomy="dfew",
+        split=split,
+        fold=config.fold,
         files=(str(path),),
     )
     published = FOLD_SIZES[config.fold][part == "test"]

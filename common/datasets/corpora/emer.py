@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.config.corpora import EmerDataConfig
-from common.datasets.assembly import Labelled, Source, assembled
-from common.datasets.corpus import Corpus, Dropped
+from common.datasets.assembly import assembled
+from common.datasets.corpus import Corpus, Dropped, Labelled, require_unique
 from common.datasets.files.media_tree import index_media
-from common.datasets.files.tables import Row, read_csv, require_folder, require_once, resolved
+from common.datasets.files.tables import read_csv, require_folder, resolved
 from common.errors import DatasetError
 
 FACES = frozenset({"openface_face", "openface_all"})
-"""Folders of cropped faces, a folder to a clip: not looked into."""
+"""Folders of cropped faces, one per clip; they are not searched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,18 +25,18 @@ class _Layout:
     """The files of one variant, recognized by their columns."""
 
     labels: tuple[str, ...]
-    """Tables of labels, the first that is there."""
+    """Tables of labels; the first that exists is read."""
     label_column: str
     reasons: tuple[str, ...] = ()
     reason_column: str | None = None
-    """None: the column called after the language."""
+    """None: the column that has the name of the language."""
     subtitles: tuple[str, ...] = ("subtitle_chieng.csv",)
     subtitle_column: str | None = None
     name_column: str = "name"
     media: str = ""
-    """Folder of the media, where it is there."""
+    """Folder of the media, if it exists; else the root."""
     is_open: bool = True
-    """True for open labels, of which a clip may have several."""
+    """True for open labels; a clip may have several."""
 
 
 _TRACKS = _Layout(
@@ -84,50 +84,51 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
     """
     root = require_folder(config.root, key="root")
     layout = LAYOUTS[config.variant]
-    labels = _table(root, config.labels_file, layout.labels, config, key="labels_file")
+    labels = _table(root, config, layout.labels, key="labels_file")
+    reasons = _table(root, config, layout.reasons, key="reasons_file")
+    subtitles = _table(root, config, layout.subtitles, key="subtitles_file", is_needed=False)
     assert labels is not None
-    reasons = _table(root, config.reasons_file, layout.reasons, config, key="reasons_file")
-    subtitles = _table(root, config.subtitles_file, layout.subtitles, config, key="subtitles_file", is_needed=False)
-    explained = _texts(reasons, layout.reason_column or config.language, layout, is_needed=True)
-    transcripts = _texts(subtitles, layout.subtitle_column or config.language, layout, is_needed=False)
+    reason_column = layout.reason_column or config.language
+    reason_by_name = _texts(reasons, reason_column, layout, remedy="mend the header or name another file")
+    subtitle_column = layout.subtitle_column or config.language
+    transcripts = _texts(subtitles, subtitle_column, layout, remedy="set language or subtitles_file")
     items: list[Labelled] = []
     dropped: list[Dropped] = []
     for row in read_csv(labels, columns=(layout.name_column, layout.label_column)):
-        name = row.cells[layout.name_column]
-        row_labels = open_labels(row.cells[layout.label_column]) if layout.is_open else _closed(row, layout)
+        name: str = row.cells[layout.name_column]
+        cell: str = row.cells[layout.label_column]
+        row_labels = open_labels(cell) if layout.is_open or not cell else (cell.lower(),)
         if not row_labels:
             dropped.append(Dropped(clip_id=name, reason="no-label", detail=f"{row.place}: its label is empty"))
-            continue
-        if split == "cold_start" and name not in explained:
+        elif split == "cold_start" and name not in reason_by_name:
             dropped.append(Dropped(clip_id=name, reason="no-reason", detail=f"{row.place}: {name!r} has no reason"))
-            continue
-        items.append(
-            Labelled(
+        else:
+            item = Labelled(
                 place=row.place,
                 clip_id=name,
                 label=row_labels[0],
                 labels=row_labels if len(row_labels) > 1 else (),
-                response=explained.get(name),
+                response=reason_by_name.get(name),
                 transcript=transcripts.get(name),
             )
-        )
-    wanted = {item.clip_id for item in items}
+            items.append(item)
+    names = {item.clip_id for item in items}
     below = root / layout.media.format(subset=config.subset)
     folder = require_folder(config.media_root or (below if below.is_dir() else root), key="media_root")
-    tree = index_media(folder, key=lambda n: n if n in wanted else None, ignored=FACES)
-    files = tuple(dict.fromkeys(str(f) for f in (labels, reasons, subtitles) if f is not None))
     corpus = assembled(
         items,
-        tree=tree,
+        tree=index_media(folder, key=lambda n: n if n in names else None, ignored=FACES),
         config=config,
-        source=Source(dataset=config.variant, taxonomy="open" if layout.is_open else "mer", split=split, fold=None),
-        files=files,
+        dataset=config.variant,
+        taxonomy="open" if layout.is_open else "mer",
+        split=split,
+        files=tuple(dict.fromkeys(str(f) for f in (labels, reasons, subtitles) if f is not None)),
     )
-    known = wanted | {d.clip_id for d in dropped}
+    labelled = names | {d.clip_id for d in dropped}
     dropped += [
         Dropped(clip_id=name, reason="no-label", detail=f"{reasons}: {name!r} has a reason and no label")
-        for name in explained
-        if name not in known
+        for name in reason_by_name
+        if name not in labelled
     ]
     return replace(corpus, dropped=(*corpus.dropped, *dropped))
 
@@ -138,23 +139,14 @@ def open_labels(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def _closed(row: Row, layout: _Layout) -> tuple[str, ...]:
-    label = row.cells[layout.label_column].lower()
-    return (label,) if label else ()
-
-
 def _table(
-    root: Path,
-    configured: str | None,
-    known: Sequence[str],
-    config: EmerDataConfig,
-    *,
-    key: str,
-    is_needed: bool = True,
+    root: Path, config: EmerDataConfig, names: Sequence[str], *, key: str, is_needed: bool = True
 ) -> Path | None:
+    """The configured table, or the first of `names` that exists; None for a table that may be missing."""
+    configured: str | None = getattr(config, key)
     if configured is not None:
         return resolved(root / Path(configured).expanduser())
-    candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in known]
+    candidates = [root / name.format(subset=config.subset, variant=config.variant) for name in names]
     file = next((path for path in candidates if path.is_file()), None)
     if file is None and candidates and is_needed:
         raise DatasetError(
@@ -164,15 +156,10 @@ def _table(
     return file
 
 
-def _texts(path: Path | None, column: str, layout: _Layout, *, is_needed: bool) -> dict[str, str]:
-    # empty texts are left out
+def _texts(path: Path | None, column: str, layout: _Layout, *, remedy: str) -> dict[str, str]:
+    """The non-empty texts of a column by name."""
     if path is None:
         return {}
-    rows = read_csv(path, columns=(layout.name_column, column) if is_needed else (layout.name_column,))
-    if rows and column not in rows[0].cells:
-        raise DatasetError(
-            f"{path}: a table of subtitles must have the column {column!r}, got {', '.join(rows[0].cells)}; set "
-            "language or subtitles_file"
-        )
-    require_once((row.place, row.cells[layout.name_column]) for row in rows)
+    rows = read_csv(path, columns=(layout.name_column, column), remedy=remedy)
+    require_unique((row.place, row.cells[layout.name_column]) for row in rows)
     return {row.cells[layout.name_column]: row.cells[column] for row in rows if row.cells[column]}

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.config.corpora import MafwDataConfig
-from common.datasets.assembly import Labelled, Source, assembled
-from common.datasets.corpus import Corpus, Dropped
+from common.datasets.assembly import assembled
+from common.datasets.corpus import Corpus, Dropped, Labelled
 from common.datasets.files.media_tree import index_media
-from common.datasets.files.split_lists import class_at, find_list, numbered, read_public_list, shortness, stem_of
+from common.datasets.files.split_lists import class_of, find_list, numbered, read_public_list, shortness, stem_of
 from common.datasets.files.tables import read_lines, require_folder
 from common.datasets.files.workbook import read_sheet
 from common.errors import DatasetError
@@ -22,9 +22,9 @@ from common.labels import MAFW_ORDER
 
 _NOUNS = "anger disgust fear happiness neutral sadness surprise contempt anxiety helplessness disappointment"
 ADJECTIVES: Mapping[str, str] = dict(zip(_NOUNS.split(), MAFW_ORDER, strict=True))
-"""Classes in the order of the corpus's numbers from 1 and of the public lists' from 0."""
+"""Class by the corpus's noun; both count in this order, the corpus from 1, the public lists from 0."""
 LABEL_COLUMN = 12
-"""Columns of the workbooks, from 0."""
+"""Column of the labels in the workbooks, from 0."""
 PUBLIC_LISTS = (
     "annotation/MAFW_set_{fold}_{part}.txt",
     "annotation/MAFW_set_{fold}_{part}_faces.txt",
@@ -34,7 +34,7 @@ PUBLIC_LISTS = (
     "single/split0{fold}/{part}.csv",
     "split0{fold}/{part}.csv",
 )
-"""Published sizes for single labels without captions."""
+"""Locations in DFER-CLIP, MMA-DFER, MAE-DFER and HiCMAE: single labels without captions."""
 FOLD_SIZES = {1: (7333, 1839), 2: (7335, 1837), 3: (7339, 1833), 4: (7340, 1832), 5: (7341, 1831)}
 """Training and test clips of the published folds, single labels."""
 
@@ -47,28 +47,31 @@ def load_mafw(config: MafwDataConfig, *, part: str, split: str) -> Corpus:
             media.
     """
     root = require_folder(config.root, key="root")
-    lists = require_folder(config.lists or config.root, key="lists")
-    tree = index_media(require_folder(config.media_root or root, key="media_root"), key=mafw_id)
-    path, is_public = _find(lists, config, part)
-    entries = list(_items(path, config, is_public=is_public))
-    items = [item for item in entries if isinstance(item, Labelled)]
+    path, is_public = _find(require_folder(config.lists or config.root, key="lists"), config, part)
+    entries: list[Labelled | Dropped] = []
+    if path.suffix == ".xlsx":
+        entries += _workbook(path, config)
+    elif is_public:
+        entries += read_public_list(path, classes=MAFW_ORDER, key=mafw_id)
+    else:
+        for line, text in read_lines(path):
+            name, label, caption, *_ = (*text.split(maxsplit=2), "", "")
+            entries.append(_labelled(f"{path}:{line}", name, label, config, caption=caption or None))
+    items = [entry for entry in entries if isinstance(entry, Labelled)]
     corpus = assembled(
         items,
-        tree=tree,
+        tree=index_media(require_folder(config.media_root or root, key="media_root"), key=mafw_id),
         config=config,
-        source=Source(
-            dataset="mafw",
-            taxonomy="mafw" if config.labels == "single" else "mafw_compound",
-            split=split,
-            fold=config.fold,
-            parts=frozenset() if config.fold is None else frozenset({"train", "test"}),
-        ),
+        dataset="mafw",
+        taxonomy="mafw" if config.labels == "single" else "mafw_compound",
+        split=split,
+        fold=config.fold,
         files=(str(path),),
     )
     sizes = fold_sizes(config)
     return replace(
         corpus,
-        dropped=(*corpus.dropped, *(item for item in entries if isinstance(item, Dropped))),
+        dropped=(*corpus.dropped, *(entry for entry in entries if isinstance(entry, Dropped))),
         short_lists=shortness(path, len(items), published=sizes[part == "test"]) if sizes else (),
     )
 
@@ -90,14 +93,13 @@ def compound(text: str, *, place: str) -> tuple[str, ...]:
     unknown part.
     """
     parts = [part.strip().lower() for part in re.split(r"[_,+&]", text) if part.strip()]
-    names = [
-        MAFW_ORDER[class_at(part, first=1, num_classes=len(MAFW_ORDER), place=place)]
+    classes = [
+        class_of(part, classes=MAFW_ORDER, first=1, place=place)
         if re.fullmatch(r"[\d.]+", part)
-        else ADJECTIVES.get(part)
+        else ADJECTIVES.get(part, "")
         for part in parts
     ]
-    classes = tuple(name for name in names if name is not None)
-    if not classes or len(classes) < len(names):
+    if not classes or not all(classes):
         raise DatasetError(
             f"{place}: a label must be made of {', '.join(ADJECTIVES)}, got {text!r}; mend the line or name "
             "another list"
@@ -129,22 +131,6 @@ def _find(lists: Path, config: MafwDataConfig, part: str) -> tuple[Path, bool]:
     return path, pattern in PUBLIC_LISTS
 
 
-def _items(path: Path, config: MafwDataConfig, *, is_public: bool) -> Iterator[Labelled | Dropped]:
-    if path.suffix == ".xlsx":
-        yield from _workbook(path, config)
-    elif is_public:
-        for clip in read_public_list(path, num_classes=len(MAFW_ORDER)):
-            yield Labelled(
-                place=clip.place,
-                clip_id=numbered(clip.name, place=clip.place, key=mafw_id),
-                label=MAFW_ORDER[clip.class_index],
-            )
-    else:
-        for line, text in read_lines(path):
-            name, label, caption = ([*text.split(maxsplit=2), "", ""])[:3]
-            yield _item(f"{path}:{line}", name, label, config, caption=caption or None)
-
-
 def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped]:
     # titles and headers precede the first clip; every later row with several cells is a clip
     has_begun = False
@@ -166,18 +152,18 @@ def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped
                 f"{place}: a row must have its label in column {LABEL_COLUMN + 1}, got {len(cells)} cells; mend "
                 "the row"
             )
-        yield _item(place, name, cells[LABEL_COLUMN], config, caption=None)
+        yield _labelled(place, name, cells[LABEL_COLUMN], config)
     if not has_begun:
         raise DatasetError(f"{path}: a workbook must have a row for each clip, got none; unpack it again")
 
 
-def _item(place: str, name: str, label: str, config: MafwDataConfig, *, caption: str | None) -> Labelled:
+def _labelled(place: str, name: str, label: str, config: MafwDataConfig, *, caption: str | None = None) -> Labelled:
     labels = compound(label, place=place)
     if config.labels == "single" and len(labels) > 1:
         raise DatasetError(f"{place}: a label must be one class, got {label!r}; set labels to compound")
     return Labelled(
         place=place,
-        clip_id=numbered(stem_of(name), place=place, key=mafw_id),
+        clip_id=numbered(name, place=place, key=mafw_id),
         label="_".join(labels),
         labels=labels if len(labels) > 1 else (),
         caption=caption,

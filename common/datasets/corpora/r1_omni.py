@@ -18,27 +18,22 @@ from common.types import Clip, Record
 
 
 def load_r1_omni(
-    path: str | Path,
-    *,
-    media_root: str | Path | None,
-    question: str | None,
-    split: str,
+    path: str | Path, *, media_root: str | Path | None, question: str | None, split: str
 ) -> list[Record]:
-    """Reads a JSON file of R1-Omni's form. Paths of clips become absolute; they start from `media_root`, or from
-    the file's folder.
+    """Reads a JSON file in R1-Omni's form. Paths of clips start from `media_root`, or from the file's folder, and
+    become absolute.
 
     Raises:
         DatasetError: the file is missing, malformed or empty, or an id is repeated.
     """
-    # not what a link points to: a hub's cache keeps files apart from the folder that shows them
+    # links stay: a hub's cache keeps the files outside of the folder that shows them
     source = resolved(path)
     root = Path(media_root).expanduser().resolve() if media_root else source.parent
-    items = _read(source)
     records = [
         _record(item, index, root=root, question=question or QUESTION, source=source, split=split)
-        for index, item in enumerate(items)
+        for index, item in enumerate(_read(source))
     ]
-    require_unique(records, subject=str(source))
+    require_unique((str(source), record.prompt_id) for record in records)
     return records
 
 
@@ -50,13 +45,10 @@ def _read(source: Path) -> list[Any]:
         raise DatasetError(f"a corpus must be JSON, got {str(source)!r}: {error}; mend the file") from error
     if isinstance(items, list) and items:
         return cast(list[Any], items)
-    if not text.strip():
-        what = "an empty file"
-    else:
-        what = "an empty list" if isinstance(items, list) else f"a {type(items).__name__}"
+    content = "an empty list" if isinstance(items, list) else f"a {type(items).__name__}"
     raise DatasetError(
-        f"a corpus must hold a list of records, got {what} in {str(source)!r}; write "
-        '[{"video", "conversations": [human, gpt]}, ...]'
+        f"a corpus must hold a list of records, got {content if text.strip() else 'an empty file'} in "
+        f'{str(source)!r}; write [{{"video", "conversations": [human, gpt]}}, ...]'
     )
 
 
@@ -76,7 +68,7 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
     if "<video>" not in human and "<audio>" not in human:
         raise DatasetError(
             f"{source}: record {index} must say <video>, <audio> or both in its first turn, got {human[:60]!r}; "
-            "add what the clip has: without either it would never be opened"
+            "add the modalities of the clip"
         )
     if not label:
         raise DatasetError(

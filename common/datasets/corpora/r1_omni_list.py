@@ -23,7 +23,7 @@ STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
 def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
-    """The sampled records of every file, in order; the others have the reason `not-sampled`.
+    """The sampled records of every file, in order; the others are dropped as `not-sampled`.
 
     Raises:
         DatasetError: a file is missing or malformed, or a strategy is unknown.
@@ -35,17 +35,15 @@ def load_r1_omni_list(config: R1OmniListDataConfig, *, split: str) -> Corpus:
     for index, (json_path, strategy) in enumerate(_entries(path)):
         file = resolved(path.parent / Path(json_path).expanduser())
         corpus = load_r1_omni(file, media_root=config.media_root, question=None, split=split)
-        chosen = set(
-            sampled(len(corpus), strategy, seed=f"{config.sampling_seed}/{index}", place=f"{path}: entry {index}")
-        )
+        seed, place = f"{config.sampling_seed}/{index}", f"{path}: entry {index}"
+        positions = sampled(len(corpus), strategy, seed=seed, place=place)
+        records += [corpus[position] for position in positions]
+        dropped += [
+            Dropped(clip_id=corpus[n].prompt_id, reason="not-sampled", detail=f"{path}: {strategy} of {json_path}")
+            for n in sorted({*range(len(corpus))} - {*positions})
+        ]
         files.append(str(file))
-        for position, record in enumerate(corpus):
-            if position in chosen:
-                records.append(record)
-            else:
-                detail = f"{path}: {strategy} of {json_path}"
-                dropped.append(Dropped(clip_id=record.prompt_id, reason="not-sampled", detail=detail))
-    require_unique(records, subject=str(path), remedy="take it from one of the files")
+    require_unique(((str(path), r.prompt_id) for r in records), remedy="take it from one of the files")
     return Corpus(records=tuple(records), dropped=tuple(dropped), files=tuple(files))
 
 
@@ -68,7 +66,7 @@ def sampled(count: int, strategy: str, *, seed: str, place: str) -> list[int]:
         )
     if size > count:
         raise DatasetError(
-            f"{place}: sampling_strategy must take no more than the {count} records there, got {strategy!r}; "
+            f"{place}: sampling_strategy must take at most the {count} records of the file, got {strategy!r}; "
             "lower it or write all"
         )
     if match[1] == "random":

@@ -4,22 +4,21 @@ A folder has `metadata.jsonl` or `.csv` beside the files, Parquet files named by
 `save_to_disk`.
 """
 
-import csv
 import importlib
-import io
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from common.config.corpora import Part, TableDataConfig
 from common.config.questions import QUESTION
 from common.datasets.corpus import Corpus, Dropped, require_unique
-from common.datasets.files.tables import csv_text, read_lines, resolved
+from common.datasets.files.split_lists import class_of
+from common.datasets.files.tables import Row, read_csv, read_jsonl, resolved
+from common.datasets.files.workbook import cell_text
 from common.errors import DatasetError
 from common.types import Clip, Record
 
@@ -44,9 +43,9 @@ class _Line:
     place: str
     cells: Mapping[str, Any]
     folder: Path
-    """That its paths start from."""
+    """The folder that relative paths start from."""
     part: str | None
-    """The split by the names of files or folders; None if unknown."""
+    """The split in the names of files or folders; None if unknown."""
 
 
 def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
@@ -60,28 +59,27 @@ def load_table(config: TableDataConfig, *, part: Part, split: str) -> Corpus:
     lines = [line for file in files for line in _lines(file, path)]
     if not lines:
         raise DatasetError(f"{path}: a table must have rows, got none; write some")
-    columns = _columns(config, lines[0])
-    parts = {id(line): _part(line, config) for line in lines}
-    known_parts = frozenset(p for p in parts.values() if p in ("train", "validation", "test"))
-    wanted = part if part in known_parts or part == "test" else "train"
+    config = _with_columns(config, lines[0])
+    line_parts = [_part(line, config) for line in lines]
+    known_parts = frozenset(p for p in line_parts if p in ("train", "validation", "test"))
+    # a part that the table lacks is separated from its training rows
+    requested = part if part in known_parts or part == "test" else "train"
     records: list[Record] = []
     dropped: list[Dropped] = []
-    for line in lines:
-        item = _record(line, columns, config, dataset=config.name or path.stem, split=split)
-        row_part = parts[id(line)]
-        if row_part == "other":
-            dropped.append(
-                Dropped(clip_id=_name(item), reason="other-split", detail=f"{line.place}: of no known split")
-            )
-        elif row_part is None and (known_parts or config.split_column is not None):
-            dropped.append(Dropped(clip_id=_name(item), reason="no-split", detail=f"{line.place}: says no split"))
-        elif known_parts and row_part != wanted:
+    for line, line_part in zip(lines, line_parts, strict=True):
+        item = _record(line, config, dataset=config.name or path.stem, split=split)
+        clip_id = item.prompt_id if isinstance(item, Record) else item.clip_id
+        if line_part == "other":
+            dropped.append(Dropped(clip_id=clip_id, reason="other-split", detail=f"{line.place}: unknown split"))
+        elif line_part is None and (known_parts or config.split_column is not None):
+            dropped.append(Dropped(clip_id=clip_id, reason="no-split", detail=f"{line.place}: no split"))
+        elif known_parts and line_part != requested:
             continue
         elif isinstance(item, Dropped):
             dropped.append(item)
         else:
             records.append(item)
-    require_unique(records, subject=str(path), remedy="remove one or name an id_column")
+    require_unique(((str(path), r.prompt_id) for r in records), remedy="remove one or name an id_column")
     return Corpus(
         records=tuple(records),
         dropped=tuple(dropped),
@@ -95,7 +93,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DatasetError(f"path must be a table or a folder of them, got {str(path)!r}: no such file; mend it")
-    # unlike rglob, it does not pass over what it cannot read
+    # rglob would skip unreadable folders silently
     names = [(folder, name) for folder, _, files in os.walk(path, onerror=_refuse) for name in files]
     for pattern in ("metadata.jsonl", "metadata.csv", "*.parquet", "*.arrow", "*.jsonl"):
         paths = sorted(
@@ -111,93 +109,68 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise error
 
 
 def _lines(file: Path, root: Path) -> Iterator[_Line]:
-    named = re.match(r"[A-Za-z]+", file.stem)
     is_metadata = file.stem == "metadata"
+    prefix = re.match(r"[A-Za-z]+", file.stem)
     # `train-00000-of-00002.parquet`, or a folder below the root that is called after the split
-    folders = reversed(file.relative_to(root).parts[:-1])
-    candidates = [named[0] if named and not is_metadata else "", *folders]
-    part = next((c for c in candidates if c.lower() in PARTS), None) if root.is_dir() else None
+    names = [prefix[0] if prefix and not is_metadata else "", *reversed(file.relative_to(root).parts[:-1])]
+    part = next((name for name in names if name.lower() in PARTS), None) if root.is_dir() else None
     folder = file.parent if is_metadata or root.is_file() else root
-    rows = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}.get(
-        file.suffix.lower()
-    )
-    if rows is None:
-        raise DatasetError(
-            f"{file}: a table must be .jsonl, .csv, .parquet or .arrow, got {file.suffix!r}; convert it"
-        )
-    for place, cells in rows(file):
-        yield _Line(place=place, cells=cells, folder=folder, part=part)
+    for row in _rows(file):
+        yield _Line(place=row.place, cells=row.cells, folder=folder, part=part)
 
 
-def _jsonl(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, text in read_lines(file):
-        try:
-            cells: Any = json.loads(text)
-        except ValueError as error:
-            raise DatasetError(f"{file}:{number}: a line must be JSON, got {error}; mend the line") from error
-        if not isinstance(cells, dict):
-            raise DatasetError(f"{file}:{number}: a line must be an object, got {text[:60]!r}; mend the line")
-        yield f"{file}:{number}", cast(dict[str, Any], cells)
-
-
-def _csv(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(csv_text(file), newline=""))
-    header = [name.strip() for name in reader.fieldnames or ()]
-    if "" in header:
-        raise DatasetError(
-            f"{file}:1: a header must name each column, got none for column {header.index('') + 1}; name it, or "
-            "write the table without its index (pandas: index=False)"
-        )
-    for cells in reader:
-        if None in cells or None in cells.values():
+def _rows(file: Path) -> list[Row]:
+    match file.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return read_jsonl(file)
+        case ".csv":
+            rows = read_csv(file)
+            if rows and "" in rows[0].cells:
+                raise DatasetError(
+                    f"{file}:1: a header must name each column, got none for column "
+                    f"{[*rows[0].cells].index('') + 1}; name it, or write the table without its index (pandas: "
+                    "index=False)"
+                )
+            return rows
+        case ".parquet" | ".arrow":
+            return _columnar(file)
+        case _:
             raise DatasetError(
-                f"{file}:{reader.line_num}: a row must have {len(header)} cells as its header, "
-                "got others; put text with commas in quotes"
+                f"{file}: a table must be .jsonl, .csv, .parquet or .arrow, got {file.suffix!r}; convert it"
             )
-        yield f"{file}:{reader.line_num}", {k.strip(): v for k, v in cells.items()}
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _columnar(file: Path) -> list[Row]:
     parquet: Any = importlib.import_module("pyarrow.parquet")
-    yield from _columnar(file, parquet.read_table)
-
-
-def _arrow(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     ipc: Any = importlib.import_module("pyarrow.ipc")
-    yield from _columnar(file, lambda path: ipc.open_stream(path).read_all())
-
-
-def _columnar(file: Path, read: Callable[[str], Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    is_parquet = file.suffix.lower() == ".parquet"
     try:
-        rows = read(str(file)).to_pylist()
-    # pyarrow's own are of these two
+        table = parquet.read_table(str(file)) if is_parquet else ipc.open_stream(str(file)).read_all()
+        rows = table.to_pylist()
+    # the bases of pyarrow's errors
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(
             f"{file}: must be a readable {file.suffix} table, got {reason}; write or download it again"
         ) from error
-    yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(rows, start=1))
+    return [Row(place=f"{file}: row {number}", cells=cells) for number, cells in enumerate(rows, start=1)]
 
 
-def _columns(config: TableDataConfig, first: _Line) -> TableDataConfig:
-    # `file_name` is the clip's column if the table has no `video`
+def _with_columns(config: TableDataConfig, first: _Line) -> TableDataConfig:
+    """The configuration with the columns that the table has; raises `DatasetError` for a missing column."""
     if config.video_column == "video" and "video" not in first.cells:
         if FILE_NAME in first.cells:
             config = config.model_copy(update={"video_column": FILE_NAME})
         elif config.audio_column is not None:
             config = config.model_copy(update={"video_column": None})
-    named = {
-        name: getattr(config, name)
-        for name in type(config).model_fields
-        if name.endswith("_column") and getattr(config, name) is not None
-    }
-    for name, column in named.items():
-        if column not in first.cells:
+    for name in type(config).model_fields:
+        column = getattr(config, name)
+        if name.endswith("_column") and column is not None and column not in first.cells:
             raise DatasetError(
                 f"{first.place}: {name} must be a column, got {column!r} beside {', '.join(first.cells)}; "
                 f"set {name}"
@@ -214,13 +187,10 @@ def _part(line: _Line, config: TableDataConfig) -> str | None:
     return None if value is None else PARTS.get(value.lower(), "other")
 
 
-def _record(
-    line: _Line, config: TableDataConfig, names: TableDataConfig, *, dataset: str, split: str
-) -> Record | Dropped:
-    root = resolved(names.media_root) if names.media_root else line.folder
+def _record(line: _Line, config: TableDataConfig, *, dataset: str, split: str) -> Record | Dropped:
+    root = resolved(config.media_root) if config.media_root else line.folder
     video, audio = _path(line, config.video_column), _path(line, config.audio_column)
-    row_id = _text(line, config.id_column)
-    clip_id = row_id or video or audio
+    clip_id = _text(line, config.id_column) or video or audio
     if not clip_id:
         raise DatasetError(f"{line.place}: a row must name its clip, got no path; mend the row")
     if not video and not audio:
@@ -255,19 +225,15 @@ def _labels(line: _Line, config: TableDataConfig) -> tuple[str, ...]:
 
 
 def _label(value: Any, line: _Line, config: TableDataConfig) -> str:
-    if not config.label_names:
-        if isinstance(value, int | float):
-            raise DatasetError(
-                f"{line.place}: a label must be a text, got the number {value}; name the classes in label_names"
-            )
-        return str(value).strip()
-    number = re.fullmatch(r"(\d+)(\.0+)?", str(value).strip())
-    if number is None or int(number[1]) >= len(config.label_names):
-        raise DatasetError(
-            f"{line.place}: a label must be a number from 0 to {len(config.label_names) - 1}, got {value!r}; "
-            "mend the row or label_names"
+    if config.label_names:
+        return class_of(
+            value, classes=config.label_names, first=0, place=line.place, remedy="mend the row or label_names"
         )
-    return config.label_names[int(number[1])]
+    if isinstance(value, int | float):
+        raise DatasetError(
+            f"{line.place}: a label must be a text, got the number {value}; name the classes in label_names"
+        )
+    return str(value).strip()
 
 
 def _path(line: _Line, column: str | None) -> str | None:
@@ -288,11 +254,4 @@ def _path(line: _Line, column: str | None) -> str | None:
 
 
 def _text(line: _Line, column: str | None) -> str | None:
-    value = line.cells.get(column) if column is not None else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return None if value is None or not str(value).strip() else str(value).strip()
-
-
-def _name(item: Record | Dropped) -> str:
-    return item.prompt_id if isinstance(item, Record) else item.clip_id
+    return cell_text(line.cells.get(column)) or None if column is not None else None

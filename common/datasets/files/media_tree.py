@@ -1,4 +1,4 @@
-"""The media of a corpus, found by walking its folders once."""
+"""The media of a corpus, collected in one walk through its folders."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,19 +13,21 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv", ".m
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 Key = Callable[[str], str | None]
 """Returns the id in a file name without suffix; None for a name that is no clip's."""
+Paths = Mapping[str, tuple[str, ...]]
+"""Absolute paths by id; several if an id occurs in several places."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaTree:
-    """Absolute paths by id; several if an id occurs in several places."""
+    """The media below a folder."""
 
     root: Path
-    videos: Mapping[str, tuple[str, ...]]
-    frames: Mapping[str, tuple[str, ...]]
+    videos: Paths
+    frames: Paths
     """Folders of frames."""
-    sounds: Mapping[str, tuple[str, ...]]
+    sounds: Paths
     unreadable: tuple[Dropped, ...] = ()
-    """Folders and links that could not be looked into."""
+    """Folders and links that cannot be read."""
 
     def clip(self, clip_id: str, *, prefer_frames: bool, frames_fps: float) -> Clip | None:
         """A clip with its sound: a separate file if one exists, else the video's own track.
@@ -33,12 +35,12 @@ class MediaTree:
         Returns None if its pictures are missing, or its sound in a tree without pictures; raises `DatasetError` for
         duplicates.
         """
-        sound = self._one(self.sounds, clip_id)
-        # what is not taken may stand in several places
-        frames = self._one(self.frames, clip_id) if prefer_frames else None
-        video = self._one(self.videos, clip_id) if frames is None or sound is None else None
+        sound = self._only(self.sounds, clip_id)
+        # duplicates matter only among the files that are used
+        frames = self._only(self.frames, clip_id) if prefer_frames else None
+        video = self._only(self.videos, clip_id) if frames is None or sound is None else None
         if video is None and frames is None:
-            frames = self._one(self.frames, clip_id)
+            frames = self._only(self.frames, clip_id)
         pictures = frames or video
         if pictures is None and (self.videos or self.frames or sound is None):
             return None
@@ -49,11 +51,11 @@ class MediaTree:
             frames_fps=frames_fps if frames is not None else None,
         )
 
-    def _one(self, paths: Mapping[str, tuple[str, ...]], clip_id: str) -> str | None:
+    def _only(self, paths: Paths, clip_id: str) -> str | None:
         places = paths.get(clip_id, ())
         if len(places) > 1:
             raise DatasetError(
-                f"{self.root}: a clip must stand in one place, got {clip_id!r} at {places[0]} and {places[1]}; set "
+                f"{self.root}: a clip must be in one place, got {clip_id!r} at {places[0]} and {places[1]}; set "
                 "media_root to the folder of one of them"
             )
         return places[0] if places else None
@@ -69,29 +71,27 @@ def index_media(
         has_frame_folders: a folder whose name is an id and that contains an image is a clip.
         ignored: names of folders to skip.
     """
+    from common.media.frame_folder import is_frame_folder
+
     videos: dict[str, tuple[str, ...]] = {}
     sounds: dict[str, tuple[str, ...]] = {}
     frames: dict[str, tuple[str, ...]] = {}
+    by_suffix = dict.fromkeys(VIDEO_SUFFIXES, videos) | dict.fromkeys(SOUND_SUFFIXES, sounds)
     unreadable: list[Dropped] = []
 
     def on_error(path: str, error: OSError) -> None:
         name, detail = os.path.relpath(path, root), f"{path}: {error.strerror}"
         unreadable.append(Dropped(clip_id=name, reason="unreadable", detail=detail))
 
-    for folder, entry in _walk(
-        root,
-        ignored=ignored,
-        is_clip=lambda e: has_frame_folders and _is_clip_folder(e, key),
-        on_error=on_error,
-    ):
-        stem, suffix = os.path.splitext(entry)
-        known = videos if suffix.lower() in VIDEO_SUFFIXES else sounds if suffix.lower() in SOUND_SUFFIXES else None
-        path = os.path.join(folder, entry)
-        if known is None and not suffix and os.path.isdir(path):
-            known = frames
-        clip_id = key(stem) if known is not None else None
-        if known is not None and clip_id is not None:
-            known[clip_id] = (*known.get(clip_id, ()), path)
+    def is_clip_folder(entry: "os.DirEntry[str]") -> bool:
+        return has_frame_folders and key(entry.name) is not None and is_frame_folder(entry.path)
+
+    for entry in _walk(root, ignored=ignored, is_clip_folder=is_clip_folder, on_error=on_error):
+        stem, suffix = os.path.splitext(entry.name)
+        paths = frames if not suffix and entry.is_dir() else by_suffix.get(suffix.lower())
+        clip_id = key(stem) if paths is not None else None
+        if paths is not None and clip_id is not None:
+            paths[clip_id] = (*paths.get(clip_id, ()), entry.path)
     return MediaTree(root=root, videos=videos, frames=frames, sounds=sounds, unreadable=tuple(unreadable))
 
 
@@ -99,13 +99,13 @@ def _walk(
     root: Path,
     *,
     ignored: frozenset[str],
-    is_clip: Callable[["os.DirEntry[str]"], bool],
+    is_clip_folder: Callable[["os.DirEntry[str]"], bool],
     on_error: Callable[[str, OSError], None],
-) -> Iterator[tuple[str, str]]:
-    """(folder, name) of every file and of every folder that is a clip, sorted by name."""
-    waiting, seen = [str(root)], {os.path.realpath(root)}
-    while waiting:
-        folder = waiting.pop()
+) -> Iterator["os.DirEntry[str]"]:
+    """Every file and every folder that is a clip, sorted by name within a folder."""
+    folders, seen = [str(root)], {os.path.realpath(root)}
+    while folders:
+        folder = folders.pop()
         try:
             with os.scandir(folder) as entries:
                 visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
@@ -114,26 +114,15 @@ def _walk(
             continue
         for entry in visible:
             try:
-                is_folder = entry.is_dir()
-                if is_folder and entry.name in ignored:
-                    continue
-                is_one = not is_folder or is_clip(entry)
+                is_inner = entry.is_dir() and not is_clip_folder(entry)
             except OSError as error:
                 on_error(entry.path, error)
                 continue
-            if is_one:
-                yield folder, entry.name
+            if not is_inner:
+                yield entry
                 continue
-            # a link may lead back
+            # a link may lead back to a folder above
             real = os.path.realpath(entry.path)
-            if real not in seen:
+            if entry.name not in ignored and real not in seen:
                 seen.add(real)
-                waiting.append(entry.path)
-
-
-def _is_clip_folder(entry: "os.DirEntry[str]", key: Key) -> bool:
-    if key(entry.name) is None:
-        return False
-    from common.media.frame_folder import is_frame_folder
-
-    return is_frame_folder(entry.path)
+                folders.append(entry.path)

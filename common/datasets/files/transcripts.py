@@ -4,15 +4,13 @@ JSONL of `{"name", "text"}`, CSV of `name,text`, or a folder of `NAME.srt`. A na
 without suffix; `00025` and `25` are the same clip.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from common.datasets.files.split_lists import stem_of
-from common.datasets.files.tables import read_csv, read_lines, read_text, resolved
+from common.datasets.files.tables import read_csv, read_jsonl, read_text, resolved
 from common.errors import DatasetError
 
 TIMES = re.compile(r"\d+:\d\d:\d\d[,.]\d+\s*-->.*")
@@ -47,15 +45,15 @@ def read_transcripts(path: str | None) -> Transcripts:
 def spoken(subtitles: str) -> str:
     """The words of an SRT file, without numbers, times and tags, in one line."""
     lines = [line.strip() for line in subtitles.splitlines()]
-    is_count = {
-        i for i, line in enumerate(lines) if line.isdigit() and i + 1 < len(lines) and TIMES.match(lines[i + 1])
-    }
-    kept = [line for i, line in enumerate(lines) if line and i not in is_count and not TIMES.match(line)]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>|\{\\[^}]*\}", "", " ".join(kept))).strip()
+    # a number is a counter only before a time: a speaker may say "1984"
+    counters = {i - 1 for i, line in enumerate(lines) if TIMES.match(line) and i and lines[i - 1].isdigit()}
+    words = " ".join(line for i, line in enumerate(lines) if i not in counters and not TIMES.match(line))
+    return " ".join(re.sub(r"<[^>]*>|\{\\[^}]*\}", "", words).split())
 
 
 def _entries(source: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, name, text) of every line."""
+    """(place, name, text) of every transcript."""
+    suffix = source.suffix.lower()
     if source.is_dir():
         files = sorted(source.glob("*.srt"))
         if not files:
@@ -64,29 +62,19 @@ def _entries(source: Path) -> Iterator[tuple[str, str, str]]:
             )
         for file in files:
             yield str(file), file.stem, spoken(read_text(file))
-    elif source.suffix.lower() == ".csv":
-        for row in read_csv(source, columns=("name", "text")):
-            yield row.place, row.cells["name"], row.cells["text"]
-    elif source.suffix.lower() == ".jsonl":
-        for number, line in read_lines(source):
-            yield f"{source}:{number}", *_pair(f"{source}:{number}", line)
+    elif suffix in (".csv", ".jsonl"):
+        for row in read_csv(source, columns=("name", "text")) if suffix == ".csv" else read_jsonl(source):
+            name, text = row.cells.get("name"), row.cells.get("text")
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise DatasetError(
+                    f'{row.place}: a line must be {{"name", "text"}}, both texts, got {str(row.cells)[:60]!r}; '
+                    "mend it"
+                )
+            yield row.place, name, text.strip()
     else:
         raise DatasetError(
             f"transcripts must be a .jsonl or .csv file or a folder of srt files, got {str(source)!r}; name one"
         )
-
-
-def _pair(place: str, line: str) -> tuple[str, str]:
-    try:
-        item: Any = json.loads(line)
-        name, text = item["name"], item["text"]
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f'{place}: a line must be {{"name", "text"}}, both texts, got {line[:60]!r}; mend it'
-        ) from error
-    return name, text.strip()
 
 
 def _key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What all corpora have in common: lists of files, mixes, transcripts, modalities, dropout, a run's reading."""
+"""Features of all corpora: lists of files, mixes, transcripts, modalities, dropout, the corpora of a run."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ CONFIGS: TypeAdapter[Any] = TypeAdapter(AnyCorpusConfig)
 
 
 def read(settings: dict[str, object], split: str = "train", **more: Any) -> Corpus:
-    """Any corpus."""
+    """Reads any corpus."""
     return read_corpus(CONFIGS.validate_python(settings), split=split, **more)
 
 
@@ -66,7 +66,7 @@ def test_a_random_strategy_is_seeded() -> None:
 @pytest.mark.parametrize(
     "strategy", ["some", "first", "first:0", "end:-1", "random:101%", "first:6", "first:1.5", "random:0%"]
 )
-def test_a_strategy_that_is_none_is_named(strategy: str) -> None:
+def test_an_invalid_strategy_is_named(strategy: str) -> None:
     with pytest.raises(DatasetError, match=r"list: sampling_strategy must .*; "):
         sampled(5, strategy, seed="0", place="list")
 
@@ -92,7 +92,7 @@ def test_a_list_of_files(tmp_path: Path) -> None:
         ("datasets: [{sampling_strategy: all}]", "entry 0 must have a json_path"),
         ("datasets: [{json_path: none.json}]", "none.json"),
         ("datasets: [{json_path: a.json, sampling_strategy: half}]", "entry 0: sampling_strategy must be"),
-        ("datasets: [{json_path: a.json}, {json_path: a.json}]", "each clip must stand once, got '1.mp4' twice"),
+        ("datasets: [{json_path: a.json}, {json_path: a.json}]", "each clip must occur once, got '1.mp4' twice"),
         ("datasets: [", "a list must be YAML"),
     ],
 )
@@ -129,10 +129,10 @@ def test_a_mix_keeps_ids_apart_by_corpus(tmp_path: Path) -> None:
 
 
 def test_one_corpus_twice_needs_names(tmp_path: Path) -> None:
-    one = {"type": "r1_omni", "path": str(put_json(tmp_path / "a.json", ["1.mp4"]))}
-    with pytest.raises(DatasetError, match=r"got 'a/1\.mp4' twice; give each of its sources a name"):
-        read({"type": "mix", "sources": [one, one]})
-    twice = read({"type": "mix", "sources": [one, {**one, "name": "again"}]})
+    source = {"type": "r1_omni", "path": str(put_json(tmp_path / "a.json", ["1.mp4"]))}
+    with pytest.raises(DatasetError, match=r"got 'a/1\.mp4' twice; give each of its sources a different name"):
+        read({"type": "mix", "sources": [source, source]})
+    twice = read({"type": "mix", "sources": [source, {**source, "name": "again"}]})
     assert [r.prompt_id for r in twice.records] == ["a/1.mp4", "again/1.mp4"]
 
 
@@ -157,15 +157,15 @@ evaluation: {{policies: [grpo]}}
     assert load_corpora(same, tmp_path, on_clip=lambda done, total: None).left_out[-1] == (
         "2 clips of data.heldout are trained on, too, the first: '1'"
     )
-    found = check_inputs(config)
-    assert {split: len(corpus.records) for split, corpus in found.items()} == {"train": 3, "heldout": 1}
-    (line,) = left_out(found)
+    corpora_by_split = check_inputs(config)
+    assert {split: len(corpus.records) for split, corpus in corpora_by_split.items()} == {"train": 3, "heldout": 1}
+    (line,) = left_out(corpora_by_split)
     assert line.startswith("1 clips of data.source are left out as missing, the first: ")
     assert "set_1.csv:3" in line
     corpora = load_corpora(config, tmp_path, on_clip=lambda done, total: None)
     assert corpora.left_out == (line,)
     assert [r.split for r in corpora.heldout] == ["heldout"]
-    # what is there decides which clips there are
+    # a missing file changes the records, and so the hash
     before = corpora.sha256
     (tmp_path / "DFEW" / "part_2" / "1.mp4").unlink()
     assert load_corpora(config, tmp_path, on_clip=lambda done, total: None).sha256 != before
@@ -203,23 +203,23 @@ def test_a_mistake_in_the_configuration_is_one_line(overrides: list[str], part: 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "srt"])
 def test_transcripts_beside_the_corpus(tmp_path: Path, kind: str) -> None:
     root = put_dfew(tmp_path / "DFEW", train={1: 1, 12: 2}, test={3: 3})
-    said = "It's 3 o'clock, <really>."
+    speech = "It's 3 o'clock, <really>."
     if kind == "jsonl":
-        path = put_text(tmp_path / "said.jsonl", json.dumps({"name": "00012", "text": said}) + "\n")
+        path = put_text(tmp_path / "said.jsonl", json.dumps({"name": "00012", "text": speech}) + "\n")
     elif kind == "csv":
-        path = put_text(tmp_path / "said.csv", f'name,text\r\n12.mp4,"{said}"\r\n')
+        path = put_text(tmp_path / "said.csv", f'name,text\r\n12.mp4,"{speech}"\r\n')
     else:
         path = tmp_path / "said"
         put_text(
             path / "00012.srt", "1\r\n00:00:00,000 --> 00:00:01,500\r\n<i>It's 3</i>\r\no'clock, <really>.\r\n"
         )
-        said = "It's 3 o'clock, ."
+        speech = "It's 3 o'clock, ."
     settings: dict[str, object] = {"type": "dfew", "root": str(root), "transcripts": str(path)}
     silent, spoken_clip = read(settings).records
-    assert (silent.transcript, spoken_clip.transcript) == (None, said)
+    assert (silent.transcript, spoken_clip.transcript) == (None, speech)
     assert spoken_clip.question == QUESTION
     shown = read(settings, shows_transcripts=True).records
-    assert [r.question for r in shown] == [QUESTION, f"What is said: {said}\n{QUESTION}"]
+    assert [r.question for r in shown] == [QUESTION, f"What is said: {speech}\n{QUESTION}"]
 
 
 def test_subtitles_are_the_words_alone() -> None:
@@ -256,7 +256,7 @@ VIDEO = Clip(clip_id="a", video_path="a.mp4", audio_path=None)
 AUDIO = Clip(clip_id="a", video_path=None, audio_path="a.wav")
 
 
-def test_the_question_says_what_is_there() -> None:
+def test_the_question_states_the_modalities() -> None:
     assert [question_of(clip, question=None) for clip in (BOTH, VIDEO, AUDIO)] == [
         QUESTION,
         VIDEO_QUESTION,
@@ -273,9 +273,9 @@ def test_the_question_says_what_is_there() -> None:
 @pytest.mark.parametrize("clip", [BOTH, VIDEO, AUDIO])
 @pytest.mark.parametrize("question", [None, "Why?"])
 @pytest.mark.parametrize("transcript", [None, "Hi."])
-def test_a_question_can_be_taken_apart_again(clip: Clip, question: str | None, transcript: str | None) -> None:
-    asked = question_of(clip, question=question, transcript=transcript)
-    assert base_question(asked, clip=clip, transcript=transcript) == question
+def test_a_question_can_be_split_into_its_parts(clip: Clip, question: str | None, transcript: str | None) -> None:
+    text = question_of(clip, question=question, transcript=transcript)
+    assert base_question(text, clip=clip, transcript=transcript) == question
 
 
 def test_a_single_modality_of_any_corpus(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_single_modality_of_any_corpus(tmp_path: Path) -> None:
 
 
 def record(index: int, clip: Clip = BOTH) -> Record:
-    """With a transcript that is shown."""
+    """A record with its transcript in the question."""
     return Record(
         prompt_id=f"clip-{index}",
         clip=clip,
@@ -305,7 +305,7 @@ def record(index: int, clip: Clip = BOTH) -> Record:
 DROPPING = DataConfig(show_transcripts=True, transcript_dropout=0.5, video_dropout=0.2, audio_dropout=0.3)
 
 
-def test_dropout_keeps_to_its_shares_and_says_what_is_left() -> None:
+def test_dropout_keeps_its_shares_and_adapts_the_question() -> None:
     vary = dropout_of(DROPPING, seed=1)
     assert vary is not None
     varied = [vary(record(i), 0) for i in range(2000)]
@@ -317,11 +317,11 @@ def test_dropout_keeps_to_its_shares_and_says_what_is_left() -> None:
     assert 900 < sum(r.question.startswith("What is said: Hi.\n") for r in varied) < 1100
     assert all(r.question.endswith(AUDIO_QUESTION) for r in no_video)
     assert all(r.question.endswith(VIDEO_QUESTION) for r in no_audio)
-    # a reward may still look at it
+    # rewards may use the transcript
     assert all(r.transcript == "Hi." for r in varied)
 
 
-def test_dropout_is_drawn_anew_each_epoch_and_the_same_again() -> None:
+def test_dropout_differs_between_epochs_and_is_reproducible() -> None:
     vary = dropout_of(DROPPING, seed=1)
     assert vary is not None
     records = [record(i) for i in range(50)]
@@ -337,7 +337,7 @@ def test_a_clip_keeps_its_only_modality() -> None:
     assert dropout_of(DataConfig(), seed=0) is None
 
 
-def test_the_stream_asks_what_dropout_leaves() -> None:
+def test_the_stream_applies_dropout() -> None:
     vary = dropout_of(DataConfig(audio_dropout=1.0), seed=0)
     stream = PromptStream([record(0)], seed=0, vary=vary)
     assert stream.peek(1)[0].clip.audio_path is None

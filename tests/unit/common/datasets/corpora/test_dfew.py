@@ -1,4 +1,4 @@
-"""DFEW in each of its layouts, and every way in which it can be wrong."""
+"""DFEW: its layouts, and the messages about bad files."""
 
 import os
 from pathlib import Path
@@ -19,18 +19,18 @@ TEST = {5: 5, 6: 6, 7: 7}
 
 
 def read(root: Path, split: str = "train", **settings: object) -> Corpus:
-    """One stage's clips."""
+    """The clips of a stage."""
     return read_corpus(DfewDataConfig.model_validate({"type": "dfew", "root": str(root), **settings}), split=split)
 
 
 def complaint(root: Path, split: str = "train", **settings: object) -> str:
-    """The one line of a mistake."""
+    """The message of the error, which is one line."""
     with pytest.raises(DatasetError) as caught:
         read(root, split, **settings)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert ";" in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    return message
 
 
 def test_the_corpus_as_it_is_unpacked(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_corpus_as_it_is_unpacked(tmp_path: Path) -> None:
         ("split01/train.csv", "/data/DFEW clips/00001 0\n/data/DFEW clips/00002 6"),
     ],
 )
-def test_each_kind_of_list_is_told_by_its_form(tmp_path: Path, name: str, text: str) -> None:
+def test_each_kind_of_list_is_recognized_by_its_location(tmp_path: Path, name: str, text: str) -> None:
     put_text(tmp_path / name, text)
     for clip in (1, 2):
         put_mp4(tmp_path / "clips" / f"{clip}.mp4")
@@ -92,7 +92,7 @@ def test_sounds_in_a_tree_of_their_own(tmp_path: Path) -> None:
     wav = put_wav(tmp_path / "dfew_original_clips_16khz" / "part_1" / "1.wav")
     with_sound, without = read(tmp_path).records
     assert with_sound.clip.audio_path == str(wav)
-    # its own track: the media stage finds that there is none
+    # a video is assumed to have a track; the media stage reports that it has none
     assert without.clip.audio_path == without.clip.video_path
 
 
@@ -186,8 +186,8 @@ def test_validation_is_set_aside_from_training(tmp_path: Path) -> None:
             "video_name,emotion\n1,1\n",
             "set_1.csv:1: a header must have the columns video_name and label",
         ),
-        ("video_name,label\n1,1\n00001,2\n", "set_1.csv:3: each clip must stand once, got '1' at"),
-        ("video_name,label\nfirst,1\n", "set_1.csv:2: a clip must be called by its number, got 'first'"),
+        ("video_name,label\n1,1\n00001,2\n", "set_1.csv:3: each clip must occur once, got '1' at"),
+        ("video_name,label\nfirst,1\n", "set_1.csv:2: a clip must be named by its number, got 'first'"),
         ("video_name,label\n1\n", "set_1.csv:2: a line must be video_name,label, got '1'"),
         ("x/00001 3 1\n", "set_1.csv:1: a line must be video_name,label, got 'x/00001 3 1'"),
         ("1\t1\n2\t7\n", "set_1.csv:1: a line must be video_name,label, got '1\\t1'"),
@@ -216,7 +216,7 @@ def test_a_public_list_that_is_wrong_says_where(tmp_path: Path, text: str, part:
     assert part in complaint(tmp_path)
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_or_list_is_named(tmp_path: Path) -> None:
     root = put_dfew(tmp_path / "DFEW", train=TRAIN, test=TEST)
     put_text(root / "EmoLabel_DataSplit" / "train(single-labeled)" / "set_4.csv", "1,1\n")
     assert "root must be a folder, got" in complaint(tmp_path / "none")
@@ -234,26 +234,26 @@ def test_a_list_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 def test_a_clip_in_two_places_is_named(tmp_path: Path) -> None:
     root = put_dfew(tmp_path, train={1: 1}, test={})
     put_mp4(root / "other" / "1.mp4")
-    said = complaint(root)
-    assert "a clip must stand in one place, got '1' at" in said
-    assert "set media_root" in said
+    message = complaint(root)
+    assert "a clip must be in one place, got '1' at" in message
+    assert "set media_root" in message
     assert len(read(root, media_root=str(root / "part_2")).records) == 1
 
 
-def test_what_is_not_taken_may_stand_in_several_places(tmp_path: Path) -> None:
+def test_unused_media_may_be_in_several_places(tmp_path: Path) -> None:
     root = put_dfew(tmp_path, train={1: 1}, test={})
     put_frames(root / "Clip" / "jpg_256" / "00001", 2)
     put_frames(root / "Clip" / "clip_224x224" / "00001", 2)
     (video,) = read(root).records
     assert video.clip.video_path == str(root / "part_2" / "1.mp4")
-    assert "a clip must stand in one place, got '1' at" in complaint(root, prefer_frames=True)
+    assert "a clip must be in one place, got '1' at" in complaint(root, prefer_frames=True)
     put_mp4(root / "other" / "1.mp4")
     put_wav(root / "wav" / "1.wav")
-    one = put_frames(tmp_path / "frames" / "00001", 2)
+    folder = put_frames(tmp_path / "frames" / "00001", 2)
     (root / "Clip").rename(tmp_path.parent / f"{tmp_path.name}-away")
-    # with a sound of its own the videos are not looked at
+    # with a separate sound the videos are not used
     (frames,) = read(root, prefer_frames=True).records
-    assert frames.clip.video_path == str(one)
+    assert frames.clip.video_path == str(folder)
 
 
 def test_what_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

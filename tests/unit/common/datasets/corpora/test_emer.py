@@ -13,19 +13,19 @@ from tests.support.media.corpora import put_mp4, put_text, put_wav
 
 
 def read(root: Path, variant: str, *, split: str = "train", taxonomy: str = "open", **settings: object) -> Corpus:
-    """One stage's clips."""
+    """The clips of a stage."""
     config = EmerDataConfig.model_validate({"type": "emer", "root": str(root), "variant": variant, **settings})
     return read_corpus(config, split=split, taxonomy=taxonomy)
 
 
 def complaint(root: Path, variant: str, **settings: object) -> str:
-    """The one line of a mistake."""
+    """The message of the error, which is one line."""
     with pytest.raises(DatasetError) as caught:
         read(root, variant, **settings)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert ";" in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    return message
 
 
 def put_ovmerd(root: Path, *, reasons: str = 'name,reason\na,"He smiles, and laughs."\n') -> Path:
@@ -101,9 +101,9 @@ def test_the_cold_start_takes_clips_with_reasons_alone(tmp_path: Path) -> None:
     assert [r.prompt_id for r in corpus.records] == ["a"]
     assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("b", "no-reason"), ("c", "no-label")]
     put_text(tmp_path / "track3_train_ovmerd.csv", "name,reason\na,\n")
-    said = complaint(tmp_path, "ovmerd", split="cold_start")
-    assert "got 2 no-reason, 1 no-label" in said
-    assert "track2_train_ovmerd.csv:2: 'a' has no reason; name where the reasons stand" in said
+    message = complaint(tmp_path, "ovmerd", split="cold_start")
+    assert "got 2 no-reason, 1 no-label" in message
+    assert "track2_train_ovmerd.csv:2: 'a' has no reason; name the table of the reasons" in message
 
 
 def test_emer_v1_is_one_table(tmp_path: Path) -> None:
@@ -151,17 +151,25 @@ def test_the_challenges_have_six_classes(tmp_path: Path) -> None:
             "name,labels\na,x\n",
             "ovmerd.csv:1: a header must have the columns name, openset",
         ),
-        ("track2_train_ovmerd.csv", "name,openset\na,x\na,y\n", "ovmerd.csv:3: each clip must stand once, got 'a'"),
-        ("track2_train_ovmerd.csv", "name,openset\na,x,y\n", "ovmerd.csv:2: a row must have 2 cells as its header"),
+        ("track2_train_ovmerd.csv", "name,openset\na,x\na,y\n", "ovmerd.csv:3: each clip must occur once, got 'a'"),
+        (
+            "track2_train_ovmerd.csv",
+            "name,openset\na,x,y\n",
+            "ovmerd.csv:2: a row must have 2 cells like its header",
+        ),
         ("track2_train_ovmerd.csv", "", "ovmerd.csv: a table must have a header and rows"),
         ("track3_train_ovmerd.csv", "name,why\na,x\n", "ovmerd.csv:1: a header must have the columns name, reason"),
         (
             "track3_train_ovmerd.csv",
             "name,reason\na,x\na,y\n",
-            "track3_train_ovmerd.csv:3: each clip must stand once",
+            "track3_train_ovmerd.csv:3: each clip must occur once",
         ),
-        ("subtitle_chieng.csv", "name,english\na,x\nb,\na,x\n", "subtitle_chieng.csv:4: each clip must stand once"),
-        ("subtitle_chieng.csv", "name,sentence\na,x\n", "must have the column 'english', got name, sentence"),
+        ("subtitle_chieng.csv", "name,english\na,x\nb,\na,x\n", "subtitle_chieng.csv:4: each clip must occur once"),
+        (
+            "subtitle_chieng.csv",
+            "name,sentence\na,x\n",
+            "subtitle_chieng.csv:1: a header must have the columns name, english, got no 'english'",
+        ),
     ],
 )
 def test_a_table_that_is_wrong_says_where(tmp_path: Path, name: str, text: str, part: str) -> None:

@@ -1,4 +1,4 @@
-"""MAFW: its own lists and workbooks, and the public ones."""
+"""MAFW: its lists and workbooks, and the public lists."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from tests.support.media.corpora import put_mafw, put_mp4, put_text, put_wav, pu
 
 
 def read(root: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:
-    """One stage's clips."""
+    """The clips of a stage."""
     config = MafwDataConfig.model_validate({"type": "mafw", "root": str(root), **settings})
     return read_corpus(config, split=split, taxonomy=taxonomy)
 
 
 def complaint(root: Path, **settings: object) -> str:
-    """The one line of a mistake."""
+    """The message of the error, which is one line."""
     with pytest.raises(DatasetError) as caught:
         read(root, **settings)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert ";" in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    return message
 
 
 def test_the_corpus_as_it_is_unpacked(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_workbook_of_compound_labels(tmp_path: Path) -> None:
         ([TITLE, {0: "00025.mp4", 12: 12}], "single-set.xlsx:2: a label must be a number from 1 to 11, got '12'"),
         (
             [TITLE, {0: "00025.mp4", 12: 1}, {0: "x", 12: 1}],
-            "single-set.xlsx:3: a clip must be called by its number",
+            "single-set.xlsx:3: a clip must be named by its number",
         ),
         (
             [{0: "00024.mp4", 1: 1}, {0: "00025.mp4", 12: 1}],
@@ -140,7 +140,7 @@ def test_a_workbook_that_is_wrong_says_where(tmp_path: Path, rows: list[dict[int
     assert part in complaint(tmp_path, fold=None)
 
 
-def test_a_workbook_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_workbook_is_named(tmp_path: Path) -> None:
     assert "must hold Labels/single-set.xlsx" in complaint(tmp_path, fold=None)
     put_text(tmp_path / "single-set.xlsx", "clip,label")
     assert "single-set.xlsx: must be an xlsx workbook" in complaint(tmp_path, fold=None)
@@ -164,7 +164,7 @@ def test_public_lists_count_from_zero(tmp_path: Path, name: str, text: str) -> N
     assert first.clip.audio_path == str(wav)
 
 
-def test_a_public_list_is_one_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_public_list_is_recognized_in_any_folder(tmp_path: Path) -> None:
     put_text(tmp_path / "set_1" / "MAFW_set_1_train.txt", "/data/MAFW/00025 47 3")
     put_mp4(tmp_path / "00025.mp4")
     assert [r.label for r in read(tmp_path, lists=str(tmp_path / "set_1")).records] == ["happy"]
@@ -174,7 +174,7 @@ def test_a_public_list_is_one_wherever_it_stands(tmp_path: Path) -> None:
     ("lines", "part"),
     [
         (["00025.mp4 anger", "00026.mp4 hate"], "train.txt:2: a label must be made of anger, disgust"),
-        (["00025.mp4 anger", "25.mp4 fear"], "train.txt:2: each clip must stand once, got '00025' at"),
+        (["00025.mp4 anger", "25.mp4 fear"], "train.txt:2: each clip must occur once, got '00025' at"),
         (["00025.mp4 anger_fear"], "train.txt:1: a label must be one class, got 'anger_fear'; set labels to"),
         (["00025.mp4"], "train.txt:1: a label must be made of"),
     ],

@@ -28,7 +28,7 @@ def item(video: str = "a.mp4", *, human: str = "<video>\n<audio>\nWhat?", gpt: s
 def load(
     folder: Path, items: object, *, media_root: Path | None = None, question: str | None = None
 ) -> list[Record]:
-    """What a file with these items holds."""
+    """The records of a file with these items."""
     (folder / "mafw.json").write_text(items if isinstance(items, str) else json.dumps(items))
     return load_r1_omni(folder / "mafw.json", media_root=media_root, question=question, split="train")
 
@@ -43,7 +43,7 @@ def test_a_record_by_hand(tmp_path: Path) -> None:
     )
     assert record.clip.video_path == record.clip.audio_path == str(tmp_path / "clips/a.mp4")
     assert record.clip.clip_id == "clips/a.mp4"
-    # the paper asks every clip the same, whatever the record says
+    # the paper asks the same question of every clip; that of the record is unused
     assert record.question == QUESTION
 
 
@@ -63,7 +63,7 @@ def test_the_papers_question() -> None:
         ("<audio>\nQ", False, True),
     ],
 )
-def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has_audio: bool) -> None:
+def test_tags_state_the_modalities(tmp_path: Path, human: str, has_video: bool, has_audio: bool) -> None:
     (record,) = load(tmp_path, [item(human=human)])
     assert (record.clip.video_path is not None, record.clip.audio_path is not None) == (has_video, has_audio)
 
@@ -77,7 +77,7 @@ def test_tags_say_what_is_there(tmp_path: Path, human: str, has_video: bool, has
         ("<answer>a b</answer>", "a b"),
     ],
 )
-def test_a_label_stands_bare_or_in_its_tag(tmp_path: Path, gpt: str, label: str) -> None:
+def test_a_label_is_bare_or_in_its_tag(tmp_path: Path, gpt: str, label: str) -> None:
     assert load(tmp_path, [item(gpt=gpt)])[0].label == label
 
 
@@ -90,14 +90,14 @@ def test_paths_start_from_the_media_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("media_root", [None, "media", "~/media"])
 @pytest.mark.parametrize("path", ["mafw.json", "./sub/../mafw.json", "~/mafw.json"])
-def test_paths_are_those_of_the_directory_that_the_run_was_started_from(
+def test_paths_start_from_the_working_directory_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, media_root: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mafw.json").write_text(json.dumps([item("x/a.mp4")]))
     (record,) = load_r1_omni(path, media_root=media_root, question=None, split="train")
-    # a worker has another directory, and no `~` is a folder
+    # paths must be absolute: a worker has another working directory
     expected = tmp_path / "media" if media_root else tmp_path
     assert record.clip.video_path == str(expected / "x/a.mp4")
     assert record.prompt_id == "x/a.mp4"
@@ -112,7 +112,7 @@ def test_clips_lie_beside_a_link_to_the_corpus(tmp_path: Path) -> None:
     assert (record.clip.video_path, record.dataset) == (str(tmp_path / "snapshot" / "a.mp4"), "mafw")
 
 
-def test_a_question_of_ones_own_is_asked(tmp_path: Path) -> None:
+def test_a_configured_question_replaces_that_of_the_paper(tmp_path: Path) -> None:
     assert load(tmp_path, [item()], question="Warum?")[0].question == "Warum?"
 
 
@@ -149,7 +149,7 @@ def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
         load_r1_omni(tmp_path / "none.json", media_root=None, question=None, split="train")
 
 
-def test_what_the_corpus_answers_is_kept_whole(tmp_path: Path) -> None:
+def test_the_full_response_is_kept(tmp_path: Path) -> None:
     whole = "<think>The mouth\nsmiles.</think>\n<answer>happy</answer>"
     items = [item("a.mp4", gpt=f" {whole}\n"), item("b.mp4", gpt="sad")]
     assert [(r.response, r.label) for r in load(tmp_path, items)] == [(whole, "happy"), ("sad", "sad")]
@@ -181,7 +181,7 @@ def test_a_corpus_is_utf8_with_or_without_a_byte_order_mark(tmp_path: Path) -> N
         "for path in sys.argv[1:]:\n"
         "    print(ascii(load(path, media_root=None, question=None, split='train')[0].prompt_id))"
     )
-    # where the locale's encoding is another
+    # with a locale whose encoding is not UTF-8
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", command, str(tmp_path / "a.json"), str(tmp_path / "b.json")],
         env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},

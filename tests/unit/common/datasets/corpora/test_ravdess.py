@@ -1,4 +1,4 @@
-"""RAVDESS: everything is in the names of its files."""
+"""RAVDESS: the file names are the corpus."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from tests.support.media.corpora import put_ravdess
 
 
 def read(root: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:
-    """One stage's clips."""
+    """The clips of a stage."""
     config = RavdessDataConfig.model_validate({"type": "ravdess", "root": str(root), **settings})
     return read_corpus(config, split=split, taxonomy=taxonomy)
 
 
 def reasons(corpus: Corpus) -> dict[str, str]:
-    """Why each clip is left out."""
+    """The reason of each dropped clip, by id."""
     return {d.clip_id: d.reason for d in corpus.dropped}
 
 

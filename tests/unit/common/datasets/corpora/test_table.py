@@ -1,4 +1,4 @@
-"""Tables of a user's own: columns as the configuration names them."""
+"""Tables of users: the configuration names the columns."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.media.corpora import put_text
 
 
 def read(path: Path, split: str = "train", *, taxonomy: str = "open", **settings: object) -> Corpus:
-    """One stage's clips."""
+    """The clips of a stage."""
     config = TableDataConfig.model_validate({"type": "table", "path": str(path), **settings})
     return read_corpus(config, split=split, taxonomy=taxonomy, question=None)
 
@@ -29,13 +29,13 @@ def jsonl(path: Path, rows: Sequence[object]) -> Path:
 
 
 def complaint(path: Path, **settings: object) -> str:
-    """The one line of a mistake."""
+    """The message of the error, which is one line."""
     with pytest.raises(DatasetError) as caught:
         read(path, **settings)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert ";" in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    return message
 
 
 def test_a_row_by_hand(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_labels_fold_into_the_taxonomy(tmp_path: Path) -> None:
     ]
 
 
-def test_a_column_may_tell_the_split(tmp_path: Path) -> None:
-    told = ["train", "test", "Validation", "train", "extra"]
-    rows = [{"video": f"{n}.mp4", "label": "sad", "fold": split} for n, split in enumerate(told)]
+def test_a_column_may_contain_the_split(tmp_path: Path) -> None:
+    splits = ["train", "test", "Validation", "train", "extra"]
+    rows = [{"video": f"{n}.mp4", "label": "sad", "fold": split} for n, split in enumerate(splits)]
     path = jsonl(tmp_path / "a.jsonl", rows)
     by_stage = {s: read(path, s, split_column="fold") for s in ("train", "validation", "heldout")}
     assert {s: [r.prompt_id for r in c.records] for s, c in by_stage.items()} == {
@@ -125,23 +125,23 @@ def test_a_column_may_tell_the_split(tmp_path: Path) -> None:
         "heldout": ["1.mp4"],
     }
     assert [(d.clip_id, d.reason) for d in by_stage["train"].dropped] == [("4.mp4", "other-split")]
-    # a table that tells nothing is one part, whatever it is read for
+    # a table without splits is one part for every stage
     assert len(read(path, "heldout").records) == 5
 
 
 @pytest.mark.parametrize("blank", [None, " "])
-def test_a_row_that_says_no_split_is_reported(tmp_path: Path, blank: str | None) -> None:
+def test_a_row_without_a_split_is_reported(tmp_path: Path, blank: str | None) -> None:
     rows: list[dict[str, Any]] = [{"video": "1.mp4", "label": "sad", "split": "train"}]
     rows += [{"video": "2.mp4", "label": "sad", "split": blank}, {"video": "3.mp4", "label": "sad"}]
     corpus = read(jsonl(tmp_path / "a.jsonl", rows), split_column="split")
     assert [r.prompt_id for r in corpus.records] == ["1.mp4"]
     assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("2.mp4", "no-split"), ("3.mp4", "no-split")]
-    told = complaint(jsonl(tmp_path / "b.jsonl", [{**rows[0], "split": blank}]), split_column="split")
-    assert "got 1 no-split, the first: " in told
-    assert "b.jsonl:1: says no split; write the split into its column" in told
+    message = complaint(jsonl(tmp_path / "b.jsonl", [{**rows[0], "split": blank}]), split_column="split")
+    assert "got 1 no-split, the first: " in message
+    assert "b.jsonl:1: no split; write the split into its column" in message
 
 
-def test_a_file_that_says_no_split_beside_one_that_does_is_reported(tmp_path: Path) -> None:
+def test_a_file_without_a_split_beside_one_with_a_split_is_reported(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", [{"video": "1.mp4", "label": "sad"}])
     jsonl(tmp_path / "extra.jsonl", [{"video": "2.mp4", "label": "sad"}])
     corpus = read(tmp_path)
@@ -149,7 +149,7 @@ def test_a_file_that_says_no_split_beside_one_that_does_is_reported(tmp_path: Pa
     assert [(d.clip_id, d.reason) for d in corpus.dropped] == [("2.mp4", "no-split")]
 
 
-def test_folders_below_the_corpus_alone_tell_the_split(tmp_path: Path) -> None:
+def test_only_folders_below_the_corpus_determine_the_split(tmp_path: Path) -> None:
     root = tmp_path / "dev" / "own"
     jsonl(root / "metadata.jsonl", [{"video": "1.mp4", "label": "sad"}])
     assert len(read(root).records) == 1
@@ -182,7 +182,7 @@ def test_a_folder_of_videos_with_metadata(tmp_path: Path) -> None:
     assert test.prompt_id == "clips/2.mp4"
 
 
-def test_what_has_a_number_for_an_id_keeps_it(tmp_path: Path) -> None:
+def test_an_id_may_be_a_number(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"id": 7, "video": "a.mp4", "label": "sad"}])
     assert read(path, id_column="id").records[0].prompt_id == "7"
 
@@ -214,7 +214,7 @@ def test_what_has_a_number_for_an_id_keeps_it(tmp_path: Path) -> None:
         (
             '{"video": "a", "label": "x"}\n{"video": "a", "label": "y"}',
             {},
-            "each clip must stand once, got 'a' twice; remove one or name an id_column",
+            "each clip must occur once, got 'a' twice; remove one or name an id_column",
         ),
         ("", {}, "a.jsonl: a list must have a line for each clip, got an empty file"),
         (
@@ -233,11 +233,11 @@ def test_a_table_that_is_wrong_says_where(
 
 def test_a_csv_that_is_wrong_says_where(tmp_path: Path) -> None:
     path = put_text(tmp_path / "a.csv", "video,label\na.mp4,sad\nb.mp4,sad,very\n")
-    assert "a.csv:3: a row must have 2 cells as its header, got others" in complaint(path)
+    assert "a.csv:3: a row must have 2 cells like its header, got 3" in complaint(path)
     path = put_text(tmp_path / "open.csv", 'video,label\na.mp4,"sad\nb.mp4,sad\n')
-    assert "open.csv:2: a table must close its quotes, got one that is open to the end" in complaint(path)
+    assert "open.csv:2: a row must be CSV, got unexpected end of data; close each quote" in complaint(path)
     path = put_text(tmp_path / "long.csv", f"video,label\na.mp4,{'x' * 200_000}\n")
-    assert "long.csv:2: a table must be CSV, got field larger than field limit" in complaint(path)
+    assert "long.csv:2: a row must be CSV, got field larger than field limit" in complaint(path)
     path = put_text(tmp_path / "pandas.csv", ",video,label\n0,a.mp4,sad\n")
     assert "pandas.csv:1: a header must name each column, got none for column 1" in complaint(path)
     assert "must be .jsonl, .csv, .parquet or .arrow, got '.txt'" in complaint(put_text(tmp_path / "a.txt", "x"))
