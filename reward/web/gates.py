@@ -80,8 +80,8 @@ class TokenGate:
         if scope["type"] == "http" and self._expected is not None and scope["path"] not in OPEN_PATHS:
             shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             if not hmac.compare_digest(shown, self._expected):
-                headers = {"WWW-Authenticate": "Bearer"}
-                error = RefusedError(401, "authorization", "must be the service's bearer token", headers)
+                message, headers = "must be the service's bearer token", {"WWW-Authenticate": "Bearer"}
+                error = RefusedError(401, "authorization", message, headers)
                 await refuse(error, receive, send, limits=self._limits)
                 return
         await self._app(scope, receive, send)

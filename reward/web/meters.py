@@ -15,10 +15,9 @@ class Meters:
         self.samples = counter("omni_reward_samples", "Samples asked about, by reward.")
         self.errors = counter("omni_reward_errors", "Samples that a reward failed on.")
         self.left_out = counter("omni_reward_left_out", "Groups that a reward had no part in.")
-        about = "Seconds that a reward took for a group."
-        self.seconds = Histogram("omni_reward_seconds", about, ["reward"], registry=registry)
-        about = "Seconds of score requests."
-        self.request_seconds = Histogram("omni_reward_request_seconds", about, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.seconds = histogram("omni_reward_seconds", "Seconds that a reward took for a group.", ["reward"])
+        self.request_seconds = histogram("omni_reward_request_seconds", "Seconds of score requests.")
         self.in_flight = Gauge("omni_reward_samples_in_flight", "Samples being scored.", registry=registry)
 
     def add(self, report: GroupReport, num_samples: int) -> None:
