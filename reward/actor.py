@@ -106,7 +106,7 @@ class RewardClient:
         num_deaths = 0
         while num_deaths <= self._max_retries:
             async with self._room(alone=num_deaths > 0):
-                await self._come_up()
+                await self._wait_until_up()
                 life = self._life
                 is_alone = num_deaths > 0 or self._width == 1
                 answer = await self._ask(packed, count=len(completions), is_alone=is_alone)
@@ -170,21 +170,21 @@ class RewardClient:
         self._is_up = False
         return True
 
-    async def _come_up(self) -> None:
+    async def _wait_until_up(self) -> None:
         if self._is_up:
             return
         try:
             async with asyncio.timeout(START_S):
                 await self.handle.ready.options(max_task_retries=-1).remote()
         except TimeoutError as error:
-            raise RewardError(f"the reward service did not come up within {START_S:g} s") from error
+            raise RewardError(f"the reward service did not start within {START_S:g} s") from error
         except RayActorError as error:
             raise RewardError(f"the reward service died: {last_line(error)}") from error
         self._is_up = True
 
     @asynccontextmanager
     async def _room(self, *, alone: bool) -> AsyncGenerator[None]:
-        """A turn, beside other groups or alone."""
+        """A turn, alone or together with other groups."""
         num_taken = 0
         try:
             # a group that waits to be alone holds the door against later groups

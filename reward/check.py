@@ -57,8 +57,6 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A group and its report."""
-
     lines: tuple[Line, ...]
     report: GroupReport
 
@@ -230,7 +228,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print_builtin()
         return 0
     if known.samples is None:
-        raise DatasetError("--samples must be given, got nothing; name a file of lines, or see --help")
+        raise DatasetError("--samples must be set, got nothing; name a file of lines, or see --help")
     config = load_config(known.config, overrides).reward
     lines = read_lines(known.samples)
     check_rewards(config)

@@ -27,7 +27,7 @@ def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Ca
     reward = BUILTIN.get(name)
     if reward is None:
         close = get_close_matches(name, BUILTIN, n=1)
-        remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
+        remedy = f"did you mean {close[0]}?" if close else "name one of them in `builtin`"
         raise ConfigError(
             f"reward.rewards {entry.name} must be a built-in reward, one of {', '.join(sorted(BUILTIN))}, got "
             f"{name!r}; {remedy}"

@@ -25,7 +25,7 @@ from common.config.reward import (
 from common.errors import ConfigError
 from common.types import Failure, Score
 from reward.checks import make_builtin, needs_engines
-from reward.hosts.deadlines_and_retries import NOT_ASKED, PooledReward
+from reward.hosts.deadlines_and_retries import NOT_CALLED, PooledReward
 from reward.hosts.remote import HttpHost
 from reward.hosts.reward_host import FunctionHost
 from reward.hosts.worker_process import ProcessHost
@@ -192,7 +192,7 @@ class RewardService:
                 columns[entry.name] = cast(list[RewardResult], outcomes[entry.name])
                 continue
             # a skipped call is a consequence, not a cause
-            cause = next((fault for fault in failures if fault != NOT_ASKED), failures[0])
+            cause = next((fault for fault in failures if fault != NOT_CALLED), failures[0])
             faults[entry.name], num_faults[entry.name] = cause, len(failures)
             if entry.on_error != "skip_reward_for_group":
                 fatal.append(entry)

@@ -8,7 +8,7 @@
    when no call waits. x is the largest of 1 s, a tenth of the deadline, and twice the longest recent answer. While
    spare workers are open, each group has one call at a time: no group that hangs can take them all.
 4. A call whose worker died, or was killed because of another call, is repeated once, alone in a worker.
-5. A call that failed in another way is retried `max_retries` times, after waits that double, within its deadline.
+5. A call that fails in another way is retried `max_retries` times, after waits that double, within its deadline.
 6. After the last failure of a completion, the reward is not called for the rest of the group.
 """
 
@@ -35,7 +35,7 @@ REOPEN_S = 5.0
 """Seconds between attempts to start a worker while others serve."""
 FINAL = frozenset({"deadline", "refused"})
 """Kinds of failures that are not retried."""
-NOT_ASKED = RewardFault(kind="error", detail="not asked: another completion of the group had failed")
+NOT_CALLED = RewardFault(kind="error", detail="not called: another completion of the group failed")
 CLOSED = RewardFault(kind="died", detail="the reward was closed")
 
 
@@ -116,7 +116,6 @@ class PooledReward:
             self._spawn(self._open_spares())
 
     def close(self) -> None:
-        """Ends all workers and all calls."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
@@ -149,7 +148,7 @@ class PooledReward:
         while True:
             _, _, call = await self._queue.get()
             if call.group.has_failed and not self._asks_all:
-                call.end(NOT_ASKED)
+                call.end(NOT_CALLED)
             if call.outcomes.done():
                 continue
             if call.group.num_running and self._num_spare_open:

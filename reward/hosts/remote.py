@@ -26,7 +26,7 @@ class HttpHost(RewardHost):
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.takes_groups, self.concurrency = True, config.max_concurrency
         self._shown = shown_url(config.url)
-        self.decision = f"reward {config.name}: the service at {self._shown} is asked, a group at a time"
+        self.decision = f"reward {config.name}: the service at {self._shown} is called, a group at a time"
         self._config, self._transport = config, transport
         self._client: HttpClient | None = None
         self._ended = asyncio.Event()
@@ -75,7 +75,7 @@ class HttpHost(RewardHost):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            return self._failed(f"must answer with results: {where} {first['msg']}", requests)
+            return self._failed(f"must return results: {where} {first['msg']}", requests)
         if len(results) != len(requests):
             problem = f"must return one result per sample, got {len(results)} for {len(requests)}"
             return self._failed(problem, requests, kind="length")

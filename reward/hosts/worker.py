@@ -49,12 +49,10 @@ def load(spec: PluginSpec) -> tuple[Plugin | None, dict[str, Any]]:
         plugin = load_plugin(spec)
     except ConfigError as error:
         return None, {"refused": str(error)}
-    properties = {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
-    return plugin, properties
+    return plugin, {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
 
 
 def main(socket_fd: int, lifeline_fd: int, trace_fd: int) -> int:
-    """Serves until the socket is closed."""
     os.dup2(2, 1)
     lead_group(lifeline_fd)
     faulthandler.enable(trace_fd, all_threads=False)

@@ -43,7 +43,7 @@ class ProcessHost(RewardHost):
         try:
             hello = await asyncio.wait_for(_message(reader), START_S)
         except TimeoutError as error:
-            raise HostLostError(f"its process was not up within {START_S:g} s") from error
+            raise HostLostError(f"its process did not start within {START_S:g} s") from error
         if hello is None:
             raise HostLostError(await self._exit_reason("while it loaded the reward"))
         self.greet(hello, max_concurrency=self._max_concurrency)

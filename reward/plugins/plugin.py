@@ -68,7 +68,7 @@ class Plugin:
         """The calling convention and its reason, as one line."""
         why = f"as it takes {' and '.join(sorted(CONVENTIONS[self.shape].keys))}"
         if self.spec.style != "auto":
-            why = f"as style={self.spec.style} says"
+            why = f"as style={self.spec.style} is set"
         each = "a group at a time" if self.takes_groups else "a completion at a time"
         kind = "async, " if self.is_async else ""
         return (

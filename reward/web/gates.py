@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 def busy() -> RefusedError:
     """The refusal of a request above the limits."""
-    return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
+    return RefusedError(429, "body", "the service is busy; retry later", {"Retry-After": "1"})
 
 
 async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: RequestLimits) -> None:
@@ -152,4 +152,4 @@ class BodyGate:
                     self._num_held_bytes += len(part)
                     is_last = not message.get("more_body", False)
         except TimeoutError:
-            raise RefusedError(408, "body", "must come sooner") from None
+            raise RefusedError(408, "body", f"must arrive within {self._limits.body_s:g} s") from None

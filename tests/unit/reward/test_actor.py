@@ -208,7 +208,7 @@ def test_after_a_death_from_outside_every_group_is_scored(
 def test_a_service_that_does_not_come_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RewardError, match="the reward service died"):
         score_all(monkeypatch, Service(num_restarts=0), kill_at_s=0.5)
-    with pytest.raises(RewardError, match="did not come up within 600 s"):
+    with pytest.raises(RewardError, match="did not start within 600 s"):
         score_all(monkeypatch, Service(restart_s=NEVER), kill_at_s=0.5)
 
 
