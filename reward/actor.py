@@ -7,7 +7,7 @@ client scores its groups again, one at a time: a group that kills the service ag
 import asyncio
 import logging
 import pickle
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,9 +20,9 @@ from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
 from reward.hosts.host_actor import hosted
 from reward.observations import Observations
-from reward.outcome import NOTHING_PRECOMPUTED, PrecomputedOutcomes
+from reward.outcome import NOTHING_PRECOMPUTED, Precomputed
 from reward.request import requests_of
-from reward.service import RewardService, stop_reason
+from reward.service import GroupReport, RewardService
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
@@ -36,10 +36,6 @@ GRACE_S = 30.0
 def pack(values: Any) -> bytes:
     # Ray would pack each argument separately, at a multiple of the cost
     return pickle.dumps(values, protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def unpack(packed: bytes) -> Any:
-    return pickle.loads(packed)
 
 
 class RewardActor:
@@ -61,7 +57,7 @@ class RewardActor:
 
     async def score(self, packed: bytes) -> bytes:
         """Takes a packed record, its completions and precomputed outcomes; returns a packed `GroupReport`."""
-        record, completions, precomputed = unpack(packed)
+        record, completions, precomputed = pickle.loads(packed)
         requests = requests_of(record, unpack_completions(completions))
         return pack(await self._service.score_requests(requests, precomputed=precomputed))
 
@@ -103,44 +99,34 @@ class RewardClient:
             raise RewardError(f"the reward service did not start: {last_line(error)}") from error
 
     async def __call__(
-        self,
-        record: Record,
-        completions: Sequence[Completion],
-        *,
-        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING_PRECOMPUTED,
+        self, record: Record, completions: Sequence[Completion], *, precomputed: Precomputed = NOTHING_PRECOMPUTED
     ) -> list[Score] | Failure:
+        packed = pack((record, pack_completions(completions), dict(precomputed)))
         # the deadline is that of scoring alone: waiting for a turn does not count
         num_deaths = 0
         while num_deaths <= self._max_retries:
             async with self._room(alone=num_deaths > 0):
-                await self._come_up()
+                await self._wait_until_up()
                 life = self._life
                 is_alone = num_deaths > 0 or self._width == 1
-                answer = await self._ask(record, completions, precomputed, is_alone=is_alone)
+                answer = await self._ask(packed, count=len(completions), is_alone=is_alone)
             if answer is not None:
                 return answer
             num_deaths += life not in self._explained
-        return self._lost("service-died", f"the service died {num_deaths} times over it")
+        return self._lost("service-died", f"the service died {num_deaths} times while it scored this group")
 
     def _lost(self, reason: str, detail: str) -> Failure:
         self._observed.add_lost()
         return Failure(stage="reward", reason=reason, detail=detail)
 
-    async def _ask(
-        self,
-        record: Record,
-        completions: Sequence[Completion],
-        precomputed: Mapping[str, PrecomputedOutcomes],
-        *,
-        is_alone: bool,
-    ) -> list[Score] | Failure | None:
+    async def _ask(self, packed: bytes, *, count: int, is_alone: bool) -> list[Score] | Failure | None:
         """None if the process ended meanwhile."""
         life = self._life
         try:
             async with asyncio.timeout(self._deadline_s):
                 # the client retries: Ray would also retry calls that hang
                 call = self.handle.score.options(max_task_retries=0)
-                report = unpack(await call.remote(pack((record, pack_completions(completions), dict(precomputed)))))
+                report: GroupReport = pickle.loads(await call.remote(packed))
         except TimeoutError:
             # code that holds the interpreter stops all groups in the process: any of them may be the cause
             is_culprit = is_alone or await self._answers()
@@ -154,9 +140,11 @@ class RewardClient:
             return None
         except RayError as error:
             return self._lost("service-error", last_line(error))
-        self._observed.add(report, len(completions))
+        self._observed.add(report, count)
         if report.stops_run:
-            raise stop_reason(report)
+            assert isinstance(report.scores, Failure)
+            reason = f"{report.scores.reason}: {report.scores.detail}"
+            raise RewardError(f"a reward with on_error=stop_run failed: {reason}")
         return report.scores
 
     async def _answers(self) -> bool:
@@ -182,21 +170,21 @@ class RewardClient:
         self._is_up = False
         return True
 
-    async def _come_up(self) -> None:
+    async def _wait_until_up(self) -> None:
         if self._is_up:
             return
         try:
             async with asyncio.timeout(START_S):
                 await self.handle.ready.options(max_task_retries=-1).remote()
         except TimeoutError as error:
-            raise RewardError(f"the reward service did not come up within {START_S:g} s") from error
+            raise RewardError(f"the reward service did not start within {START_S:g} s") from error
         except RayActorError as error:
             raise RewardError(f"the reward service died: {last_line(error)}") from error
         self._is_up = True
 
     @asynccontextmanager
     async def _room(self, *, alone: bool) -> AsyncGenerator[None]:
-        """A turn, beside other groups or alone."""
+        """A turn, alone or together with other groups."""
         num_taken = 0
         try:
             # a group that waits to be alone holds the door against later groups

@@ -39,8 +39,8 @@ from reward.service import GroupReport, RewardService
 from reward.wire import WireSample, request_of
 
 RECORDED = frozenset(
-    ("index", "reward", "breakdown", "details", "facts", "finish_reason", "rollout_logprobs", "version_spans")
-) | {"engine"}
+    "index engine reward breakdown details facts finish_reason rollout_logprobs version_spans".split()  # noqa: SIM905
+)
 """Fields of recorded samples that rewards do not see."""
 WIDTH = 160
 """Characters per line if the output is not a terminal."""
@@ -57,8 +57,6 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A group and its report."""
-
     lines: tuple[Line, ...]
     report: GroupReport
 
@@ -155,25 +153,20 @@ def has_failed(result: Checked) -> bool:
 
 
 def _samples_of(result: Checked) -> Iterator[dict[str, Any]]:
-    report = result.report
+    report, scores = result.report, result.report.scores
     outcomes_by_reward = report.outcomes or {}
     for index in range(len(result.lines)):
         outcomes = {name: column[index] for name, column in outcomes_by_reward.items()}
         results = {name: o for name, o in outcomes.items() if isinstance(o, RewardResult)}
-        sample: dict[str, Any] = {
-            "total": None,
+        yield {
+            "total": None if isinstance(scores, Failure) else scores[index].total,
             "values": {name: result.value for name, result in results.items()},
             "details": {name: result.detail for name, result in results.items() if result.detail},
             "facts": {f"{name}/{key}": v for name, r in results.items() for key, v in (r.facts or {}).items()},
             "faults": {name: asdict(o) for name, o in outcomes.items() if isinstance(o, RewardFault)},
             "left_out": list(report.left_out),
-            "error": None,
+            "error": scores.reason if isinstance(scores, Failure) else None,
         }
-        if isinstance(report.scores, Failure):
-            sample["error"] = report.scores.reason
-        else:
-            sample["total"] = report.scores[index].total
-        yield sample
 
 
 def print_table(results: Sequence[Checked], names: Sequence[str], console: Console) -> None:
@@ -235,7 +228,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print_builtin()
         return 0
     if known.samples is None:
-        raise DatasetError("--samples must be given, got nothing; name a file of lines, or see --help")
+        raise DatasetError("--samples must be set, got nothing; name a file of lines, or see --help")
     config = load_config(known.config, overrides).reward
     lines = read_lines(known.samples)
     check_rewards(config)

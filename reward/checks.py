@@ -8,7 +8,7 @@ from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, RewardCo
 from common.errors import ConfigError
 from reward.builtin import BUILTIN
 from reward.hosts.import_check import check_in_process
-from reward.hosts.remote import check_http
+from reward.hosts.remote import target_of
 from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest
 
@@ -27,7 +27,7 @@ def make_builtin(entry: BuiltinRewardConfig, *, has_engines: bool = False) -> Ca
     reward = BUILTIN.get(name)
     if reward is None:
         close = get_close_matches(name, BUILTIN, n=1)
-        remedy = f"did you mean {close[0]}?" if close else "say which in `builtin`"
+        remedy = f"did you mean {close[0]}?" if close else "name one of them in `builtin`"
         raise ConfigError(
             f"reward.rewards {entry.name} must be a built-in reward, one of {', '.join(sorted(BUILTIN))}, got "
             f"{name!r}; {remedy}"
@@ -56,7 +56,7 @@ def check_rewards(config: RewardConfig, *, has_engines: bool = False) -> None:
         if isinstance(entry, BuiltinRewardConfig):
             make_builtin(entry, has_engines=has_engines)
         elif isinstance(entry, HttpRewardConfig):
-            check_http(entry)
+            target_of(entry)
     _check_gates(config)
     check_in_process([PluginSpec.of(entry) for entry in config.rewards if isinstance(entry, UserCodeConfig)])
 

@@ -128,8 +128,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser.add_argument("--media-root", type=Path, help="folder that samples may name files of; else none")
     known, overrides = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for talkative in ("httpx", "httpcore"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    # httpx logs every request
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     token = token_for(known.host, variable=known.token_env)
     config = load_config(known.config, overrides).reward
     check_rewards(config)

@@ -33,10 +33,9 @@ class Observations:
     def take(self) -> dict[str, float]:
         """Returns the metrics and resets the sums.
 
-        Returns:
-            `reward/<name>/latency_s`: mean seconds per group; `/error_rate`: share of completions on which it
-            failed; `/left_out_rate`: share of groups in which it does not count. `reward/lost_rate`: share of
-            groups for which the service returned nothing, as it died or hung.
+        `reward/<name>/latency_s` is the mean of seconds per group, `/error_rate` the share of completions on which
+        the reward failed, `/left_out_rate` the share of groups in which it does not count. `reward/lost_rate` is
+        the share of groups for which the service returned nothing, as it died or hung.
         """
         metrics: dict[str, float] = {}
         num_groups = self._num_answered + self._num_lost

@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -43,7 +43,9 @@ class PrecomputedOutcomes:
     seconds: float
 
 
-NOTHING_PRECOMPUTED: Mapping[str, PrecomputedOutcomes] = MappingProxyType({})
+Precomputed = Mapping[str, PrecomputedOutcomes]
+"""Outcomes by reward."""
+NOTHING_PRECOMPUTED: Precomputed = MappingProxyType({})
 
 
 def checked(value: object) -> Outcome:
@@ -63,9 +65,11 @@ def checked(value: object) -> Outcome:
 
 
 def _checked(value: object, detail: object, facts: object, answer: object) -> Outcome:
-    if facts is not None and not isinstance(facts, Mapping):
+    facts = {} if facts is None else facts
+    if not isinstance(facts, Mapping):
         return RewardFault(kind="type", detail=f"a reward's facts must be a mapping, got {shown(facts)}; name them")
-    numbers = {} if facts is None else _facts(cast(Mapping[object, object], facts))
+    named = {text_of(name): _number(fact) for name, fact in cast(Mapping[object, object], facts).items()}
+    numbers = {name: n for name, n in named.items() if n is not None and math.isfinite(n)}
     if len(numbers) > MAX_FACTS or any(len(name) > MAX_FACT_NAME for name in numbers):
         return RewardFault(
             kind="type",
@@ -99,10 +103,8 @@ def checked_all(values: object, *, count: int) -> list[Outcome]:
     except Exception as error:  # noqa: BLE001 - as of one value
         return [fault_of(error)] * count
     if len(answers) != count:
-        fault = RewardFault(
-            kind="length", detail=f"a reward must give one value per completion, got {len(answers)} for {count}"
-        )
-        return [fault] * count
+        detail = f"a reward must return one value per completion, got {len(answers)} for {count}"
+        return [RewardFault(kind="length", detail=detail)] * count
     return [checked(value) for value in answers]
 
 
@@ -120,17 +122,13 @@ def fault_of(error: BaseException) -> RewardFault:
 
 def shown(value: object) -> str:
     """A value for a message: its type and, if possible, its repr."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a value of the user's
-        text = "?"
-    return f"{type(value).__name__} {text[:80]}"
+    return f"{type(value).__name__} {text_of(value, as_text=repr)[:80]}"
 
 
-def text_of(value: object) -> str:
+def text_of(value: object, *, as_text: Callable[[object], str] = str) -> str:
     """The text of a value, which can be encoded: half a surrogate pair is escaped."""
     try:
-        text = str(value)
+        text = as_text(value)
     except Exception:  # noqa: BLE001 - a value of the user's
         text = f"(a {type(value).__name__} that cannot be shown)"
     return text.encode(errors="backslashreplace").decode()
@@ -160,11 +158,6 @@ def _number(value: object) -> float | None:
         return float(value) if isinstance(value, Real) else None
     except OverflowError:
         return math.inf
-
-
-def _facts(facts: Mapping[object, object]) -> dict[str, float]:
-    numbers = {text_of(name): _number(value) for name, value in facts.items()}
-    return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 
 
 def _is_own(file: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from common.errors import MediaError
 from common.types import Clip, Completion, DecodedClip, Modality, Record
 
 if TYPE_CHECKING:
@@ -41,13 +42,10 @@ class RewardRequest:
         Raises:
             MediaError: the clip has no video, or it cannot be decoded.
         """
-        from common.errors import MediaError
-
         clip = self.record.clip
         if clip.video_path is None:
             raise MediaError(f"{self.record.prompt_id} has no video", reason="no-video-track")
-        seen = Clip(clip_id=clip.clip_id, video_path=clip.video_path, audio_path=None)
-        decoded = _decoded(seen, max_fps, max_frames)
+        decoded = _decoded(replace(clip, audio_path=None), max_fps, max_frames)
         assert decoded.frames is not None
         return decoded.frames, decoded.fps
 
@@ -60,13 +58,10 @@ class RewardRequest:
         Raises:
             MediaError: the clip has no sound, or it cannot be decoded.
         """
-        from common.errors import MediaError
-
         clip = self.record.clip
         if clip.audio_path is None:
             raise MediaError(f"{self.record.prompt_id} has no audio", reason="no-audio-track")
-        heard = Clip(clip_id=clip.clip_id, video_path=None, audio_path=clip.audio_path)
-        decoded = _decoded(heard, 1.0, 1)
+        decoded = _decoded(replace(clip, video_path=None, frames_fps=None), 1.0, 1)
         assert decoded.waveform is not None
         return decoded.waveform
 
@@ -90,9 +85,8 @@ def requests_of(record: Record, completions: Sequence[Completion]) -> list[Rewar
 
 
 def modalities_of(clip: Clip) -> tuple[Modality, ...]:
-    video: tuple[Modality, ...] = ("video",) if clip.video_path is not None else ()
-    audio: tuple[Modality, ...] = ("audio",) if clip.audio_path is not None else ()
-    return video + audio
+    paths: dict[Modality, str | None] = {"video": clip.video_path, "audio": clip.audio_path}
+    return tuple(modality for modality, path in paths.items() if path is not None)
 
 
 @lru_cache(maxsize=4)

@@ -6,35 +6,25 @@ depend on it. Advantages are differences within a group, so they stay fair.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from common.config.reward import RewardEntry
 from common.types import Failure, Score
 from reward.request import RewardResult
 
-Column = Sequence[RewardResult]
 STD_FLOOR = 1e-6
 """Standard deviation below which all values of a group count as equal and become 0."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summed:
-    """A group's scores, and the rewards that do not count in them."""
-
-    scores: list[Score] | Failure
-    left_out: tuple[str, ...] = ()
 
 
 class Rubric:
     """Named rewards with weights, gates and bounds."""
 
     def __init__(self, entries: Sequence[RewardEntry]) -> None:
-        self._entries = in_order_of_gates(entries)
+        self._entries = _in_order_of_gates(entries)
         self._names = [entry.name for entry in entries]
         self._is_plain = all(not e.gates and e.clip is None and e.normalise == "none" for e in entries)
 
-    def sum(self, columns: Mapping[str, Column]) -> Summed:
-        """The weighted sums of a group. A reward without a column failed and is left out."""
+    def sum(self, columns: Mapping[str, Sequence[RewardResult]]) -> tuple[list[Score] | Failure, tuple[str, ...]]:
+        """The scores of a group, and the rewards that do not count in them. A reward without a column failed."""
         used: dict[str, list[float]] = {}
         for entry in self._entries:
             column = columns.get(entry.name)
@@ -46,15 +36,18 @@ class Rubric:
         left_out = tuple(name for name in self._names if name not in used)
         if not used:
             why = f"none of {', '.join(self._names)} applies to the whole group"
-            return Summed(scores=Failure(stage="reward", reason="nothing-applies", detail=why), left_out=left_out)
-        return Summed(scores=self._scores(used, columns), left_out=left_out)
+            return Failure(stage="reward", reason="nothing-applies", detail=why), left_out
+        return self._scores(used, columns), left_out
 
-    def _scores(self, used: Mapping[str, list[float]], columns: Mapping[str, Column]) -> list[Score] | Failure:
+    def _scores(
+        self, used: Mapping[str, list[float]], columns: Mapping[str, Sequence[RewardResult]]
+    ) -> list[Score] | Failure:
         worth = used if self._is_plain else self._shaped(used)
         weighted = [(entry.weight, worth[entry.name]) for entry in self._entries if entry.name in used]
         names = [name for name in self._names if name in used]
         scores: list[Score] = []
         for index in range(len(worth[names[0]])):
+            # not `sum`, which rounds differently since Python 3.12
             total = 0.0
             for weight, values in weighted:
                 total += weight * values[index]
@@ -66,9 +59,7 @@ class Rubric:
                     total=total,
                     breakdown={name: used[name][index] for name in names},
                     details={name: r.detail for name, r in results.items() if r.detail},
-                    facts={
-                        f"{name}/{fact}": v for name, r in results.items() if r.facts for fact, v in r.facts.items()
-                    },
+                    facts={f"{name}/{key}": v for name, r in results.items() for key, v in (r.facts or {}).items()},
                 )
             )
         return scores
@@ -81,40 +72,29 @@ class Rubric:
             if entry.name not in used:
                 continue
             raw = used[entry.name]
-            values = _normalised(entry, _clipped(entry, raw))
+            values = _normalised(entry, raw)
             worth[entry.name] = [_gated(entry, value, is_open, index) for index, value in enumerate(values)]
             needed = is_open[entry.requires] if entry.requires else [True] * len(raw)
             is_open[entry.name] = [value != 0 and need for value, need in zip(raw, needed, strict=True)]
         return worth
 
 
-def in_order_of_gates(entries: Sequence[RewardEntry]) -> list[RewardEntry]:
-    """Orders rewards so that each comes after those that it depends on; the configuration has checked that this is
-    possible.
-    """
-    ordered: list[RewardEntry] = []
-    waiting = list(entries)
-    while waiting:
-        known = {entry.name for entry in ordered}
-        ready = [entry for entry in waiting if entry.gates <= known]
-        assert ready, "gates go in a circle"
-        ordered += ready
-        waiting = [entry for entry in waiting if entry not in ready]
-    return ordered
+def _in_order_of_gates(entries: Sequence[RewardEntry]) -> list[RewardEntry]:
+    """Each reward after those that it depends on; the configuration has refused circles."""
+    by_name = {entry.name: entry for entry in entries}
 
+    def depth(entry: RewardEntry) -> int:
+        return 1 + max((depth(by_name[gate]) for gate in entry.gates), default=0)
 
-def _clipped(entry: RewardEntry, values: list[float]) -> list[float]:
-    if entry.clip is None:
-        return values
-    low, high = entry.clip
-    return [min(max(value, low), high) for value in values]
+    return sorted(entries, key=depth)
 
 
 def _normalised(entry: RewardEntry, values: list[float]) -> list[float]:
-    if entry.normalise == "unit":
-        assert entry.clip is not None
+    if entry.clip is not None:
         low, high = entry.clip
-        return [(value - low) / (high - low) for value in values]
+        values = [min(max(value, low), high) for value in values]
+        if entry.normalise == "unit":
+            return [(value - low) / (high - low) for value in values]
     if entry.normalise == "group":
         mean = sum(values) / len(values)
         std = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

@@ -22,17 +22,17 @@ from common.config.reward import (
     RewardConfig,
     RewardEntry,
 )
-from common.errors import ConfigError, RewardError
+from common.errors import ConfigError
 from common.types import Failure, Score
 from reward.checks import make_builtin, needs_engines
-from reward.hosts.deadlines_and_retries import NOT_ASKED, PooledReward
+from reward.hosts.deadlines_and_retries import NOT_CALLED, PooledReward
 from reward.hosts.remote import HttpHost
 from reward.hosts.reward_host import FunctionHost
 from reward.hosts.worker_process import ProcessHost
-from reward.outcome import NOTHING_PRECOMPUTED, Outcome, PrecomputedOutcomes, RewardFault, checked, fault_of
+from reward.outcome import NOTHING_PRECOMPUTED, Outcome, Precomputed, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult
-from reward.rubric import Rubric, Summed
+from reward.rubric import Rubric
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})
@@ -99,6 +99,7 @@ class RewardService:
                 self._hosted.append(PooledReward(entry, make_host=make_host, size=1, asks_all=asks_all))
             else:
                 self._builtin[entry.name] = reward
+        self.is_ready = self.is_quick
         self._starting: asyncio.Task[None] | None = None
         self._turn_ends = 0.0
 
@@ -106,15 +107,6 @@ class RewardService:
     def is_quick(self) -> bool:
         """True if all rewards run in this process."""
         return not self._hosted
-
-    @property
-    def is_ready(self) -> bool:
-        return self.is_quick or (
-            self._starting is not None
-            and self._starting.done()
-            and not self._starting.cancelled()
-            and self._starting.exception() is None
-        )
 
     @property
     def decisions(self) -> tuple[str, ...]:
@@ -135,6 +127,7 @@ class RewardService:
 
     async def _start(self) -> None:
         await asyncio.gather(*(reward.start() for reward in self._hosted))
+        self.is_ready = True
         for decision in self.decisions:
             logger.info("%s", decision)
 
@@ -143,57 +136,45 @@ class RewardService:
             reward.close()
 
     async def score_requests(
-        self,
-        requests: Sequence[RewardRequest],
-        *,
-        precomputed: Mapping[str, PrecomputedOutcomes] = NOTHING_PRECOMPUTED,
+        self, requests: Sequence[RewardRequest], *, precomputed: Precomputed = NOTHING_PRECOMPUTED
     ) -> GroupReport:
         """Scores a group, one request per completion, within `reward.deadline_s`, or fails as a whole.
 
-        `precomputed` holds the outcomes of rewards that use engines, by reward.
+        `precomputed` holds the outcomes of rewards that use engines.
         """
-        started = time.perf_counter()
-        ends_at = asyncio.get_running_loop().time() + self.config.deadline_s
+        asked_at, clock = time.perf_counter(), asyncio.get_running_loop().time
+        ends_at = clock() + self.config.deadline_s
         # a sum over fewer rewards or completions would look like any other
         assert precomputed.keys() == set(self._precomputed), f"got outcomes of {sorted(precomputed)}"
         assert all(len(p.outcomes) == len(requests) for p in precomputed.values()), "one outcome per completion"
         outcomes = {name: list(precomputed[name].outcomes) for name in self._precomputed}
         seconds = {name: precomputed[name].seconds for name in self._precomputed}
 
-        async def ask(reward: PooledReward) -> None:
+        async def score_hosted(reward: PooledReward) -> None:
             results: list[Outcome] = [self._over] * len(requests)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(ends_at):
                     await self.start()
                     results = await reward(requests)
-            outcomes[reward.entry.name], seconds[reward.entry.name] = results, time.perf_counter() - started
+            outcomes[reward.entry.name], seconds[reward.entry.name] = results, time.perf_counter() - asked_at
 
-        builtin_task = self._score_builtin(requests, outcomes, seconds, ends_at=ends_at)
+        async def score_builtin() -> None:
+            for name, reward in self._builtin.items():
+                started = time.perf_counter()
+                results: list[Outcome] = []
+                for request in requests:
+                    results.append(_outcome(reward, request) if clock() < ends_at else self._over)
+                    # quick rewards never suspend by themselves, and the other groups would wait for all of them
+                    if clock() > self._turn_ends:
+                        await asyncio.sleep(0)
+                        self._turn_ends = clock() + TURN_S
+                outcomes[name], seconds[name] = results, time.perf_counter() - started
+
         if self.is_quick:
-            await builtin_task
+            await score_builtin()
         else:
-            await asyncio.gather(*map(ask, self._hosted), builtin_task)
+            await asyncio.gather(*map(score_hosted, self._hosted), score_builtin())
         return self._report(outcomes, seconds)
-
-    async def _score_builtin(
-        self,
-        requests: Sequence[RewardRequest],
-        outcomes: dict[str, list[Outcome]],
-        seconds: dict[str, float],
-        *,
-        ends_at: float,
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        for name, reward in self._builtin.items():
-            started = time.perf_counter()
-            results: list[Outcome] = []
-            for request in requests:
-                results.append(_outcome(reward, request) if clock() < ends_at else self._over)
-                # quick rewards never suspend by themselves, and the other groups would wait for all of them
-                if clock() > self._turn_ends:
-                    await asyncio.sleep(0)
-                    self._turn_ends = clock() + TURN_S
-            outcomes[name], seconds[name] = results, time.perf_counter() - started
 
     @property
     def _over(self) -> RewardFault:
@@ -211,7 +192,7 @@ class RewardService:
                 columns[entry.name] = cast(list[RewardResult], outcomes[entry.name])
                 continue
             # a skipped call is a consequence, not a cause
-            cause = next((fault for fault in failures if fault != NOT_ASKED), failures[0])
+            cause = next((fault for fault in failures if fault != NOT_CALLED), failures[0])
             faults[entry.name], num_faults[entry.name] = cause, len(failures)
             if entry.on_error != "skip_reward_for_group":
                 fatal.append(entry)
@@ -223,12 +204,12 @@ class RewardService:
             # a reward that only waited too long for its turn has not failed
             stops_run = first.on_error == "stop_run" and fault != self._over
             failure = Failure(stage="reward", reason=f"{first.name}-{fault.kind}", detail=fault.detail)
-            summed = Summed(scores=failure)
+            scores, left_out = failure, ()
         else:
-            summed = self._rubric.sum(columns)
+            scores, left_out = self._rubric.sum(columns)
         return GroupReport(
-            scores=summed.scores,
-            left_out=summed.left_out,
+            scores=scores,
+            left_out=left_out,
             seconds=seconds,
             faults=faults,
             num_faults=num_faults,
@@ -254,24 +235,18 @@ def _hosted(entry: RewardEntry, host: HostFn | None, *, asks_all: bool) -> Poole
         case HttpRewardConfig():
             return pooled(make_host=partial(HttpHost, entry), size=1)
         case PythonRewardConfig():
-            make_host = partial(_process_host, entry, max_memory_gib=entry.max_memory_gib)
+            make_host = partial(_process_host, entry, max_gib=entry.max_memory_gib)
             return pooled(make_host=make_host, size=entry.num_workers, num_spare=entry.max_spare_workers)
         case ActorRewardConfig() | NamedActorRewardConfig() if host is not None:
             return host(entry)
         case ActorRewardConfig():
-            return pooled(make_host=partial(_process_host, entry, max_memory_gib=None), size=1)
+            return pooled(make_host=partial(_process_host, entry, max_gib=None), size=1)
         case _:
             raise ConfigError(
                 f"reward.rewards {entry.name} must have Ray, which finds a named actor, got none here; leave it out"
             )
 
 
-def _process_host(entry: PythonRewardConfig | ActorRewardConfig, *, max_memory_gib: float | None) -> ProcessHost:
-    max_bytes = None if max_memory_gib is None else int(max_memory_gib * 2**30)
+def _process_host(entry: PythonRewardConfig | ActorRewardConfig, *, max_gib: float | None) -> ProcessHost:
+    max_bytes = None if max_gib is None else int(max_gib * 2**30)
     return ProcessHost(PluginSpec.of(entry), max_memory_bytes=max_bytes, max_concurrency=entry.max_concurrency)
-
-
-def stop_reason(report: GroupReport) -> RewardError:
-    """The error that stops a run after such a report."""
-    assert isinstance(report.scores, Failure)
-    return RewardError(f"a reward with on_error=stop_run failed: {report.scores.reason}: {report.scores.detail}")

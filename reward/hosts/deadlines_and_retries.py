@@ -7,9 +7,9 @@
 3. While all workers are busy for longer than x seconds and calls wait, up to k spare workers are opened, which end
    when no call waits. x is the largest of 1 s, a tenth of the deadline, and twice the longest recent answer. While
    spare workers are open, each group has one call at a time: no group that hangs can take them all.
-4. A call whose worker died, or was killed because of a call beside it, is asked once more, alone in a worker.
-5. A call that failed in another way is retried `max_retries` times, after waits that double, within its deadline.
-6. Once a completion has failed for good, the others of its group are no longer asked.
+4. A call whose worker died, or was killed because of another call, is repeated once, alone in a worker.
+5. A call that fails in another way is retried `max_retries` times, after waits that double, within its deadline.
+6. After the last failure of a completion, the reward is not called for the rest of the group.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ REOPEN_S = 5.0
 """Seconds between attempts to start a worker while others serve."""
 FINAL = frozenset({"deadline", "refused"})
 """Kinds of failures that are not retried."""
-NOT_ASKED = RewardFault(kind="error", detail="not asked: another completion of the group had failed")
+NOT_CALLED = RewardFault(kind="error", detail="not called: another completion of the group failed")
 CLOSED = RewardFault(kind="died", detail="the reward was closed")
 
 
@@ -44,7 +44,7 @@ class Group:
     has_failed: bool = False
     num_running: int = 0
     held: list["Call"] = field(default_factory=list["Call"])
-    """Calls that wait for one that runs."""
+    """Calls that wait for the running call of the group."""
 
 
 @dataclass(eq=False, slots=True)
@@ -55,26 +55,19 @@ class Call:
     group: Group
     left_s: float
     """Seconds left of its deadline."""
+    outcomes: asyncio.Future[list[Outcome]]
+    """Cancelled together with the caller."""
     is_alone: bool = False
     num_retries: int = 0
-    outcomes: asyncio.Future[list[Outcome]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    """Cancelled together with the caller."""
 
     def end(self, outcomes: list[Outcome] | RewardFault) -> None:
-        """Ends the call; one fault counts for all requests."""
+        """Ends the call; a single failure counts for all requests."""
         if not self.outcomes.done():
             self.outcomes.set_result(outcomes if isinstance(outcomes, list) else [outcomes] * len(self.requests))
 
 
 class PooledReward:
-    """Starts nothing yet; `size` is N and `num_spare` k in the policy.
-
-    Args:
-        make_host: makes a worker that is not open.
-        asks_all: also calls the reward for the completions that follow a failure in a group.
-    """
+    """A reward and its workers: a queue that follows the policy above."""
 
     def __init__(
         self,
@@ -87,7 +80,8 @@ class PooledReward:
     ) -> None:
         """Starts nothing yet; `size` is N and `num_spare` k in the policy.
 
-        `asks_all` also calls the reward for the completions that follow a failure in a group.
+        `make_host` makes a worker that is not open. `asks_all` also calls the reward for the completions that
+        follow a failure in a group.
         """
         self.entry, self.decision = entry, ""
         self._make_host, self._size, self._num_spare, self._asks_all = make_host, size, num_spare, asks_all
@@ -110,7 +104,7 @@ class PooledReward:
         """
         hosts = [self._make_host() for _ in range(self._size)]
         self._hosts.update(hosts)
-        results = await asyncio.gather(*(c.open() for c in hosts), return_exceptions=True)
+        results = await asyncio.gather(*(host.open() for host in hosts), return_exceptions=True)
         failure = next((result for result in results if result is not None), None)
         if failure is not None:
             self.close()
@@ -122,7 +116,6 @@ class PooledReward:
             self._spawn(self._open_spares())
 
     def close(self) -> None:
-        """Ends all workers and all calls."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()
@@ -133,7 +126,8 @@ class PooledReward:
 
     async def __call__(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         group, parts = Group(), [requests] if self._takes_groups else [[request] for request in requests]
-        calls = [Call(part, group, self.entry.deadline_s) for part in parts]
+        create_future = asyncio.get_running_loop().create_future
+        calls = [Call(part, group, self.entry.deadline_s, create_future()) for part in parts]
         self._calls.update(calls)
         for call in calls:
             self._put(call)
@@ -154,7 +148,7 @@ class PooledReward:
         while True:
             _, _, call = await self._queue.get()
             if call.group.has_failed and not self._asks_all:
-                call.end(NOT_ASKED)
+                call.end(NOT_CALLED)
             if call.outcomes.done():
                 continue
             if call.group.num_running and self._num_spare_open:
@@ -239,14 +233,14 @@ class PooledReward:
 
     async def _run(self, call: Call, host: RewardHost, present: set[Call]) -> None:
         loop = asyncio.get_running_loop()
-        started, asking = loop.time(), asyncio.ensure_future(host.ask(call.requests))
+        started, answer = loop.time(), asyncio.ensure_future(host.ask(call.requests))
         try:
-            await asyncio.wait((asking, call.outcomes), timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
-                self._settle(call, asking.result(), seconds=loop.time() - started)
+            await asyncio.wait((answer, call.outcomes), timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                self._settle(call, answer.result(), seconds=loop.time() - started)
                 self._answer_s.append(loop.time() - started)
                 return
-            asking.cancel()
+            answer.cancel()
             detail, is_shared = f"{self.entry.deadline_s:g} s passed", len(present) > 1
             is_hung = not await host.can_go_on()
             if is_hung:
@@ -257,7 +251,7 @@ class PooledReward:
         except Exception as error:  # noqa: BLE001 - any error of a worker is a failure of its call
             fault, is_lost = _fault(error), isinstance(error, HostLostError) and host.is_lost
         finally:
-            asking.cancel()
+            answer.cancel()
             self._leave(call)
         if not call.outcomes.done():
             self._settle(call, [fault] * len(call.requests), seconds=loop.time() - started, is_lost=is_lost)

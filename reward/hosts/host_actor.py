@@ -77,7 +77,7 @@ class ActorHost(RewardHost):
             raise
         except RayActorError as error:
             self.is_lost = True
-            raise HostLostError(f"its actor died over it: {error}") from error
+            raise HostLostError(f"its actor died during the call: {error}") from error
         except RayError as error:
             return [RewardFault(kind="error", detail=str(error))] * len(requests)
 

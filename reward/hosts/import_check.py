@@ -25,31 +25,30 @@ def check_in_process(specs: Sequence[PluginSpec]) -> None:
         check=False,
     )
     try:
-        mistake = json.loads(done.stdout.decode().splitlines()[-1])
+        problem = json.loads(done.stdout.decode().splitlines()[-1])
     except (ValueError, IndexError):
         names = ", ".join(repr(spec.entrypoint) for spec in specs)
         raise ConfigError(
-            f"reward.rewards entrypoint must be importable, got exit code {done.returncode} over {names}; mend "
-            "the module"
+            f"reward.rewards entrypoint must be importable, got exit code {done.returncode} for {names}; "
+            "correct the module"
         ) from None
-    if mistake:
-        raise ConfigError(mistake)
+    if problem:
+        raise ConfigError(problem)
 
 
 def main() -> int:
     """Reads pickled specifications; prints the first problem."""
     specs: list[PluginSpec] = pickle.load(sys.stdin.buffer)
     with os.fdopen(os.dup(1), "w") as answer:
-        # prints of the user's must not come between
+        # output of user code must not mix with the answer
         os.dup2(2, 1)
-        mistake = ""
-        for spec in specs:
-            try:
+        problem = ""
+        try:
+            for spec in specs:
                 check_plugin(spec)
-            except ConfigError as error:
-                mistake = str(error)
-                break
-        answer.write("\n" + json.dumps(mistake))
+        except ConfigError as error:
+            problem = str(error)
+        answer.write("\n" + json.dumps(problem))
     return 0
 
 

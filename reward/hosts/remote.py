@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from common.config.address import shown_url
 from common.config.reward import HttpRewardConfig
 from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpReplyError, HttpTarget
-from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.reward_host import HostLostError, RewardHost
 from reward.outcome import FaultKind, Outcome, RewardFault, checked
 from reward.request import RewardRequest, RewardResult
@@ -18,23 +17,23 @@ from reward.wire import ScoreReply, sample_of
 
 MAX_REPLY_BYTES = 16 * 2**20
 MIN_RETRY_S = 0.1
-"""Between two requests, whatever a service that is busy says."""
+"""Least seconds between two requests to a busy service."""
 
 
 class HttpHost(RewardHost):
-    """A service at its configured address only, whatever it answers."""
+    """A service at its configured address; redirects are not followed."""
 
     def __init__(self, config: HttpRewardConfig, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.takes_groups, self.concurrency = True, config.max_concurrency
         self._shown = shown_url(config.url)
-        self.decision = f"reward {config.name}: the service at {self._shown} is asked, a group at a time"
+        self.decision = f"reward {config.name}: the service at {self._shown} is called, a group at a time"
         self._config, self._transport = config, transport
         self._client: HttpClient | None = None
         self._ended = asyncio.Event()
         self._holding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        target = _target(self._config)
+        target = target_of(self._config)
         self._client = HttpClient(target, max_connections=self.concurrency, transport=self._transport)
         self._holding = asyncio.create_task(self._hold(self._client))
 
@@ -46,11 +45,10 @@ class HttpHost(RewardHost):
     async def ask(self, requests: Sequence[RewardRequest]) -> list[Outcome]:
         """One call, which waits and retries while the service is busy; raises `HostLostError`."""
         samples = [sample_of(r, with_paths=self._config.send_paths) | {"group": "asked"} for r in requests]
-        body = {"samples": samples}
         assert self._client is not None
         while True:
             try:
-                reply = await self._client.post("/v1/score", body, timeout_s=None)
+                reply = await self._client.post("/v1/score", {"samples": samples}, timeout_s=None)
             except HttpReplyError as error:
                 return self._failed(f"answered with {error}", requests)
             except HttpError as error:
@@ -58,11 +56,11 @@ class HttpHost(RewardHost):
             wait_s = _retry_after_s(reply)
             if wait_s is None:
                 break
-            # the deadline of the call goes on
+            # the deadline of the call includes this wait
             await asyncio.sleep(wait_s)
         if 200 <= reply.status < 300:
             return self._outcomes(reply.content, requests)
-        # the same again would be refused again
+        # a repeated request would be refused again
         is_final = 400 <= reply.status < 500 and reply.status not in (408, 429)
         kind: FaultKind = "refused" if is_final else "error"
         return self._failed(f"answered {reply.status}: {reply.excerpt}", requests, kind=kind)
@@ -77,13 +75,10 @@ class HttpHost(RewardHost):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            return self._failed(f"must answer with results: {where} {first['msg']}", requests)
+            return self._failed(f"must return results: {where} {first['msg']}", requests)
         if len(results) != len(requests):
-            fault = RewardFault(
-                kind="length",
-                detail=f"{self._shown} must give a result per sample, got {len(results)} for {len(requests)}",
-            )
-            return [fault] * len(requests)
+            problem = f"must return one result per sample, got {len(results)} for {len(requests)}"
+            return self._failed(problem, requests, kind="length")
         outcomes: list[Outcome] = []
         for result in results:
             if result.error is not None:
@@ -99,16 +94,8 @@ class HttpHost(RewardHost):
         return [RewardFault(kind=kind, detail=f"{self._shown} {what}")] * len(requests)
 
 
-def over_http(config: HttpRewardConfig, *, asks_all: bool = False) -> PooledReward:
-    return PooledReward(config, make_host=lambda: HttpHost(config), size=1, asks_all=asks_all)
-
-
-def check_http(config: HttpRewardConfig) -> None:
-    """Raises `ConfigError` if the token is not set."""
-    _target(config)
-
-
-def _target(config: HttpRewardConfig) -> HttpTarget:
+def target_of(config: HttpRewardConfig) -> HttpTarget:
+    """The service's address and token; raises `ConfigError` if the token is not set."""
     return HttpTarget(
         url=config.url,
         token_env=config.token_env,

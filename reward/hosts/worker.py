@@ -30,18 +30,16 @@ from reward.plugins.loading import load_plugin
 from reward.plugins.plugin import Plugin, PluginSpec
 
 STACK_SIGNAL = signal.SIGUSR1
-"""Has the stacks of all threads written, even while C code holds the interpreter."""
+"""Writes the stacks of all threads, even while C code holds the interpreter."""
 GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM; read _; kill -KILL 0")
 """Kills its process group once the pipe at its stdin has no writer left."""
 
 
 def lead_group(lifeline_fd: int) -> None:
-    """Makes this process lead a process group that is killed when the other end of the lifeline closes.
-
-    The guard is a process: no thread of this one could act while C code holds the interpreter.
-    """
+    """Makes this process lead a process group that is killed when the other end of the lifeline closes."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+    # a thread could not act while C code holds the interpreter
     subprocess.Popen(GUARD, stdin=lifeline_fd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -51,12 +49,10 @@ def load(spec: PluginSpec) -> tuple[Plugin | None, dict[str, Any]]:
         plugin = load_plugin(spec)
     except ConfigError as error:
         return None, {"refused": str(error)}
-    properties = {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
-    return plugin, properties
+    return plugin, {"decision": plugin.decision, "takes_groups": plugin.takes_groups, "is_async": plugin.is_async}
 
 
 def main(socket_fd: int, lifeline_fd: int, trace_fd: int) -> int:
-    """Serves until the socket is closed."""
     os.dup2(2, 1)
     lead_group(lifeline_fd)
     faulthandler.enable(trace_fd, all_threads=False)
@@ -80,7 +76,7 @@ def _serve(plugin: Plugin, stream: BufferedRWPair) -> None:
     while True:
         number, requests, _ = pickle.load(stream)
         outcomes = plugin.ask(requests)
-        # what has filled this process would fill it again
+        # memory that filled up once would fill up again
         is_full = any(isinstance(o, RewardFault) and o.detail.endswith("MemoryError") for o in outcomes)
         _answer(stream, number, outcomes, is_last=is_full)
         if is_full:
@@ -102,8 +98,7 @@ async def _serve_async(plugin: Plugin, stream: BufferedRWPair) -> None:
 
 
 def _answer(stream: BufferedRWPair, number: int, outcomes: Sequence[Outcome], *, is_last: bool = False) -> None:
-    answer = {"number": number, "outcomes": [asdict(outcome) for outcome in outcomes], "is_last": is_last}
-    _send(stream, answer)
+    _send(stream, {"number": number, "outcomes": list(map(asdict, outcomes)), "is_last": is_last})
 
 
 def _send(stream: BufferedRWPair, message: dict[str, Any]) -> None:
@@ -113,7 +108,7 @@ def _send(stream: BufferedRWPair, message: dict[str, Any]) -> None:
 
 def _limit(max_memory_bytes: int | None) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where the machine runs out of memory all the same, this process is the one to go
+        file.write("1000")  # if the machine still runs out of memory, the kernel ends this process first
     if max_memory_bytes is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = max_memory_bytes if hard == resource.RLIM_INFINITY else min(max_memory_bytes, hard)

@@ -43,9 +43,9 @@ class ProcessHost(RewardHost):
         try:
             hello = await asyncio.wait_for(_message(reader), START_S)
         except TimeoutError as error:
-            raise HostLostError(f"its process was not up within {START_S:g} s") from error
+            raise HostLostError(f"its process did not start within {START_S:g} s") from error
         if hello is None:
-            raise HostLostError(await self._obituary("while it loaded the reward"))
+            raise HostLostError(await self._exit_reason("while it loaded the reward"))
         self.greet(hello, max_concurrency=self._max_concurrency)
         self._listener = asyncio.create_task(self._listen(reader))
 
@@ -117,9 +117,9 @@ class ProcessHost(RewardHost):
             if answer is not None and not answer.done():
                 answer.set_result([_outcome(outcome) for outcome in message["outcomes"]])
         self.is_lost = True
-        self._lose(await self._obituary("over it"))
+        self._lose(await self._exit_reason("during the call"))
 
-    async def _obituary(self, when: str) -> str:
+    async def _exit_reason(self, when: str) -> str:
         code = None
         for _ in range(NUM_TICKS):
             if self._process is None or (code := self._process.poll()) is not None:

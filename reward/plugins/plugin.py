@@ -22,9 +22,8 @@ from reward.outcome import Outcome, checked, checked_all, fault_of
 from reward.request import RewardRequest
 
 if TYPE_CHECKING:
-    from common.config.reward import UserCodeConfig
+    from common.config.reward import Style, UserCodeConfig
 
-Style = Literal["auto", "omni", "trl", "verl"]
 Shape = Literal["request", "requests", "texts", "trl", "verl"]
 
 
@@ -34,7 +33,7 @@ class PluginSpec:
 
     name: str
     entrypoint: str
-    style: Style = "auto"
+    style: "Style" = "auto"
     is_conversational: bool = True
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -69,7 +68,7 @@ class Plugin:
         """The calling convention and its reason, as one line."""
         why = f"as it takes {' and '.join(sorted(CONVENTIONS[self.shape].keys))}"
         if self.spec.style != "auto":
-            why = f"as style={self.spec.style} says"
+            why = f"as style={self.spec.style} is set"
         each = "a group at a time" if self.takes_groups else "a completion at a time"
         kind = "async, " if self.is_async else ""
         return (
@@ -164,7 +163,7 @@ def verl_arguments(request: RewardRequest) -> dict[str, Any]:
 class Convention:
     """The parameters of one shape."""
 
-    style: Style
+    style: "Style"
     passed: tuple[str, ...]
     """Parameters that a call passes."""
     keys: frozenset[str]
@@ -172,7 +171,7 @@ class Convention:
     takes_groups: bool = False
 
 
-def _convention(style: Style, *passed: str, keys: Sequence[str] = (), takes_groups: bool = False) -> Convention:
+def _convention(style: "Style", *passed: str, keys: Sequence[str] = (), takes_groups: bool = False) -> Convention:
     return Convention(style=style, passed=passed, keys=frozenset(keys or passed), takes_groups=takes_groups)
 
 

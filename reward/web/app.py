@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,7 @@ class Routes:
         scoring = [self._group([samples[index] for index in indices]) for indices in groups.values()]
         # tasks cost more than rewards that never wait
         scored = [await call for call in scoring] if self._service.is_quick else await asyncio.gather(*scoring)
-        results: dict[int, wire.WireResult] = {}
-        for indices, group_results in zip(groups.values(), scored, strict=True):
-            results.update(zip(indices, group_results, strict=True))
+        results = dict(zip(chain.from_iterable(groups.values()), chain.from_iterable(scored), strict=True))
         return tuple(results[index] for index in range(len(samples)))
 
     async def _group(self, samples: Sequence[wire.WireSample]) -> list[wire.WireResult]:
@@ -91,8 +90,8 @@ class Routes:
             results = _results(report, count)
         except Exception as error:  # the process boundary: an error of the group in the response
             logger.exception("a group could not be scored")
-            detail = type(error).__name__
-            report = GroupReport(scores=Failure(stage="reward", reason="service-error", detail=detail))
+            failure = Failure(stage="reward", reason="service-error", detail=type(error).__name__)
+            report = GroupReport(scores=failure)
             results = _results(report, count)
         self._meters.add(report, count)
         for name, fault in report.faults.items():

@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 def busy() -> RefusedError:
     """The refusal of a request above the limits."""
-    return RefusedError(429, "body", "the service is busy; come again", {"Retry-After": "1"})
+    return RefusedError(429, "body", "the service is busy; retry later", {"Retry-After": "1"})
 
 
 async def refuse(error: RefusedError, receive: Receive, send: Send, *, limits: RequestLimits) -> None:
@@ -80,8 +80,8 @@ class TokenGate:
         if scope["type"] == "http" and self._expected is not None and scope["path"] not in OPEN_PATHS:
             shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             if not hmac.compare_digest(shown, self._expected):
-                headers = {"WWW-Authenticate": "Bearer"}
-                error = RefusedError(401, "authorization", "must be the service's bearer token", headers)
+                message, headers = "must be the service's bearer token", {"WWW-Authenticate": "Bearer"}
+                error = RefusedError(401, "authorization", message, headers)
                 await refuse(error, receive, send, limits=self._limits)
                 return
         await self._app(scope, receive, send)
@@ -152,4 +152,4 @@ class BodyGate:
                     self._num_held_bytes += len(part)
                     is_last = not message.get("more_body", False)
         except TimeoutError:
-            raise RefusedError(408, "body", "must come sooner") from None
+            raise RefusedError(408, "body", f"must arrive within {self._limits.body_s:g} s") from None

@@ -12,13 +12,12 @@ class Meters:
         registry = self.registry = CollectorRegistry()
         counter = partial(Counter, labelnames=["reward"], registry=registry)
         self.requests = Counter("omni_reward_requests", "Score requests by status.", ["status"], registry=registry)
-        self.samples = counter("omni_reward_samples", "Samples asked about, by reward.")
-        self.errors = counter("omni_reward_errors", "Samples that a reward failed on.")
-        self.left_out = counter("omni_reward_left_out", "Groups that a reward had no part in.")
-        about = "Seconds that a reward took for a group."
-        self.seconds = Histogram("omni_reward_seconds", about, ["reward"], registry=registry)
-        about = "Seconds of score requests."
-        self.request_seconds = Histogram("omni_reward_request_seconds", about, registry=registry)
+        self.samples = counter("omni_reward_samples", "Samples sent to a reward.")
+        self.errors = counter("omni_reward_errors", "Samples on which a reward failed.")
+        self.left_out = counter("omni_reward_left_out", "Groups in which a reward did not count.")
+        histogram = partial(Histogram, registry=registry)
+        self.seconds = histogram("omni_reward_seconds", "Seconds that a reward took for a group.", ["reward"])
+        self.request_seconds = histogram("omni_reward_request_seconds", "Seconds of score requests.")
         self.in_flight = Gauge("omni_reward_samples_in_flight", "Samples being scored.", registry=registry)
 
     def add(self, report: GroupReport, num_samples: int) -> None:

@@ -1,6 +1,7 @@
 """The handle of the reward service over a process that hangs, dies and comes back; time is the loop's own."""
 
 import asyncio
+import pickle
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 import reward.actor
 from common.errors import RewardError
 from common.types import Failure, Score
-from reward.actor import RewardClient, pack, unpack
+from reward.actor import RewardClient, pack
 from reward.service import GroupReport
 from tests.support.builders import make_completion, make_record
 from tests.support.clock import run
@@ -74,7 +75,7 @@ class Service:
 
     async def _score(self, packed: bytes, *, max_task_retries: int) -> bytes:
         assert max_task_retries == 0
-        record, completions, _ = unpack(packed)
+        record, completions, _ = pickle.loads(packed)
         loop = asyncio.get_running_loop()
         if loop.time() < self._back_at:
             raise ActorUnavailableError("not yet back", b"0" * 16)
@@ -189,7 +190,7 @@ def test_a_group_that_ends_the_process_fails_and_whoever_was_beside_it_does_not(
     assert failed(answers) == {"fear": "service-died"}
     answer = answers["fear"]
     assert isinstance(answer, Failure)
-    assert answer.detail == "the service died 2 times over it"
+    assert answer.detail == "the service died 2 times while it scored this group"
     # once among others, once alone
     assert [bool(beside) for label, beside in service.asked if label == "fear"] == [True, False]
 
@@ -207,7 +208,7 @@ def test_after_a_death_from_outside_every_group_is_scored(
 def test_a_service_that_does_not_come_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RewardError, match="the reward service died"):
         score_all(monkeypatch, Service(num_restarts=0), kill_at_s=0.5)
-    with pytest.raises(RewardError, match="did not come up within 600 s"):
+    with pytest.raises(RewardError, match="did not start within 600 s"):
         score_all(monkeypatch, Service(restart_s=NEVER), kill_at_s=0.5)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import reward.examples
 from common.config.reward import HttpRewardConfig, RewardConfig
@@ -22,7 +23,7 @@ from reward.checks import check_rewards
 from reward.request import RewardRequest, modalities_of
 from reward.service import GroupReport, RewardService
 from tests.support.builders import make_record, make_request
-from tests.support.media.files import write_media
+from tests.support.media.files import pictures, write_media
 
 FOLDER = Path(reward.examples.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -144,3 +145,11 @@ def test_a_reward_may_look_at_the_clip(tmp_path: Path) -> None:
         make_request("x", record=bare).frames()
     with pytest.raises(MediaError):
         make_request("x", record=bare).waveform()
+
+
+def test_a_folder_of_frames_has_the_rate_of_its_clip(tmp_path: Path) -> None:
+    for index, picture in enumerate(pictures(4)):
+        Image.fromarray(picture).save(tmp_path / f"{index}.png")
+    clip = Clip(clip_id="f", video_path=str(tmp_path), audio_path=None, frames_fps=2.0)
+    frames, fps = make_request("x", record=replace(make_record(), clip=clip)).frames()
+    assert (len(frames), fps) == (4, 2.0)

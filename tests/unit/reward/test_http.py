@@ -497,7 +497,7 @@ def test_only_the_configured_address_is_asked_with_the_token_of_the_environment(
     [
         (lambda: reply(1.0), "far-length", "got 1 for 2"),
         (lambda: reply(1.0, "x"), "far-error", "results.1.total"),
-        (lambda: httpx.Response(200, text="[1, 2]"), "far-error", "must answer with results"),
+        (lambda: httpx.Response(200, text="[1, 2]"), "far-error", "must return results"),
         (lambda: httpx.Response(200, text='{"results": [{"total": NaN}, {"total": 1}]}'), "far-not-finite", "nan"),
         (lambda: httpx.Response(500, text="oh\nno"), "far-error", "answered 500: oh no"),
         (lambda: httpx.Response(429, json={"message": "busy"}), "far-error", "answered 429"),

@@ -159,7 +159,7 @@ def test_the_decision_is_told(folder: Path) -> None:
     assert plugin.decision == (
         f"reward mine: {MODULE}:mine is called in trl style, a group at a time, as it takes completions"
     )
-    assert "as style=omni says" in loaded(folder, "def mine(**texts): return 0.0\n", style="omni").decision
+    assert "as style=omni is set" in loaded(folder, "def mine(**texts): return 0.0\n", style="omni").decision
 
 
 def test_options_make_a_class_and_are_given_to_a_function(folder: Path) -> None:

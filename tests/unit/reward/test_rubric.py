@@ -11,7 +11,7 @@ from common.types import Failure, Score
 from reward.builtin.accuracy_r1omni import PublishedAccuracyReward
 from reward.builtin.format import PublishedFormatReward
 from reward.request import RewardResult
-from reward.rubric import Rubric, Summed
+from reward.rubric import Rubric
 from tests.support.builders import make_request
 
 
@@ -79,8 +79,10 @@ def entry(name: str, **settings: Any) -> BuiltinRewardConfig:
     return BuiltinRewardConfig(type="builtin", name=name, **settings)
 
 
-def summed(entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | None]) -> Summed:
-    """Of these values, by reward."""
+def summed(
+    entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | None]
+) -> tuple[list[Score] | Failure, tuple[str, ...]]:
+    """Scores of these values, by reward, and the rewards left out."""
     RewardConfig(rewards=tuple(entries))
     columns = {name: [RewardResult(value=value) for value in column] for name, column in values.items()}
     return Rubric(entries).sum(columns)
@@ -88,13 +90,13 @@ def summed(entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | No
 
 def totals(entries: Sequence[BuiltinRewardConfig], **values: Sequence[float | None]) -> list[float]:
     """The sums alone."""
-    scores = summed(entries, **values).scores
+    scores, _ = summed(entries, **values)
     assert isinstance(scores, list)
     return [score.total for score in scores]
 
 
 def test_a_rubric_sums_weighted_rewards_and_keeps_them_apart() -> None:
-    got = summed([entry("a", weight=2.0), entry("b", weight=0.5)], a=[1.0, 0.0, 1.0], b=[1.0, 1.0, -3.0]).scores
+    got, _ = summed([entry("a", weight=2.0), entry("b", weight=0.5)], a=[1.0, 0.0, 1.0], b=[1.0, 1.0, -3.0])
     assert got == [
         Score(total=2.5, breakdown={"a": 1.0, "b": 1.0}),
         Score(total=0.5, breakdown={"a": 0.0, "b": 1.0}),
@@ -103,19 +105,19 @@ def test_a_rubric_sums_weighted_rewards_and_keeps_them_apart() -> None:
 
 
 def test_a_sum_that_is_not_finite_fails_the_group() -> None:
-    got = summed([entry("a", weight=10.0)], a=[0.0, 1e308]).scores
+    got, _ = summed([entry("a", weight=10.0)], a=[0.0, 1e308])
     assert isinstance(got, Failure)
     assert got.reason == "sum-not-finite"
 
 
 def test_what_does_not_apply_to_one_completion_is_left_out_for_the_group() -> None:
-    got = summed([entry("a"), entry("b")], a=[1.0, 2.0], b=[None, 8.0])
-    assert got.left_out == ("b",)
-    assert got.scores == [Score(total=1.0, breakdown={"a": 1.0}), Score(total=2.0, breakdown={"a": 2.0})]
+    got, left_out = summed([entry("a"), entry("b")], a=[1.0, 2.0], b=[None, 8.0])
+    assert left_out == ("b",)
+    assert got == [Score(total=1.0, breakdown={"a": 1.0}), Score(total=2.0, breakdown={"a": 2.0})]
 
 
 def test_where_nothing_applies_the_group_fails() -> None:
-    got = summed([entry("a"), entry("b")], a=[None, 1.0]).scores
+    got, _ = summed([entry("a"), entry("b")], a=[None, 1.0])
     assert isinstance(got, Failure)
     assert (got.reason, got.detail) == ("nothing-applies", "none of a, b applies to the whole group")
 
@@ -137,15 +139,15 @@ def test_a_cap_holds_where_the_other_reward_is_0() -> None:
 
 def test_who_depends_on_what_is_left_out_is_left_out() -> None:
     entries = [entry("a", requires="b"), entry("b"), entry("c")]
-    got = summed(entries, a=[1.0, 1.0], b=[None, None], c=[2.0, 3.0])
-    assert got.left_out == ("a", "b")
-    assert isinstance(got.scores, list)
-    assert [dict(s.breakdown) for s in got.scores] == [{"c": 2.0}, {"c": 3.0}]
+    got, left_out = summed(entries, a=[1.0, 1.0], b=[None, None], c=[2.0, 3.0])
+    assert left_out == ("a", "b")
+    assert isinstance(got, list)
+    assert [dict(s.breakdown) for s in got] == [{"c": 2.0}, {"c": 3.0}]
 
 
 def test_a_breakdown_holds_what_was_given_and_the_sum_what_counts() -> None:
     entries = [entry("a", clip=(-1.0, 3.0), normalise="unit", weight=2.0)]
-    got = summed(entries, a=[9.0, 1.0, -5.0]).scores
+    got, _ = summed(entries, a=[9.0, 1.0, -5.0])
     assert isinstance(got, list)
     assert [(s.total, s.breakdown["a"]) for s in got] == [(2.0, 9.0), (1.0, 1.0), (0.0, -5.0)]
     assert totals([entry("a", clip=(-1.0, 3.0))], a=[9.0, 1.0, -5.0]) == [3.0, 1.0, -1.0]
@@ -161,5 +163,5 @@ def test_normalised_by_the_group_a_reward_is_a_distance_in_standard_deviations()
 
 def test_details_and_facts_stand_beside_the_values() -> None:
     columns = {"a": [RewardResult(value=1.0, detail="why", facts={"words": 3.0})], "b": [RewardResult(value=0.0)]}
-    got = Rubric([entry("a"), entry("b")]).sum(columns).scores
+    got, _ = Rubric([entry("a"), entry("b")]).sum(columns)
     assert got == [Score(total=1.0, breakdown={"a": 1.0, "b": 0.0}, details={"a": "why"}, facts={"a/words": 3.0})]

@@ -86,8 +86,8 @@ def test_rewards_here_and_elsewhere_are_summed_in_the_completions_order() -> Non
         ("failing", "failing-error", "ValueError: no fear"),
         ("leaving", "leaving-error", "SystemExit: 3"),
         ("hungry", "hungry-error", "MemoryError"),
-        ("deadly", "deadly-died", "its process ended with exit code 3 over it"),
-        ("crashing", "crashing-died", "its process was ended by SIGSEGV over it"),
+        ("deadly", "deadly-died", "its process ended with exit code 3 during the call"),
+        ("crashing", "crashing-died", "its process was ended by SIGSEGV during the call"),
         ("sleeping", "sleeping-deadline", "1.5 s passed; it was at"),
         ("stuck", "stuck-deadline", "in stuck"),
     ],
@@ -366,7 +366,7 @@ def test_a_reward_of_whole_groups_compares_within_each() -> None:
     assert (totals(first), totals(second)) == ([0.5, 1.5], [1.0])
     assert (failure(bad).reason, failure(bad).detail) == (
         "averaged-length",
-        "a reward must give one value per completion, got 1 for 2",
+        "a reward must return one value per completion, got 1 for 2",
     )
 
 
@@ -477,7 +477,7 @@ def test_a_module_that_ends_its_process_ends_only_its_own(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "abrupt_reward.py").write_text("import os\nos._exit(7)\n")
     entry = python("good", entrypoint="abrupt_reward:good")
-    with pytest.raises(ConfigError, match="got exit code 7 over 'abrupt_reward:good'"):
+    with pytest.raises(ConfigError, match="got exit code 7 for 'abrupt_reward:good'"):
         check_rewards(RewardConfig(rewards=(entry,)))
 
 
