@@ -176,7 +176,7 @@ def test_the_built_in_rewards_are_listed_with_their_documentation(capsys: pytest
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
     assert "accuracy_r1omni()" in out
-    assert "    1.0 when the answer equals the label to the letter" in out
+    assert "    1.0 if the answer equals the label to the letter" in out
 
 
 def test_the_documentation_can_be_followed(

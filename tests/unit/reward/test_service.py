@@ -417,7 +417,7 @@ def test_a_reward_may_stop_the_run() -> None:
         (BuiltinRewardConfig(type="builtin", name="acuracy_r1omni"), "did you mean accuracy_r1omni?"),
         (
             BuiltinRewardConfig(type="builtin", name="format_r1omni", options={"a": 1}),
-            "unexpected keyword argument 'a'",
+            "format_r1omni.a must be an option of the reward, got 1; see `python -m reward.check --list`",
         ),
         (python("no_such"), "nothing of this name"),
         (python("Weighing", options={"wrong": 1}), "unexpected keyword argument 'wrong'"),
