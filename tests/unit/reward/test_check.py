@@ -57,7 +57,7 @@ def test_every_sample_is_told_with_its_breakdown_and_its_errors(
     # what the others gave is told all the same
     assert bad["values"] == {"accuracy_r1omni": 0.0}
     assert bad["error"] == "failing-error"
-    assert 'rewards.py", line' in bad["faults"]["failing"]["detail"]
+    assert 'user.py", line' in bad["faults"]["failing"]["detail"]
 
 
 def test_people_get_a_table_and_tracebacks(lines: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_whatever_a_reward_does_only_its_own_group_fails(name: str, reason: str,
     bad, *others = reports(FORMAT, entry, groups=[group("fear"), group(), group("sad")])
     assert failure(bad).reason == reason
     assert told in failure(bad).detail
-    assert "rewards.py" in failure(bad).detail or name == "deadly"
+    assert "user.py" in failure(bad).detail or name == "deadly"
     assert [totals(other) for other in others] == [[1.0, 1.0], [1.0, 1.0]]
     assert bad.num_faults[name] >= 1
 
