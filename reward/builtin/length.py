@@ -16,7 +16,7 @@ class LengthPenalty:
     Formula: 0 for `low` <= n <= `high`; (n - low) / low below; -min(1, (n - high) / width) above. Range: -1 to 0.
     Source: above `high`, DAPO's soft overlong punishment (Yu et al. 2025, equation 13).
     Needs: the tokens, or `unit: characters`. None if only the text is known.
-    Caution: keep `high` + `width` within `rollout.sampling.max_tokens`; a truncated completion gets the full penalty.
+    Caution: keep `high` + `width` within `rollout.sampling.max_tokens`; truncated completions get the full penalty.
     """
 
     range: ClassVar[tuple[float, float]] = (-1.0, 0.0)
