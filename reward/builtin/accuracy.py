@@ -17,8 +17,7 @@ from reward.request import RewardRequest
 class AccuracyReward:
     """1.0 if the answer names the class of the label, else 0.0.
 
-    Formula: 1[class(answer) = class(label)], by the label table: "he is furious" has the class `angry`.
-    Range: 0 or 1.
+    Formula: 1[class(answer) = class(label)], where "he is furious" has the class `angry`. Range: 0 or 1.
     Source: the accuracy reward of R1-Omni, with the label table of the evaluation; ERV normalises too.
     Caution: it optimises WAR, perhaps at the cost of UAR: `class_balanced` gives rare classes more weight.
     """
@@ -36,15 +35,14 @@ class ClassBalancedReward:
     """The accuracy reward times the weight of the label's class, which is higher for rare classes.
 
     Formula: w(label) * accuracy; w(c) = min(`cap`, s f(c)^-`power`) with the share f(c) of the training records; s
-    makes the mean of w 1. With `power: 1` below the cap, the sum over an epoch is proportional to UAR.
-    Range: 0 to `cap`.
+    makes the mean of w 1. With `power: 1` below the cap, its sum is proportional to UAR. Range: 0 to `cap`.
     Source: inverse-frequency weights, as in class-balanced losses (Cui et al. 2019), moved into the reward.
     Caution: it needs unscaled advantages or a second reward. The weight is constant within a group, and cancels if
     advantages are divided by the group's deviation.
     """
 
     frequencies: Mapping[str, PositiveFloat] = Field(min_length=1)
-    """Training records by class; counts or shares."""
+    """Training records of every class; counts or shares."""
     power: float = Field(default=1.0, ge=0)
     """Exponent of the inverse share: 0 for equal weights."""
     cap: float = Field(default=10.0, ge=1)

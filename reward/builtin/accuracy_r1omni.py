@@ -10,8 +10,7 @@ OPENING, CLOSING = "<answer>", "</answer>"
 class PublishedAccuracyReward:
     """1.0 if the answer equals the label to the letter, else 0.0.
 
-    Formula: 1[answer = label], both from the first `<answer>(.*?)</answer>` within one line, else the whole text.
-    Range: 0 or 1.
+    Formula: 1[answer = label], each the first `<answer>(.*?)</answer>` in one line, or all text. Range: 0 or 1.
     Source: R1-Omni, `grpo.py`, `accuracy_reward`, without `math_verify`, which is for numbers.
     Caution: "anger" is wrong for the label "angry"; `accuracy` reads both as one class.
     """

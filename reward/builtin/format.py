@@ -23,8 +23,8 @@ class FormatReward:
 
     def __call__(self, request: RewardRequest) -> float:
         text = request.completion.strip()
-        seam = _SEAM.search(text)
-        if seam is None or not (text.startswith(OPENING) and text.endswith(CLOSING)):
+        is_enclosed = text.startswith(OPENING) and text.endswith(CLOSING)
+        if not is_enclosed or (seam := _SEAM.search(text)) is None:
             return 0.0
         parts = text[len(OPENING) : seam.start()], text[seam.end() : -len(CLOSING)]
         return 1.0 if all(part.strip() and not TAG.search(part) for part in parts) else 0.0

@@ -176,9 +176,7 @@ def read_rubric(path: Path) -> Template:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"judge.rubric must be a text file, got {str(path)!r}: {error}; correct the path"
-        ) from error
+        raise ConfigError(f"judge.rubric must be a text file, got {str(path)!r}: {error}; fix the path") from error
     for number, line in enumerate(text.splitlines(), 1):
         template = Template(line)
         unknown = [name for name in template.get_identifiers() if name not in PLACES]
@@ -189,9 +187,7 @@ def read_rubric(path: Path) -> Template:
                 "write $$ for a dollar"
             )
     if "completion" not in Template(text).get_identifiers():
-        raise ConfigError(
-            f"judge.rubric must contain $completion, got none in {path}; add it where it is to be read"
-        )
+        raise ConfigError(f"judge.rubric must contain $completion, got none in {path}; add it")
     return Template(text)
 
 

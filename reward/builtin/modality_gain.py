@@ -3,8 +3,8 @@
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ from reward.builtin.parts.options import builtin_reward
 from reward.builtin.parts.record_classes import class_of_label
 from reward.request import RewardRequest, RewardResult
 
-BoundReward = Callable[[RewardRequest], Awaitable[RewardResult]]
+BoundReward = Callable[[RewardRequest], Coroutine[Any, Any, RewardResult]]
 OPENING, CLOSING = "<answer>", "</answer>"
 
 

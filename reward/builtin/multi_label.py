@@ -12,8 +12,7 @@ from reward.request import RewardRequest
 class MultiLabelReward:
     """F1 of the classes in the answer against those of the labels.
 
-    Formula: 2 |A & L| / (|A| + |L|). A: classes that the answer names and does not deny; L: classes of the labels.
-    Range: 0 to 1.
+    Formula: 2 |A & L| / (|A| + |L|), for the affirmed classes A of the answer and L of the labels. Range: 0 to 1.
     Source: example-based F1 of multi-label classification (Godbole and Sarawagi 2004).
     Caution: emotions outside the taxonomy cost nothing; with the taxonomy `open` every emotion of the table counts.
     """

@@ -13,8 +13,7 @@ from reward.request import RewardRequest
 class RepetitionPenalty:
     """-1.0 times the share of repeated n-grams.
 
-    Formula: -(1 - distinct n-grams / n-grams) over words; 0 for fewer than n words. A Chinese character is a word.
-    Range: -1 to 0, above -1.
+    Formula: -(1 - distinct n-grams / n-grams), over words or Chinese characters; 0 below n words. Range: -1 to 0.
     Source: open-r1's repetition penalty, after Yeo et al. 2025 ("Demystifying Long Chain-of-Thought Reasoning").
     Caution: a small n penalises ordinary speech: "the man" returns in any description.
     """

@@ -28,8 +28,7 @@ class SoftLabelReward:
         shares: defaultdict[str | None, float] = defaultdict(float)
         for label, share in record.label_distribution.items():
             shares[normalised(label, record.taxonomy)] += share
-        # labels without a class of the taxonomy
-        shares.pop(None, None)
+        shares.pop(None, None)  # labels outside the taxonomy
         largest = max(shares.values(), default=0.0)
         if largest <= 0:
             return RewardResult(value=None, detail="the distribution holds no class of the taxonomy")

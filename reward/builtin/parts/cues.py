@@ -1,7 +1,4 @@
-"""Visible and audible cues of emotions, with their English and Chinese words.
-
-A cue is the part that shows the emotion, such as the brows: "frowning with knitted brows" is one cue.
-"""
+"""Visible and audible cues of emotions, with their English and Chinese words; the brows are one cue."""
 
 import re
 from collections.abc import Iterable, Mapping

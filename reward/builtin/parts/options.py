@@ -24,7 +24,7 @@ def builtin_reward(name: str) -> Callable[[type[T]], type[T]]:
         construct = reward.__init__
 
         @functools.wraps(construct)
-        def construct_checked(self: T, **options: Any) -> None:
+        def construct_checked(self: T, /, **options: Any) -> None:
             try:
                 construct(self, **options)
             except ValidationError as error:

@@ -93,6 +93,7 @@ def test_a_class_without_a_frequency_is_an_error() -> None:
         ({"frequencies": [1, 2]}, r"class_balanced.frequencies must be a valid dictionary, got \[1, 2\]"),
         ({"frequencies": {"happy": 0}}, "class_balanced.frequencies.happy must be greater than 0, got 0"),
         ({"frequencies": {"happy": "3"}}, "happy must be a valid number, got '3'"),
+        ({"frequencies": {1: 3}}, "class_balanced.frequencies.1 must be a valid string, got 1"),
         ({"frequencies": {"happy": 1, "Happiness": 2}}, "must name each class once, got 'Happiness' for 'happy'"),
         (
             {"frequencies": {"happy": 1}, "cap": 0.5},
@@ -199,7 +200,8 @@ def test_another_classifier_may_read_the_sentences(tmp_path: Path, monkeypatch: 
     (tmp_path / "classifier_of_a_test.py").write_text("def classify(sentences): return [['fear']]\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    named = ConsistencyReward(classifier="classifier_of_a_test:classify")
+    options: dict[str, Any] = {"classifier": "classifier_of_a_test:classify"}
+    named = ConsistencyReward(**options)
     assert value_of(named(make_request(answer("fear", thought="One sentence")))) == 1.0
     with pytest.raises(ScoringError, match="must give one collection per sentence, got 1 for 5"):
         named(request)
@@ -211,8 +213,9 @@ def test_another_classifier_may_read_the_sentences(tmp_path: Path, monkeypatch: 
         ("no_such_module:f", "must be importable, got 'no_such_module:f': ModuleNotFoundError"),
         ("json:no_such_name", "must be importable, got 'json:no_such_name': AttributeError"),
         ("json", "think_answer_consistency.classifier must be callable, got <module 'json'"),
+        (5, "think_answer_consistency.classifier must be callable, got 5; see `python -m reward.check --list`"),
     ],
 )
-def test_a_classifier_that_cannot_be_called_is_refused(classifier: str, said: str) -> None:
+def test_a_classifier_that_cannot_be_called_is_refused(classifier: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ConsistencyReward(classifier=classifier)

@@ -359,6 +359,7 @@ def test_a_cap_keeps_the_mean() -> None:
         (TranscriptReward, {"without_quotes": 2}, "without_quotes must be less than or equal to 1, got 2; "),
         (TranscriptReward, {"min_words": 1.5}, "min_words must be a valid integer, got 1.5; "),
         (EvidenceReward, {"absent_penalty": float("nan")}, "absent_penalty must be a finite number, got nan; "),
+        (FormatReward, {"strict": True}, "format.strict must be an option of the reward, got True; "),
         (EvidenceReward, {"needed": "2"}, "needed must be a valid integer, got '2'; "),
     ],
 )
