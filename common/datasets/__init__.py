@@ -1,1 +1,1 @@
-"""Corpora: one file each, one common record."""
+"""Readers of corpora: a file per corpus, the same record for all."""

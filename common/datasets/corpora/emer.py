@@ -97,8 +97,8 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
     for row in read_csv(labels, columns=(layout.name_column, layout.label_column)):
         name: str = row.cells[layout.name_column]
         cell: str = row.cells[layout.label_column]
-        row_labels = open_labels(cell) if layout.is_open or not cell else (cell.lower(),)
-        if not row_labels:
+        row_labels = open_labels(cell) if layout.is_open else (cell.lower(),)
+        if not any(row_labels):
             dropped.append(Dropped(clip_id=name, reason="no-label", detail=f"{row.place}: its label is empty"))
         elif split == "cold_start" and name not in reason_by_name:
             dropped.append(Dropped(clip_id=name, reason="no-reason", detail=f"{row.place}: {name!r} has no reason"))
