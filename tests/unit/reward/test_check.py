@@ -160,7 +160,7 @@ def test_a_wrong_command_is_said_in_one_line(tmp_path: Path, capsys: pytest.Capt
     empty.write_text("\n")
     torn.write_bytes(gzip.compress(b'{"completion": "a"}\n' * 100)[:-20])
     for arguments, part in (
-        ([], "--samples must be given"),
+        ([], "--samples must be set"),
         (["--samples", "/no/such"], "must be a readable file"),
         (["--samples", str(empty)], "must hold at least one line"),
         (["--samples", str(torn)], "must be a readable file"),
