@@ -1,17 +1,15 @@
-"""The resources of this machine, found without torch, Ray or a driver library, for the plan of a dry run."""
+"""The resources of a machine, read without torch, Ray or a driver library, for the plan of a dry run."""
 
 import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from common.errors import ConfigError
-from deploy.checks.placement import PlanLine
 
 CLUSTER_KEYS = ("cpus", "gpus", "gpu_memory_gib", "memory_gib")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -31,6 +29,11 @@ class Machine:
     """NVIDIA devices."""
     gpu_memory_bytes: int | None = None
     """Memory of the smallest device; None if unknown."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Resources by Ray's names."""
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus}
 
     def __str__(self) -> str:
         of_each = f" of {self.gpu_memory_bytes / 2**30:.0f} GiB" if self.gpu_memory_bytes and self.num_gpus else ""
@@ -70,17 +73,6 @@ def parse_cluster(text: str) -> Machine:
         num_gpus=int(resources.get("gpus", 0)),
         gpu_memory_bytes=int(resources.get("gpu_memory_gib", 80.0) * 2**30),
     )
-
-
-def shortages(plan: Sequence[PlanLine], machine: Machine) -> Iterator[str]:
-    """A line for each resource of which a plan needs more than the machine has."""
-    for kind, key, has in (("CPUs", "num_cpus", machine.num_cpus), ("GPUs", "num_gpus", machine.num_gpus)):
-        needed = sum(line.count * getattr(line, key) for line in plan)
-        if needed > has + 1e-9:
-            yield (
-                f"the plan asks for {needed:g} {kind} and this machine has {has}; start it where a node has them, "
-                f"or lower *.{key} or counts"
-            )
 
 
 def _memory_bytes() -> int:

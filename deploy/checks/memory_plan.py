@@ -24,8 +24,7 @@ PREFIX, VISION = "thinker.", "thinker.visual."
 MOMENTS, COPY = 8, 4
 """Bytes per trained number of AdamW's two moments, and of the float32 copy that is stepped."""
 LOGIT_BYTES = 20
-"""Per logit that exists at one time: the head's answer, float32 logits, their log-softmax, the exponentials of the
-entropy, and the gradient."""
+"""Bytes per logit at one time: head's output, float32 logits, log-softmax, the entropy's exponentials, gradient."""
 BLOCK = 128
 """Tokens of one block of vLLM's key-value cache on a CPU."""
 PROCESSES = 9 * 2**28
@@ -116,9 +115,7 @@ class RankMemory:
 
 
 def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
-    """Peak memory of a GRPO rank, by part; raises `ConfigError` if a pattern of `learner.freeze` matches
-    nothing.
-    """
+    """Peak memory of a GRPO rank, by part; raises `ConfigError` if a `learner.freeze` pattern matches nothing."""
     learner, width = config.learner, BYTES[config.model.dtype]
     parameters, trained = sizes.num_parameters, _num_trained(learner, sizes)
     stage, ranks = learner.zero_stage, learner.num_ranks
@@ -128,7 +125,7 @@ def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
     activations, logits = _activation_bytes(config, sizes), _logit_bytes(config, sizes)
     # at stage 0 in bfloat16 DeepSpeed makes float32 gradients for its step, when activations are gone
     stepped = 4 * trained if stage == 0 and width == 2 else 0
-    held = {
+    parts = {
         "weights": parameters * width // (ranks if stage == 3 else 1),
         "gradients": trained * gradient // (ranks if stage >= 2 else 1),
         "optimizer": trained * (MOMENTS + copy) // (ranks if stage >= 1 else 1),
@@ -137,18 +134,15 @@ def rank_memory(config: OmniConfig, sizes: ModelSizes) -> RankMemory:
         "logits": logits,
         "float32 gradients": max(0, stepped - activations - logits),
     }
-    waits = {
-        name
-        for name, does in (
-            ("optimizer", learner.offload != "none"),
-            ("weights", learner.offload == "parameters"),
-            ("reference", learner.reference == "offloaded"),
-        )
-        if does and held[name]
+    is_offloaded = {
+        "optimizer": learner.offload != "none",
+        "weights": learner.offload == "parameters",
+        "reference": learner.reference == "offloaded",
     }
+    host = {name: size for name, size in parts.items() if size and is_offloaded.get(name)}
     return RankMemory(
-        device={name: n for name, n in held.items() if name not in waits},
-        host={name: held[name] for name in held if name in waits},
+        device={name: size for name, size in parts.items() if name not in host},
+        host=host,
         num_parameters=parameters,
         num_trained=trained,
     )
@@ -173,17 +167,17 @@ def _num_trained(learner: LearnerConfig, sizes: ModelSizes) -> int:
     if learner.lora is None:
         return sum(map(math.prod, free.values()))
     targets = [f"{target}.weight" for target in learner.lora.targets]
-    beside = [shape for name, shape in free.items() if any(fnmatch.fnmatch(name, t) for t in targets)]
-    return sum(sum(shape) * learner.lora.rank for shape in beside)
+    adapted = [shape for name, shape in free.items() if any(fnmatch.fnmatch(name, t) for t in targets)]
+    return sum(sum(shape) * learner.lora.rank for shape in adapted)
 
 
 def _activation_bytes(config: OmniConfig, sizes: ModelSizes) -> int:
-    """Tokens of the largest micro-batch: the prompt of each group once, and every completion."""
     learner, rollout, width = config.learner, config.rollout, BYTES[config.model.dtype]
     rows, longest = learner.max_rows_per_micro_batch, rollout.sampling.max_tokens
+    # the largest micro-batch has the prompt of each group once, and every completion
     prompts = math.ceil(rows / rollout.group_size) * (rollout.max_model_len - longest)
     tokens = min(learner.max_tokens_per_micro_batch, prompts + rows * longest)
-    # what completions attend to of their prompt is copied for each of them
+    # the prompt's keys and values are copied for each completion
     attended = 2 * sizes.decoder.key_value * width * rows * rollout.max_model_len
     stacks = [(sizes.decoder, tokens, attended)]
     if learner.lora is None and any(name.startswith(VISION) for name in _not_frozen(learner, sizes)):
@@ -219,7 +213,7 @@ def engine_cache_bytes(config: OmniConfig, sizes: ModelSizes) -> int | None:
 
 
 def _cache_bytes(config: OmniConfig, sizes: ModelSizes, *, num_seqs: int) -> int:
-    """KV cache of the longest sequences on a CPU, in whole blocks; vLLM keeps one more block empty."""
+    """Cache of the longest sequences on a CPU, in whole blocks; vLLM keeps one more block empty."""
     block = 2 * sizes.decoder.num_layers * sizes.decoder.key_value * BYTES[config.model.dtype] * BLOCK
     return (1 + num_seqs * math.ceil(config.rollout.max_model_len / BLOCK)) * block
 
@@ -307,8 +301,8 @@ def format_memory(config: OmniConfig, sizes: ModelSizes) -> str:
     )
 
 
-def _parts(held: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {_gib(n)}" for name, n in held.items() if n)
+def _parts(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_gib(n)}" for name, n in parts.items() if n)
 
 
 def _gib(num_bytes: float) -> str:

@@ -1,14 +1,20 @@
-"""The placement plan: what every actor takes, against what the cluster has."""
+"""The placement plan: the resources of all actors, compared with those of the cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from common.config.reward import ActorRewardConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
 
 KINDS = {"CPU": "num_cpus", "GPU": "num_gpus"}
-"""Ray's names, and ours."""
+"""Resources by Ray's names, with the keys of the configuration."""
+AMOUNTS = {"num_cpus", "num_gpus", "num_threads"}
+"""Keys of the resources of one actor."""
+MARGIN = 1e-9
+"""Rounding error of sums of fractions of a CPU or GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,56 +25,43 @@ class PlanLine:
     count: int
     num_cpus: float
     """Ray CPUs of each."""
-    num_gpus: float
+    num_gpus: float = 0
     """Ray GPUs of each."""
-    num_threads: int
+    num_threads: int = 1
     """OpenMP threads of each, apart from Ray's accounting."""
 
 
 def placement_plan(config: OmniConfig) -> list[PlanLine]:
-    rollout, learner = config.rollout, config.learner
+    rewards = [reward for reward in config.reward.rewards if isinstance(reward, ActorRewardConfig)]
     return [
-        PlanLine(
-            actor="rollout engine",
-            count=rollout.num_engines,
-            num_cpus=rollout.num_cpus,
-            num_gpus=rollout.num_gpus,
-            num_threads=rollout.num_threads,
-        ),
-        PlanLine(
-            actor="learner rank",
-            count=learner.num_ranks,
-            num_cpus=learner.num_cpus,
-            num_gpus=learner.num_gpus,
-            num_threads=learner.num_threads,
-        ),
-        PlanLine(actor="reward service", count=1, num_cpus=config.reward.num_cpus, num_gpus=0, num_threads=1),
-        *(
-            PlanLine(
-                actor=f"reward {reward.name}",
-                count=reward.replicas,
-                num_cpus=reward.num_cpus,
-                num_gpus=reward.num_gpus,
-                num_threads=1,
-            )
-            for reward in config.reward.rewards
-            if isinstance(reward, ActorRewardConfig)
-        ),
+        _line("rollout engine", config.rollout.num_engines, config.rollout),
+        _line("learner rank", config.learner.num_ranks, config.learner),
+        _line("reward service", 1, config.reward),
+        *(_line(f"reward {reward.name}", reward.replicas, reward) for reward in rewards),
         # at least one decoding task must find room beside the actors
-        PlanLine(actor="media task", count=1, num_cpus=config.data.num_cpus, num_gpus=0, num_threads=1),
+        _line("media task", 1, config.data),
     ]
 
 
-def require_room(plan: list[PlanLine], resources: Mapping[str, float]) -> None:
-    """Raises `ClusterError` if a plan needs more than the node has: its actors would wait forever."""
+def _line(actor: str, count: int, settings: BaseModel) -> PlanLine:
+    return PlanLine(actor=actor, count=count, **settings.model_dump(include=AMOUNTS))
+
+
+def shortages(plan: Sequence[PlanLine], resources: Mapping[str, float], *, place: str) -> Iterator[str]:
+    """A line for each of Ray's resources of which a plan needs more than the place has."""
     for kind, key in KINDS.items():
-        needed = sum(line.count * getattr(line, key) for line in plan)
-        has = resources.get(kind, 0.0)
-        if needed > has + 1e-9:
+        needed, has = sum(line.count * getattr(line, key) for line in plan), resources.get(kind, 0.0)
+        if needed > has + MARGIN:
             parts = ", ".join(f"{line.count} x {line.actor} {getattr(line, key)}" for line in plan)
-            raise ClusterError(
-                f"the plan must fit this node's {has:g} {kind}s, got {needed:g} ({parts}); lower *.{key} or counts"
+            yield (
+                f"the plan must fit {place}'s {has:g} {kind}s, got {needed:g} ({parts}); lower *.{key} or counts"
             )
+
+
+def require_room(plan: Sequence[PlanLine], resources: Mapping[str, float]) -> None:
+    """Raises `ClusterError` if a plan needs more than the node has: its actors would wait forever."""
+    for shortage in shortages(plan, resources, place="this node"):
+        raise ClusterError(shortage)
 
 
 def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -87,7 +80,7 @@ def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping
     needed = {kind: getattr(engine, key) for kind, key in KINDS.items()}
     chosen: list[str] = []
     for _ in range(engine.count):
-        fitting = (n for n in (own, *nodes) if all(needed[k] <= left[n][k] + 1e-9 for k in KINDS))
+        fitting = (n for n in (own, *nodes) if all(needed[k] <= left[n][k] + MARGIN for k in KINDS))
         node = next(fitting, None)
         if node is None:
             raise ClusterError(

@@ -60,7 +60,7 @@ def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
         family_of(Path(config.model.path).expanduser().resolve())
     check_rewards(config.reward, has_engines=True)
     _require_wandb(config.run.wandb_project)
-    corpora = {split: _read(source, config, split=split) for split, source in _sources(config).items()}
+    corpora = _read_files(config)
     for split, corpus in corpora.items():
         if all(map(_is_missing, corpus.records)):
             raise DatasetError(
@@ -80,25 +80,21 @@ def left_out(corpora: Mapping[str, Corpus]) -> Iterator[str]:
         for reason, count in Counter(dropped.reason for dropped in corpus.dropped).items():
             first = next(dropped for dropped in corpus.dropped if dropped.reason == reason)
             yield f"{count} clips of {KEYS[split]} are left out as {reason}, the first: {first.detail}"
-    trained = {clip for split in TRAINED if split in corpora for clip in map(_media_of, corpora[split].records)}
-    for split in corpora.keys() - TRAINED:
-        shared = [record.prompt_id for record in corpora[split].records if _media_of(record) in trained]
-        if shared:
+    trained = {clip for split in TRAINED if split in corpora for clip in map(_media, corpora[split].records)}
+    for split, corpus in corpora.items():
+        shared = [record.prompt_id for record in corpus.records if _media(record) in trained]
+        if shared and split not in TRAINED:
             yield f"{len(shared)} clips of {KEYS[split]} are trained on, too, the first: {shared[0]!r}"
 
 
-def _media_of(record: Record) -> tuple[str, ...]:
-    return tuple(_media(record))
-
-
 def _require_askable(heldout: Sequence[Record], config: OmniConfig) -> None:
-    # each control is made once, so that a mistake is reported before the run and not at its end
+    # a mistake in a control is reported before the run, not at its end
     for control in config.evaluation.controls:
         asked_in_groups(heldout, control, classes=TAXONOMIES[config.data.taxonomy])
 
 
 def _require_donors(train: Sequence[Record], config: OmniConfig) -> None:
-    # a reward that swaps sounds would fail every group if all clips have one label
+    # a reward that swaps sounds would fail on every group if all clips had one label
     labels = {record.label for record in train if record.clip.audio_path is not None}
     for entry in config.reward.rewards:
         if not isinstance(entry, BuiltinRewardConfig) or not needs_engines(entry):
@@ -121,8 +117,8 @@ def missing_clips(corpora: Mapping[str, Corpus]) -> Iterator[str]:
             )
 
 
-def _media(record: Record) -> list[str]:
-    return [path for path in (record.clip.video_path, record.clip.audio_path) if path is not None]
+def _media(record: Record) -> tuple[str, ...]:
+    return tuple(path for path in (record.clip.video_path, record.clip.audio_path) if path is not None)
 
 
 def _is_missing(record: Record) -> bool:
@@ -139,16 +135,16 @@ def _require_wandb(project: str) -> None:
         )
 
 
-def _sources(config: OmniConfig) -> dict[str, AnyCorpusConfig]:
+def _read_files(config: OmniConfig) -> dict[str, Corpus]:
     """The corpora that the configured stages read, by split, without a synthetic corpus."""
     data = config.data
-    chosen = {
+    sources = {
         "train": None if isinstance(data.source, SyntheticDataConfig) else data.source,
         "cold_start": data.cold_start if config.sft.is_wanted else None,
         "validation": data.validation if config.evaluation.every_checkpoints else None,
         "heldout": data.heldout if config.evaluation.policies else None,
     }
-    return {split: source for split, source in chosen.items() if source is not None}
+    return {split: _read(source, config, split=split) for split, source in sources.items() if source is not None}
 
 
 def load_corpora(
@@ -164,18 +160,16 @@ def load_corpora(
         DatasetError: a corpus is missing, malformed or empty, has a label outside the taxonomy, or a control cannot
             be applied.
     """
-    source, sources, read = config.data.source, _sources(config), read or {}
-    digest: str | None = None
+    corpora, digest, source = dict(_read_files(config) if read is None else read), None, config.data.source
     if isinstance(source, SyntheticDataConfig):
         from common.datasets.synthetic.corpus import corpus_folder, corpus_sha256, write_synthetic_corpus
 
-        corpus = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
+        written = write_synthetic_corpus(corpus_folder(folder, source), source, on_clip=on_clip)
         for split in KEYS:
-            file = corpus / f"{split}.json"
-            if file.exists() and split not in sources:
-                sources[split] = R1OmniDataConfig(type="r1_omni", path=str(file))
-        digest = corpus_sha256(corpus)
-    corpora = {s: read[s] if s in read else _read(chosen, config, split=s) for s, chosen in sources.items()}
+            file = written / f"{split}.json"
+            if file.exists() and split not in corpora:
+                corpora[split] = _read(R1OmniDataConfig(type="r1_omni", path=str(file)), config, split=split)
+        digest = corpus_sha256(written)
     records = {split: list(corpus.records) for split, corpus in corpora.items()}
     _require_askable(records.get("heldout", []), config)
     return Corpora(
@@ -216,7 +210,7 @@ def heldout_clips(config: OmniConfig) -> list[Record]:
 
 def _read(source: AnyCorpusConfig, config: OmniConfig, *, split: str) -> Corpus:
     data = config.data
-    # the reinforcement's is the one that has a wording for clips without picture or sound
+    # only GRPO's question has a wording for clips without picture or sound: the reader chooses it
     question = data.question or (None if data.question_of == "grpo" else QUESTIONS[data.question_of])
     return read_corpus(
         source,
@@ -230,17 +224,13 @@ def _read(source: AnyCorpusConfig, config: OmniConfig, *, split: str) -> Corpus:
 def resolve_model(config: OmniConfig, folder: Path) -> str:
     """The checked folder of the checkpoint; a tiny model is built if none is configured. Raises `ModelError`."""
     if config.model.path is not None:
-        path = str(Path(config.model.path).expanduser().resolve())
-        family_of(path)
-        return path
-    # another tiny model is another folder: what is built once serves again only where it is the same
-    chosen = f"{config.run.seed} {config.model.tiny.model_dump_json()}"
-    target = folder / f"model-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
-    if not target.exists():
-        # built aside: a folder that is there is whole
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-        _build_tiny(partial, config)
-        partial.rename(target)
+        target = Path(config.model.path).expanduser().resolve()
+    else:
+        # the name depends on the settings: an existing folder holds the same model
+        settings = f"{config.run.seed} {config.model.tiny.model_dump_json()}"
+        target = folder / f"model-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        if not target.exists():
+            _build_tiny(target, config)
     family_of(target)
     return str(target)
 
@@ -249,13 +239,7 @@ def _build_tiny(target: Path, config: OmniConfig) -> None:
     from common.datasets.synthetic.expressions import EXPLANATIONS
     from common.models.qwen2_5_omni.tiny import build_tiny_checkpoint
 
-    tiny = config.model.tiny
-    build_tiny_checkpoint(
-        target,
-        seed=config.run.seed,
-        tied=tiny.tied,
-        hidden_size=tiny.hidden_size,
-        num_layers=tiny.num_layers,
-        vocab_size=tiny.vocab_size,
-        corpus=EXPLANATIONS,
-    )
+    # the final name appears last, so that an existing folder is complete
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    build_tiny_checkpoint(partial, seed=config.run.seed, corpus=EXPLANATIONS, **config.model.tiny.model_dump())
+    partial.rename(target)

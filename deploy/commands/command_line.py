@@ -114,15 +114,16 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
 
     `cluster` is like `cpus=64,gpus=8`; None for this machine. Raises `UserError`.
     """
-    from deploy.checks.machine import parse_cluster, shortages, this_machine
-    from deploy.checks.placement import format_plan, placement_plan
+    from deploy.checks.machine import parse_cluster, this_machine
+    from deploy.checks.placement import format_plan, placement_plan, shortages
     from deploy.checks.preflight import check_inputs, left_out, missing_clips
     from deploy.run_folder import check_run_folder
 
     machine = this_machine() if cluster is None else parse_cluster(cluster)
     corpora = check_inputs(config)
     folder, plan = check_run_folder(config), placement_plan(config)
-    lacks = list(shortages(plan, machine))
+    place = "this machine" if cluster is None else "the cluster"
+    lacks = list(shortages(plan, machine.resources, place=place))
     if cluster is not None and lacks:
         raise ClusterError(lacks[0])
     print(dump_config(config))
@@ -130,7 +131,7 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
     # another machine's memory says nothing about the run
     num_engines = config.rollout.num_engines if has_engines and cluster is None else 0
     _print_memory(config, None if lacks else machine, num_engines=num_engines)
-    print(f"\n{'this machine' if cluster is None else 'the cluster '}  {machine}")
+    print(f"\n{place:<12}  {machine}")
     print(f"run folder    {folder}")
     for warning in (*lacks, *left_out(corpora), *missing_clips(corpora)):
         print(f"warning: {warning}")

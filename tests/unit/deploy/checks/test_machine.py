@@ -1,4 +1,4 @@
-"""What a machine has, beside what a plan asks."""
+"""The resources of a machine."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,24 +7,7 @@ import psutil
 import pytest
 
 import deploy.checks.machine
-from common.config.load import load_config
-from deploy.checks.machine import Machine, free_memory_bytes, shortages, this_machine
-from deploy.checks.placement import placement_plan
-
-
-def lines(machine: Machine, *overrides: str) -> list[str]:
-    """What the defaults but for these lack."""
-    return list(shortages(placement_plan(load_config(None, overrides)), machine))
-
-
-def test_a_plan_that_asks_more_than_there_is_says_so() -> None:
-    small = Machine(num_cpus=1, memory_bytes=2**30, num_gpus=1)
-    cpus, gpus = lines(small, "--rollout.num_gpus=2")
-    assert cpus.startswith("the plan asks for 1.3 CPUs and this machine has 1; ")
-    assert cpus.endswith("or lower *.num_cpus or counts")
-    assert gpus.startswith("the plan asks for 2 GPUs and this machine has 1; ")
-    # 0.5 + 0.5 + 0.1 + 0.2, which binary fractions do not add up to exactly
-    assert lines(small, "--rollout.num_cpus=0.2") == []
+from deploy.checks.machine import free_memory_bytes, this_machine
 
 
 def test_a_machine_is_told_by_what_the_kernel_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

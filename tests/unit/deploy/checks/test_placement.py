@@ -4,7 +4,7 @@ import pytest
 
 from common.config.load import load_config
 from common.errors import ClusterError
-from deploy.checks.placement import PlanLine, format_plan, place_engines, placement_plan, require_room
+from deploy.checks.placement import PlanLine, format_plan, place_engines, placement_plan, require_room, shortages
 
 
 def plan(*overrides: str) -> list[PlanLine]:
@@ -47,6 +47,15 @@ def test_too_few_cpus_are_named_with_what_asks_for_them() -> None:
     assert "4 x rollout engine 0.5, 1 x learner rank 0.5, 1 x reward service 0.1, 1 x media task 0.2" in said
     assert said.endswith("lower *.num_cpus or counts")
     assert "\n" not in said
+
+
+def test_each_kind_that_lacks_has_a_line() -> None:
+    small = {"CPU": 1, "GPU": 1}
+    cpus, gpus = shortages(plan("--rollout.num_gpus=2"), small, place="this machine")
+    assert cpus.startswith("the plan must fit this machine's 1 CPUs, got 1.3")
+    assert gpus.startswith("the plan must fit this machine's 1 GPUs, got 2")
+    # 0.5 + 0.5 + 0.1 + 0.2, which binary fractions do not add up to exactly
+    assert not list(shortages(plan("--rollout.num_cpus=0.2"), small, place="this machine"))
 
 
 @pytest.mark.parametrize("resources", [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}])

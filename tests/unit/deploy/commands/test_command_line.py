@@ -108,8 +108,9 @@ def test_a_dry_run_says_what_is_there_and_what_lacks(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out.splitlines()
     assert f"this machine  {this_machine()}" in shown
     assert f"run folder    {tmp_path}/runs/run, no results yet" in shown
-    (short,) = [line for line in shown if line.startswith("warning: the plan asks")]
-    assert "asks for 5000.8 CPUs and this machine has" in short
+    (short,) = [line for line in shown if line.startswith("warning: the plan must")]
+    assert "must fit this machine's " in short
+    assert "CPUs, got 5000.8 " in short
     assert f"warning: 1 of 2 clips of data.source are missing, the first: {tmp_path}/b.mp4" in shown
     (tmp_path / "a.mp4").unlink()
     for argv in ((*GIVEN, *source), ("--dry-run", *source)):
