@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config.load import dump_config, load_config
-from common.config.run import OmniConfig
+from common.config.run import OmniConfig, RunConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
 from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
 
@@ -37,7 +37,7 @@ def run_command(
     Args:
         is_resumable: the same command continues a stopped run.
         has_engines: the command starts engines.
-        is_given: the command's own options name its data; a configuration file must otherwise.
+        is_given: the command's own options name its model or data; else the configuration must.
     """
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
@@ -53,15 +53,22 @@ def run_command(
         if known.help:
             print(_help(program, purpose))
         elif known.version:
-            print(_version())
+            from common.runtime.provenance import installed_version
+
+            print(f"omni-rlvr {installed_version()}")
         else:
             if known.cluster and not known.dry_run:
-                raise ConfigError("--cluster must come with --dry-run, got it alone; a run finds out what there is")
+                raise ConfigError(
+                    "--cluster must come with --dry-run, got it alone; a run reads the cluster's resources itself"
+                )
             config = load_config(known.config, overrides)
             if not (is_given or known.config or known.dry_run):
                 _require_model_and_data(overrides)
-            checked = partial(dry_run, cluster=known.cluster, has_engines=has_engines) if known.dry_run else None
-            return _run(config, run, instead=checked, is_resumable=is_resumable)
+            if known.dry_run:
+                work = partial(dry_run, config, cluster=known.cluster, has_engines=has_engines)
+            else:
+                work = partial(asyncio.run, run(config))
+            return _run(work, config.run, is_resumable=is_resumable)
     except UserError as error:
         return say(f"error: {error}", USER_MISTAKE)
     return 0
@@ -78,22 +85,13 @@ def _require_model_and_data(overrides: Sequence[str]) -> None:
         )
 
 
-def _run(
-    config: OmniConfig,
-    run: Callable[[OmniConfig], Coroutine[Any, Any, None]],
-    *,
-    instead: Callable[[OmniConfig], None] | None,
-    is_resumable: bool,
-) -> int:
+def _run(work: Callable[[], None], settings: RunConfig, *, is_resumable: bool) -> int:
     """Runs the command and reports its end; a user's mistake is left to the caller."""
-    again = "again" if config.run.resume == "auto" else "without --run.resume never"
+    again = "again" if settings.resume == "auto" else "without --run.resume never"
     resumes = f"the same command {again} resumes" if is_resumable else "the same command starts again"
     here, checkpoint = (" from here", " from the last checkpoint") if is_resumable else ("", "")
     try:
-        if instead is not None:
-            instead(config)
-        else:
-            asyncio.run(run(config))
+        work()
     except UserError:
         raise
     except StopRequestedError:
@@ -105,7 +103,7 @@ def _run(
     except OSError as error:
         if error.errno not in FULL_OR_GONE:
             raise
-        return say(_failed(f"{error.filename or config.run.folder}: {error.strerror}", resumes), FAILURE)
+        return say(_failed(f"{error.filename or settings.folder}: {error.strerror}", resumes), FAILURE)
     return 0
 
 
@@ -154,12 +152,6 @@ def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines:
 
 def _failed(what: str, resumes: str) -> str:
     return f"failed: {what}" if "same command" in what else f"failed: {what.rstrip('. ')}; {resumes}"
-
-
-def _version() -> str:
-    from common.runtime.provenance import installed_version
-
-    return f"omni-rlvr {installed_version()}"
 
 
 def _help(program: str, purpose: str) -> str:

@@ -30,15 +30,15 @@ From predictions, without a model or Ray:
                       video, audio, policy_version, condition, failure
   --compare FILE      another run's predictions of the same clips: differences with their significance
   --clips FILE        JSON list or JSONL of all clips of the evaluation: missing and unknown ids are errors
-  --taxonomy NAME     of the labels: dfew, mafw, mafw_compound, r1_omni, ravdess, ravdess7, mer, open; the dataset's
-                      name says it otherwise
+  --taxonomy NAME     of the labels: dfew, mafw, mafw_compound, r1_omni, ravdess, ravdess7, mer, open; by
+                      default that of the dataset
 
-A checkpoint, asked the clips of data.heldout on the configuration's engines:
+A checkpoint, which answers the clips of data.heldout on the configuration's engines:
   --model DIR         a checkpoint's folder; model.path otherwise
   --run NAME          the policy of that run in run.root
   --checkpoint WHICH  of that run: best, last (the default), or a step
   --controls [LIST]   also without sound, without picture, with another clip's sound, without thinking, with the
-                      list of labels; a list such as video_only,no_think takes some
+                      list of labels; a list such as video_only,no_think selects some
   --every-fold        the clips of every fold of data.heldout; a policy has seen the test clips of folds other than
                       its own in training
 
@@ -56,10 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(argv: Sequence[str] | None) -> int:
     options, rest = _parser().parse_known_args(argv)
-    _require_one_folder(options.name)
+    if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.name):
+        raise ConfigError(
+            f"--name must be letters, digits, dots and dashes, got {options.name!r}; it names a folder"
+        )
     if options.predictions is None:
-        return _ask(options, rest)
-    _require_only_predictions(options, rest)
+        return _evaluate_checkpoint(options, rest)
+    names = ("model", "run", "checkpoint", "controls", "every_fold")
+    unused = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)] + rest
+    if unused:
+        raise ConfigError(
+            f"--predictions must come without {' '.join(unused)}, got both; predictions are scored without any "
+            "model: see --help"
+        )
     score(options)
     return 0
 
@@ -102,7 +111,7 @@ def finish(report: "Report", *, out: Path, is_json: bool) -> None:
     print_end(console, page.parent, ["python", "-m", "webbrowser", str(page)])
 
 
-def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _evaluate_checkpoint(options: argparse.Namespace, rest: Sequence[str]) -> int:
     for name in ("compare", "clips", "taxonomy"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name} must come with --predictions, got it without; see --help")
@@ -129,7 +138,7 @@ def _ask(options: argparse.Namespace, rest: Sequence[str]) -> int:
     )
 
 
-async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
+async def run(options: argparse.Namespace, config: OmniConfig) -> None:
     """Evaluates a checkpoint on the configuration's engines, and writes the report."""
     from deploy.stages.checkpoint_evaluation import EvaluationRequest, evaluate
 
@@ -145,21 +154,6 @@ async def run(options: argparse.Namespace, config: "OmniConfig") -> None:
     )
     report, folder = await evaluate(config, request)
     finish(report, out=folder, is_json=options.json)
-
-
-def _require_one_folder(name: str | None) -> None:
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"--name must be letters, digits, dots and dashes, got {name!r}; it names a folder")
-
-
-def _require_only_predictions(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    unused = [f"--{n}" for n in ("model", "run", "checkpoint", "controls") if getattr(options, n) is not None]
-    unused += ["--every-fold"] if options.every_fold else []
-    if unused or rest:
-        raise ConfigError(
-            f"--predictions must come without {' '.join([*unused, *rest])}, got both; predictions are scored "
-            "without any model: see --help"
-        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from common.evaluation.predictions import json_lines
 from common.labels import classes_of
 from common.models.registry import family_of
 from common.prompts.phrasing import question_of
-from common.runtime.command import exit_code
+from common.runtime.command import FAILURE, exit_code, say
 from common.types import Clip, Failure, Record
 from learner.checkpoints.checkpoint import version_of
 
@@ -66,7 +66,6 @@ def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest
     Raises:
         DatasetError: a folder has no clips, a list is invalid, or a clip occurs twice.
     """
-
     requests: dict[str, ClipRequest] = {}
     for entry in inputs:
         path = Path(entry).expanduser()
@@ -82,22 +81,17 @@ def _clips_in(path: Path, *, question: str | None) -> Iterator[ClipRequest]:
     if path.suffix == ".jsonl":
         for place, values in json_lines(path):
             yield _listed(values, place, folder=path.parent, question=question)
-    elif path.is_dir():
+        return
+    files = [path]
+    if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SOUNDS | VIDEOS)
         if not files:
             raise DatasetError(
                 f"a folder must hold video or sound files, got none in {str(path)!r}; give their folder"
             )
-        for file in files:
-            yield _file(file, question=question)
-    else:
-        yield _file(path, question=question)
-
-
-def _file(path: Path, *, question: str | None) -> ClipRequest:
-    name = str(path)
-    video = None if path.suffix.lower() in SOUNDS else name
-    return ClipRequest(record=_record(name, video=video, audio=name, question=question, label="", dataset="clips"))
+    for name in map(str, files):
+        video = None if Path(name).suffix.lower() in SOUNDS else name
+        yield _listed({"id": name, "video": video, "audio": name}, name, folder=Path(), question=question)
 
 
 def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str | None) -> ClipRequest:
@@ -109,36 +103,24 @@ def _listed(values: dict[str, Any], place: str, *, folder: Path, question: str |
     audio = video if "audio" not in values else audio
     if video is None and audio is None:
         raise DatasetError(f"{place}: a clip must have a video, an audio or both, got neither; give its path")
-    record = _record(
-        values.get("id") or video or audio or "",
-        video=video and str(folder / video),
-        audio=audio and str(folder / audio),
-        question=values.get("question") or question,
-        label=values.get("label") or "",
-        dataset=values.get("dataset") or "clips",
-    )
-    return ClipRequest(record=record, known={name: values[name] for name in CARRIED if name in values})
-
-
-def _record(
-    name: str, *, video: str | None, audio: str | None, question: str | None, label: str, dataset: str
-) -> Record:
-    clip = Clip(clip_id=name, video_path=video, audio_path=audio)
-    return Record(
+    name = values.get("id") or video or audio or ""
+    clip = Clip(clip_id=name, video_path=video and str(folder / video), audio_path=audio and str(folder / audio))
+    record = Record(
         prompt_id=name,
         clip=clip,
-        question=question_of(clip, question=question),
-        label=label,
-        dataset=dataset,
+        question=question_of(clip, question=values.get("question") or question),
+        label=values.get("label") or "",
+        dataset=values.get("dataset") or "clips",
         split="predict",
     )
+    return ClipRequest(record=record, known={name: values[name] for name in CARRIED if name in values})
 
 
 def _predict(options: argparse.Namespace) -> int:
     if options.help:
         sys.stdout.write(f"{PROGRAM} --model DIR --out FILE CLIP ...\n\n{PURPOSE}\n")
         return 0
-    from common.runtime.screen import Screen, print_end
+    from common.runtime.screen import Screen, bar, print_end
 
     classes_of(options.taxonomy)
     family_of(options.model)
@@ -160,24 +142,26 @@ def _predict(options: argparse.Namespace) -> int:
             device=options.device,
         )
     failures: list[str] = []
-    with out.open("w", encoding="utf-8") as file:
-        for request in _with_progress(clips):
+    with out.open("w", encoding="utf-8") as file, bar(Screen(stderr=True), "clips") as update:
+        for done, request in enumerate(clips):
+            update(done, len(clips))
             line = predicted(request, predictor, version=version)
             failures += [f"{line['id']}: {line['failure']}"] if "failure" in line else []
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
     scored = ("learner.evaluate", "--predictions", str(out), "--taxonomy", options.taxonomy)
     shown = ("json.tool", "--json-lines", str(out))
-    # only what has a label can be scored
+    # only labelled clips can be scored
     print_end(Screen(), out.parent, ["python", "-m", *(scored if clips[0].record.label else shown)])
     if failures:
-        sys.stderr.write(f"failed: {len(failures)} of {len(clips)} clips, the first: {failures[0]}; all in {out}\n")
-    return 1 if failures else 0
+        return say(
+            f"failed: {len(failures)} of {len(clips)} clips, the first: {failures[0]}; all in {out}", FAILURE
+        )
+    return 0
 
 
 def predicted(request: ClipRequest, predictor: "Predictor", *, version: int) -> dict[str, Any]:
     """The JSON line of a clip."""
-
     record = request.record
     started = time.perf_counter()
     answer = predictor(record)
@@ -191,15 +175,6 @@ def predicted(request: ClipRequest, predictor: "Predictor", *, version: int) -> 
     if isinstance(answer, Failure):
         return {**line, "text": "", "failure": f"{answer.stage}/{answer.reason}: {answer.detail}"}
     return {**line, **asdict(answer), "seconds": round(time.perf_counter() - started, 3)}
-
-
-def _with_progress(clips: Sequence[ClipRequest]) -> Iterator[ClipRequest]:
-    from common.runtime.screen import Screen, bar
-
-    with bar(Screen(stderr=True), "clips") as update:
-        for done, request in enumerate(clips):
-            update(done, len(clips))
-            yield request
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
