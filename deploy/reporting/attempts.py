@@ -1,6 +1,6 @@
 """Time and memory of a run's attempts: `attempts.jsonl`, one line for each attempt that was not killed.
 
-A run that is stopped and started again has several. One that was killed leaves no line: its time is missing.
+A run that was stopped and resumed has several attempts. The time of a killed attempt is missing.
 """
 
 import logging
@@ -31,20 +31,20 @@ class Attempt:
     seconds_by_phase: Mapping[str, float]
     peak_memory_bytes: int
     last_step: int
-    """The last that had its metrics line at the end; 0 for none."""
+    """The last step with a line of metrics; 0 for none."""
 
 
 @contextmanager
 def attempt(folder: Path, progress: Progress, memory: MemorySampler) -> Generator[None]:
     """Records an attempt, and a publish that failed a verification, however the block ends.
 
-    A block that ends well without a phase had nothing to do, and is not recorded.
+    A block that succeeds without a phase had nothing to do, and is not recorded.
     """
     phases_before = set(progress.seconds)
     try:
         yield
     except BaseException as error:
-        # what ended the attempt is to be heard, even where a full disk takes no record of it
+        # a full disk must not hide the error that ended the attempt
         try:
             if isinstance(error, PublishError):
                 note_publish_failure(folder, error)

@@ -7,12 +7,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from common.config.evaluation import Policy
 from common.evaluation.metrics import Estimate
 from common.evaluation.predictions import Prediction, read_predictions
 from common.runtime.metrics import MetricsFile
-from common.types import Condition
-from deploy.reporting.summary import Summary, canaries, controls, results
+from deploy.reporting.summary import CONTROLLED, Summary, canaries, results
 from learner.loops.evaluation import EvaluationResult, answers_file
 from learner.records.record import read_samples, sample_file
 
@@ -26,7 +24,7 @@ def print_report(console: Console, folder: Path, summary: Summary) -> None:
     evaluated = results(folder)
     if evaluated:
         console.print(_recognition(evaluated))
-    if "grpo" in evaluated and (controlled := controls(folder)):
+    if "grpo" in evaluated and (controlled := results(folder, CONTROLLED)):
         console.print(_controls({"av": evaluated["grpo"], **controlled}))
     if summary.grpo_steps:
         console.print(_steps(folder, summary))
@@ -43,29 +41,30 @@ def print_report(console: Console, folder: Path, summary: Summary) -> None:
         console.print(f"curves      tensorboard --logdir {folder / 'tensorboard'}", markup=False, soft_wrap=True)
 
 
-def _recognition(evaluated: Mapping[Policy, EvaluationResult]) -> Table:
-    first = next(iter(evaluated.values()))
-    title = f"recognition on {first.recognition.num_clips} held-out clips, in %, with 95 % intervals"
+def _recognition(evaluated: Mapping[str, EvaluationResult]) -> Table:
+    columns = list(evaluated.values())
+    recognition = columns[0].recognition
+    title = f"recognition on {recognition.num_clips} held-out clips, in %, with 95 % intervals"
     table = Table("recall (clips)", *evaluated, title=title)
     for name in ("war", "uar"):
-        table.add_row(name.upper(), *(_interval(getattr(j.recognition, name)) for j in evaluated.values()))
+        table.add_row(name.upper(), *(_interval(getattr(column.recognition, name)) for column in columns))
     table.add_section()
-    for label, support in first.recognition.support.items():
-        recalls = (_percent(j.recognition.recall[label]) for j in evaluated.values())
+    for label, support in recognition.support.items():
+        recalls = (_percent(column.recognition.recall[label]) for column in columns)
         table.add_row(Text(f"{label} ({support})"), *recalls)
     table.add_section()
-    table.add_row("answers in form", *(_percent(j.format_rate) for j in evaluated.values()))
-    if any(j.num_failed for j in evaluated.values()):
-        table.add_row("not asked, wrong", *(str(j.num_failed) for j in evaluated.values()))
+    table.add_row("answers in form", *(_percent(column.format_rate) for column in columns))
+    if any(column.num_failed for column in columns):
+        table.add_row("not asked, wrong", *(str(column.num_failed) for column in columns))
     return table
 
 
-def _controls(evaluated: Mapping[Condition, EvaluationResult]) -> Table:
+def _controls(evaluated: Mapping[str, EvaluationResult]) -> Table:
     """The last policy in every condition, the unchanged clips first."""
     table = Table("asked", "WAR", "UAR", "in form", title="what the grpo policy's answers rest on")
     for condition, result in evaluated.items():
         shares = (_interval(result.recognition.war), _interval(result.recognition.uar))
-        table.add_row(condition, *shares, _percent(result.format_rate))
+        table.add_row(condition.removeprefix("grpo_"), *shares, _percent(result.format_rate))
     return table
 
 
@@ -117,7 +116,7 @@ def _examples(clips: list[Prediction], policy: str) -> Table:
             chosen.setdefault(clip.label, clip)
     table = _answers(title=f"what the {policy} policy says")
     for clip in chosen.values():
-        table.add_row(Text(clip.id), Text(clip.label), _said(clip.text))
+        table.add_row(Text(clip.id), Text(clip.label), _answer(clip.text))
     return table
 
 
@@ -125,7 +124,7 @@ def _completion(samples: Path) -> Table:
     # the best completion, if no evaluation has any
     best = max(read_samples(samples), key=lambda sample: sample["reward"])
     table = _answers("reward", title="one completion of the last step")
-    table.add_row(Text(best["clip"]), Text(best["label"]), _said(best["text"]), f"{best['reward']:.2f}")
+    table.add_row(Text(best["clip"]), Text(best["label"]), _answer(best["text"]), f"{best['reward']:.2f}")
     return table
 
 
@@ -135,5 +134,5 @@ def _answers(*more: str, title: str) -> Table:
     return Table(clip, "label", answer, *more, title=title, show_lines=True)
 
 
-def _said(text: str) -> Text:
+def _answer(text: str) -> Text:
     return Text(text.strip() or "(nothing)")

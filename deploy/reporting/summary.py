@@ -11,7 +11,6 @@ from common.config.evaluation import Policy
 from common.evaluation.controls import CONTROLS
 from common.runtime.atomic_files import atomic_write_text
 from common.runtime.metrics import MetricsFile
-from common.types import Control
 from deploy.reporting.attempts import read_attempts, seconds_by_phase
 from learner.checkpoints.checkpoint import read_best
 from learner.ledger import live_entries
@@ -19,34 +18,36 @@ from learner.loops.evaluation import EvaluationResult, read_result, result_name
 from learner.records.record import publish_failures
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+CONTROLLED = tuple(result_name("grpo", condition) for condition in CONTROLS)
+"""Evaluations of the last policy in conditions other than `av`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """WAR, UAR and rates are fractions; None where that was not evaluated or not run.
+    """WAR, UAR and rates are fractions; None without an evaluation.
 
-    WAR and UAR are by the classes that labels and answers name; `war_exact_*` is to the letter.
+    WAR and UAR compare the classes of labels and answers; `war_exact_*` compares the texts.
     """
 
     seed: int
     corpus_sha256: str
     num_heldout: int
-    war_untrained: float | None
-    war_cold_start: float | None
-    war_grpo: float | None
-    war_grpo_video_only: float | None
+    war_untrained: float | None = None
+    war_cold_start: float | None = None
+    war_grpo: float | None = None
+    war_grpo_video_only: float | None = None
     """WAR on the same clips in other conditions: `evaluation.controls`."""
-    war_grpo_audio_only: float | None
-    war_grpo_swapped_audio: float | None
-    war_grpo_no_think: float | None
-    war_grpo_label_list: float | None
-    uar_untrained: float | None
-    uar_cold_start: float | None
-    uar_grpo: float | None
-    war_exact_untrained: float | None
-    war_exact_cold_start: float | None
-    war_exact_grpo: float | None
-    format_rate_grpo: float | None
+    war_grpo_audio_only: float | None = None
+    war_grpo_swapped_audio: float | None = None
+    war_grpo_no_think: float | None = None
+    war_grpo_label_list: float | None = None
+    uar_untrained: float | None = None
+    uar_cold_start: float | None = None
+    uar_grpo: float | None = None
+    war_exact_untrained: float | None = None
+    war_exact_cold_start: float | None = None
+    war_exact_grpo: float | None = None
+    format_rate_grpo: float | None = None
     best_step: int | None
     """Step of the checkpoint with the highest validation UAR; None if none was evaluated."""
     best_war: float | None
@@ -56,9 +57,9 @@ class Summary:
     """Steps with a loss or gradient that was not finite: no update, no publish."""
     publishes: int
     rehearsals: int
-    """Passed before the last step's attempt began to train: one per engine, or 0 where it is off."""
+    """Rehearsals that passed in the attempt of the last step: one per engine, or 0 where it is off."""
     canary_failures: int
-    """Comparisons in which an engine's log-probabilities lay past the tolerance; each ends its attempt."""
+    """Comparisons in which the log-probabilities of an engine exceeded the tolerance; each ends its attempt."""
     draws_failed: Mapping[str, int]
     """Counts by `stage/reason`, without draws that a rewind voided."""
     logprob_diff_mean: float | None
@@ -66,33 +67,24 @@ class Summary:
     logprob_diff_max: float | None
     kl_rollout_mean: float | None
     num_attempts: int
-    """That were not killed; the next three are of these."""
+    """Attempts that were not killed; the next three values are of these."""
     peak_memory_bytes: int
-    """The most of any attempt."""
+    """Maximum over all attempts."""
     seconds_total: float
     """Sum over all attempts."""
     seconds_by_phase: Mapping[str, float]
     """Sums over all attempts; `rollout`, `learn` and `publish` are parts of `grpo`, from the metrics."""
 
 
-def results(folder: Path) -> dict[Policy, EvaluationResult]:
-    results_by_policy: dict[Policy, EvaluationResult | None] = {
-        policy: read_result(folder / "eval", policy) for policy in POLICIES
-    }
-    return {policy: result for policy, result in results_by_policy.items() if result is not None}
-
-
-def controls(folder: Path) -> dict[Control, EvaluationResult]:
-    """Results of the last policy in conditions other than `av`."""
-    results: dict[Control, EvaluationResult | None] = {
-        control: read_result(folder / "eval", result_name("grpo", control)) for control in CONTROLS
-    }
-    return {control: result for control, result in results.items() if result is not None}
+def results(folder: Path, names: Sequence[str] = POLICIES) -> dict[str, EvaluationResult]:
+    """Finished evaluations by name."""
+    named = ((name, read_result(folder / "eval", name)) for name in names)
+    return {name: result for name, result in named if result is not None}
 
 
 def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) -> Summary:
     """Summarizes results, metrics, the ledger, attempts and failed publishes."""
-    evaluated: dict[Policy | Control, EvaluationResult] = {**results(folder), **controls(folder)}
+    policies, controlled = results(folder), results(folder, CONTROLLED)
     lines = MetricsFile(folder / "metrics.jsonl").read()
     taken = [line for line in lines if not line["learner/is_skipped"]]
     attempts, best = read_attempts(folder), read_best(folder)
@@ -101,15 +93,6 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     def over_tokens(key: str) -> float | None:
         return sum(line[key] * line["learner/num_tokens"] for line in taken) / tokens if taken else None
 
-    def war(name: Policy | Control) -> float | None:
-        return evaluated[name].recognition.war.value if name in evaluated else None
-
-    def uar(policy: Policy) -> float | None:
-        return evaluated[policy].recognition.uar.value if policy in evaluated else None
-
-    def war_exact(policy: Policy) -> float | None:
-        return evaluated[policy].war_exact if policy in evaluated else None
-
     parts = {
         phase: sum(line.get(f"seconds/{phase}", 0.0) for line in lines) for phase in ("rollout", "learn", "publish")
     }
@@ -117,11 +100,10 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
         seed=seed,
         corpus_sha256=corpus_sha256,
         num_heldout=num_heldout,
-        **{f"war_{policy}": war(policy) for policy in POLICIES},
-        **{f"war_grpo_{control}": war(control) for control in CONTROLS},
-        **{f"uar_{policy}": uar(policy) for policy in POLICIES},
-        **{f"war_exact_{policy}": war_exact(policy) for policy in POLICIES},
-        format_rate_grpo=evaluated["grpo"].format_rate if "grpo" in evaluated else None,
+        **{f"war_{name}": result.recognition.war.value for name, result in {**policies, **controlled}.items()},
+        **{f"uar_{policy}": result.recognition.uar.value for policy, result in policies.items()},
+        **{f"war_exact_{policy}": result.war_exact for policy, result in policies.items()},
+        format_rate_grpo=policies["grpo"].format_rate if "grpo" in policies else None,
         best_step=best.step if best else None,
         best_war=best.war if best else None,
         best_uar=best.uar if best else None,
