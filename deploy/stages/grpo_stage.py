@@ -13,12 +13,10 @@ from common.types import ProcessedPrompt
 from deploy.reporting.progress import StepLines
 from deploy.stages.evaluation_stage import CheckpointEvaluator, evaluate_policy, is_due, warm_up
 from deploy.stages.scoring import scored_by
-from deploy.wiring import Run, open_engines, open_ranks, open_reward, sampling_of, starting
-from learner.actor import RankClients
+from deploy.stages.training import Training, newest, open_training
+from deploy.wiring import Run, open_engines, open_reward, sampling_of
 from learner.checkpoints import checkpoint
-from learner.checkpoints.checkpoint import START, RunState
-from learner.checkpoints.checkpointer import Checkpointer
-from learner.ledger import Ledger
+from learner.checkpoints.checkpoint import RunState
 from learner.loops.grpo_loop import GrpoLoop, LoopParts
 from learner.loops.producer import GroupProducer
 from learner.loops.staleness_buffer import GroupBuffer
@@ -26,7 +24,7 @@ from learner.loops.stream import PromptStream
 from learner.publishing.publisher import Publisher
 from learner.records.curves import curves_of
 from learner.records.event_log import EventLog
-from learner.records.record import CurvedMetrics, RunRecorder, take_up_records
+from learner.records.record import CurvedMetrics, RunRecorder
 from reward.actor import RewardClient
 from rollout.actor import EngineClient
 from rollout.pool import RolloutPool
@@ -58,39 +56,30 @@ async def run_grpo_stage(run: Run, start: str) -> None:
         LearnerError: ranks died more than `learner.max_rebuilds` times in a row without a finished step.
     """
     config = run.config
-    state, policy = await _newest(run, start)
+    state, policy = await newest(run.folder, start)
     if state.step >= config.learner.steps and not is_due(run, "grpo"):
         run.progress.say(
             f"{config.run.name} has taken its {state.step} steps; to start from scratch add --run.resume never"
         )
         return
-    # before anything starts
+    # other inputs are reported before an actor starts and before any record becomes void
     await _with_inputs(run, start, state)
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
         reward = await stack.enter_async_context(open_reward(run))
         probes = await warm_up(run, engines, phase="engines")
         stage = _Stage(run=run, engines=engines, reward=reward, probes=probes, reference_path=start)
-        num_rebuilds, synchronize = 0, False
+        reached, num_rebuilds = state.step, 0
         while True:
             try:
-                await _attempt(stage, synchronize=synchronize)
+                await _attempt(stage, synchronize=num_rebuilds > 0)
                 return
             except LearnerError as error:
-                reached = (await _newest(run, start))[0].step
-                num_rebuilds, state = (
-                    (0 if reached > state.step else num_rebuilds) + 1,
-                    replace(state, step=reached),
-                )
+                before, reached = reached, (await newest(run.folder, start))[0].step
+                num_rebuilds = 1 if reached > before else num_rebuilds + 1
                 if num_rebuilds > config.learner.max_rebuilds:
                     raise
                 run.progress.say(f"the learner ranks are rebuilt: {error}")
-                synchronize = True
-
-
-async def _newest(run: Run, start: str) -> tuple[RunState, str]:
-    newest = await asyncio.to_thread(checkpoint.newest_whole, run.folder)
-    return (checkpoint.read_state(newest), str(newest / "hf")) if newest else (START, start)
 
 
 async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
@@ -98,41 +87,36 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
 
     With `synchronize`, engines may hold other weights than the checkpoint.
     """
-    run, start = stage.run, stage.reference_path
-    state, policy = await _newest(run, start)
-    state = await _with_inputs(run, start, state)
-    ledger = take_up_records(run.folder, state)
-    if state.step:
-        run.progress.say(f"resumed after step {state.step}")
-    async with AsyncExitStack() as stack:
-        async with starting(run, "learner ranks"):
-            ranks, info = await stack.enter_async_context(
-                open_ranks(
-                    run,
-                    # adapters are taken up beside the weights that they were trained beside
-                    start if run.config.learner.lora else policy,
-                    learner=run.config.learner,
-                    reference_path=start,
-                )
-            )
-            if policy != start:
-                await ranks.load_optimizer(checkpoint.checkpoint_folder(run.folder, state.step))
-        publisher = _publisher(stage, ranks, info, version=state.policy_version)
+    run, start, config = stage.run, stage.reference_path, stage.run.config
+    async with open_training(
+        run,
+        run.folder,
+        start=start,
+        learner=config.learner,
+        phase="learner ranks",
+        resumed="resumed",
+        reference_path=start,
+    ) as training:
+        state = await _with_inputs(run, start, training.state)
+        publisher = Publisher(
+            senders=training.ranks,
+            engines=stage.engines,
+            plan=training.info["plan"],
+            segments=training.info["segments"],
+            probes=stage.probes,
+            sampling=sampling_of(config),
+            config=config.learner.publish,
+            dtype=config.model.dtype,
+            version=state.policy_version,
+        )
         with run.progress.phase("rehearsal"):
             await publisher.start(synchronize=synchronize)
         if state.step == 0:
             await evaluate_policy(run, stage.engines, "cold_start", version=state.policy_version)
-        display = StepLines(run.progress, name="step", first_step=state.step, num_steps=run.config.learner.steps)
-        events = EventLog(run.folder / "events.jsonl", show=display.phase)
-        producer = await _producer(stage, ledger, state, events, publisher)
-        checkpointer = await stack.enter_async_context(
-            Checkpointer(run.folder, ranks, keep=run.config.learner.checkpoint.keep)
-        )
-        loop = GrpoLoop(
-            parts=_loop_parts(stage, producer, ranks, publisher, state, checkpointer, display),
-            state=state,
-            last_step=run.config.learner.steps,
-        )
+        display = StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps)
+        producer = await _producer(stage, training, display=display, publisher=publisher)
+        parts = _loop_parts(stage, training, producer=producer, publisher=publisher, display=display)
+        loop = GrpoLoop(parts=parts, state=state, last_step=config.learner.steps)
         with run.progress.phase("grpo"):
             await run.interrupts.run_until_stopped(
                 loop.run, save_checkpoint=loop.save_checkpoint, listener=producer.interrupt
@@ -169,9 +153,9 @@ def _require_same(rule: str, before: Any, now: Any) -> None:
 
 
 async def _producer(
-    stage: _Stage, ledger: Ledger, state: RunState, events: EventLog, publisher: Publisher
+    stage: _Stage, training: Training, *, display: StepLines, publisher: Publisher
 ) -> GroupProducer:
-    run, config = stage.run, stage.run.config
+    run, config, state = stage.run, stage.run.config, training.state
     vary = dropout_of(config.data, seed=config.run.seed)
     stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor, vary=vary)
     stream.ask_again(state.outstanding)
@@ -187,59 +171,36 @@ async def _producer(
         generate=pool,
         together=pool.together if config.is_deterministic else None,
         score=await scored_by(run, stage.reward, pool=pool, version=lambda: publisher.version),
-        ledger=ledger,
+        ledger=training.ledger,
         buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
-        events=events,
+        events=EventLog(run.folder / "events.jsonl", show=display.phase),
         seed=config.run.seed,
         max_redraws=config.learner.max_redraws,
     )
 
 
 def _loop_parts(
-    stage: _Stage,
-    producer: GroupProducer,
-    ranks: RankClients,
-    publisher: Publisher,
-    state: RunState,
-    checkpointer: Checkpointer,
-    display: StepLines,
+    stage: _Stage, training: Training, *, producer: GroupProducer, publisher: Publisher, display: StepLines
 ) -> LoopParts:
-    run, config = stage.run, stage.run.config
+    run, config, step = stage.run, stage.run.config, training.state.step
+    curves = curves_of(run.folder, config.run, "grpo", after_step=step)
     return LoopParts(
         producer=producer,
-        train=ranks.train,
+        train=training.ranks.train,
         publisher=publisher,
-        ledger=producer.ledger,
+        ledger=training.ledger,
         record=RunRecorder(
             run.folder,
-            metrics=CurvedMetrics(
-                run.folder / "metrics.jsonl",
-                curves=curves_of(run.folder, config.run, "grpo", after_step=state.step),
-            ),
+            metrics=CurvedMetrics(run.folder / "metrics.jsonl", curves=curves),
             display=display,
-            lineage=producer.ledger.lineage,
+            lineage=training.ledger.lineage,
         ),
-        save_checkpoint=checkpointer,
-        evaluate=CheckpointEvaluator(run, stage.engines, producer.events, after_step=state.step),
+        save_checkpoint=training.checkpointer,
+        evaluate=CheckpointEvaluator(run, stage.engines, producer.events, after_step=step),
         prefetch=run.prepare.prefetch,
         events=producer.events,
         reward_metrics=stage.reward.take_metrics,
         groups_per_step=config.learner.groups_per_step,
         steps_per_checkpoint=config.learner.checkpoint.every_steps,
         max_non_finite_steps=config.learner.max_non_finite_steps,
-    )
-
-
-def _publisher(stage: _Stage, ranks: RankClients, info: dict[str, Any], *, version: int) -> Publisher:
-    config = stage.run.config
-    return Publisher(
-        senders=ranks,
-        engines=stage.engines,
-        plan=info["plan"],
-        segments=info["segments"],
-        probes=stage.probes,
-        sampling=sampling_of(config),
-        config=config.learner.publish,
-        dtype=config.model.dtype,
-        version=version,
     )
