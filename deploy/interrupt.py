@@ -14,7 +14,7 @@ class Interrupts:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._listener: Callable[[], None] | None = None
-        self._is_asked = False
+        self.is_requested = False
 
     def install(self) -> None:
         """Installs the signal handlers; after Ray, which would replace that of SIGTERM."""
@@ -28,13 +28,9 @@ class Interrupts:
         assert task is not None
 
         def stop() -> None:
-            loop.call_soon_threadsafe(self._asked, task)
+            loop.call_soon_threadsafe(self._request, task)
 
         return stop
-
-    @property
-    def is_asked(self) -> bool:
-        return self._is_asked
 
     async def run_until_stopped(
         self,
@@ -53,7 +49,7 @@ class Interrupts:
             try:
                 await work()
             except StopRequestedError:
-                # raised between two steps alone: whatever else ends the work may have left one half taken
+                # only this error guarantees a complete step
                 await save_checkpoint()
                 raise
 
@@ -68,13 +64,13 @@ class Interrupts:
 
     def check(self) -> None:
         """Raises `StopRequestedError` if a stop was requested."""
-        if self._is_asked:
+        if self.is_requested:
             raise StopRequestedError("the run was asked to stop")
 
-    def _asked(self, task: asyncio.Task[object]) -> None:
-        if self._listener is not None and not self._is_asked:
+    def _request(self, task: asyncio.Task[object]) -> None:
+        if self._listener is not None and not self.is_requested:
             self._say("stopping when this step is done; once more to stop at once")
-            self._is_asked = True
+            self.is_requested = True
             self._listener()
         else:
             task.cancel()

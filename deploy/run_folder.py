@@ -1,4 +1,4 @@
-"""The folder of a run: made, held against other runs, taken up again, or set aside."""
+"""The folder of a run: created, locked against other runs, resumed, or set aside."""
 
 import fcntl
 import os
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from common.config.learner import LearnerConfig
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig
 from common.config.tree import changeable_keys
@@ -32,7 +31,7 @@ RESULTS = (
     "wandb",
     "config.yaml",
 )
-"""Files to set aside before a run starts from scratch. The settings go last: without them any run could resume."""
+"""Files to set aside for a start from scratch. The settings move last: without them any run could resume."""
 REMEDY = "set back what differs, choose another run.name, or start from scratch with --run.resume never"
 
 
@@ -66,17 +65,15 @@ def check_run_folder(config: OmniConfig) -> str:
         with lock.open() as file:
             _lock(file.fileno(), fcntl.LOCK_SH, folder)
     if config.run.resume == "never":
-        is_there = any((folder / name).exists() for name in RESULTS)
-        return f"{folder}, {'what is there is set aside' if is_there else 'new'}"
+        has_earlier = any((folder / name).exists() for name in RESULTS)
+        return f"{folder}, {'earlier results are set aside' if has_earlier else 'new'}"
     require_same_settings(folder, config)
-    return f"{folder}, {'resumes from what is there' if has_results(folder) else 'no results yet'}"
+    return f"{folder}, {'resumes from earlier results' if has_results(folder) else 'no results yet'}"
 
 
 @contextmanager
 def hold_run_folder(folder: Path) -> Generator[None]:
-    """Locks a folder against other runs until the block or the process ends; raises `ConfigError` if it is
-    locked.
-    """
+    """Locks a folder against other runs until the block or the process ends; raises `ConfigError` if locked."""
     file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         _lock(file, fcntl.LOCK_EX, folder)
@@ -98,25 +95,24 @@ def has_results(folder: Path) -> bool:
 
 
 def require_same_settings(folder: Path, config: OmniConfig) -> None:
-    """Raises `ConfigError` if a setting that changes the results differs from those of the run's earlier
-    attempt.
-    """
+    """Raises `ConfigError` if a setting that changes results differs from that of the run's earlier attempt."""
     path = folder / "config.yaml"
     if not path.exists() or not has_results(folder):
         return
     before = _read(path)
-    trees = (each.model_dump(mode="json") for each in (before, config))
+    trees = (settings.model_dump(mode="json") for settings in (before, config))
     changed = _changes(*trees, changeable=changeable_keys(OmniConfig))
     if changed:
         raise ConfigError(
             f"a resumed run must keep its settings, got other values than in {path} ({'; '.join(changed)}); "
             f"{REMEDY}"
         )
-    if _has_steps(folder) and _moves_schedule(before.learner, config.learner):
+    old, new = before.learner, config.learner
+    # another last step changes the learning rates of steps already taken
+    if _has_steps(folder) and new.optimizer.schedule != "constant" and old.steps != new.steps:
         raise ConfigError(
-            f"learner.steps may be raised only with a constant schedule, got {before.learner.steps} before, "
-            f"{config.learner.steps} now with learner.optimizer.schedule={config.learner.optimizer.schedule}; "
-            f"{REMEDY}"
+            f"learner.steps may be raised only with a constant schedule, got {old.steps} before, {new.steps} now "
+            f"with learner.optimizer.schedule={new.optimizer.schedule}; {REMEDY}"
         )
 
 
@@ -134,9 +130,7 @@ def take_up(folder: Path, config: OmniConfig) -> None:
 
 
 def set_results_aside(folder: Path) -> Path | None:
-    """Moves the results of an earlier run to `earlier/<n>`, without model and corpus; returns that folder or
-    None.
-    """
+    """Moves results of an earlier run, without model and corpus, to `earlier/<n>`, and returns that folder."""
     results = [folder / name for name in RESULTS if (folder / name).exists()]
     if not results:
         return None
@@ -153,11 +147,6 @@ def _has_steps(folder: Path) -> bool:
     return any(path.suffix == "" for path in (folder / "checkpoints").glob("step_*"))
 
 
-def _moves_schedule(before: LearnerConfig, now: LearnerConfig) -> bool:
-    """True if another last step changes the learning rates of steps already taken."""
-    return now.optimizer.schedule != "constant" and before.steps != now.steps
-
-
 def _read(path: Path) -> OmniConfig:
     """The settings of an earlier attempt, with defaults for settings that an older version lacked."""
     try:
@@ -172,8 +161,8 @@ def _read(path: Path) -> OmniConfig:
 def _changes(before: dict[str, Any], now: dict[str, Any], *, changeable: Set[str], prefix: str = "") -> list[str]:
     """Every setting that differs, with both values; for two types of a variant the types alone."""
     changed: list[str] = []
-    both = {*before, *now}
-    for name in ["type"] if before.get("type") != now.get("type") else sorted(both):
+    names = ["type"] if before.get("type") != now.get("type") else sorted({*before, *now})
+    for name in names:
         key, old, new = f"{prefix}{name}", before.get(name), now.get(name)
         if key in changeable or old == new:
             continue

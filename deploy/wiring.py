@@ -1,6 +1,6 @@
 """Makes the actors of a run from its configuration; no other module constructs actors.
 
-Everything is owned by the driver and ends with it. Each `open_...` starts actors and ends them with its block.
+The driver owns all actors. Each `open_...` starts actors and ends them with its block.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Run:
     config: OmniConfig
     folder: Path
     model_path: str
-    """The policy before anything."""
+    """Checkpoint of the untrained policy."""
     corpora: Corpora
     prepare: MediaStage
     progress: Progress
@@ -73,15 +73,14 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**options)
-        return
-    # With few cores Ray ends a decoding worker as soon as it idles, and the next one imports torch anew.
-    keep_idle_workers = {"idle_worker_killing_time_threshold_ms": 600_000}
-    ray.init(address="local", include_dashboard=False, _system_config=keep_idle_workers, **options)
+    if "RAY_ADDRESS" not in os.environ:
+        # With few cores Ray ends a decoding worker as soon as it idles, and the next one imports torch again.
+        keep_idle_workers = {"idle_worker_killing_time_threshold_ms": 600_000}
+        options |= {"address": "local", "include_dashboard": False, "_system_config": keep_idle_workers}
+    ray.init(**options)
 
 
-def own_node() -> str:
+def driver_node() -> str:
     """The driver's node: the ranks run there, and their weights pass through its shared memory."""
     return ray.get_runtime_context().get_node_id()
 
@@ -120,12 +119,12 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
             progress.say(f"warning: {line}")
         with progress.phase("ray"):
             start_ray()
-        nodes = place_engines(placement_plan(config), own=own_node(), nodes=node_resources())
+        nodes = place_engines(placement_plan(config), driver=driver_node(), nodes=node_resources())
         if has_engines:
-            # of other nodes' memory nothing is known here
-            num_engines, sizes = nodes.count(own_node()), model_sizes(Path(model_path))
+            # the memory of other nodes is unknown here
+            num_engines, sizes = nodes.count(driver_node()), model_sizes(Path(model_path))
             require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
-        # only now that nothing of the user's stands in the way
+        # all checks of the user's input are above: nothing is set aside for a run that cannot start
         take_up(folder, config)
         config = with_steps(config, corpora)
         for name, stage in (("sft", config.sft), ("learner", config.learner)):
@@ -133,7 +132,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
                 progress.say(f"{name}.epochs={stage.epochs:g} makes {stage.steps} steps")
         interrupts.install()
         if config.uses_gpus:
-            progress.say("warning: no GPU has run this yet; what that leaves open stands in docs/gpu-status.md")
+            progress.say("warning: no GPU has run this yet; docs/gpu-status.md lists the untested parts")
         yield Run(
             config=config,
             folder=folder,
@@ -151,7 +150,7 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
     cache = engine_cache_bytes(run.config, model_sizes(Path(model_path)))
     settings = run.config.rollout.model_copy(update={"kv_cache_gib": None if cache is None else cache / 2**30})
     env = process_env(settings.num_threads) | {
-        # nobody else divides the cores here; vLLM's own binding would take them all
+        # vLLM's own binding would take all cores of the machine
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
@@ -159,9 +158,9 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
     actor: Any = ray.remote(EngineActor)
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": {"env_vars": env}}
     names = [f"engine-{index}" for index in range(settings.num_engines)]
-    nodes = place_engines(placement_plan(run.config), own=own_node(), nodes=node_resources())
+    nodes = place_engines(placement_plan(run.config), driver=driver_node(), nodes=node_resources())
     for name, node in zip(names, nodes, strict=True):
-        if node != own_node():
+        if node != driver_node():
             run.progress.say(f"{name} runs on node {node[:8]}; its weights go there through Ray's object store")
     handles = [
         actor.options(scheduling_strategy=on_node(node), **options).remote(
@@ -188,7 +187,7 @@ async def open_ranks(
     actor: Any = ray.remote(LearnerRank).options(
         num_cpus=learner.num_cpus,
         num_gpus=learner.num_gpus,
-        scheduling_strategy=on_node(own_node()),
+        scheduling_strategy=on_node(driver_node()),
         runtime_env={"env_vars": env},
     )
     handles = [actor.remote(rank=r, world_size=learner.num_ranks) for r in range(learner.num_ranks)]
@@ -199,7 +198,7 @@ async def open_ranks(
             config=learner,
             model_path=model_path,
             reference_path=reference_path,
-            # the policy may come from a checkpoint that is pruned while the run goes on
+            # the policy's own checkpoint may be pruned during the run
             source_path=run.model_path,
             dtype=config.model.dtype,
             pad_token_id=_pad_token_id(model_path),
@@ -213,14 +212,14 @@ async def open_ranks(
     finally:
         await _end(handles, [handle.close.remote() for handle in handles])
         for path in segments:
-            # a rank that was busy when it was killed could not
+            # a rank that was killed while it was busy has not removed its segments
             await asyncio.to_thread(Path(path).unlink, missing_ok=True)
 
 
 @asynccontextmanager
 async def open_reward(run: Run) -> AsyncGenerator[RewardClient]:
     config = run.config.reward
-    # scoring again is harmless: a call that the service's death cut off is made anew
+    # scoring twice is harmless: Ray repeats a call that the service's death interrupted
     options: Any = {"num_cpus": config.num_cpus, "max_restarts": -1, "max_task_retries": 2}
     handle: Any = ray.remote(RewardActor).options(**options).remote(config=config)
     try:

@@ -28,7 +28,7 @@ from rich.table import Table
 from common.config.load import load_config
 from common.config.reward import RewardConfig
 from common.errors import DatasetError
-from common.runtime.command import FAILURE, exit_code
+from common.runtime.command import FAILURE, command
 from common.runtime.screen import Screen
 from common.types import Failure
 from reward.builtin import BUILTIN
@@ -208,11 +208,8 @@ def print_builtin() -> None:
         print("\n".join(f"    {line}".rstrip() for line in (inspect.getdoc(reward) or "").splitlines()) + "\n")
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    return exit_code(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reward.check",
         description=__doc__,

@@ -23,7 +23,7 @@ import uvicorn
 
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError
-from common.runtime.command import exit_code
+from common.runtime.command import command
 from reward.checks import check_rewards
 from reward.service import RewardService
 from reward.web.app import create_app
@@ -110,11 +110,8 @@ async def _serve(server: uvicorn.Server) -> None:
         await server.serve()
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    return exit_code(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reward.http",
         description=__doc__,

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from common.config.values import parse_value
 from common.datasets.cold_start.command import add_options, make_cold_start
 from common.errors import ConfigError, OmniError, UserError
 from common.labels import TAXONOMIES
-from common.runtime.command import FAILURE, exit_code, say
+from common.runtime.command import FAILURE, CommandParser, command, say
 from common.runtime.screen import Screen, bar
 
 MIN_PARALLEL = 64
@@ -26,18 +26,9 @@ MIN_PARALLEL = 64
 CORPORA = {str(tag_of(member)): member for member in members(AnyCorpusConfig)}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # one line, without argparse's usage
-        raise ConfigError(f"{self.prog}: {message}; see --help")
-
-
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 without findings, 1 with findings, 2 for a user's mistake."""
-    return exit_code(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(argv)
     try:
         return chosen.run(chosen)
@@ -54,8 +45,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m common.datasets", description="Inspects corpora and makes cold-start data.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = CommandParser(
+        prog="python -m common.datasets", description="Inspects corpora and makes cold-start data."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     look = commands.add_parser("inspect", help="counts, lengths, faults and overlaps of a corpus")
     _add_source(look)
     look.add_argument("--json", action="store_true", help="print one object instead of tables")

@@ -7,18 +7,36 @@ reports it on stderr. SIGPIPE itself stays ignored: it would end a run because o
 
 import argparse
 import contextlib
+import functools
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import NoReturn, ParamSpec, TextIO
 
-from common.errors import OmniError, UserError
+from common.errors import ConfigError, OmniError, UserError
 
+P = ParamSpec("P")
 FAILURE, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 NOT_READ = 128 + signal.SIGPIPE
 """Exit code without a reader of the output."""
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Decorates the `main` of a command with `exit_code`."""
+
+    @functools.wraps(main)
+    def guarded(*args: P.args, **options: P.kwargs) -> int:
+        return exit_code(lambda: main(*args, **options))
+
+    return guarded
+
+
+class CommandParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # one line, without argparse's usage
+        raise ConfigError(f"{message}; see --help")
 
 
 def exit_code(work: Callable[[], int]) -> int:
@@ -63,7 +81,7 @@ def say(text: str, code: int) -> int:
 def _code_of(work: Callable[[], int]) -> int:
     try:
         return work()
-    except (UserError, argparse.ArgumentError) as error:
+    except UserError as error:
         return say(f"error: {error}", USER_MISTAKE)
     except OmniError as error:
         return say(f"failed: {error}", FAILURE)

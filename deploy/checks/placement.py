@@ -64,23 +64,23 @@ def require_room(plan: Sequence[PlanLine], resources: Mapping[str, float]) -> No
         raise ClusterError(shortage)
 
 
-def place_engines(plan: list[PlanLine], *, own: str, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The node of each engine: the job's own while it has room beside ranks, rewards and media tasks, then others.
+def place_engines(plan: list[PlanLine], *, driver: str, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The node of each engine: the driver's while it has room beside ranks, rewards and media tasks, then others.
 
     `plan` lists engines first; `nodes` has `CPU` and `GPU` by node id. Raises `ClusterError` if they do not fit.
     """
     engine, *rest = plan
     if len(nodes) == 1:
-        require_room(plan, nodes[own])
-        return [own] * engine.count
-    require_room(rest, nodes[own])
+        require_room(plan, nodes[driver])
+        return [driver] * engine.count
+    require_room(rest, nodes[driver])
     left = {node: {kind: has.get(kind, 0.0) for kind in KINDS} for node, has in nodes.items()}
     for kind, key in KINDS.items():
-        left[own][kind] -= sum(line.count * getattr(line, key) for line in rest)
+        left[driver][kind] -= sum(line.count * getattr(line, key) for line in rest)
     needed = {kind: getattr(engine, key) for kind, key in KINDS.items()}
     chosen: list[str] = []
     for _ in range(engine.count):
-        fitting = (n for n in (own, *nodes) if all(needed[k] <= left[n][k] + MARGIN for k in KINDS))
+        fitting = (n for n in (driver, *nodes) if all(needed[k] <= left[n][k] + MARGIN for k in KINDS))
         node = next(fitting, None)
         if node is None:
             raise ClusterError(

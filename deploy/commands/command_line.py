@@ -1,6 +1,5 @@
 """Shared parts of the commands: options, `--help`, `--dry-run`, messages and exit codes."""
 
-import argparse
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig, RunConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
-from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, say
+from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, CommandParser, say
 
 if TYPE_CHECKING:
     from deploy.checks.machine import Machine
@@ -39,7 +38,7 @@ def run_command(
         has_engines: the command starts engines.
         is_given: the command's own options name its model or data; else the configuration must.
     """
-    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = CommandParser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--cluster")
@@ -47,9 +46,6 @@ def run_command(
     parser.add_argument("-h", "--help", action="store_true")
     try:
         known, overrides = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        return say(f"error: {error}; see --help", USER_MISTAKE)
-    try:
         if known.help:
             print(_help(program, purpose))
         elif known.version:

@@ -13,7 +13,7 @@ from common.config.run import OmniConfig
 from common.errors import ConfigError
 from common.evaluation.controls import CONDITIONS
 from common.evaluation.predictions import read_predictions, require_clips
-from common.runtime.command import exit_code
+from common.runtime.command import CommandParser, command
 from deploy.commands.command_line import run_command
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ Both:
   --json              print report.json"""
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m learner.evaluate`; returns the exit code."""
-    return exit_code(lambda: _evaluate(argv))
-
-
-def _evaluate(argv: Sequence[str] | None) -> int:
     options, rest = _parser().parse_known_args(argv)
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.name):
         raise ConfigError(
@@ -157,7 +154,7 @@ async def run(options: argparse.Namespace, config: OmniConfig) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = CommandParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     names = ("predictions", "compare", "clips", "taxonomy", "model", "run", "checkpoint", "name", "out")
     for name in names:
         parser.add_argument(f"--{name}")

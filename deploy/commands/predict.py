@@ -16,7 +16,7 @@ from common.evaluation.predictions import json_lines
 from common.labels import classes_of
 from common.models.registry import family_of
 from common.prompts.phrasing import question_of
-from common.runtime.command import FAILURE, exit_code, say
+from common.runtime.command import FAILURE, CommandParser, command, say
 from common.types import Clip, Failure, Record
 from learner.checkpoints.checkpoint import version_of
 
@@ -55,9 +55,10 @@ class ClipRequest:
     known: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m learner.predict`; returns the exit code."""
-    return exit_code(lambda: _predict(_parse(sys.argv[1:] if argv is None else argv)))
+    return _predict(_parse(argv))
 
 
 def clips_of(inputs: Sequence[str], *, question: str | None) -> list[ClipRequest]:
@@ -177,8 +178,8 @@ def predicted(request: ClipRequest, predictor: "Predictor", *, version: int) -> 
     return {**line, **asdict(answer), "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False, exit_on_error=False)
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = CommandParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     parser.add_argument("clips", nargs="*")
     for name in ("model", "out", "question", "config"):
         parser.add_argument(f"--{name}")

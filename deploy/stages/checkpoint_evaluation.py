@@ -1,13 +1,13 @@
 """The evaluation of one checkpoint: its answers to the held-out clips, one condition after the other.
 
-It consumes held-out records and produces predictions, in a folder beside the run's with the suffix `-evaluation`.
-The run is neither locked nor changed, and may continue to train.
+It consumes held-out records and produces predictions. The run is neither locked nor changed: it may still train.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common.config.corpora import AnyCorpusConfig, MixDataConfig, R1OmniDataConfig
 from common.config.data import DataConfig, SyntheticDataConfig
@@ -29,7 +29,7 @@ from learner.checkpoints import checkpoint
 from learner.loops.evaluation import Asking, require_some_asked
 
 SUFFIX = "-evaluation"
-"""Suffix of the folder beside a run's."""
+"""Suffix of the evaluation's folder, which lies beside that of the run."""
 SPLITS = ("train", "heldout")
 """Splits of a written corpus: the first for the engines' warm-up, the second for the evaluation."""
 
@@ -49,7 +49,7 @@ class EvaluationRequest:
     name: str | None
     """Name of the report; None for the name of the policy."""
     out: Path | None
-    """Folder of the report's own; None for the policy's."""
+    """Folder of the report's folder; None for that of the policy."""
     seed: int
     """Seed of the resampling and of swapped sounds."""
 
@@ -71,20 +71,20 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
         UserError: before any engine starts, or if the predictions, which are kept, cannot be scored.
     """
     policy = await asyncio.to_thread(policy_of, config, request)
-    chosen = evaluation_config(config, policy, name=f"{request.run or config.run.name}{SUFFIX}")
-    folds = folds_of(chosen) if request.every_fold else ()
+    settings = evaluation_config(config, policy, name=f"{request.run or config.run.name}{SUFFIX}")
+    folds = folds_of(settings) if request.every_fold else ()
     name = request.name or policy.name
-    folder = request.out or Path(chosen.run.root) / (request.run or chosen.run.name) / "eval"
+    folder = request.out or Path(settings.run.root) / (request.run or settings.run.name) / "eval"
     answers = folder / name / "predictions.jsonl"
-    async with open_run(chosen, Progress(Screen(stderr=True))) as run:
+    async with open_run(settings, Progress(Screen(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
-        classes = TAXONOMIES[chosen.data.taxonomy]
-        # before any engine starts: not every clip suits every condition
+        classes = TAXONOMIES[settings.data.taxonomy]
+        # a condition that does not suit the clips is an error before any engine starts
         records_by_condition: dict[Condition, list[Record]] = {
             condition: asked_in_groups(records, condition, classes=classes, seed=request.seed)
             for condition in request.conditions
         }
-        predictions = await _answers(run, records_by_condition, version=policy.version, kept_in=answers)
+        predictions = await _answers(run, records_by_condition, version=policy.version, path=answers)
     try:
         report = make_report(predictions, name=name, sources=[run.model_path], seed=request.seed)
     except DatasetError as error:
@@ -93,13 +93,9 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
 
 
 async def _answers(
-    run: Run, records_by_condition: Mapping[Condition, list[Record]], *, version: int, kept_in: Path
+    run: Run, records_by_condition: Mapping[Condition, list[Record]], *, version: int, path: Path
 ) -> list[Prediction]:
-    """The predictions of each condition, on the same engines; each condition is written before it is scored.
-
-    Raises:
-        DatasetError: no unchanged clip could be decoded.
-    """
+    """Predictions of each condition; raises `DatasetError` if no unchanged clip could be decoded."""
     predictions: list[Prediction] = []
     async with open_engines(run, run.model_path, version=version) as engines:
         await warm_up(run, engines, phase="engines")
@@ -112,11 +108,11 @@ async def _answers(
             except DatasetError as error:
                 if condition == "av":
                     raise
-                # what was said in the other conditions is worth keeping
+                # the answers in the other conditions are kept
                 run.progress.say(f"warning: {condition} is left out of the report: {error}")
                 continue
             predictions += texts
-            write_predictions(kept_in, predictions)
+            write_predictions(path, predictions)
     return predictions
 
 
@@ -129,33 +125,33 @@ def policy_of(config: OmniConfig, request: EvaluationRequest) -> Policy:
     """
     if request.run is None:
         path = request.model or config.model.path
-        resolved = None if path is None else str(Path(path).expanduser().resolve())
-        if resolved is None:
+        if path is None:
             return Policy(path=None, version=0, name="tiny")
-        return Policy(path=resolved, version=checkpoint.version_of(Path(resolved)), name=Path(resolved).name)
+        model = Path(path).expanduser().resolve()
+        return Policy(path=str(model), version=checkpoint.version_of(model), name=model.name)
     folder = Path(config.run.root) / request.run
     if not folder.is_dir():
         raise ConfigError(
             f"--run must be a run in {config.run.root}, got {request.run!r}; give its name or run.root"
         )
     step = _step_of(folder, request.checkpoint)
-    chosen = checkpoint.checkpoint_folder(folder, step)
-    fault = checkpoint.fault_of(chosen)
+    saved = checkpoint.checkpoint_folder(folder, step)
+    fault = checkpoint.fault_of(saved)
     if fault is not None:
-        raise ModelError(f"a checkpoint must be as it was written, got {chosen}: {fault}; choose another")
-    version = checkpoint.read_state(chosen).policy_version
-    return Policy(path=str(chosen / "hf"), version=version, name=f"step_{step:06d}")
+        raise ModelError(f"a checkpoint must be as it was written, got {saved}: {fault}; choose another")
+    version = checkpoint.read_state(saved).policy_version
+    return Policy(path=str(saved / "hf"), version=version, name=saved.name)
 
 
 def _step_of(folder: Path, which: str) -> int:
     steps = [int(path.name.split("_")[1]) for path in checkpoint.checkpoints(folder)]
-    there = ", ".join(map(str, sorted(steps))) or "none"
+    available = ", ".join(map(str, sorted(steps))) or "none"
     if which == "best":
         best = checkpoint.read_best(folder)
         if best is None:
             raise ConfigError(
                 f"--checkpoint best must be of a run with evaluation.every_checkpoints > 0, got {folder.name!r}, "
-                f"whose checkpoints were not evaluated; give last or a step of {there}"
+                f"whose checkpoints were not evaluated; give last or a step of {available}"
             )
         return best.step
     if which == "last":
@@ -165,7 +161,7 @@ def _step_of(folder: Path, which: str) -> int:
         return int(newest.name.split("_")[1])
     if not which.isdecimal() or int(which) not in steps:
         raise ConfigError(
-            f"--checkpoint must be best, last or a step of {there}, got {which!r}; choose one of these"
+            f"--checkpoint must be best, last or a step of {available}, got {which!r}; choose one of these"
         )
     return int(which)
 
@@ -227,12 +223,10 @@ def at_fold(config: OmniConfig, fold: int) -> OmniConfig:
     """The configuration for another fold of its held-out corpus, or of each corpus of its mix."""
     heldout = config.data.heldout
     assert heldout is not None
+    update: dict[str, Any] = {"fold": fold}
     if isinstance(heldout, MixDataConfig):
-        sources = tuple(source.model_copy(update={"fold": fold}) for source in heldout.sources)
-        changed = heldout.model_copy(update={"sources": sources})
-    else:
-        changed = heldout.model_copy(update={"fold": fold})
-    data = config.data.model_copy(update={"heldout": changed})
+        update = {"sources": tuple(source.model_copy(update=update) for source in heldout.sources)}
+    data = config.data.model_copy(update={"heldout": heldout.model_copy(update=update)})
     return checked(config.model_copy(update={"data": data}))
 
 

@@ -40,10 +40,12 @@ async def evaluate_untrained(run: Run) -> None:
 
 def is_due(run: Run, policy: Policy) -> bool:
     """True if a configured condition of the policy has no result yet."""
-    return policy in run.config.evaluation.policies and bool(_due(run, policy))
+    return bool(_due(run, policy))
 
 
 def _due(run: Run, policy: Policy) -> list[Condition]:
+    if policy not in run.config.evaluation.policies:
+        return []
     controls = run.config.evaluation.controls if policy == "grpo" else ()
     folder = run.folder / "eval"
     return [c for c in ("av", *controls) if read_result(folder, result_name(policy, c)) is None]
@@ -51,21 +53,17 @@ def _due(run: Run, policy: Policy) -> list[Condition]:
 
 async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
     """Evaluates the missing conditions of a policy on the held-out clips."""
-    if not is_due(run, policy):
-        return
-    classes, seed = TAXONOMIES[run.config.data.taxonomy], run.config.run.seed
+    taxonomy, seed = run.config.data.taxonomy, run.config.run.seed
     for condition in _due(run, policy):
-        clips = asked_in_groups(run.corpora.heldout, condition, classes=classes, seed=seed)
-        asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
+        clips = asked_in_groups(run.corpora.heldout, condition, classes=TAXONOMIES[taxonomy], seed=seed)
+        asking = Asking(policy_version=version, taxonomy=taxonomy, condition=condition)
         result = await _evaluate(run, engines, clips, asking, policy=result_name(policy, condition))
         for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
             curve.write(version, result_metrics(result))
 
 
 class CheckpointEvaluator:
-    """An `EvaluateFn`: evaluates the validation clips after every n-th checkpoint and at the end, and records the
-    best.
-    """
+    """An `EvaluateFn` of the validation clips, after every n-th and the last checkpoint; it records the best."""
 
     def __init__(self, run: Run, engines: Sequence[EngineClient], events: EventLog, *, after_step: int) -> None:
         """Points of the curves after `after_step` are void."""

@@ -48,18 +48,11 @@ async def run_stages(run: Run) -> Summary:
 
 def _next(run: Run) -> list[str]:
     """The next command for the user: an evaluation, or a prediction if no clips are held out."""
-    config, chosen = str(run.folder / "config.yaml"), run.config
-    if chosen.data.heldout is not None or run.corpora.heldout:
-        return ["python", "-m", "learner.evaluate", "--config", config, "--run", chosen.run.name]
+    config, settings = str(run.folder / "config.yaml"), run.config
+    if settings.data.heldout is not None or run.corpora.heldout:
+        return ["python", "-m", "learner.evaluate", "--config", config, "--run", settings.run.name]
     newest = next(iter(checkpoints(run.folder)), run.folder / "cold_start")
-    clip = run.corpora.train[0].clip
-    options = [
-        "--config",
-        config,
-        "--taxonomy",
-        chosen.data.taxonomy,
-        "--out",
-        str(run.folder / "predictions.jsonl"),
-    ]
-    where = str(clip.video_path or clip.audio_path)
-    return ["python", "-m", "learner.predict", "--model", str(newest / "hf"), *options, where]
+    clip, out = run.corpora.train[0].clip, str(run.folder / "predictions.jsonl")
+    options = ["--config", config, "--taxonomy", settings.data.taxonomy, "--out", out]
+    file = str(clip.video_path or clip.audio_path)
+    return ["python", "-m", "learner.predict", "--model", str(newest / "hf"), *options, file]

@@ -16,7 +16,7 @@ def asked(interrupts: Interrupts) -> None:
     """The signal's handler, called as the signal calls it."""
     task = asyncio.current_task()
     assert task is not None
-    interrupts._asked(task)
+    interrupts._request(task)
 
 
 def work(bench: Bench, interrupts: Interrupts, last_step: int) -> None:
@@ -56,7 +56,7 @@ def test_a_second_request_ends_at_once_and_keeps_nothing(tmp_path: Path) -> None
     async def within() -> None:
         main = asyncio.current_task()
         assert main is not None
-        bench.on_train = lambda step: (interrupts._asked(main), interrupts._asked(main)) if step == 2 else None
+        bench.on_train = lambda step: (interrupts._request(main), interrupts._request(main)) if step == 2 else None
         await interrupts.run_until_stopped(
             bench.loop.run, save_checkpoint=bench.loop.save_checkpoint, listener=bench.producer.interrupt
         )

@@ -195,7 +195,7 @@ def test_a_check_of_the_folder_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     folder = begun(tmp_path)
     before = sorted(p.name for p in folder.rglob("*"))
-    assert check_run_folder(config_of(tmp_path)) == f"{folder}, resumes from what is there"
+    assert check_run_folder(config_of(tmp_path)) == f"{folder}, resumes from earlier results"
     assert "set aside" in check_run_folder(config_of(tmp_path, "--run.resume=never", "--run.seed=3"))
     assert sorted(p.name for p in folder.rglob("*")) == before
 

@@ -1,6 +1,5 @@
 """The end of every command: exit codes, one line for an error, silence behind a pipe that nobody reads."""
 
-import argparse
 import os
 import re
 import subprocess
@@ -155,7 +154,6 @@ def test_a_bug_keeps_its_traceback_behind_a_closed_pipe(leave: Callable[[], Text
     ("error", "code", "said"),
     [
         (ConfigError("a must be b, got c; d"), 2, "error: a must be b, got c; d\n"),
-        (argparse.ArgumentError(None, "expected one argument"), 2, "error: expected one argument\n"),
         (RewardError("the service died"), 1, "failed: the service died\n"),
         (FileNotFoundError(2, "No such file or directory", "x"), 1, "failed: x: No such file or directory\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),

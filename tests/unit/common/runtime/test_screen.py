@@ -197,7 +197,7 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> No
     told: list[bool] = []
 
     async def work(interrupts: Interrupts) -> None:
-        with interrupts.cleanly(lambda: told.append(interrupts.is_asked)):
+        with interrupts.cleanly(lambda: told.append(interrupts.is_requested)):
             interrupts.check()
             await signalled(number)
             assert told == [True]
@@ -217,7 +217,7 @@ def test_a_signal_where_nobody_listens_ends_at_once() -> None:
             pass
         with pytest.raises(asyncio.CancelledError):
             await signalled(signal.SIGTERM)
-        assert not interrupts.is_asked
+        assert not interrupts.is_requested
 
     assert with_signals(work) == []
 
@@ -228,7 +228,7 @@ def test_a_run_whose_output_nobody_reads_is_asked_to_stop_once_and_says_nothing_
     told: list[tuple[bool, bool]] = []
 
     def listen(interrupts: Interrupts) -> None:
-        told.append((interrupts.is_asked, threading.current_thread() is threading.main_thread()))
+        told.append((interrupts.is_requested, threading.current_thread() is threading.main_thread()))
 
     async def work(interrupts: Interrupts) -> None:
         with os.fdopen(writer, "w", buffering=1) as file:

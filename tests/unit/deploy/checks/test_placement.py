@@ -83,18 +83,18 @@ def test_engines_stay_with_the_ranks_while_there_is_room_and_then_go_to_other_no
         "--rollout.num_engines=5", "--rollout.num_gpus=1", "--learner.num_ranks=2", "--learner.num_gpus=1"
     )
     nodes = {"a": {"CPU": 9.0, "GPU": 2.0}, "own": {"CPU": 9.0, "GPU": 4.0}, "b": {"CPU": 9.0, "GPU": 4.0}}
-    assert place_engines(engines, own="own", nodes=nodes) == ["own", "own", "a", "a", "b"]
+    assert place_engines(engines, driver="own", nodes=nodes) == ["own", "own", "a", "a", "b"]
     # CPUs count as GPUs do
     nodes["a"]["CPU"] = 0.5
-    assert place_engines(engines, own="own", nodes=nodes) == ["own", "own", "a", "b", "b"]
+    assert place_engines(engines, driver="own", nodes=nodes) == ["own", "own", "a", "b", "b"]
 
 
 def test_engines_that_fit_no_node_are_refused_with_how_many_did() -> None:
     engines = plan("--rollout.num_engines=3", "--rollout.num_gpus=2", "--learner.num_gpus=1")
     nodes = {"own": {"CPU": 9.0, "GPU": 3.0}, "b": {"CPU": 9.0, "GPU": 3.0}}
     with pytest.raises(ClusterError, match=r"3 engines of 0.5 CPUs and 2 GPUs must fit the 2 nodes .* room for 2"):
-        place_engines(engines, own="own", nodes=nodes)
+        place_engines(engines, driver="own", nodes=nodes)
     with pytest.raises(ClusterError, match="the plan must fit this node's 0 GPUs, got 1"):
-        place_engines(engines, own="own", nodes={**nodes, "own": {"CPU": 9.0}})
+        place_engines(engines, driver="own", nodes={**nodes, "own": {"CPU": 9.0}})
     with pytest.raises(ClusterError, match="the plan must fit this node's 3 GPUs, got 7"):
-        place_engines(engines, own="own", nodes={"own": nodes["own"]})
+        place_engines(engines, driver="own", nodes={"own": nodes["own"]})

@@ -290,7 +290,7 @@ def test_a_control_of_which_nothing_could_be_asked_is_left_out_and_said(
     conditions: list[Condition] = ["av", "audio_only", "no_think"]
     asked, kept = dict.fromkeys(conditions, clips), tmp_path / "eval" / "predictions.jsonl"
     said.broken = {"audio_only"}
-    found = run_loop(_answers(said.run, asked, version=2, kept_in=kept))
+    found = run_loop(_answers(said.run, asked, version=2, path=kept))
     assert [(p.condition, p.id) for p in found] == [("av", "a"), ("av", "b"), ("no_think", "a"), ("no_think", "b")]
     assert read_predictions(kept) == found
     assert (
@@ -299,7 +299,7 @@ def test_a_control_of_which_nothing_could_be_asked_is_left_out_and_said(
     )
     said.broken = {"av"}
     with pytest.raises(DatasetError, match="some held-out clip must be usable"):
-        run_loop(_answers(said.run, asked, version=2, kept_in=kept))
+        run_loop(_answers(said.run, asked, version=2, path=kept))
 
 
 def opened(said: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, records: list[Record]) -> None:
