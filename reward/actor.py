@@ -18,7 +18,7 @@ from common.config.reward import RewardConfig
 from common.errors import RewardError, last_line
 from common.runtime import provenance
 from common.types import Completion, Failure, Record, Score
-from reward.hosts.host_actor import hosted
+from reward.hosts.actor_host import hosted
 from reward.observations import Observations
 from reward.outcome import NOTHING_PRECOMPUTED, Precomputed
 from reward.request import requests_of

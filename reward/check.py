@@ -32,10 +32,10 @@ from common.runtime.command import FAILURE, command
 from common.runtime.screen import Screen
 from common.types import Failure
 from reward.builtin import BUILTIN
-from reward.checks import check_rewards
 from reward.outcome import RewardFault, text_of
 from reward.request import RewardResult
 from reward.service import GroupReport, RewardService
+from reward.validation import check_rewards
 from reward.wire import WireSample, request_of
 
 RECORDED = frozenset(

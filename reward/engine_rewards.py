@@ -12,11 +12,11 @@ from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.protocols import ScoreLogprobsFn
 from common.types import Completion, Record
 from reward.builtin.modality_gain import ModalityGainReward
-from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.reward_host import FunctionHost
 from reward.outcome import PrecomputedOutcomes
 from reward.request import requests_of
+from reward.validation import make_builtin, needs_engines
 
 NUM_CALLS = 64
 """Completions in flight of each reward; the engines batch the requests."""

@@ -24,8 +24,8 @@ import uvicorn
 from common.config.load import load_config
 from common.errors import ConfigError, RewardError
 from common.runtime.command import command
-from reward.checks import check_rewards
 from reward.service import RewardService
+from reward.validation import check_rewards
 from reward.web.app import create_app
 from reward.web.gates import RequestLimits
 

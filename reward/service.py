@@ -24,15 +24,15 @@ from common.config.reward import (
 )
 from common.errors import ConfigError
 from common.types import Failure, Score
-from reward.checks import make_builtin, needs_engines
 from reward.hosts.deadlines_and_retries import NOT_CALLED, PooledReward
-from reward.hosts.remote import HttpHost
+from reward.hosts.http_host import HttpHost
+from reward.hosts.process_host import ProcessHost
 from reward.hosts.reward_host import FunctionHost
-from reward.hosts.worker_process import ProcessHost
 from reward.outcome import NOTHING_PRECOMPUTED, Outcome, Precomputed, RewardFault, checked, fault_of
 from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult
 from reward.rubric import Rubric
+from reward.validation import make_builtin, needs_engines
 
 logger = logging.getLogger(__name__)
 WAITING = frozenset({"judge"})

@@ -21,7 +21,7 @@ from common.evaluation.controls import asked_in_groups
 from common.labels import TAXONOMIES
 from common.models.registry import family_of
 from common.types import Record
-from reward.checks import check_rewards, needs_engines
+from reward.validation import check_rewards, needs_engines
 
 KEYS = {
     "train": "data.source",

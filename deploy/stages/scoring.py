@@ -10,8 +10,8 @@ from common.protocols import ScoreFn
 from common.types import Completion, Failure, Record, Score
 from deploy.wiring import Run
 from reward.actor import RewardClient
-from reward.checks import needs_engines
 from reward.engine_rewards import EngineRewards
+from reward.validation import needs_engines
 from rollout.pool import RolloutPool
 from rollout.scoring import LogprobScorer
 

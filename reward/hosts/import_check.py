@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from common.errors import ConfigError
-from reward.hosts.worker_process import worker_environment
+from reward.hosts.process_host import worker_environment
 from reward.plugins.loading import check_plugin
 from reward.plugins.plugin import PluginSpec
 

@@ -10,11 +10,11 @@ import pytest
 from common.config.reward import BuiltinRewardConfig, RewardConfig
 from common.errors import ConfigError, EngineError, MediaError
 from common.types import Condition, Failure, Record, Score
-from reward.checks import check_rewards
 from reward.engine_rewards import EngineRewards
 from reward.outcome import PrecomputedOutcomes, RewardFault
 from reward.request import RewardResult, requests_of
 from reward.service import GroupReport, RewardService
+from reward.validation import check_rewards
 from tests.support.builders import make_completion, make_record
 from tests.support.clock import run
 

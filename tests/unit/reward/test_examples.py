@@ -19,9 +19,9 @@ import reward.examples
 from common.config.reward import HttpRewardConfig, RewardConfig
 from common.errors import MediaError
 from common.types import Clip, Record
-from reward.checks import check_rewards
 from reward.request import RewardRequest, modalities_of
 from reward.service import GroupReport, RewardService
+from reward.validation import check_rewards
 from tests.support.builders import make_record, make_request
 from tests.support.media.files import pictures, write_media
 

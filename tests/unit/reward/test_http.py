@@ -25,7 +25,7 @@ from common.errors import ConfigError
 from common.types import Failure
 from reward.hosts import remote
 from reward.hosts.deadlines_and_retries import PooledReward
-from reward.hosts.remote import HttpHost
+from reward.hosts.http_host import HttpHost
 from reward.hosts.reward_host import HostLostError
 from reward.http import is_loopback, token_for
 from reward.service import GroupReport, RewardService

@@ -12,15 +12,15 @@ from typing import Any
 import psutil
 import pytest
 
-import reward.checks
+import reward.validation
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
 from learner.ledger import Ledger, read_ledger
 from learner.records.record import read_samples, write_samples
-from reward.checks import check_rewards
 from reward.request import RewardRequest
 from reward.service import GroupReport, RewardService
+from reward.validation import check_rewards
 from tests.support.builders import make_draw, make_group, make_request
 
 ROOT = Path(__file__).parents[3]
@@ -454,7 +454,7 @@ def test_a_built_in_reward_that_needs_engines_is_refused_where_there_are_none(
     class Needy:
         needs_engines = True
 
-    monkeypatch.setattr(reward.checks, "BUILTIN", {"gain": Needy})
+    monkeypatch.setattr(reward.validation, "BUILTIN", {"gain": Needy})
     with pytest.raises(ConfigError, match="gain must have rollout engines"):
         check_rewards(RewardConfig(rewards=(BuiltinRewardConfig(type="builtin", name="gain"),)))
 
@@ -465,7 +465,7 @@ def test_a_built_in_reward_that_waits_for_others_keeps_nobody_waiting(monkeypatc
             await asyncio.sleep(600 if request.label == "fear" else 0)
             return 2.0
 
-    monkeypatch.setattr(reward.checks, "BUILTIN", {"judge": Judge})
+    monkeypatch.setattr(reward.validation, "BUILTIN", {"judge": Judge})
     entry = BuiltinRewardConfig(type="builtin", name="judge", deadline_s=1.0)
     bad, good = reports(entry, groups=[group("fear"), group()])
     assert failure(bad).reason == "judge-deadline"

@@ -13,7 +13,7 @@ import pytest
 
 from common.config.reward import PythonRewardConfig, RewardConfig
 from common.types import Failure
-from reward.hosts.worker_process import ProcessHost
+from reward.hosts.process_host import ProcessHost
 from reward.outcome import RewardFault
 from reward.plugins.plugin import PluginSpec
 from reward.service import GroupReport, RewardService
@@ -124,7 +124,7 @@ LEAVING = """
 import asyncio, sys
 from common.config.reward import PythonRewardConfig, RewardConfig
 from reward.service import RewardService
-from reward.hosts.worker_process import ProcessHost
+from reward.hosts.process_host import ProcessHost
 from tests.support.builders import make_request
 
 entry = PythonRewardConfig(type="python", name="mine", entrypoint="tests.support.reward.user:parenting")

@@ -7,8 +7,8 @@ from typing import Any, cast
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, RewardConfig, UserCodeConfig
 from common.errors import ConfigError
 from reward.builtin import BUILTIN
+from reward.hosts.http_host import target_of
 from reward.hosts.import_check import check_in_process
-from reward.hosts.remote import target_of
 from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest
 
