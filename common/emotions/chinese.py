@@ -1,6 +1,8 @@
-"""Chinese words by the emotion that they name, simplified and traditional; what negates them, and what seems to."""
+"""Chinese words by emotion, and words that affect a denial; simplified and traditional."""
 
 from collections.abc import Mapping
+
+from common.emotions.negation import Kind
 
 CHINESE: Mapping[str, str] = {
     "happy": """
@@ -49,31 +51,24 @@ CHINESE: Mapping[str, str] = {
 }
 """Words by emotion, separated by blanks. An entry that begins with a negator is one word, not a negation."""
 
-NOT_WORDS = "生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟"
-"""Expressions that contain a word of the table and mean something else."""
-
-HAN_NEGATORS = """
-    不是 并不是 並不是 并非 並非 绝非 絕非 而非 没有 沒有 并没有 並沒有 并未 並未 毫无 毫無 从未 從未 从不
-    從不 不再 不会 不會 缺乏 缺少 看不出 看不到 感觉不到 感覺不到 感受不到 谈不上 談不上 算不上 称不上
-    稱不上 与其说 與其說 并不 並不 毫不 而不是 不太
-"""
-HAN_SHORT_NEGATORS = "没 沒 不 无 無 未"
-HAN_PREFIXES = "非"
-"""Negates what follows directly, alone."""
-
-HAN_NOT_NEGATORS = """
-    不仅 不僅 不但 不只 不光 不止 不禁 不由得 不由自主 忍不住 禁不住 不得不 不能不 不可能不 不会不 不會不
-    不无 不無 无不 無不 无疑 無疑 毫无疑问 毫無疑問 不断 不斷 不停 不已 不久 不时 不時 不少 不同 不知 不料
-    不一会 不自觉 不自覺 不经意 不經意 不免 不胜 不勝 不小心 不如 不妨 不愧 不过 不過 不可思议 不可思議
-    差不多 了不起 对不起 對不起 无比 無比 无论 無論 无数 無數 无声 無聲 无限 無限 无意中 無意中 无法掩饰
-    無法掩飾 无法抑制 無法抑制 无法控制 無法控制 无法隐藏 無法隱藏 掩饰不住 掩飾不住 掩盖不住 掩蓋不住
-    抑制不住 压抑不住 壓抑不住 控制不住 藏不住 按捺不住 止不住 不掩饰 不掩飾 没有掩饰 沒有掩飾 毫不掩饰
-    毫不掩飾 并不掩饰 並不掩飾 未来 未來 没想到 沒想到 沉没 淹没 淹沒
-"""
-"""Expressions that begin with or contain a negator, and negate nothing."""
-
-HAN_TURNS = "很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現"
-"""Begins to say how something is."""
-HAN_CONTRASTS = "而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以"
-HAN_LINKS = "和 或 或者 与 與 及 以及 、 还是 還是"
-"""Marks and words that continue a list."""
+HAN_KINDS: Mapping[Kind, str] = {
+    Kind.HAN_NEGATOR: """
+        不是 并不是 並不是 并非 並非 绝非 絕非 而非 没有 沒有 并没有 並沒有 并未 並未 毫无 毫無 从未 從未 从不
+        從不 不再 不会 不會 缺乏 缺少 看不出 看不到 感觉不到 感覺不到 感受不到 谈不上 談不上 算不上 称不上
+        稱不上 与其说 與其說 并不 並不 毫不 而不是 不太""",
+    Kind.HAN_SHORT_NEGATOR: "没 沒 不 无 無 未",
+    Kind.HAN_PREFIX: "非",
+    Kind.NOT_NEGATOR: """
+        不仅 不僅 不但 不只 不光 不止 不禁 不由得 不由自主 忍不住 禁不住 不得不 不能不 不可能不 不会不 不會不
+        不无 不無 无不 無不 无疑 無疑 毫无疑问 毫無疑問 不断 不斷 不停 不已 不久 不时 不時 不少 不同 不知 不料
+        不一会 不自觉 不自覺 不经意 不經意 不免 不胜 不勝 不小心 不如 不妨 不愧 不过 不過 不可思议 不可思議
+        差不多 了不起 对不起 對不起 无比 無比 无论 無論 无数 無數 无声 無聲 无限 無限 无意中 無意中 无法掩饰
+        無法掩飾 无法抑制 無法抑制 无法控制 無法控制 无法隐藏 無法隱藏 掩饰不住 掩飾不住 掩盖不住 掩蓋不住
+        抑制不住 压抑不住 壓抑不住 控制不住 藏不住 按捺不住 止不住 不掩饰 不掩飾 没有掩饰 沒有掩飾 毫不掩饰
+        毫不掩飾 并不掩饰 並不掩飾 未来 未來 没想到 沒想到 沉没 淹没 淹沒
+        生气勃勃 生氣勃勃 充满生气 充滿生氣 中立国 中立國 中性笔 中性筆 愤怒的小鸟""",
+    Kind.HAN_TURN: "很 非常 十分 极其 極其 极度 極度 异常 異常 显得 顯得 看起来 看起來 看上去 似乎 表现 表現",
+    Kind.CONTRAST: "而是 但是 但 却 卻 反而 而 只是 只有 更多的是 倒是 因为 因為 所以",
+    Kind.HAN_LINK: "和 或 或者 与 與 及 以及 、 还是 還是",
+}
+"""Words and marks, separated by blanks; `NOT_NEGATOR` also has words that only contain an emotion."""

@@ -1,4 +1,4 @@
-"""A text as the table reads it: NFKC, small letters, without what cannot be seen; and the way back."""
+"""Folded texts (NFKC, lower case, no invisible characters) with the offsets of the original."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ class Folded:
 
     text: str
     origins: list[int] | None
-    """Offset in the given text by offset in the folded one, and the given text's length at the end; None where
-    they are the same."""
+    """Original offset by folded offset, then the length of the original; None if the offsets are equal."""
 
     def origin(self, offset: int) -> int:
         """The original position of the folded character at `offset`."""
@@ -19,13 +18,10 @@ class Folded:
 
 
 def fold(text: str) -> Folded:
-    """Folds width, ligatures, case and apostrophes, in linear time.
-
-    Each character is folded alone, so that its position is known; format characters such as zero-width space
-    vanish.
-    """
+    """Folds width, ligatures, case and apostrophes, and removes format characters; in linear time."""
     if text.isascii():
         return Folded(text=text.lower(), origins=None)
+    # each character alone, so that its position is known
     table = {character: _fold(character) for character in set(text)}
     if all(len(folded) == 1 for folded in table.values()):
         return Folded(text="".join(map(table.__getitem__, text)), origins=None)

@@ -5,31 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from common.emotions.chinese import (
-    CHINESE,
-    HAN_CONTRASTS,
-    HAN_LINKS,
-    HAN_NEGATORS,
-    HAN_NOT_NEGATORS,
-    HAN_PREFIXES,
-    HAN_SHORT_NEGATORS,
-    HAN_TURNS,
-    NOT_WORDS,
-)
+from common.emotions.chinese import CHINESE, HAN_KINDS
 from common.emotions.folding import Folded, fold, folded
-from common.emotions.negation import (
-    NEGATORS,
-    PHRASES,
-    PRAISE,
-    SPACED,
-    Kind,
-    Lists,
-    Scope,
-    Token,
-    denied_behind,
-    english_kinds,
-)
-from common.emotions.words import ENGLISH, ENGLISH_PHRASES
+from common.emotions.negation import ABSENT, KINDS, NEGATORS, PRAISE, SPACED, Kind, Scope, Token, list_continues
+from common.emotions.words import ENGLISH
 
 LATIN = r"[a-z\u00df-\u00f6\u00f8-\u024f]+(?:'t)?"
 MARKS = r"[.;:!?()\[\]{}<>|。\u2014\u2013,、&+/]|\n\s*|(?<=\s)-+(?=\s)"
@@ -55,11 +34,15 @@ def lexicon() -> dict[str, str]:
     emotions: dict[str, str] = {}
     for table in (ENGLISH, CHINESE):
         for emotion, words in table.items():
-            for word in words.split():
+            for word in _terms(words):
                 if word in emotions:
                     raise ValueError(f"a word must stand once, got {word!r} twice; remove one")
                 emotions[word] = emotion
-    return {**emotions, **ENGLISH_PHRASES}
+    return emotions
+
+
+def _terms(words: str) -> list[str]:
+    return [word.replace("_", " ") for word in words.split()]
 
 
 def lemma(word: str) -> str | None:
@@ -70,7 +53,13 @@ def lemma(word: str) -> str | None:
 def mentions(text: str) -> tuple[Mention, ...]:
     """Every emotion that a text names, in order, in linear time. The text is English, Chinese or both."""
     seen = fold(text)
-    return tuple(_mention(text, seen, *each) for each in _scanned(seen, text))
+    result: list[Mention] = []
+    for token, is_negated in _scanned(seen, text):
+        start, end = seen.origin(token.start), seen.origin(token.end - 1) + 1
+        result.append(
+            Mention(start=start, end=end, surface=text[start:end], emotion=token.emotion, is_negated=is_negated)
+        )
+    return tuple(result)
 
 
 def named(text: str) -> tuple[str, ...]:
@@ -81,7 +70,7 @@ def named(text: str) -> tuple[str, ...]:
 def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
     """Each mention, and True if it is denied."""
     tokens = _tokens(seen, text)
-    lists, scope = Lists(tokens), Scope()
+    continues, scope = list_continues(tokens), Scope()
     scanned: list[tuple[Token, bool]] = []
     for index, token in enumerate(tokens):
         kind = token.kind
@@ -91,7 +80,7 @@ def _scanned(seen: Folded, text: str) -> list[tuple[Token, bool]]:
             if not _is_taken_back(tokens, index):
                 scope.negator(token)
         elif scope.is_open:
-            scope.other(token, goes_on=kind is Kind.COMMA and lists.goes_on(index))
+            scope.other(token, goes_on=kind is Kind.COMMA and continues[index])
     return _with_denials_behind(seen.text, scanned)
 
 
@@ -107,7 +96,7 @@ _LIST = re.compile(r"[\s,、和或与與&/]*(?:(?:and|or)\s+)?")
 def _with_denials_behind(text: str, scanned: list[tuple[Token, bool]]) -> list[tuple[Token, bool]]:
     """Denies mentions whose absence is stated after them, with the list that they end."""
     for last, (token, _) in enumerate(scanned):
-        if not denied_behind(text, token.end):
+        if not ABSENT.match(text, token.end):
             continue
         scanned[last] = (token, True)
         for index in range(last - 1, -1, -1):
@@ -116,11 +105,6 @@ def _with_denials_behind(text: str, scanned: list[tuple[Token, bool]]) -> list[t
                 break
             scanned[index] = (earlier, True)
     return scanned
-
-
-def _mention(text: str, seen: Folded, token: Token, is_negated: bool) -> Mention:
-    start, end = seen.origin(token.start), seen.origin(token.end - 1) + 1
-    return Mention(start=start, end=end, surface=text[start:end], emotion=token.emotion, is_negated=is_negated)
 
 
 def _tokens(seen: Folded, text: str) -> list[Token]:
@@ -152,18 +136,13 @@ def _unlisted(word: str, entries: dict[str, tuple[Kind, str]]) -> tuple[Kind, st
 
 @cache
 def _entries() -> dict[str, tuple[Kind, str]]:
-    han = {
-        Kind.HAN_NEGATOR: HAN_NEGATORS,
-        Kind.HAN_SHORT_NEGATOR: HAN_SHORT_NEGATORS,
-        Kind.HAN_PREFIX: HAN_PREFIXES,
-        Kind.NOT_NEGATOR: HAN_NOT_NEGATORS + NOT_WORDS,
-        Kind.HAN_TURN: HAN_TURNS,
-        Kind.CONTRAST: HAN_CONTRASTS,
-        Kind.HAN_LINK: HAN_LINKS,
-    }
     return {
-        **{word: (kind, "") for word, kind in english_kinds().items()},
-        **{word: (kind, "") for kind, words in han.items() for word in words.split()},
+        **{
+            term: (kind, "")
+            for table in (KINDS, HAN_KINDS)
+            for kind, words in table.items()
+            for term in _terms(words)
+        },
         **{word: (Kind.MENTION, emotion) for word, emotion in lexicon().items()},
     }
 
@@ -171,8 +150,8 @@ def _entries() -> dict[str, tuple[Kind, str]]:
 @cache
 def _pattern() -> re.Pattern[str]:
     # phrases before words, longer before shorter; grouping by first characters makes the search fast
-    phrases = {*PHRASES, *ENGLISH_PHRASES}
-    han = {word for word in _entries() if HAN.match(word)}
+    phrases = {term for term in _entries() if " " in term}
+    han = {term for term in _entries() if HAN.match(term)}
     return re.compile(
         f"{_any_of(phrases)}(?![a-z'])|(?=[cn]){PRAISE}|{LATIN}|{_any_of(han)}|{MARKS}".replace(r"\ ", r"[\s-]+")
     )

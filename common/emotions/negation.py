@@ -24,43 +24,30 @@ class Kind(IntEnum):
     WORD = auto()
     MENTION = auto()
     NEGATOR = auto()
-    DETERMINER = auto()
-    """A negator of a noun: it does not reach past "his" or "on"."""
-    PRIVATION = auto()
-    """The same, and it does not reach past a verb: "without a smile she looks sad"."""
-    PREFIX = auto()
-    """Negates the next word alone: "non-angry"."""
-    EXCEPTION = auto()
-    """Denies what follows, but admits it where everything else is denied: "no emotion other than anger"."""
+    DETERMINER = auto()  # a negator of a noun: it does not reach past "his" or "on"
+    PRIVATION = auto()  # a determiner that does not reach past a verb, either: "without a smile she looks sad"
+    PREFIX = auto()  # negates the next word alone: "non-angry"
+    EXCEPTION = auto()  # a negator, except within a denial, which it ends: "no emotion other than anger"
     HAN_NEGATOR = auto()
     HAN_SHORT_NEGATOR = auto()
     HAN_PREFIX = auto()
     NOR = auto()
-    NOT_NEGATOR = auto()
-    """Looks like a negator: "no doubt"."""
-    FOCUS = auto()
-    """Directly behind a negator it takes the negation back: "not only"."""
-    HIDING = auto()
-    """Lifts a negation."""
+    NOT_NEGATOR = auto()  # looks like a negator: "no doubt"
+    FOCUS = auto()  # directly behind a negator it takes the negation back: "not only"
+    HIDING = auto()  # lifts a negation
     LINK = auto()
     AND = auto()
     HAN_LINK = auto()
     COMMA = auto()
-    EMPHASIS = auto()
-    """Words allowed between "and" and the mention."""
-    LEAVING = auto()
-    """Ends what a determiner denies."""
-    TURN = auto()
-    """Ends a scope that has reached a mention."""
-    HAN_TURN = auto()
-    """Words that end a scope unless they directly follow the negator."""
-    CONTRAST = auto()
-    """Words that end a scope unless they directly follow the negator: "not because she is sad"."""
-    STOP = auto()
-    """Ends any scope."""
+    EMPHASIS = auto()  # words allowed between "and" and the mention
+    LEAVING = auto()  # ends what a determiner denies
+    TURN = auto()  # ends a scope that has reached a mention
+    HAN_TURN = auto()  # ends a scope unless it directly follows the negator: "not very"
+    CONTRAST = auto()  # ends a scope unless it directly follows the negator: "not because she is sad"
+    STOP = auto()  # ends any scope
 
 
-_KINDS: Mapping[Kind, str] = {
+KINDS: Mapping[Kind, str] = {
     Kind.NEGATOR: """
         not never neither nobody none nothing cannot hardly barely scarcely no_one no_longer far_from anything_but
         rather_than instead_of fail_to fails_to failed_to failing_to unable_to ruling_out rules_out ruled_out isn't
@@ -97,33 +84,29 @@ _KINDS: Mapping[Kind, str] = {
     Kind.STOP: ". ; : ! ? ( ) [ ] { } < > | 。 \u2014 \u2013",
 }
 """Words and marks, separated by blanks; `_` is a blank within a phrase."""
-PHRASES = tuple(word.replace("_", " ") for words in _KINDS.values() for word in words.split() if "_" in word)
 PRAISE = (
     r"(?:could(?:n't| not)|can(?:'t|not| not)|never)(?: have)? (?:be|been|felt|looked|seemed)"
     r"(?= more [a-z]| [a-z]+ier\b| sadder\b| madder\b| calmer\b)"
 )
 """A comparison that denies nothing: "never been happier"."""
-NEGATORS = frozenset(
-    {
-        Kind.NEGATOR,
-        Kind.DETERMINER,
-        Kind.PRIVATION,
-        Kind.PREFIX,
-        Kind.EXCEPTION,
-        Kind.HAN_NEGATOR,
-        Kind.HAN_SHORT_NEGATOR,
-        Kind.HAN_PREFIX,
-        Kind.NOR,
-    }
-)
+NEGATORS: Mapping[Kind, tuple[int, int]] = {
+    Kind.NEGATOR: (REACH, FAR),
+    Kind.DETERMINER: (REACH, FAR),
+    Kind.PRIVATION: (REACH, FAR),
+    Kind.PREFIX: (0, FAR),
+    Kind.EXCEPTION: (REACH, FAR),
+    Kind.NOR: (REACH, FAR),
+    Kind.HAN_NEGATOR: (REACH, HAN_REACH),
+    Kind.HAN_SHORT_NEGATOR: (REACH, HAN_REACH_SHORT),
+    Kind.HAN_PREFIX: (REACH, 0),
+}
+"""Most words and characters between a negator and the first mention."""
 SPACED = frozenset({Kind.WORD, Kind.FOCUS, Kind.HIDING, Kind.LEAVING, Kind.TURN, Kind.CONTRAST})
 """Kinds that count as words between two others."""
-_REACH = {Kind.PREFIX: 0}
-_HAN_REACH = {Kind.HAN_NEGATOR: HAN_REACH, Kind.HAN_SHORT_NEGATOR: HAN_REACH_SHORT, Kind.HAN_PREFIX: 0}
 _NOMINAL = frozenset({Kind.DETERMINER, Kind.PRIVATION})
 _REPEATED = frozenset({Kind.DETERMINER, Kind.PRIVATION, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR})
 """Two of a kind are two denials: "no tears no anger"; two others lift each other."""
-_ABSENT = re.compile(
+ABSENT = re.compile(
     r"[\"'*]{0,3}\s*[:=]\s*[\"'*]{0,3}(?:no|none|absent|false|0(?:\.0+)?)(?![\w.])"
     r"|-free\b"
     r"| (?:(?:is|are|was|were) (?:not|never)|(?:is|are|was|were)n't) (?:\w+ly )?(?:present|shown|seen|visible"
@@ -145,43 +128,17 @@ class Token(NamedTuple):
     """Words of `SPACED` kinds before it."""
 
 
-def english_kinds() -> dict[str, Kind]:
-    return {word.replace("_", " "): kind for kind, words in _KINDS.items() for word in words.split()}
-
-
-def denied_behind(text: str, end: int) -> bool:
-    """True if the text after a mention states its absence: `anger: no`."""
-    return _ABSENT.match(text, end) is not None
-
-
 class Scope:
     """The denied part of a text at one position; it receives the tokens in order."""
 
-    __slots__ = (
-        "_denies",
-        "_direct",
-        "_direct_ordinal",
-        "_kind",
-        "_link",
-        "_tail",
-        "_until",
-        "_until_ordinal",
-        "is_open",
-    )
-
     def __init__(self) -> None:
         self.is_open = False
-        self._kind = Kind.NEGATOR
-        """The kind of the negator."""
         self._denies = False
-        self._until = self._until_ordinal = 0
-        """Offset and ordinal that the next mention must not lie behind."""
-        self._direct = self._direct_ordinal = 0
-        """The end of the negator."""
-        self._tail = -1
-        """The end of the last mention inside; -1 before the first."""
-        self._link: Kind | None = None
-        """The connection of the next mention to the last."""
+        self._kind = Kind.NEGATOR  # of the negator
+        self._direct = self._direct_ordinal = 0  # end of the negator
+        self._tail = -1  # end of the last mention inside; -1 before the first
+        self._link: Kind | None = None  # between the last mention and the next
+        self._until = self._until_ordinal = 0  # last place of the next mention
 
     def negator(self, token: Token) -> None:
         """Opens a scope, or lifts an open scope without a mention."""
@@ -199,10 +156,8 @@ class Scope:
         self._denies = not self._denies if lifts else True
         self.is_open, self._kind, self._tail, self._link = True, kind, -1, None
         self._direct, self._direct_ordinal = token.end, token.ordinal
-        self._until, self._until_ordinal = (
-            token.end + _HAN_REACH.get(kind, FAR),
-            token.ordinal + _REACH.get(kind, REACH),
-        )
+        num_words, num_characters = NEGATORS[kind]
+        self._until, self._until_ordinal = token.end + num_characters, token.ordinal + num_words
 
     def denies(self, mention: Token, text: str) -> bool:
         """True if a mention is denied; `text` is the folded text."""
@@ -234,52 +189,33 @@ class Scope:
 
     def _ends(self, token: Token, *, is_behind: bool, goes_on: bool) -> bool:
         match token.kind:
-            case Kind.STOP:
-                return True
-            case Kind.CONTRAST:
-                return is_behind or token.ordinal > self._direct_ordinal or token.start > self._direct + 1
-            case Kind.COMMA:
-                return not (goes_on and (is_behind or self._kind in _NOMINAL))
-            case Kind.AND:
-                return not is_behind
-            case Kind.LEAVING:
-                return self._kind in _NOMINAL and not is_behind
-            case Kind.TURN:
-                return is_behind or self._kind is Kind.PRIVATION
             case Kind.FOCUS:
                 return is_behind
-            case Kind.HAN_TURN:
-                return is_behind or token.start > self._direct + 1
+            case Kind.AND:
+                return not is_behind
+            case Kind.TURN:
+                return is_behind or self._kind is Kind.PRIVATION
+            case Kind.LEAVING:
+                return not is_behind and self._kind in _NOMINAL
+            case Kind.COMMA:
+                return not (goes_on and (is_behind or self._kind in _NOMINAL))
             case Kind.LINK | Kind.HAN_LINK:
                 return is_behind and token.ordinal > self._until_ordinal
-            case _:
-                return False
+            case Kind.CONTRAST if token.ordinal > self._direct_ordinal:
+                return True
+            case Kind.CONTRAST | Kind.HAN_TURN:
+                return is_behind or token.start > self._direct + 1
+            case kind:
+                return kind is Kind.STOP
 
 
-class Lists:
-    """The commas that precede a list of mentions ending in "or" or "nor"; each token is read once."""
-
-    def __init__(self, tokens: Sequence[Token]) -> None:
-        self._tokens = tokens
-        self._until = -1
-        self._goes_on = False
-
-    def goes_on(self, comma: int) -> bool:
-        """True if the list continues after the comma; indices must rise."""
-        if comma >= self._until:
-            self._until, self._goes_on = self._end(comma)
-        return self._goes_on
-
-    def _end(self, comma: int) -> tuple[int, bool]:
-        """The end of the list after a comma, and True if it contains "or" or "nor"."""
-        before = self._tokens[comma]
-        for index in range(comma + 1, len(self._tokens)):
-            token = self._tokens[index]
-            if token.ordinal > before.ordinal + REACH_LISTED:
-                return index, False
-            if token.kind in (Kind.LINK, Kind.NOR):
-                return index, True
-            if token.kind not in (Kind.COMMA, Kind.MENTION, Kind.EMPHASIS):
-                return index, False
-            before = token
-        return len(self._tokens), False
+def list_continues(tokens: Sequence[Token]) -> list[bool]:
+    """For each token, True if the list of mentions after it ends in "or" or "nor"."""
+    continues = [False] * len(tokens)
+    # backwards, so that each token is read once
+    for index in range(len(tokens) - 2, -1, -1):
+        following = tokens[index + 1]
+        if following.ordinal <= tokens[index].ordinal + REACH_LISTED:
+            is_member = following.kind in (Kind.COMMA, Kind.MENTION, Kind.EMPHASIS)
+            continues[index] = following.kind in (Kind.LINK, Kind.NOR) or (is_member and continues[index + 1])
+    return continues

@@ -36,7 +36,7 @@ class _Table(BaseModel):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     level1: str
-    """A primary emotion; the first of a dyad; the word itself at the centre."""
+    """A primary emotion, the first of a dyad, or the word itself at the centre."""
     level2: str
     """An intensity of the primary emotion, or a dyad."""
     primaries: tuple[str, ...]
@@ -45,12 +45,8 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """Places by word. An unlisted word has the place of its emotion in `common.labels`: `wrathfully` that of
-    `angry`.
-    """
+    """Places by word. An unlisted word has the place of its emotion: `wrathfully` that of `angry`."""
 
-    source: str
-    """The source of the wheel."""
     places: Mapping[str, Place]
     """Places by folded word."""
 
@@ -76,7 +72,7 @@ class Wheel:
             raise ConfigError(
                 f"an emotion wheel must be a readable JSON file, got {str(file)!r}: {error}; give another path"
             ) from error
-        return cls(source=table.source, places=_places(table, file))
+        return cls(places=_places(table, file))
 
     def place(self, word: str) -> Place | None:
         """The place of a word; None if neither the wheel nor the label table has it."""

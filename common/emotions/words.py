@@ -21,7 +21,7 @@ ENGLISH: Mapping[str, str] = {
         miserable miserably misery heartbroken heartbreak heartache dejected dejectedly dejection despondent
         despondency despondently depressed depressing depression downcast downhearted disheartened dispirited
         despair despaired despairs despairing despairingly woeful woefully woe forlorn forlornly crestfallen
-        disconsolate desolate doleful dolefully""",
+        disconsolate desolate doleful dolefully grief_stricken""",
     "neutral": """
         neutral neutrally neutrality expressionless expressionlessly emotionless emotionlessly unemotional
         unemotionally impassive impassively deadpan stoic stoically emotionlessness""",
@@ -31,39 +31,40 @@ ENGLISH: Mapping[str, str] = {
         outraged outraging infuriate infuriates infuriated infuriating irritate irritates irritated irritating
         irritation irritable irritably irritability annoy annoys annoyed annoying annoyance annoyedly incensed
         indignant indignantly indignation resentful resentfully resentment resent exasperated exasperation
-        exasperating hostile hostility seething fuming irked""",
+        exasperating hostile hostility seething fuming irked pissed_off fed_up""",
     "surprise": """
         surprise surprises surprised surprisedly surprising astonish astonishes astonished astonishing astonishment
-        amaze amazes amazed amazement astound astounded astounding startle startles startled startling
-        shock shocked shocks shocking stunned dumbfounded flabbergasted dumbstruck thunderstruck
-        gobsmacked astonishedly""",
+        amaze amazes amazed amazement astound astounded astounding startle startles startled startling shock
+        shocked shocks shocking stunned dumbfounded flabbergasted dumbstruck thunderstruck gobsmacked astonishedly
+        taken_aback caught_off_guard""",
     "disgust": """
         disgust disgusts disgusted disgustedly disgusting disgustingly revulsion revolted revolting repulsed
         repulsion repulsive repelled repugnance repugnant loathe loathes loathed loathing loathsome aversion averse
         distaste distasteful abhor abhors abhorred abhorrence abhorrent sickened nauseated detest detests detested
-        detestation""",
+        detestation grossed_out""",
     "fear": """
         fear fears feared fearing fearful fearfully fearfulness afraid scare scares scared scaring scary scarily
-        scaredly fright frighten frightens frightened frightening frighteningly terror terrified terrify
-        terrifies terrifying terrifiedly horrified horrify horrifying horror panic panics panicked panicking panicky
-        panicstricken dread dreads dreaded dreading petrified spooked alarmed terrorstricken""",
+        scaredly fright frighten frightens frightened frightening frighteningly terror terrified terrify terrifies
+        terrifying terrifiedly horrified horrify horrifying horror panic panics panicked panicking panicky
+        panicstricken dread dreads dreaded dreading petrified spooked alarmed terrorstricken freaked_out
+        panic_stricken terror_stricken""",
     "contemptuous": """
         contemptuous contemptuously contempt contemptuousness scorn scorns scorned scornful scornfully disdain
         disdains disdained disdainful disdainfully derision derisive derisively despise despises despised despising
         condescending condescension condescendingly""",
     "disappointed": """
         disappointed disappoint disappoints disappointing disappointingly disappointment disappointments
-        disappointedly disillusioned disillusionment disillusion""",
+        disappointedly disillusioned disillusionment disillusion let_down""",
     "helpless": """
         helpless helplessly helplessness powerless powerlessly powerlessness defenceless defenseless
         defencelessness""",
     "anxious": """
         anxious anxiously anxiousness anxiety anxieties nervous nervously nervousness uneasy uneasily uneasiness
-        unease apprehensive apprehensively apprehension jittery fretful""",
+        unease apprehensive apprehensively apprehension jittery fretful ill_at_ease on_edge""",
     "worried": "worried worriedly worry worries worrying worrisome worriedness",
     "calm": """
         calm calmer calmest calmly calmness serene serenely serenity tranquil tranquilly tranquillity tranquility
-        peaceful peacefully peacefulness placid placidly relaxed relaxedly unruffled""",
+        peaceful peacefully peacefulness placid placidly relaxed relaxedly unruffled at_ease""",
     "excited": """
         excited excitedly excitement exciting excite excites enthusiastic enthusiastically enthusiasm eager eagerly
         eagerness""",
@@ -114,21 +115,4 @@ ENGLISH: Mapping[str, str] = {
     "determined": "determined determinedly determination resolute resolutely",
     "nostalgic": "nostalgic nostalgically nostalgia",
 }
-"""Words by emotion, separated by blanks; lower case."""
-
-ENGLISH_PHRASES: Mapping[str, str] = {
-    "taken aback": "surprise",
-    "caught off guard": "surprise",
-    "grossed out": "disgust",
-    "freaked out": "fear",
-    "grief stricken": "sad",
-    "panic stricken": "fear",
-    "terror stricken": "fear",
-    "ill at ease": "anxious",
-    "on edge": "anxious",
-    "at ease": "calm",
-    "let down": "disappointed",
-    "pissed off": "angry",
-    "fed up": "angry",
-}
-"""Several words that name one emotion; a hyphen counts as a blank."""
+"""Words by emotion in lower case, separated by blanks; `_` is a blank or hyphen within a phrase."""

@@ -42,7 +42,7 @@ class ClipRecipe:
     split: str
     label: str
     label_from: LabelFrom
-    """Which modality tells the label."""
+    """The modality that shows the label."""
     pair: str | None
     """Two clips with the same pair differ in one modality alone."""
     face: str
@@ -75,8 +75,8 @@ def write_synthetic_corpus(
         return folder
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     recipes = plan_corpus(config)
-    pool = ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn"), initializer=end_with_parent)
-    with pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(max_workers=2, mp_context=context, initializer=end_with_parent) as pool:
         jobs = pool.map(write_clip, [folder / r.clip_id for r in recipes], recipes, chunksize=8)
         for count, _ in enumerate(jobs, start=1):
             if on_clip is not None:
@@ -87,7 +87,7 @@ def write_synthetic_corpus(
         (folder / f"{split}.json").write_text(json.dumps(records, indent=1) + "\n")
     partial = folder / "corpus.partial"
     partial.write_text(json.dumps(config.model_dump(), indent=1) + "\n")
-    # last: its presence says that the corpus is whole
+    # last: its presence shows that the corpus is complete
     partial.rename(folder / "corpus.json")
     return folder
 
@@ -119,8 +119,7 @@ def plan_corpus(config: SyntheticDataConfig) -> list[ClipRecipe]:
 
 
 def _plan_split(split: str, size: int, rng: random.Random) -> Iterator[ClipRecipe]:
-    # classes alternate; within a class two clips have both modalities, one has the voice alone and one the face
-    # alone
+    # per class: two clips with both modalities, one with the voice alone, one with the face alone
     kinds: tuple[LabelFrom, ...] = ("both", "voice", "both", "face")
     wanted = [(kinds[(i // len(EMOTIONS)) % len(kinds)], EMOTIONS[i % len(EMOTIONS)]) for i in range(size)]
     for kind in dict.fromkeys(kinds):
@@ -140,7 +139,7 @@ def _pairs(labels: Sequence[str], rng: random.Random) -> Iterator[list[str]]:
 
 
 def _recipe(split: str, labels: Sequence[str], kind: LabelFrom, rng: random.Random) -> list[ClipRecipe]:
-    """One clip, or a pair that differs in the telling modality."""
+    """A clip, or a pair that differs in the modality of the label."""
     is_heldout = split == "heldout"
     first_identity = NUM_IDENTITIES if is_heldout else 0
     identity = rng.randrange(first_identity, first_identity + NUM_IDENTITIES)

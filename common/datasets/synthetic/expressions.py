@@ -56,43 +56,26 @@ FACES = {
 }
 
 
-def _voice(pitch: int, pitch_range: int, rate: int, volume: int, *sentences: str, words: str) -> VoiceExpression:
+def _voice(pitch: int, pitch_range: int, rate: int, volume: int, manner: str, *sentences: str) -> VoiceExpression:
     prosody = Prosody(pitch=pitch, pitch_range=pitch_range, words_per_minute=rate, volume=volume)
-    return VoiceExpression(prosody=prosody, sentences=sentences, words=words)
+    return VoiceExpression(prosody=prosody, sentences=sentences, words=f"the voice {manner}")
 
 
 VOICES = {
-    "happy": _voice(
-        70, 80, 190, 110, "What a lovely day", "I am so glad you came", "We won the game",
-        words="the voice is bright",
-    ),
-    "sad": _voice(
-        25, 10, 105, 60, "She is gone", "I miss the old house", "It is over now",
-        words="the voice is slow and low",
-    ),
+    "happy": _voice(70, 80, 190, 110, "is bright", "What a lovely day", "I am so glad you came", "We won the game"),
+    "sad": _voice(25, 10, 105, 60, "is slow and low", "She is gone", "I miss the old house", "It is over now"),
     NEUTRAL: _voice(
-        45, 35, 150, 90, "The train leaves at noon", "It is on the table", "The shop opens at nine",
-        words="the voice is even",
+        45, 35, 150, 90, "is even", "The train leaves at noon", "It is on the table", "The shop opens at nine"
     ),
-    "angry": _voice(
-        35, 70, 205, 190, "Stop it right now", "How dare you", "Get out of here",
-        words="the voice is loud and harsh",
-    ),
-    "surprise": _voice(
-        85, 99, 170, 130, "Oh, is it you", "I did not expect that", "Really, already",
-        words="the voice jumps up",
-    ),
-    "disgust": _voice(
-        30, 50, 120, 105, "That smells awful", "Take it away", "How very nasty",
-        words="the voice drags",
-    ),
+    "angry": _voice(35, 70, 205, 190, "is loud and harsh", "Stop it right now", "How dare you", "Get out of here"),
+    "surprise": _voice(85, 99, 170, 130, "jumps up", "Oh, is it you", "I did not expect that", "Really, already"),
+    "disgust": _voice(30, 50, 120, 105, "drags", "That smells awful", "Take it away", "How very nasty"),
     "fear": _voice(
-        95, 60, 225, 75, "Something is out there", "Please do not leave me", "Did you hear that",
-        words="the voice is thin and fast",
+        95, 60, 225, 75, "is thin and fast", "Something is out there", "Please do not leave me", "Did you hear that"
     ),
-}  # fmt: skip
+}
 EMOTIONS = tuple(FACES)
-"""DFEW's seven classes, in its order."""
+"""The seven classes of DFEW, in its order."""
 
 
 def explanation(*, face: str, voice: str, label: str) -> str:

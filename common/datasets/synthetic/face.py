@@ -1,8 +1,7 @@
-"""Draws a face that moves."""
+"""Drawings of a moving face."""
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,8 @@ class Look:
     skin: Colour
     hair: Colour
     width: float
-    """Half of the face's, in pixels."""
     height: float
-    """Half of the face's, in pixels."""
+    """Half of the size of the face, in pixels."""
     parting: float
     """Length of the hair, as a share of the height."""
 
@@ -45,39 +43,24 @@ def render_face(expression: FaceExpression, *, identity: int, fps: float, num_fr
     """Draws a person with an expression: uint8 [num_frames, 112, 112, 3] at `fps`."""
     rng = np.random.default_rng(seed)
     red, green, blue = (int(c) for c in rng.integers(60, 190, 3))
-    scene = _Scene(
-        wall=(red, green, blue),
-        x=SIZE / 2 + rng.uniform(-3, 3),
-        y=SIZE / 2 + 3 + rng.uniform(-2, 2),
-        phase=rng.uniform(0, 2 * math.pi),
-    )
+    x, y = SIZE / 2 + rng.uniform(-3, 3), SIZE / 2 + 3 + rng.uniform(-2, 2)
+    start = rng.uniform(0, 2 * math.pi)
     look = look_of(identity)
-    frames = np.stack(list(_frames(expression, look, scene, fps=fps, num_frames=num_frames)))
-    noise = rng.normal(0, 4, (num_frames, SIZE, SIZE, 1)).astype(np.float32)
-    return np.clip(frames + noise, 0, 255).astype(np.uint8)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Scene:
-    wall: Colour
-    x: float
-    y: float
-    phase: float
-
-
-def _frames(e: FaceExpression, look: Look, scene: _Scene, *, fps: float, num_frames: int) -> Iterator[np.ndarray]:
+    frames: list[np.ndarray] = []
     for t in range(num_frames):
-        phase = scene.phase + 2 * math.pi * 1.3 * t / fps
-        image = Image.new("RGB", (SIZE, SIZE), scene.wall)
+        phase = start + 2 * math.pi * 1.3 * t / fps
+        image = Image.new("RGB", (SIZE, SIZE), (red, green, blue))
         _draw_head(
             ImageDraw.Draw(image),
-            e,
+            expression,
             look,
-            x=scene.x + e.sway * math.sin(phase),
-            y=scene.y + 0.5 * e.sway * math.cos(1.7 * phase),
-            talk=e.mouth * (0.7 + 0.3 * math.sin(4.3 * phase)),
+            x=x + expression.sway * math.sin(phase),
+            y=y + 0.5 * expression.sway * math.cos(1.7 * phase),
+            talk=expression.mouth * (0.7 + 0.3 * math.sin(4.3 * phase)),
         )
-        yield np.asarray(image, dtype=np.float32)
+        frames.append(np.asarray(image, dtype=np.float32))
+    noise = rng.normal(0, 4, (num_frames, SIZE, SIZE, 1)).astype(np.float32)
+    return np.clip(np.stack(frames) + noise, 0, 255).astype(np.uint8)
 
 
 def _draw_head(

@@ -57,6 +57,6 @@ def _filled(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
 
 def _x264_options() -> dict[str, str]:
     kilobits = VIDEO_BITS_PER_S // 1000
-    # without lookahead and processor-specific code, as with them the same pictures made other bytes now and then
+    # no lookahead and no processor-specific code: with them the same pictures sometimes made other bytes
     constant = f"nal-hrd=cbr:filler=1:vbv-maxrate={kilobits}:vbv-bufsize={kilobits // 4}:force-cfr=1:no-asm=1"
     return {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "x264-params": constant}

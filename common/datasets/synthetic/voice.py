@@ -25,9 +25,7 @@ class Prosody:
 
 
 def speak(text: str, *, voice: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
-    """Returns float32 [S] in [-1, 1], and its sample rate; the same arguments give the same sound in any
-    process.
-    """
+    """Returns float32 [S] in [-1, 1] and its sample rate; the same arguments give the same sound."""
     library, rate = _open_library()
     library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
     try:
@@ -57,7 +55,7 @@ def _say(library: ctypes.CDLL, text: str, *, voice: str, prosody: Prosody) -> np
     ):
         library.espeak_SetParameter(parameter, value, 0)
     data = text.encode()
-    library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
+    library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, _UTF8, None, None)
     library.espeak_Synchronize()
     return np.concatenate(chunks).astype(np.float32) / 32768.0
 
@@ -66,16 +64,6 @@ def _open_library() -> tuple[ctypes.CDLL, int]:
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    library.espeak_Synth.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
     if rate <= 0:
         raise RuntimeError("libespeak-ng could not start")

@@ -70,7 +70,7 @@ def test_every_emotion_of_the_label_table_and_every_class_has_a_place() -> None:
 def test_a_wheel_may_be_replaced(tmp_path: Path) -> None:
     primaries = {"good": {"mild": ["happy"]}, "bad": {"mild bad": ["sad", "anger"]}}
     wheel = Wheel.load(written(tmp_path, source="mine", primaries=primaries, dyads={}, centre=[]))
-    assert (wheel.source, wheel.level1("joyful"), wheel.level2("anger")) == ("mine", "good", "mild bad")
+    assert (wheel.level1("joyful"), wheel.level2("anger")) == ("good", "mild bad")
     # neither listed nor through its emotion
     assert wheel.level1("neutral") is None
 
