@@ -91,11 +91,6 @@ def node_resources() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
-def on_node(node: str) -> NodeAffinitySchedulingStrategy:
-    """Places an actor on this node only."""
-    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-
-
 def process_env(num_threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads), **QUIET}
 
@@ -157,24 +152,20 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
     }
     actor: Any = ray.remote(EngineActor)
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": {"env_vars": env}}
-    names = [f"engine-{index}" for index in range(settings.num_engines)]
     nodes = place_engines(placement_plan(run.config), driver=driver_node(), nodes=node_resources())
-    for name, node in zip(names, nodes, strict=True):
+    handles: dict[str, Any] = {}
+    for index, node in enumerate(nodes):
+        name = f"engine-{index}"
         if node != driver_node():
             run.progress.say(f"{name} runs on node {node[:8]}; its weights go there through Ray's object store")
-    handles = [
-        actor.options(scheduling_strategy=on_node(node), **options).remote(
-            name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version
-        )
-        for name, node in zip(names, nodes, strict=True)
-    ]
+        handles[name] = actor.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **options
+        ).remote(name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version)
     try:
-        yield [
-            EngineClient(handle, name=name, sampling=sampling_of(run.config))
-            for handle, name in zip(handles, names, strict=True)
-        ]
+        sampling = sampling_of(run.config)
+        yield [EngineClient(handle, name=name, sampling=sampling) for name, handle in handles.items()]
     finally:
-        await _end(handles, [handle.shutdown.remote() for handle in handles])
+        await _end(list(handles.values()), [handle.shutdown.remote() for handle in handles.values()])
 
 
 @asynccontextmanager
@@ -187,7 +178,7 @@ async def open_ranks(
     actor: Any = ray.remote(LearnerRank).options(
         num_cpus=learner.num_cpus,
         num_gpus=learner.num_gpus,
-        scheduling_strategy=on_node(driver_node()),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(driver_node(), soft=False),
         runtime_env={"env_vars": env},
     )
     handles = [actor.remote(rank=r, world_size=learner.num_ranks) for r in range(learner.num_ranks)]

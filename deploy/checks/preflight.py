@@ -43,7 +43,7 @@ class Corpora:
     validation: list[Record]
     heldout: list[Record]
     sha256: str
-    """The SHA-256 of all records."""
+    """SHA-256 of the records of training and evaluation."""
     left_out: tuple[str, ...] = ()
     """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
 
@@ -170,16 +170,12 @@ def load_corpora(
             if file.exists() and split not in corpora:
                 corpora[split] = _read(R1OmniDataConfig(type="r1_omni", path=str(file)), config, split=split)
         digest = corpus_sha256(written)
-    records = {split: list(corpus.records) for split, corpus in corpora.items()}
-    _require_askable(records.get("heldout", []), config)
-    return Corpora(
-        train=records["train"],
-        cold_start=records.get("cold_start", []),
-        validation=records.get("validation", []),
-        heldout=records.get("heldout", []),
-        sha256=digest or _sha256(corpora),
-        left_out=tuple(left_out(corpora)),
-    )
+    records = {split: list(corpora[split].records) if split in corpora else [] for split in KEYS}
+    _require_askable(records["heldout"], config)
+    if digest is None:
+        contents = (corpora[split].content() for split in ("cold_start", "heldout", "train") if split in corpora)
+        digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    return Corpora(**records, sha256=digest, left_out=tuple(left_out(corpora)))
 
 
 def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
@@ -192,14 +188,6 @@ def with_steps(config: OmniConfig, corpora: Corpora) -> OmniConfig:
         steps = math.ceil(sft.epochs * len(corpora.cold_start) / sft.examples_per_step)
         sft = sft.model_copy(update={"steps": steps})
     return config.model_copy(update={"learner": learner, "sft": sft})
-
-
-def _sha256(corpora: Mapping[str, Corpus]) -> str:
-    digest = hashlib.sha256()
-    for split in ("cold_start", "heldout", "train"):
-        if split in corpora:
-            digest.update(corpora[split].content())
-    return digest.hexdigest()
 
 
 def heldout_clips(config: OmniConfig) -> list[Record]:

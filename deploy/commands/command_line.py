@@ -5,15 +5,12 @@ import errno
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.config.load import dump_config, load_config
 from common.config.run import OmniConfig, RunConfig
 from common.errors import ClusterError, ConfigError, OmniError, StopRequestedError, UserError
 from common.runtime.command import FAILURE, INTERRUPTED, USER_MISTAKE, CommandParser, say
-
-if TYPE_CHECKING:
-    from deploy.checks.machine import Machine
 
 FULL_OR_GONE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE}
@@ -103,12 +100,13 @@ def _run(work: Callable[[], None], settings: RunConfig, *, is_resumable: bool) -
     return 0
 
 
-def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool = True) -> None:
+def dry_run(config: OmniConfig, *, cluster: str | None, has_engines: bool) -> None:
     """Prints the resolved configuration, the placement and the memory plan, and checks the inputs.
 
     `cluster` is like `cpus=64,gpus=8`; None for this machine. Raises `UserError`.
     """
-    from deploy.checks.machine import parse_cluster, this_machine
+    from deploy.checks.machine import free_memory_bytes, parse_cluster, this_machine
+    from deploy.checks.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
     from deploy.checks.placement import format_plan, placement_plan, shortages
     from deploy.checks.preflight import check_inputs, left_out, missing_clips
     from deploy.run_folder import check_run_folder
@@ -122,28 +120,20 @@ def dry_run(config: OmniConfig, *, cluster: str | None = None, has_engines: bool
         raise ClusterError(lacks[0])
     print(dump_config(config))
     print(format_plan(plan))
-    # another machine's memory says nothing about the run
-    num_engines = config.rollout.num_engines if has_engines and cluster is None else 0
-    _print_memory(config, None if lacks else machine, num_engines=num_engines)
+    if config.model.path is None:
+        print("\nmemory        a tiny model, built when the run starts: give model.path for a plan")
+    else:
+        sizes = model_sizes(Path(config.model.path).expanduser())
+        print(f"\n{format_memory(config, sizes)}")
+        if not lacks:
+            # this machine's free memory says nothing about a cluster
+            num_engines = config.rollout.num_engines if has_engines and cluster is None else 0
+            require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
+            require_memory(config, sizes, device_bytes=machine.gpu_memory_bytes, host_bytes=machine.memory_bytes)
     print(f"\n{place:<12}  {machine}")
     print(f"run folder    {folder}")
     for warning in (*lacks, *left_out(corpora), *missing_clips(corpora)):
         print(f"warning: {warning}")
-
-
-def _print_memory(config: OmniConfig, machine: "Machine | None", *, num_engines: int) -> None:
-    """Prints the memory plan, and checks it against a known machine."""
-    from deploy.checks.machine import free_memory_bytes
-    from deploy.checks.memory_plan import format_memory, model_sizes, require_free_memory, require_memory
-
-    if config.model.path is None:
-        print("\nmemory        a tiny model, built when the run starts: give model.path for a plan")
-        return
-    sizes = model_sizes(Path(config.model.path).expanduser())
-    print(f"\n{format_memory(config, sizes)}")
-    if machine is not None:
-        require_free_memory(config, sizes, num_engines=num_engines, free_bytes=free_memory_bytes())
-        require_memory(config, sizes, device_bytes=machine.gpu_memory_bytes, host_bytes=machine.memory_bytes)
 
 
 def _failed(what: str, resumes: str) -> str:

@@ -26,17 +26,14 @@ class TorchvisionSchemas(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
-            _declare()
+            import torch
+
+            library = torch.library.Library("torchvision", "DEF")
+            for schema in SCHEMAS:
+                library.define(schema)
+            # the operators vanish with their library
+            _libraries.append(library)
         return None
-
-
-def _declare() -> None:
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")
-    for schema in SCHEMAS:
-        library.define(schema)
-    _libraries.append(library)
 
 
 def install() -> None:
