@@ -1,1 +1,1 @@
-"""Wiring: the configuration made into actors, and what a deployment needs."""
+"""The composition root: makes the actors of a run from its configuration, and runs its stages."""

@@ -43,7 +43,7 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Environment that silences library output: the run prints its own, or the output does not apply."""
+"""Environment that silences library output that the run replaces or that does not apply to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,10 +170,10 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
 
 @asynccontextmanager
 async def open_ranks(
-    run: Run, model_path: str, *, learner: LearnerConfig, reference_path: str | None = None
+    run: Run, model_path: str, *, learner: LearnerConfig, reference_path: str
 ) -> AsyncGenerator[tuple[RankClients, dict[str, Any]]]:
     """Starts the learner ranks; also yields rank 0's publish plan and segments."""
-    config = run.config
+    config, architecture = run.config, json.loads((Path(model_path) / "config.json").read_text())
     env = process_env(learner.num_threads) | ({} if learner.num_gpus else {"DS_ACCELERATOR": "cpu"})
     actor: Any = ray.remote(LearnerRank).options(
         num_cpus=learner.num_cpus,
@@ -192,7 +192,8 @@ async def open_ranks(
             # the policy's own checkpoint may be pruned during the run
             source_path=run.model_path,
             dtype=config.model.dtype,
-            pad_token_id=_pad_token_id(model_path),
+            # padding is masked: any token works
+            pad_token_id=architecture.get("pad_token_id") or 0,
             temperature=config.rollout.sampling.temperature,
             max_tokens=config.rollout.sampling.max_tokens,
             seed=config.run.seed,
@@ -251,9 +252,3 @@ async def _end(handles: Sequence[Any], farewells: Sequence[Any]) -> None:
     await asyncio.to_thread(cast(Any, ray.wait), list(farewells), num_returns=len(farewells), timeout=FAREWELL_S)
     for handle in handles:
         ray.kill(handle)
-
-
-def _pad_token_id(model_path: str) -> int:
-    # padding is masked, so any token of the vocabulary works
-    config = json.loads((Path(model_path) / "config.json").read_text())
-    return config.get("pad_token_id") or 0

@@ -54,7 +54,7 @@ def this_machine() -> Machine:
 def parse_cluster(text: str) -> Machine:
     """The resources in `--cluster cpus=64,gpus=8`, summed over all nodes; raises `ConfigError`.
 
-    `gpu_memory_gib` is that of one GPU, 80 by default; `memory_gib` that of all hosts, unchecked by default.
+    `gpu_memory_gib` is per GPU, 80 by default; `memory_gib` is the sum over all hosts, unchecked by default.
     """
     resources: dict[str, float] = {}
     for part in text.split(","):
@@ -66,7 +66,7 @@ def parse_cluster(text: str) -> Machine:
             )
         resources[key] = float(value)
     if "cpus" not in resources:
-        raise ConfigError(f"--cluster must say how many CPUs there are, got {text!r}; add cpus=64")
+        raise ConfigError(f"--cluster must have a number of CPUs, got {text!r}; add cpus=64")
     return Machine(
         num_cpus=int(resources["cpus"]),
         memory_bytes=int(resources["memory_gib"] * 2**30) if "memory_gib" in resources else None,
@@ -84,7 +84,7 @@ def _memory_bytes() -> int:
 
 
 def free_memory_bytes() -> int:
-    """Memory that engines on this machine's CPUs can take: not more than vLLM's own check at its start finds.
+    """Free memory for engines on this machine's CPUs, at most the amount that vLLM's check at its start allows.
 
     vLLM looks at one memory node, that of the first CPU, and at the container's limit.
     """

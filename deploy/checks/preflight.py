@@ -45,7 +45,7 @@ class Corpora:
     sha256: str
     """SHA-256 of the records of training and evaluation."""
     left_out: tuple[str, ...] = ()
-    """A line for each reason why a split lacks clips of its corpus, or evaluates by clips that are trained on."""
+    """A line for each reason why a split lacks clips of its corpus, or evaluates clips that are trained on."""
 
 
 def check_inputs(config: OmniConfig) -> dict[str, Corpus]:

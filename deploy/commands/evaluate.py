@@ -51,7 +51,6 @@ Both:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m learner.evaluate`; returns the exit code."""
     options, rest = _parser().parse_known_args(argv)
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.name):
         raise ConfigError(
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(options: argparse.Namespace) -> "Report":
+def score(options: argparse.Namespace) -> None:
     """Scores predictions and writes their report; raises `DatasetError` for invalid predictions or clips."""
     from common.evaluation.report import make_report
 
@@ -89,7 +88,6 @@ def score(options: argparse.Namespace) -> "Report":
         seed=options.seed,
     )
     finish(report, out=Path(options.out or "eval"), is_json=options.json)
-    return report
 
 
 def finish(report: "Report", *, out: Path, is_json: bool) -> None:

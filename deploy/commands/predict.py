@@ -57,7 +57,6 @@ class ClipRequest:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m learner.predict`; returns the exit code."""
     return _predict(_parse(argv))
 
 

@@ -14,7 +14,6 @@ PURPOSE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m learner.sft`; returns the exit code."""
     return run_command(argv, program="python -m learner.sft", purpose=PURPOSE, run=train, has_engines=False)
 
 

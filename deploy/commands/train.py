@@ -13,7 +13,6 @@ PURPOSE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m learner.main`; returns the exit code."""
     return run_command(argv, program="python -m learner.main", purpose=PURPOSE, run=train)
 
 

@@ -4,7 +4,6 @@ A run that was stopped and resumed has several attempts. The time of a killed at
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -74,8 +73,5 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def seconds_by_phase(attempts: Sequence[Attempt]) -> dict[str, float]:
-    seconds: dict[str, float] = defaultdict(float)
-    for record in attempts:
-        for phase, value in record.seconds_by_phase.items():
-            seconds[phase] += value
-    return dict(seconds)
+    phases = dict.fromkeys(phase for record in attempts for phase in record.seconds_by_phase)
+    return {phase: sum(record.seconds_by_phase.get(phase, 0.0) for record in attempts) for phase in phases}

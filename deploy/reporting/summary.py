@@ -123,10 +123,8 @@ def summarize(folder: Path, *, seed: int, corpus_sha256: str, num_heldout: int) 
     )
 
 
-def write_summary(folder: Path, summary: Summary) -> Path:
-    target = folder / "summary.json"
-    atomic_write_text(target, json.dumps(asdict(summary), indent=1) + "\n")
-    return target
+def write_summary(folder: Path, summary: Summary) -> None:
+    atomic_write_text(folder / "summary.json", json.dumps(asdict(summary), indent=1) + "\n")
 
 
 def canaries(line: Mapping[str, float]) -> list[float]:

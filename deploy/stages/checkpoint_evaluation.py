@@ -30,8 +30,6 @@ from learner.loops.evaluation import Asking, require_some_asked
 
 SUFFIX = "-evaluation"
 """Suffix of the evaluation's folder, which lies beside that of the run."""
-SPLITS = ("train", "heldout")
-"""Splits of a written corpus: the first for the engines' warm-up, the second for the evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +76,11 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
     answers = folder / name / "predictions.jsonl"
     async with open_run(settings, Progress(Screen(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
-        classes = TAXONOMIES[settings.data.taxonomy]
         # a condition that does not suit the clips is an error before any engine starts
         records_by_condition: dict[Condition, list[Record]] = {
-            condition: asked_in_groups(records, condition, classes=classes, seed=request.seed)
+            condition: asked_in_groups(
+                records, condition, classes=TAXONOMIES[settings.data.taxonomy], seed=request.seed
+            )
             for condition in request.conditions
         }
         predictions = await _answers(run, records_by_condition, version=policy.version, path=answers)
@@ -187,8 +186,11 @@ def _with_written_corpus(data: DataConfig, run: Path) -> DataConfig:
     corpus = corpus_folder(run, data.source)
     if not (corpus / "corpus.json").exists():
         return data
-    files = {split: R1OmniDataConfig(type="r1_omni", path=str(corpus / f"{split}.json")) for split in SPLITS}
-    return data.model_copy(update={"source": files["train"], "heldout": data.heldout or files["heldout"]})
+    # the engines are warmed up on a clip of the training
+    train, heldout = (
+        R1OmniDataConfig(type="r1_omni", path=str(corpus / f"{split}.json")) for split in ("train", "heldout")
+    )
+    return data.model_copy(update={"source": train, "heldout": data.heldout or heldout})
 
 
 def folds_of(config: OmniConfig) -> tuple[int, ...]:

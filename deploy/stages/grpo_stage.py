@@ -89,13 +89,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
     """
     run, start, config = stage.run, stage.reference_path, stage.run.config
     async with open_training(
-        run,
-        run.folder,
-        start=start,
-        learner=config.learner,
-        phase="learner ranks",
-        resumed="resumed",
-        reference_path=start,
+        run, run.folder, start=start, learner=config.learner, phase="learner ranks", resumed="resumed"
     ) as training:
         state = await _with_inputs(run, start, training.state)
         publisher = Publisher(
@@ -130,8 +124,7 @@ async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
     config = run.config
     reference = await asyncio.to_thread(checkpoint.digest_of, Path(start))
     inputs = {"corpus": run.corpora.sha256, "reference": reference}
-    planes = {"learner": config.learner, "rollout": config.rollout}
-    layout = {f"{name}.{key}": getattr(plane, key) for name, plane in planes.items() for key in LAYOUT[name]}
+    layout = {f"{name}.{key}": getattr(getattr(config, name), key) for name in LAYOUT for key in LAYOUT[name]}
     _require_same("must be resumed with the clips and the reference it was made from", state.inputs, inputs)
     if config.is_deterministic:
         _require_same(

@@ -38,13 +38,9 @@ async def _train(run: Run, folder: Path, target: Path) -> None:
     learner = run.config.learner.model_copy(
         update={"optimizer": settings.optimizer, "steps": settings.steps, "updates_per_step": 1, "beta": 0.0}
     )
+    phase, resumed = "ranks, cold start", "the cold start is resumed"
     async with open_training(
-        run,
-        folder,
-        start=run.model_path,
-        learner=learner,
-        phase="ranks, cold start",
-        resumed="the cold start is resumed",
+        run, folder, start=run.model_path, learner=learner, phase=phase, resumed=resumed
     ) as training:
         loop = SftLoop(parts=_parts(run, folder, training), state=training.state, last_step=settings.steps)
         with run.progress.phase("cold start"):
@@ -59,7 +55,7 @@ async def _train(run: Run, folder: Path, target: Path) -> None:
 
 def _parts(run: Run, folder: Path, training: Training) -> SftParts:
     settings, seed, state = run.config.sft, run.config.run.seed, training.state
-    vary = dropout_of(run.config.data, seed=seed)
+    vary, every = dropout_of(run.config.data, seed=seed), max(1, settings.steps // 10)
     return SftParts(
         stream=PromptStream(run.corpora.cold_start, seed=seed, cursor=state.cursor, vary=vary),
         prepare=run.prepare,
@@ -68,13 +64,7 @@ def _parts(run: Run, folder: Path, training: Training) -> SftParts:
         metrics=CurvedMetrics(
             folder / "metrics.jsonl", curves=curves_of(run.folder, run.config.run, "sft", after_step=state.step)
         ),
-        display=StepLines(
-            run.progress,
-            name="sft",
-            first_step=state.step,
-            num_steps=settings.steps,
-            every=max(1, settings.steps // 10),
-        ),
+        display=StepLines(run.progress, name="sft", first_step=state.step, num_steps=settings.steps, every=every),
         save_checkpoint=training.checkpointer,
         should_stop=run.interrupts.check,
         examples_per_step=settings.examples_per_step,

@@ -36,16 +36,12 @@ async def newest(folder: Path, start: str) -> tuple[RunState, str]:
 
 @asynccontextmanager
 async def open_training(
-    run: Run,
-    folder: Path,
-    *,
-    start: str,
-    learner: LearnerConfig,
-    phase: str,
-    resumed: str,
-    reference_path: str | None = None,
+    run: Run, folder: Path, *, start: str, learner: LearnerConfig, phase: str, resumed: str
 ) -> AsyncGenerator[Training]:
-    """Starts ranks on the newest checkpoint of a folder, or on the start; records after it become void."""
+    """Starts ranks on the newest checkpoint of a folder, or on the start; later records become void.
+
+    The start is also the reference.
+    """
     state, policy = await newest(folder, start)
     ledger = take_up_records(folder, state)
     if state.step:
@@ -55,7 +51,7 @@ async def open_training(
     async with AsyncExitStack() as stack:
         async with starting(run, phase):
             ranks, info = await stack.enter_async_context(
-                open_ranks(run, path, learner=learner, reference_path=reference_path)
+                open_ranks(run, path, learner=learner, reference_path=start)
             )
             if state.step:
                 await ranks.load_optimizer(checkpoint.checkpoint_folder(folder, state.step))

@@ -185,7 +185,8 @@ def test_what_is_written_is_json_with_every_field(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "metrics.jsonl").write(1, metrics_line())
     attempted(tmp_path, seconds_total=9.0)
     found = summary_of(tmp_path)
-    path = write_summary(tmp_path, found)
+    write_summary(tmp_path, found)
+    path = tmp_path / "summary.json"
     values = json.loads(path.read_text())
     assert Summary(**values) == found
     assert (values["seed"], values["corpus_sha256"], values["num_heldout"], values["seconds_total"]) == (
