@@ -76,11 +76,10 @@ async def evaluate(config: OmniConfig, request: EvaluationRequest) -> tuple[Repo
     answers = folder / name / "predictions.jsonl"
     async with open_run(settings, Progress(Screen(stderr=True))) as run:
         records = await asyncio.to_thread(_heldout, run, folds)
+        classes = TAXONOMIES[settings.data.taxonomy]
         # a condition that does not suit the clips is an error before any engine starts
         records_by_condition: dict[Condition, list[Record]] = {
-            condition: asked_in_groups(
-                records, condition, classes=TAXONOMIES[settings.data.taxonomy], seed=request.seed
-            )
+            condition: asked_in_groups(records, condition, classes=classes, seed=request.seed)
             for condition in request.conditions
         }
         predictions = await _answers(run, records_by_condition, version=policy.version, path=answers)

@@ -38,10 +38,7 @@ async def newest(folder: Path, start: str) -> tuple[RunState, str]:
 async def open_training(
     run: Run, folder: Path, *, start: str, learner: LearnerConfig, phase: str, resumed: str
 ) -> AsyncGenerator[Training]:
-    """Starts ranks on the newest checkpoint of a folder, or on the start; later records become void.
-
-    The start is also the reference.
-    """
+    """Starts ranks on a folder's newest checkpoint or the start, which is the reference; later records are void."""
     state, policy = await newest(folder, start)
     ledger = take_up_records(folder, state)
     if state.step:
