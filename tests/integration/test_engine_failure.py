@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_while_it_loads_is_named_with_its_signal(run: Ru
 
 
 @pytest.mark.long
-def test_an_engine_names_the_log_on_its_driver_node(run: Run, untied: str) -> None:
+def test_an_engine_names_the_log_on_its_own_node(run: Run, untied: str) -> None:
     said = failure_of(run, start_engine(untied, config=ENGINE.model_copy(update={"max_model_len": 10**6})))
     place, _, node = said.partition("; its output is in ")[2].partition(" on node ")
     logs = list(Path(place).parent.glob(Path(place).name))
