@@ -19,7 +19,7 @@ HAN = re.compile(r"[\u3001\u3400-\u9fff]")
 class Mention:
     start: int
     end: int
-    """Offsets [start, end) in the text as it was given."""
+    """Offsets [start, end) in the original text."""
     surface: str
     """The text between them."""
     emotion: str
@@ -36,7 +36,7 @@ def lexicon() -> dict[str, str]:
         for emotion, words in table.items():
             for word in _terms(words):
                 if word in emotions:
-                    raise ValueError(f"a word must stand once, got {word!r} twice; remove one")
+                    raise ValueError(f"a word must have one emotion, got {word!r} twice; remove one")
                 emotions[word] = emotion
     return emotions
 

@@ -1,4 +1,4 @@
-"""Prints the reading of a text: the command line of `common.labels`."""
+"""The command line of `common.labels`, which prints the reading of a text."""
 
 import argparse
 import json
@@ -9,8 +9,6 @@ from typing import Any
 from common.runtime.command import exit_code
 
 PURPOSE = "Shows which emotions a text names, which of them it denies, and which class it is in each taxonomy."
-
-
 ReadFn = Callable[[str, Sequence[str]], dict[str, Any]]
 
 
@@ -21,9 +19,9 @@ def run(argv: Sequence[str] | None, *, read: ReadFn, taxonomies: Sequence[str]) 
 
 def _run(argv: Sequence[str] | None, read: ReadFn, taxonomies: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m common.labels", description=PURPOSE, allow_abbrev=False)
-    parser.add_argument("text", help="what to read; - reads the standard input")
-    parser.add_argument("--taxonomy", help=f"only this one: {', '.join(taxonomies)}")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("text", help="text to read; - is the standard input")
+    parser.add_argument("--taxonomy", help=f"one taxonomy instead of all: {', '.join(taxonomies)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args(argv)
     text = sys.stdin.read() if options.text == "-" else options.text
     reading = read(text, [options.taxonomy] if options.taxonomy else taxonomies)

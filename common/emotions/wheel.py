@@ -66,7 +66,7 @@ class Wheel:
             where = ".".join(map(str, first["loc"])) or "the file"
             raise ConfigError(
                 f"an emotion wheel must have the form of {PACKAGED.name}, got {where!r} of {str(file)!r}: "
-                f"{first['msg']}; mend it"
+                f"{first['msg']}; correct it"
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
@@ -118,7 +118,7 @@ def _places(table: _Table, file: Path) -> dict[str, Place]:
             if parent not in table.primaries:
                 raise ConfigError(
                     f"a dyad must be of two of {', '.join(table.primaries)}, got {parent!r} in {name!r} of "
-                    f"{str(file)!r}; mend it"
+                    f"{str(file)!r}; correct it"
                 )
         put([name, *dyad.words], Place(level1=dyad.of[0], level2=name, primaries=dyad.of))
     for word in table.centre:

@@ -1,1 +1,1 @@
-"""Turns a record into the prompt that both planes consume."""
+"""Prompts of records."""

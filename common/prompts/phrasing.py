@@ -15,7 +15,7 @@ _PAPERS: Mapping[str, str] = {"av": QUESTION, "v": VIDEO_QUESTION, "a": AUDIO_QU
 
 
 def question_of(clip: Clip, *, question: str | None, transcript: str | None = None) -> str:
-    """The question for a clip, which states the missing modality; None for the paper's question."""
+    """The full question for a clip, which states the missing modality; `question` None is the paper's."""
     has_video, has_audio = clip.video_path is not None, clip.audio_path is not None
     if question is None:
         full_question = _PAPERS["av" if has_video == has_audio else "v" if has_video else "a"]
@@ -25,7 +25,7 @@ def question_of(clip: Clip, *, question: str | None, transcript: str | None = No
 
 
 def base_question(question: str, *, clip: Clip, transcript: str | None) -> str | None:
-    """The question from which `question_of` made a text; None for the paper's."""
+    """The `question` of `question_of`, from its result."""
     base = question.removeprefix(f"What is said: {transcript}\n") if transcript is not None else question
     if base in _PAPERS.values():
         return None

@@ -1,4 +1,4 @@
-"""Turns a record into the prompt that both planes consume: decodes the clip, then runs the family's processor."""
+"""Prepares the prompt of a record for both planes: decodes the clip, then runs the family's processor."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,10 +18,7 @@ class MediaSettings:
 
 
 def prepare(
-    record: Record,
-    settings: MediaSettings,
-    condition: Condition = "av",
-    sound: Record | None = None,
+    record: Record, settings: MediaSettings, condition: Condition = "av", sound: Record | None = None
 ) -> tuple[tuple[int, int] | Failure, ProcessedPrompt | None]:
     """Decodes and processes one clip in a condition; the question is that of the unchanged clip.
 
@@ -39,16 +36,13 @@ def prepare(
         try:
             lent = _decode(dataclasses.replace(sound.clip, video_path=None), data)
         except MediaError as error:
-            # not the fault of the clip that is asked
+            # the clip of the question is not at fault
             return _failure(error, sound, reason=f"lent-{error.reason}"), None
     try:
         decoded, record = _decoded(record, data)
+        clip = framed(decoded, data.frame_shape, max_pixels=data.max_pixels)
         prompt = family_of(settings.model_path).process_prompt(
-            presented(
-                framed(decoded, data.frame_shape, max_pixels=data.max_pixels),
-                condition,
-                sound=lent and lent.waveform,
-            ),
+            presented(clip, condition, sound=lent and lent.waveform),
             record.question,
             model_path=settings.model_path,
             min_pixels=data.min_pixels,
@@ -61,7 +55,7 @@ def prepare(
 
 
 def _decoded(record: Record, data: DataConfig) -> tuple[DecodedClip, Record]:
-    """The decoded clip and its record; a record whose sound track is missing may become one without sound."""
+    """The decoded clip and its record, which changes if the sound track is missing."""
     from common.errors import MediaError
     from common.prompts.phrasing import base_question, question_of
 
@@ -90,14 +84,14 @@ def _decode(clip: Clip, data: DataConfig) -> DecodedClip:
 
 
 def _failure(error: "MediaError", record: Record, *, reason: str) -> Failure:
-    # the processor does not know the file
+    # errors of the processor do not name the file
     names_file = any(path in str(error) for path in (record.clip.video_path, record.clip.audio_path) if path)
     detail = str(error) if names_file else f"{record.prompt_id}: {error}"
     return Failure(stage="media", reason=reason, detail=detail)
 
 
 def reference_prompts(settings: MediaSettings, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
-    """The longest prompt of the run, then the probe's."""
+    """The longest prompt of the run, then the prompts of the probe."""
     from common.models.registry import family_of
     from common.prompts.probe_clips import longest_prompt, probe_prompts
 

@@ -1,6 +1,6 @@
-"""The media stage: each clip is decoded and processed in a Ray task whose results the driver owns.
+"""The media stage: Ray tasks decode and process clips, and the driver owns their results.
 
-The driver sees a length and a handle; pixels go from the task to the engine and to the ranks.
+The driver receives a length and a handle; the tensors go from the task directly to engines and ranks.
 """
 
 import asyncio
@@ -52,15 +52,13 @@ class MediaStage:
     ) -> tuple[MediaRef, int] | Failure:
         """Returns a handle and the length in tokens; the handle keeps the clip in memory."""
         key = memory_key(record, condition=condition, sound=sound)
-        if key not in self._kept:
-            task = self._running.get(key) or self._begin(key, record, condition, sound)
-            # another draw may wait for the same clip: who is cancelled does not cancel it
-            prepared = await asyncio.shield(task)
-            if isinstance(prepared, Failure):
-                return prepared
-            return prepared.media, prepared.num_tokens
-        self._kept.move_to_end(key)
-        return self._kept[key].media, self._kept[key].num_tokens
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            prepared = self._kept[key]
+        else:
+            # shielded: a cancelled caller must not cancel a task on which others wait
+            prepared = await asyncio.shield(self._running.get(key) or self._begin(key, record, condition, sound))
+        return prepared if isinstance(prepared, Failure) else (prepared.media, prepared.num_tokens)
 
     def prefetch(self, records: Sequence[Record]) -> None:
         """Starts the next tasks; later calls report their failures."""
@@ -70,12 +68,8 @@ class MediaStage:
                 self._begin(key, record)
 
     def _begin(
-        self,
-        key: MemoryKey,
-        record: Record,
-        condition: Condition = "av",
-        sound: Record | None = None,
-    ) -> "asyncio.Task[_Prepared | Failure]":
+        self, key: MemoryKey, record: Record, condition: Condition = "av", sound: Record | None = None
+    ) -> asyncio.Task[_Prepared | Failure]:
         task = asyncio.create_task(self._prepare(key, record, condition, sound))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -83,7 +77,7 @@ class MediaStage:
 
     async def _prepare(
         self, key: MemoryKey, record: Record, condition: Condition, sound: Record | None
-    ) -> "_Prepared | Failure":
+    ) -> _Prepared | Failure:
         header, prompt = self._task.remote(record, self._settings, condition, sound)
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -97,13 +91,10 @@ class MediaStage:
             return answer
         num_tokens, num_bytes = answer
         prepared = _Prepared(media=prompt, num_tokens=num_tokens, num_bytes=num_bytes)
-        self._keep(key, prepared)
-        return prepared
-
-    def _keep(self, key: MemoryKey, prepared: "_Prepared") -> None:
         self._kept[key] = prepared
         while sum(p.num_bytes for p in self._kept.values()) > self._max_bytes:
             self._kept.popitem(last=False)
+        return prepared
 
     async def references(self, *, question: str, max_prompt_tokens: int) -> list[ProcessedPrompt]:
         try:
@@ -111,4 +102,4 @@ class MediaStage:
                 self._settings, question=question, max_prompt_tokens=max_prompt_tokens
             )
         except RayError as error:
-            raise OmniError(f"the probe could not be processed: {last_line(error)}") from error
+            raise OmniError(f"the prompts of the probe could not be processed: {last_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Clips that no file holds: the probe of the canary, and the largest clip that the limits allow."""
+"""Prompts without files: the probe of the canary, and the longest prompt within the limits."""
 
 import dataclasses
 
@@ -44,11 +44,8 @@ def longest_prompt(
 
 
 def _bursts() -> np.ndarray:
-    """A second that changes every tenth: silence, a tone, noise, and so on, each tone higher.
-
-    In steady noise every moment sounds like every other, and whatever attention mixes them with comes out alike:
-    an audio tower's queries and keys would hardly matter.
-    """
+    """One second in ten parts: silence, a tone and noise in turn, each tone higher."""
+    # in steady noise all moments sound alike: an audio tower's queries and keys would hardly matter
     rng = np.random.default_rng(7)
     length = SAMPLE_RATE // 10
     moments = np.arange(length) / SAMPLE_RATE

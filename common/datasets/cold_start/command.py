@@ -27,24 +27,28 @@ from common.types import Record
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options; those of the corpus are added separately."""
     parser.add_argument("--out", required=True, help="JSON file to write")
-    parser.add_argument("--from", choices=("reasons", "model"), default="reasons", dest="origin")
     parser.add_argument(
-        "--count", type=int, help=f"clips; {NUM_EXPLAINED} from reasons, {NUM_ANNOTATED} from a model, as the paper"
+        "--from", choices=("reasons", "model"), default="reasons", dest="origin", help="origin of the explanations"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of the clips")
-    parser.add_argument("--endpoint", help="of the model: https://host/v1, or http://localhost:8000/v1")
-    parser.add_argument("--model", help="as the endpoint calls it")
     parser.add_argument(
-        "--token-env", default="OPENAI_API_KEY", help="variable that holds the endpoint's token; '' for no token"
+        "--count",
+        type=int,
+        help=f"clips; as in the paper, {NUM_EXPLAINED} from reasons and {NUM_ANNOTATED} from a model",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of clips")
+    parser.add_argument("--endpoint", help="address of the model: https://host/v1, or http://localhost:8000/v1")
+    parser.add_argument("--model", help="name of the model at the endpoint")
+    parser.add_argument(
+        "--token-env", default="OPENAI_API_KEY", help="variable with the token of the endpoint; '' for no token"
     )
     parser.add_argument(
         "--allow-plain-http",
         action="store_true",
-        help="http to another machine, without a token: others can read it",
+        help="allow http without a token to another machine; others can read the clips",
     )
-    parser.add_argument("--attempts", type=int, default=4, help="answers asked of a clip at most")
+    parser.add_argument("--attempts", type=int, default=4, help="most answers per clip")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--parallel", type=int, default=4, help="clips asked about at once")
+    parser.add_argument("--parallel", type=int, default=4, help="clips in flight")
 
 
 def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
@@ -52,20 +56,21 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
 
     Returns 0 if as many clips as requested have an explanation, else 1; raises `UserError`.
     """
-    count = chosen.count or (NUM_EXPLAINED if chosen.origin == "reasons" else NUM_ANNOTATED)
+    has_model = chosen.origin == "model"
+    count = chosen.count or (NUM_ANNOTATED if has_model else NUM_EXPLAINED)
     if count < 1 or chosen.attempts < 1 or chosen.parallel < 1:
         raise ConfigError("--count, --attempts and --parallel must be >= 1, got less; see --help")
     out = resolved(chosen.out)
     if not out.parent.is_dir() or out.suffix != ".json":
-        raise ConfigError(f"--out must be a .json file in a folder that is there, got {str(out)!r}; name another")
-    # a model gives reasons to clips that have none
-    split = "cold_start" if chosen.origin == "reasons" else "train"
-    corpus = read_corpus(source, split=split, taxonomy=chosen.taxonomy)
-    verdicts: Counter[str] = Counter()
-    if chosen.origin == "reasons":
-        explained = from_reasons(corpus.records, count=count, seed=chosen.seed)
+        raise ConfigError(
+            f"--out must be a .json file in an existing folder, got {str(out)!r}; choose another path"
+        )
+    # a model explains clips without reasons
+    corpus = read_corpus(source, split="train" if has_model else "cold_start", taxonomy=chosen.taxonomy)
+    if has_model:
+        explained, verdicts = asyncio.run(_sampled(chosen, corpus.records, count=count, out=out))
     else:
-        explained, verdicts = asyncio.run(_asked(chosen, corpus.records, count=count, out=out))
+        explained, verdicts = from_reasons(corpus.records, count=count, seed=chosen.seed), Counter[str]()
     beside = write_cold_start(out, explained)
     summary = {
         "written": len(explained),
@@ -82,14 +87,14 @@ def make_cold_start(chosen: argparse.Namespace, source: AnyCorpusConfig) -> int:
     return 0 if len(explained) >= count else 1
 
 
-async def _asked(
+async def _sampled(
     chosen: argparse.Namespace, records: tuple[Record, ...], *, count: int, out: Path
 ) -> tuple[list[Explained], Counter[str]]:
     from common.datasets.cold_start.endpoint import Endpoint
     from common.datasets.cold_start.rejection import Sampling, sample_rationales
 
     if not chosen.endpoint or not chosen.model:
-        raise ConfigError("--endpoint and --model must be given with --from model, got neither or one; see --help")
+        raise ConfigError("--from model must come with --endpoint and --model, got at most one of them; see --help")
     sampling = Sampling(
         count=count,
         attempts=chosen.attempts,

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint that is shown clips: frames as images, sound as wav.
+"""A model at an OpenAI-compatible endpoint that receives clips: frames as images, sound as wav.
 
 POST `<endpoint>/chat/completions` with `image_url` and `input_audio` parts, as OpenAI's API documents them.
 """
@@ -15,13 +15,13 @@ from common.runtime.http_client import HttpClient, HttpError, HttpReply, HttpRep
 from common.types import DecodedClip
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
-"""Statuses that may be other the next time."""
+"""Statuses of temporary failures."""
 MAX_TRIES, FIRST_WAIT_S = 5, 1.0
 MAX_REPLY_BYTES = 2**20
 
 
 class EndpointError(OmniError):
-    """The endpoint did not answer, after all attempts."""
+    """No attempt had a usable answer."""
 
 
 class Endpoint:
@@ -35,7 +35,7 @@ class Endpoint:
         timeout_s: float = 120.0,
         first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
-        """Connects nowhere yet; raises `ConfigError` for an unusable address or token."""
+        """Opens no connection; raises `ConfigError` for an unusable address or token."""
         self._target = HttpTarget(
             url=url,
             token_env=token_env,
@@ -53,8 +53,8 @@ class Endpoint:
         """Returns one answer.
 
         Raises:
-            ConfigError: the endpoint refuses the request, so that token, address or model is wrong.
-            EndpointError: no attempt was answered.
+            ConfigError: the endpoint refuses the request, because token, address or model is wrong.
+            EndpointError: all attempts fail, or the answer is malformed.
         """
         body = {
             "model": self._model,
@@ -78,7 +78,7 @@ class Endpoint:
                 return self._text(reply)
             fault = f"{reply.status}: {reply.excerpt}"
             if reply.status not in RETRIED:
-                raise ConfigError(f"--endpoint must accept the request, got {fault} of {shown}; see --help")
+                raise ConfigError(f"--endpoint must accept the request, got {fault} from {shown}; see --help")
         raise EndpointError(f"{shown} must answer, got {fault} {MAX_TRIES} times")
 
     def _text(self, reply: HttpReply) -> str:

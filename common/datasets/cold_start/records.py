@@ -15,10 +15,11 @@ from typing import Any
 from common.config.questions import QUESTION
 from common.datasets.explanations import THINK
 from common.errors import DatasetError
+from common.runtime.atomic_files import atomic_write_text
 from common.types import Record
 
 NUM_EXPLAINED, NUM_ANNOTATED = 232, 348
-"""The paper's: with the reasons of EMER, and annotated."""
+"""Numbers of clips in the paper: with the reasons of EMER, and annotated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +33,12 @@ class Explained:
 
 
 def from_reasons(records: Sequence[Record], *, count: int, seed: int) -> list[Explained]:
-    """Draws records with an explanation, by a hash of their ids; raises `DatasetError` if fewer than `count` have
-    one.
-    """
+    """Draws records with an explanation, by a hash of their ids; raises `DatasetError` if there are too few."""
     able = [r for r in records if r.response is not None and THINK.search(r.response)]
     if len(able) < count:
         raise DatasetError(
             f"--count must be <= the {len(able)} of {len(records)} clips that have reasons, got {count}; lower it "
-            "or name the file of reasons"
+            "or give the file of reasons"
         )
     return [
         Explained(record=record, response=str(record.response), provenance={"kind": "reasons", "seed": seed})
@@ -72,8 +71,8 @@ def write_cold_start(path: Path, explained: Iterable[Explained]) -> Path:
         }
         lines.append(json.dumps(source, ensure_ascii=False))
     beside = path.with_suffix(".provenance.jsonl")
-    _replace(beside, "".join(f"{line}\n" for line in lines))
-    _replace(path, json.dumps(items, ensure_ascii=False, indent=1) + "\n")
+    atomic_write_text(beside, "".join(f"{line}\n" for line in lines))
+    atomic_write_text(path, json.dumps(items, ensure_ascii=False, indent=1) + "\n")
     return beside
 
 
@@ -95,9 +94,3 @@ def _item(each: Explained, folder: Path) -> dict[str, Any]:
 def _named(file: str, folder: Path) -> str:
     below = os.path.relpath(file, folder)
     return file if below.startswith("..") else below
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)

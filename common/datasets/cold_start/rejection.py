@@ -1,4 +1,4 @@
-"""Explanations by rejection sampling: a model is asked about each clip until an answer is usable.
+"""Explanations by rejection sampling: a model answers about each clip until an answer is usable.
 
 Every attempt is a line of an append-only log, from which the same command resumes.
 """
@@ -54,7 +54,7 @@ class Outcome:
     explained: dict[str, Explained] = field(default_factory=dict[str, Explained])
     """Answers of accepted clips by id."""
     verdicts: Counter[str] = field(default_factory=Counter[str])
-    """Attempts by what was wrong with them, `accepted` where nothing was; undecodable clips by why."""
+    """Attempts by their fault or `accepted`; undecodable clips by the reason."""
 
 
 async def sample_rationales(
@@ -65,9 +65,9 @@ async def sample_rationales(
     log: Path,
     on_accepted: Callable[[int], None],
 ) -> Outcome:
-    """Asks for each record, in order, until enough clips have a correct, well-formed and consistent answer.
+    """Samples answers for each record, in order, until enough clips have an accepted one.
 
-    Clips in the log are not asked again; `on_accepted` receives the number of accepted clips.
+    Clips in the log are not sent again; `on_accepted` receives the number of accepted clips.
 
     Raises:
         DatasetError: the log is of another model or damaged.
@@ -78,13 +78,8 @@ async def sample_rationales(
     with log.open("a", encoding="utf-8") as written:
 
         def note(record: Record, attempt: int, verdict: str, text: str) -> None:
-            line = {
-                "clip": record.prompt_id,
-                "attempt": attempt,
-                "verdict": verdict,
-                "text": text,
-                "model": sampling.model,
-            }
+            clip, model = record.prompt_id, sampling.model
+            line = {"clip": clip, "attempt": attempt, "verdict": verdict, "text": text, "model": model}
             written.write(json.dumps(line, ensure_ascii=False) + "\n")
             written.flush()
             _count(outcome, record, line)

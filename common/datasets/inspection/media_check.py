@@ -1,4 +1,4 @@
-"""Checks the files of clips in many processes: whether they can be used, and their durations."""
+"""Checks of media files in many processes: faults and durations."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ END_BYTES = 65_536
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckLimits:
-    """The extent of the check, and the longest clip."""
+    """The level of the check, and the longest clip."""
 
     level: Level
     max_video_s: float
@@ -159,7 +159,7 @@ def _content(clip: Clip, *, is_whole: bool) -> str:
     for path in _paths(clip):
         files = list_frames(path) if os.path.isdir(path) else [path]
         for file in files:
-            # what is gone or locked is found by who opens it
+            # missing and locked files are reported by the check that reads them
             with suppress(OSError), open(file, "rb") as opened:
                 size = os.path.getsize(file)
                 digest.update(f"{size};".encode())

@@ -14,11 +14,10 @@ from common.datasets.inspection.media_check import CheckLimits, Facts, check_cli
 from common.datasets.reader import read_corpus
 from common.types import Record
 
-SPLITS = ("all", "train", "cold_start", "validation", "test", "heldout")
 WANTED = frozenset({"song", "calm", "not-sampled", "not-a-clip"})
-"""Reasons of what is left out because the configuration asks for it, or because it is no clip."""
-ALLOWED = frozenset({frozenset({"train", "cold_start"}), *(frozenset({s}) for s in SPLITS)})
-"""Splits that may share clips: what is explained first may be trained on again."""
+"""Reasons of dropped clips that are no problem: the configuration excludes them, or they are no clips."""
+SHARED = {"train", "cold_start"}
+"""Splits that may have the same clips."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +26,7 @@ class Problem:
 
     split: str
     clip_id: str
-    """Empty where it is no clip's."""
+    """Empty if the problem is not of a clip."""
     reason: str
     detail: str
 
@@ -53,9 +52,9 @@ class Inspection:
     without_sound: Mapping[str, int]
     """Clips by split that have no sound track and are used without sound."""
     published: Mapping[str, int]
-    """Clips by split as the corpus' paper has them; empty where it has none."""
+    """Numbers of clips by split in the corpus's paper; empty if it has none."""
     num_unlisted: int | None
-    """Clips on disk that no list names; None where not all lists were read."""
+    """Number of clips on the disk that are in no list; None if not all lists were read."""
     files: tuple[str, ...]
 
     @property
@@ -98,10 +97,8 @@ def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
     train = read_corpus(source, split="train", taxonomy=taxonomy)
     singles = source.sources if isinstance(source, MixDataConfig) else (source,)
     has_share = all(single.validation_share for single in singles)
-    if not train.parts:
-        if not has_share:
-            return {"all": train}
-        return {"train": train, "validation": read_corpus(source, split="validation", taxonomy=taxonomy)}
+    if not train.parts and not has_share:
+        return {"all": train}
     splits = {"train": train}
     if "validation" in train.parts or has_share:
         splits["validation"] = read_corpus(source, split="validation", taxonomy=taxonomy)
@@ -142,33 +139,25 @@ def inspect(
     num_unlisted: int | None,
 ) -> Inspection:
     """Inspects every clip; `on_clip` is called after each."""
-    problems: list[Problem] = []
-    seconds: dict[str, float] = {}
-    contents: dict[str, list[Facts]] = {}
-    for split, corpus in splits.items():
-        facts = list(
-            check_clips([r.clip for r in corpus.records], limits, num_workers=num_workers, on_clip=on_clip)
-        )
-        named = list(zip(corpus.records, facts, strict=True))
-        problems += [
-            Problem(split=split, clip_id=r.prompt_id, reason=f.reason, detail=f.detail)
-            for r, f in named
-            if f.reason is not None
-        ]
-        seconds[split] = sum(f.seconds for f in facts if f.reason is None)
-        contents[split] = facts
-    problems += _left_out(splits)
-    everything = dict.fromkeys(d for corpus in splits.values() for d in corpus.dropped)
     records = {split: corpus.records for split, corpus in splits.items()}
+    facts = {
+        split: list(check_clips([r.clip for r in members], limits, num_workers=num_workers, on_clip=on_clip))
+        for split, members in records.items()
+    }
+    problems = [
+        Problem(split=split, clip_id=record.prompt_id, reason=fact.reason, detail=fact.detail)
+        for split, members in records.items()
+        for record, fact in zip(members, facts[split], strict=True)
+        if fact.reason is not None
+    ]
+    usable = {split: [fact for fact in each if fact.reason is None] for split, each in facts.items()}
     return Inspection(
         splits=records,
-        dropped=tuple(everything),
-        seconds=seconds,
-        without_sound={
-            split: sum(f.lacks_track and f.reason is None for f in facts) for split, facts in contents.items()
-        },
-        problems=tuple(problems),
-        overlaps=tuple(_overlaps(records, contents)),
+        dropped=tuple(dict.fromkeys(d for corpus in splits.values() for d in corpus.dropped)),
+        seconds={split: sum(fact.seconds for fact in each) for split, each in usable.items()},
+        without_sound={split: sum(fact.lacks_track for fact in each) for split, each in usable.items()},
+        problems=(*problems, *_left_out(splits)),
+        overlaps=tuple(_overlaps(records, facts)),
         published=published,
         num_unlisted=num_unlisted,
         files=tuple(dict.fromkeys(file for corpus in splits.values() for file in corpus.files)),
@@ -220,8 +209,9 @@ def _overlaps(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Seque
         overlaps += [
             Overlap(by=by, splits=(split, other_split), clip_ids=(first.prompt_id, other.prompt_id))
             for other_split, other in others
-            # of one id is reported by that alone
-            if frozenset({split, other_split}) not in ALLOWED and (by == "id" or _key(other) != _key(first))
+            if split != other_split and {split, other_split} != SHARED
+            # an overlap by id is not repeated as one by content
+            if by == "id" or _key(other) != _key(first)
         ]
     return overlaps
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from common.datasets.inspection.statistics import Inspection, modality_of
 
 MAX_LISTED = 20
-"""Clips named one by one; --json has all."""
+"""Most lines of one list; --json has all."""
 
 
 def show(inspection: Inspection, console: Console, *, level: str) -> None:
@@ -29,8 +29,8 @@ def show(inspection: Inspection, console: Console, *, level: str) -> None:
     _more(console, len(inspection.overlaps))
     if inspection.num_unlisted:
         console.print(f"{inspection.num_unlisted} clips on the disk are in no list", markup=False)
-    looked = {"none": "no file was opened", "header": "headers alone: --check-media full finds silence"}
-    note = f" ({looked[level]})" if level in looked else ""
+    extents = {"none": "no file was opened", "header": "headers alone: --check-media full finds silence"}
+    note = f" ({extents[level]})" if level in extents else ""
     console.print(("nothing would fail" if inspection.is_clean else "some of it would fail") + note, markup=False)
 
 

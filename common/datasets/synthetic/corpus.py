@@ -25,6 +25,7 @@ from common.datasets.synthetic.face import render_face
 from common.datasets.synthetic.mp4 import write_mp4
 from common.datasets.synthetic.voice import speak
 from common.media.decode import SAMPLE_RATE
+from common.runtime.atomic_files import atomic_write_text
 from common.runtime.parent_watch import end_with_parent
 
 LabelFrom = Literal["both", "voice", "face"]
@@ -85,10 +86,8 @@ def write_synthetic_corpus(
     for split in dict.fromkeys(r.split for r in recipes):
         records = [_r1_omni_record(r) for r in recipes if r.split == split]
         (folder / f"{split}.json").write_text(json.dumps(records, indent=1) + "\n")
-    partial = folder / "corpus.partial"
-    partial.write_text(json.dumps(config.model_dump(), indent=1) + "\n")
     # last: its presence shows that the corpus is complete
-    partial.rename(folder / "corpus.json")
+    atomic_write_text(folder / "corpus.json", json.dumps(config.model_dump(), indent=1) + "\n")
     return folder
 
 

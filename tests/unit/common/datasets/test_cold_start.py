@@ -71,12 +71,12 @@ def test_reasons_become_r1_omnis_json(tmp_path: Path, capsys: pytest.CaptureFixt
     args = ("--format", "emer", "--root", str(root), "--taxonomy", "r1_omni", "--out", str(out))
     assert main(["make-cold-start", *args, "--count", "5"]) == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert (told["written"], told["labels"]) == (5, {"anxious": 5})
+    summary = json.loads(shown.out)
+    assert (summary["written"], summary["labels"]) == (5, {"anxious": 5})
     folder, command = shown.err.splitlines()
     assert folder == f"folder  {tmp_path}"
     assert command.startswith("next    python -m common.datasets inspect ")
-    # the files are no media, and what is said of them is for another test
+    # the files are no media, and their faults are for another test
     assert main([*shlex.split(command)[4:], "--check-media", "none", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"total": 5, "all": {"anxious": 5}}
     records = load_r1_omni(out, media_root=None, question=None, split="cold_start")
@@ -129,22 +129,22 @@ def test_the_draw_is_seeded_and_grows(tmp_path: Path, capsys: pytest.CaptureFixt
 def mistake(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The one line of a mistake."""
     assert main(["make-cold-start", *argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 def test_bad_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_ovmerd(tmp_path / "mer", 2)
     source = ("--format", "emer", "--root", str(root))
     out = ("--out", str(tmp_path / "cold.json"))
-    # the paper's number where none is given
+    # the paper's number by default
     assert "--count must be <= the 2 of 2 clips that have reasons, got 232" in mistake(capsys, *source, *out)
     assert "--out must be a .json file" in mistake(capsys, *source, "--out", str(tmp_path / "a" / "b.json"))
     assert "--out" in mistake(capsys, *source)
     assert "must be >= 1" in mistake(capsys, *source, *out, "--attempts", "0")
-    assert "--endpoint and --model must be given" in mistake(capsys, *source, *out, "--from", "model")
+    assert "--from model must come with --endpoint and --model" in mistake(capsys, *source, *out, "--from", "model")
     assert "--config must be left out" in mistake(capsys, "--config", "a.yaml", *out)
     assert not (tmp_path / "cold.json").exists()
 
@@ -167,8 +167,10 @@ class Model:
                 with outer.lock:
                     outer.requests.append({"path": self.path, **body})
                     outer.tokens.append(self.headers["Authorization"])
-                    status, said = answer(len(outer.requests) - 1)
-                text = json.dumps({"choices": [{"message": {"content": said}}]} if isinstance(said, str) else said)
+                    status, content = answer(len(outer.requests) - 1)
+                text = json.dumps(
+                    {"choices": [{"message": {"content": content}}]} if isinstance(content, str) else content
+                )
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
@@ -214,11 +216,11 @@ def run(tmp_path: Path, model: Model, *more: str) -> int:
     if not root.exists():
         put_dfew(root, train=dict.fromkeys(range(1, 5), 1), test={})
     args = ("--format", "dfew", "--root", str(root), "--taxonomy", "dfew", "--out", str(tmp_path / "cold.json"))
-    asked = ("--from", "model", "--endpoint", model.url, "--model", "m", "--parallel", "1", *more)
-    return main(["make-cold-start", *args, *asked])
+    options = ("--from", "model", "--endpoint", model.url, "--model", "m", "--parallel", "1", *more)
+    return main(["make-cold-start", *args, *options])
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def summary_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What was printed."""
     return json.loads(capsys.readouterr().out)
 
@@ -226,12 +228,12 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_answers_are_kept_that_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> None:
-    said = ["He is happy.", "<think>x</think><answer>happy</answer>", GOOD, GOOD]
-    model = serve(lambda n: (200, said[n]))
+    answers = ["He is happy.", "<think>x</think><answer>happy</answer>", GOOD, GOOD]
+    model = serve(lambda n: (200, answers[n]))
     monkeypatch.setenv("MY_TOKEN", "secret")
     assert run(tmp_path, model, "--count", "2", "--attempts", "3", "--token-env", "MY_TOKEN") == 0
-    found = told(capsys)
-    assert found["verdicts"] == {"format": 1, "unmentioned": 1, "accepted": 2}
+    summary = summary_of(capsys)
+    assert summary["verdicts"] == {"format": 1, "unmentioned": 1, "accepted": 2}
     assert model.tokens == ["Bearer secret"] * 4
     assert [r["seed"] for r in model.requests] == [0, 1, 2, 0]
     records = load_r1_omni(tmp_path / "cold.json", media_root=None, question=None, split="cold_start")
@@ -280,8 +282,8 @@ def test_a_model_gives_reasons_to_clips_that_have_none(
         main(["make-cold-start", *args, "--count", "2", "--from", "model", "--endpoint", model.url, "--model", "m"])
         == 0
     )
-    found = told(capsys)
-    assert (found["written"], found["dropped"]) == (2, {})
+    summary = summary_of(capsys)
+    assert (summary["written"], summary["dropped"]) == (2, {})
 
 
 def test_what_is_not_there_is_not_shown() -> None:
@@ -296,15 +298,15 @@ def test_the_same_command_goes_on_and_asks_nothing_twice(
 ) -> None:
     first = serve(lambda n: (200, GOOD if n == 0 else "no"))
     assert run(tmp_path, first, "--count", "2", "--attempts", "2") == 1
-    found = told(capsys)
-    assert (found["written"], found["wanted"], len(first.requests)) == (1, 2, 7)
+    summary = summary_of(capsys)
+    assert (summary["written"], summary["wanted"], len(first.requests)) == (1, 2, 7)
     log = tmp_path / "cold.attempts.jsonl"
     before = log.read_text()
     # a line that broke off
     log.write_text(before + '{"clip": "1", "att')
     second = serve(lambda n: (200, GOOD))
     assert run(tmp_path, second, "--count", "2", "--attempts", "3") == 0
-    assert told(capsys)["written"] == 2
+    assert summary_of(capsys)["written"] == 2
     # one more attempt at one clip is all that was needed
     assert len(second.requests) == 1
     assert second.requests[0]["seed"] == 2
@@ -329,16 +331,16 @@ def test_a_clip_that_cannot_be_decoded_is_counted(
     (root / "part_2" / "1.mp4").write_bytes(b"")
     model = serve(lambda n: (200, GOOD))
     assert run(tmp_path, model, "--count", "4") == 1
-    assert told(capsys)["verdicts"] == {"accepted": 3, "empty": 1}
+    assert summary_of(capsys)["verdicts"] == {"accepted": 3, "empty": 1}
 
 
 def test_a_refused_request_is_a_mistake_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
 ) -> None:
     model = serve(lambda n: (401, {"error": "no such key"}))
-    said = mistake_of(capsys, tmp_path, model)
-    assert "--endpoint must accept the request, got 401" in said
-    assert "no such key" in said
+    message = mistake_of(capsys, tmp_path, model)
+    assert "--endpoint must accept the request, got 401" in message
+    assert "no such key" in message
     assert len(model.requests) == 1
 
 
@@ -371,7 +373,7 @@ def test_a_busy_endpoint_is_asked_again(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--endpoint", "http://far.example/v1"), "--endpoint must be https to another machine, got"),
         (
@@ -394,13 +396,13 @@ def test_an_endpoint_that_keeps_nothing_private_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     serve: Serve,
     more: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     monkeypatch.setenv("A_BAD_TOKEN", "sesame\n")
     model = serve(lambda n: (200, GOOD))
     line = mistake_of(capsys, tmp_path, model, *more)
-    assert said in line
+    assert message in line
     assert "hunter2" not in line
     assert "sesame" not in line
     assert model.requests == []
@@ -436,8 +438,8 @@ def test_a_token_that_the_endpoint_repeats_is_not_shown_and_not_written(
     answer = json.dumps({"choices": [{"message": {"content": f"{GOOD} sesame"}}]})
     body = answer if status == 200 else "no such key: sesame"
     with http_server(lambda reply: reply.send(status, body.encode())) as server:
-        asked = ("--from", "model", "--endpoint", server.url, "--model", "m", "--parallel", "1", "--count", "1")
-        code = main(["make-cold-start", *args, *asked, "--attempts", "1"])
+        options = ("--from", "model", "--endpoint", server.url, "--model", "m", "--parallel", "1", "--count", "1")
+        code = main(["make-cold-start", *args, *options, "--attempts", "1"])
         assert server.requests[0][1]["Authorization"] == "Bearer sesame"
     shown = capsys.readouterr()
     written = "".join(path.read_text() for path in tmp_path.glob("cold.*"))
@@ -452,12 +454,12 @@ def test_a_redirect_is_a_mistake_and_not_followed(
     model = serve(lambda n: (200, GOOD))
     with http_server(lambda reply: reply.send(307, Location=f"{model.url}/chat/completions")) as server:
         line = mistake_of(capsys, tmp_path, model, "--endpoint", server.url)
-    assert f"--endpoint must accept the request, got 307: {{}} of {server.url}" in line
+    assert f"--endpoint must accept the request, got 307: {{}} from {server.url}" in line
     assert model.requests == []
 
 
 @pytest.mark.parametrize(
-    ("send", "said"),
+    ("send", "message"),
     [
         (
             lambda r: r.send(body=gzip.compress(bytes(2**22)), Content_Encoding="gzip"),
@@ -466,7 +468,9 @@ def test_a_redirect_is_a_mistake_and_not_followed(
         (lambda r: r.send(body=b" " * (MAX_REPLY_BYTES + 1)), f"got more than {MAX_REPLY_BYTES} bytes"),
     ],
 )
-def test_a_reply_that_is_too_long_or_compressed_ends_the_command(send: Callable[[Reply], None], said: str) -> None:
+def test_a_reply_that_is_too_long_or_compressed_ends_the_command(
+    send: Callable[[Reply], None], message: str
+) -> None:
     clip = DecodedClip(frames=None, fps=0.0, waveform=None)
 
     async def answer(url: str) -> str:
@@ -477,7 +481,7 @@ def test_a_reply_that_is_too_long_or_compressed_ends_the_command(send: Callable[
             await endpoint.close()
 
     with http_server(send) as server:
-        with pytest.raises(EndpointError, match=said):
+        with pytest.raises(EndpointError, match=message):
             asyncio.run(answer(server.url))
         assert len(server.requests) == 1
         assert server.has_closed()

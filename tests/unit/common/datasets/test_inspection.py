@@ -1,4 +1,4 @@
-"""`python -m common.datasets inspect`: what would bite later is said now."""
+"""`python -m common.datasets inspect`: problems of a run are reported before it."""
 
 import json
 import shutil
@@ -18,9 +18,9 @@ from tests.support.media.corpora import put_dfew, put_mafw, put_mp4, put_ravdess
 def inspected(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, Any]]:
     """Exit code and object."""
     code = main(["inspect", *argv, "--json"])
-    said = capsys.readouterr()
-    assert said.err == ""
-    return code, json.loads(said.out)
+    output = capsys.readouterr()
+    assert output.err == ""
+    return code, json.loads(output.out)
 
 
 def put_tree(root: Path) -> Path:
@@ -38,41 +38,41 @@ def small_folds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_folds")
 def test_a_clean_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_tree(tmp_path)
-    code, found = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
+    code, report = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
     assert code == 0
-    assert found["counts"] == {"total": 5, "train": {"happy": 2, "angry": 1}, "test": {"happy": 1, "fear": 1}}
-    assert (found["published"], found["unlisted"]) == ({"train": 3, "test": 2}, 0)
-    assert found["seconds"] == pytest.approx({"train": 3.0, "test": 2.0}, abs=0.3)
-    assert (found["dropped"], found["media"], found["overlap"], found["problems"]) == ({}, {}, 0, [])
-    assert found["modalities"] == {"train": {"both": 3}, "test": {"both": 2}}
-    assert len(found["files"]) == 2
+    assert report["counts"] == {"total": 5, "train": {"happy": 2, "angry": 1}, "test": {"happy": 1, "fear": 1}}
+    assert (report["published"], report["unlisted"]) == ({"train": 3, "test": 2}, 0)
+    assert report["seconds"] == pytest.approx({"train": 3.0, "test": 2.0}, abs=0.3)
+    assert (report["dropped"], report["media"], report["overlap"], report["problems"]) == ({}, {}, 0, [])
+    assert report["modalities"] == {"train": {"both": 3}, "test": {"both": 2}}
+    assert len(report["files"]) == 2
 
 
 def test_a_list_shorter_than_published_bites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_tree(tmp_path / "DFEW")
-    code, found = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
-    assert (code, found["published"]) == (1, {"train": 9356, "test": 2341})
-    assert [(p["split"], p["reason"], p["clip"]) for p in found["problems"]] == [
+    code, report = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
+    assert (code, report["published"]) == (1, {"train": 9356, "test": 2341})
+    assert [(p["split"], p["reason"], p["clip"]) for p in report["problems"]] == [
         ("train", "list-shorter-than-published", ""),
         ("test", "list-shorter-than-published", ""),
     ]
-    assert "train(single-labeled)/set_2.csv: 3 clips of the 9356 that are" in found["problems"][0]["detail"]
+    assert "train(single-labeled)/set_2.csv: 3 clips of the 9356 that are" in report["problems"][0]["detail"]
     # once, though validation comes from the same list
     args = ("--format", "dfew", "--root", str(root), "--fold", "2", "--set", "validation_share=0.4")
     assert inspected(capsys, *args)[1]["media"] == {"list-shorter-than-published": 2}
     put_mafw(tmp_path / "MAFW", train=["00001.mp4 anger"], test=["00002.mp4 fear"])
     sources = f"{{type: dfew, root: {root}, fold: 2}}, {{type: mafw, root: {tmp_path}/MAFW}}"
     config = put_text(tmp_path / "run.yaml", f"data: {{source: {{type: mix, sources: [{sources}]}}}}")
-    code, found = inspected(capsys, "--config", str(config))
-    assert (code, found["media"], found["unlisted"]) == (1, {"list-shorter-than-published": 2}, None)
+    code, report = inspected(capsys, "--config", str(config))
+    assert (code, report["media"], report["unlisted"]) == (1, {"list-shorter-than-published": 2}, None)
 
 
 @pytest.mark.usefixtures("small_folds")
 def test_clips_in_no_list_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_tree(tmp_path)
     put_mp4(root / "part_1" / "77.mp4")
-    code, found = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
-    assert (code, found["unlisted"]) == (0, 1)
+    code, report = inspected(capsys, "--format", "dfew", "--root", str(root), "--fold", "2")
+    assert (code, report["unlisted"]) == (0, 1)
     assert main(["inspect", "--format", "dfew", "--root", str(root), "--fold", "2"]) == 0
     assert "1 clips on the disk are in no list" in capsys.readouterr().out
 
@@ -82,9 +82,9 @@ def test_a_split_that_is_misspelt_bites(tmp_path: Path, capsys: pytest.CaptureFi
     for row in rows:
         put_mp4(tmp_path / row["video"])
     path = put_text(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
-    code, found = inspected(capsys, "--format", "table", "--root", str(path), "--set", "split_column=split")
+    code, report = inspected(capsys, "--format", "table", "--root", str(path), "--set", "split_column=split")
     # once, though both parts leave it out
-    assert (code, found["media"], found["dropped"]) == (1, {"other-split": 1}, {"other-split": 1})
+    assert (code, report["media"], report["dropped"]) == (1, {"other-split": 1}, {"other-split": 1})
 
 
 def test_clips_without_a_track_are_asked_without_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,16 +93,16 @@ def test_clips_without_a_track_are_asked_without_sound(tmp_path: Path, capsys: p
     path = put_text(tmp_path / "a.jsonl", '{"video": "1.mp4", "label": "sad"}\n{"video": "2.mp4", "label": "sad"}')
     args = ("--format", "table", "--root", str(path))
     for level in ("header", "full"):
-        code, found = inspected(capsys, *args, "--check-media", level)
-        assert (code, found["asked_without_sound"], found["problems"]) == (0, {"all": 1}, [])
-        assert found["seconds"]["all"] == pytest.approx(2.0, abs=0.3)
+        code, report = inspected(capsys, *args, "--check-media", level)
+        assert (code, report["asked_without_sound"], report["problems"]) == (0, {"all": 1}, [])
+        assert report["seconds"]["all"] == pytest.approx(2.0, abs=0.3)
     assert main(["inspect", *args]) == 0
     assert "asked without sound" in capsys.readouterr().out
-    code, found = inspected(capsys, *args, "--missing-audio", "skip")
-    assert (code, found["media"], found["asked_without_sound"]) == (1, {"no-audio-track": 1}, {"all": 0})
+    code, report = inspected(capsys, *args, "--missing-audio", "skip")
+    assert (code, report["media"], report["asked_without_sound"]) == (1, {"no-audio-track": 1}, {"all": 0})
     # what is left of it is looked at, too
-    _, found = inspected(capsys, *args, "--max-video-s", "0.5")
-    assert (found["media"], found["asked_without_sound"]) == ({"too-long": 2}, {"all": 0})
+    _, report = inspected(capsys, *args, "--max-video-s", "0.5")
+    assert (report["media"], report["asked_without_sound"]) == ({"too-long": 2}, {"all": 0})
     _, alone = inspected(capsys, *args, "--set", "modality=audio")
     assert alone["media"] == {"no-audio-track": 1}
 
@@ -132,9 +132,9 @@ def test_two_tables_of_the_same_clips_overlap(tmp_path: Path, capsys: pytest.Cap
         for key, name in (("source", "a"), ("heldout", "b"))
     )
     config = put_text(tmp_path / "run.yaml", f"data: {{{', '.join(sources)}}}")
-    code, found = inspected(capsys, "--config", str(config))
-    assert (code, found["overlap"]) == (1, 1)
-    assert found["overlaps"] == [
+    code, report = inspected(capsys, "--config", str(config))
+    assert (code, report["overlap"]) == (1, 1)
+    assert report["overlaps"] == [
         {"by": "content", "splits": ["train", "heldout"], "clips": ["clips/1.mp4", "clips/1.mp4"]}
     ]
 
@@ -144,12 +144,12 @@ def test_files_that_the_system_refuses_are_one_line(tmp_path: Path, capsys: pyte
     put_mp4(tmp_path / "1.mp4")
     rows = '{"video": "loop/1.mp4", "label": "sad"}\n{"video": "1.mp4", "label": "sad"}'
     path = put_text(tmp_path / "a.jsonl", rows)
-    code, found = inspected(capsys, "--format", "table", "--root", str(path))
-    assert (code, found["media"]) == (1, {"missing": 1})
+    code, report = inspected(capsys, "--format", "table", "--root", str(path))
+    assert (code, report["media"]) == (1, {"missing": 1})
     assert main(["inspect", "--format", "table", "--root", str(tmp_path / ("x" * 300))]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "File name too long; mend it" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "File name too long; mend it" in output
     turns = [{"value": "<video>"}, {"value": "<think>x</think><answer>sad</answer>"}]
     path = put_text(tmp_path / "list.json", json.dumps([{"video": "1.mp4", "conversations": turns}]))
     args = (
@@ -188,11 +188,11 @@ def test_each_kind_of_bad_clip_is_named(
     put_wav(root / "wav" / "5.wav", level=0.0)
     monkeypatch.setitem(DFEW_SIZES, 1, (6, 1))
     args = ("--format", "dfew", "--root", str(root), "--missing-audio", "skip")
-    code, found = inspected(capsys, *args)
+    code, report = inspected(capsys, *args)
     assert code == 1
-    reasons = {p["clip"]: p["reason"] for p in found["problems"]}
+    reasons = {p["clip"]: p["reason"] for p in report["problems"]}
     assert reasons == {"1": "missing", "2": "undecodable", "3": "empty", "4": "no-audio-track"}
-    assert found["dropped"] == {"missing": 1}
+    assert report["dropped"] == {"missing": 1}
     _, full = inspected(capsys, *args, "--check-media", "full")
     assert {p["clip"]: p["reason"] for p in full["problems"]} == {**reasons, "5": "silent"}
     assert full["media"]["silent"] == 1
@@ -205,10 +205,10 @@ def test_each_kind_of_bad_clip_is_named(
 def test_overlap_is_found_by_id_and_by_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_dfew(tmp_path, train={1: 1, 2: 2}, test={2: 2, 3: 3})
     shutil.copy(root / "part_2" / "1.mp4", root / "part_1" / "3.mp4")
-    code, found = inspected(capsys, "--format", "dfew", "--root", str(root))
+    code, report = inspected(capsys, "--format", "dfew", "--root", str(root))
     assert code == 1
-    assert found["overlap"] == 2
-    assert sorted((o["by"], *o["clips"]) for o in found["overlaps"]) == [("content", "1", "3"), ("id", "2", "2")]
+    assert report["overlap"] == 2
+    assert sorted((o["by"], *o["clips"]) for o in report["overlaps"]) == [("content", "1", "3"), ("id", "2", "2")]
     _, unopened = inspected(capsys, "--format", "dfew", "--root", str(root), "--check-media", "none")
     assert [o["by"] for o in unopened["overlaps"]] == ["id"]
 
@@ -216,32 +216,32 @@ def test_overlap_is_found_by_id_and_by_content(tmp_path: Path, capsys: pytest.Ca
 def test_what_is_left_out_on_purpose_does_not_bite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_ravdess(tmp_path, ["01-01-03-01-01-01-01", "01-02-03-01-01-01-01", "01-01-02-01-01-01-09"])
     args = ("--format", "ravdess", "--root", str(tmp_path), "--set", "calm=false")
-    code, found = inspected(capsys, *args)
-    assert (code, found["counts"], found["dropped"]) == (
+    code, report = inspected(capsys, *args)
+    assert (code, report["counts"], report["dropped"]) == (
         0,
         {"total": 1, "all": {"happy": 1}},
         {"song": 1, "calm": 1},
     )
     put_ravdess(tmp_path, ["02-01-04-01-01-01-01"])
-    code, found = inspected(capsys, *args)
-    assert (code, found["media"]) == (1, {"no-pair": 1})
+    code, report = inspected(capsys, *args)
+    assert (code, report["media"]) == (1, {"no-pair": 1})
 
 
 def test_a_footer_does_not_bite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_workbook(tmp_path / "single-set.xlsx", [{0: "00025.mp4", 12: 1}, {0: "Total: 1"}])
     put_mp4(tmp_path / "00025.mp4")
-    code, found = inspected(capsys, "--format", "mafw", "--root", str(tmp_path), "--set", "fold=null")
-    assert (code, found["dropped"]) == (0, {"not-a-clip": 1})
+    code, report = inspected(capsys, "--format", "mafw", "--root", str(tmp_path), "--set", "fold=null")
+    assert (code, report["dropped"]) == (0, {"not-a-clip": 1})
 
 
 def test_validation_that_is_set_aside_is_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_dfew(tmp_path, train=dict.fromkeys(range(1, 21), 1), test={30: 1})
     args = ("--format", "dfew", "--root", str(root), "--set", "validation_share=0.4", "--check-media", "none")
-    _, found = inspected(capsys, *args)
-    counts = found["counts"]
+    _, report = inspected(capsys, *args)
+    counts = report["counts"]
     assert set(counts) == {"total", "train", "validation", "test"}
     assert counts["train"]["happy"] + counts["validation"]["happy"] == 20
-    assert found["overlap"] == 0
+    assert report["overlap"] == 0
 
 
 @pytest.mark.usefixtures("small_folds")
@@ -257,10 +257,10 @@ data:
   heldout: {{type: mafw, root: {tmp_path}/MAFW}}
 """,
     )
-    code, found = inspected(capsys, "--config", str(config))
+    code, report = inspected(capsys, "--config", str(config))
     # the cold start may show what is trained on
-    assert (code, found["overlap"]) == (0, 0)
-    assert {split: sum(c.values()) for split, c in found["counts"].items() if split != "total"} == {
+    assert (code, report["overlap"]) == (0, 0)
+    assert {split: sum(c.values()) for split, c in report["counts"].items() if split != "total"} == {
         "train": 3,
         "cold_start": 3,
         "heldout": 1,
@@ -289,11 +289,11 @@ def test_bad_usage_is_one_line_and_code_2(
 ) -> None:
     empty = put_text(tmp_path / "a.yaml", "")
     assert main([str(empty) if a == "CONFIG" else a for a in argv]) == 2
-    said = capsys.readouterr()
-    assert part in said.err
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert part in output.err
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
 
 
 def test_processes_find_what_one_finds(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_a_clip_without_sound_is_asked_without_it(tiny: str, tmp_path: Path) -> 
     _, prompt = ask(tiny, video=path, audio=path)
     assert prompt is not None
     assert set(prompt.placeholders) == {"video"}
-    said = load_processor(tiny).tokenizer.decode(prompt.prompt_token_ids)
-    assert "How?\nThe clip has no sound.<|im_end|>" in said
+    text = load_processor(tiny).tokenizer.decode(prompt.prompt_token_ids)
+    assert "How?\nThe clip has no sound.<|im_end|>" in text
 
 
 def test_a_clip_without_sound_is_left_out_where_told(tiny: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The synthetic corpus: balanced, told by one modality or both, held-out people apart, the same for a seed."""
+"""The synthetic corpus: balanced, labelled by one modality or both, held-out people apart, the same for a seed."""
 
 import json
 import re
@@ -37,10 +37,10 @@ PER_CLIP = {"clip_id", "label"}
 
 def by_split() -> dict[str, list[ClipRecipe]]:
     """The default corpus."""
-    found: dict[str, list[ClipRecipe]] = defaultdict(list)
+    recipes: dict[str, list[ClipRecipe]] = defaultdict(list)
     for recipe in PLAN:
-        found[recipe.split].append(recipe)
-    return found
+        recipes[recipe.split].append(recipe)
+    return recipes
 
 
 # -- the plan -------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_every_split_has_as_many_clips_of_every_class(split: str) -> None:
     assert counts["fear"] == {"cold_start": 12, "train": 80, "validation": 10, "heldout": 40}[split]
 
 
-def test_half_of_each_class_is_told_by_both_and_a_quarter_by_either_alone() -> None:
+def test_half_of_each_class_has_both_modalities_and_a_quarter_either_alone() -> None:
     counts = Counter((r.label, r.label_from) for r in by_split()["heldout"])
     assert counts == {
         (e, kind): count for e in EMOTIONS for kind, count in (("both", 20), ("voice", 10), ("face", 10))
@@ -103,15 +103,15 @@ def test_two_clips_of_a_pair_differ_in_one_modality_alone() -> None:
     assert kinds["voice"] >= 100
     assert kinds["face"] >= 100
     assert kinds["both"] == 0
-    for one, other in pairs.values():
-        differing = {name for name, value in asdict(one).items() if asdict(other)[name] != value}
-        told = {"voice": {"voice", "transcript"}, "face": {"face"}}[one.label_from]
-        assert differing - {"transcript"} == (PER_CLIP | told) - {"transcript"}
-        assert "transcript" not in differing or one.label_from == "voice"
-        assert one.label != other.label
+    for first, other in pairs.values():
+        differing = {name for name, value in asdict(first).items() if asdict(other)[name] != value}
+        expected = {"voice": {"voice", "transcript"}, "face": {"face"}}[first.label_from]
+        assert differing - {"transcript"} == (PER_CLIP | expected) - {"transcript"}
+        assert "transcript" not in differing or first.label_from == "voice"
+        assert first.label != other.label
 
 
-def test_nearly_every_clip_told_by_one_modality_has_a_partner() -> None:
+def test_nearly_every_clip_of_one_modality_has_a_partner() -> None:
     alone = Counter(r.split for r in PLAN if r.label_from != "both" and r.pair is None)
     assert all(count <= 4 for count in alone.values()), alone
 
@@ -244,6 +244,6 @@ def test_a_pair_sounds_the_same_where_only_the_face_tells() -> None:
     faces = next(pair for pair in pairs.values() if pair[0].label_from == "face")
     assert np.array_equal(render_voice(faces[0]), render_voice(faces[1]))
     voices = next(pair for pair in pairs.values() if pair[0].label_from == "voice")
-    one, other = render_voice(voices[0]), render_voice(voices[1])
-    assert one.shape == other.shape
-    assert float(np.abs(one - other).max()) > 0.05
+    first, other = render_voice(voices[0]), render_voice(voices[1])
+    assert first.shape == other.shape
+    assert float(np.abs(first - other).max()) > 0.05
