@@ -11,11 +11,11 @@ from enum import IntEnum, auto
 from typing import NamedTuple
 
 REACH, REACH_LINKED, REACH_LISTED = 8, 4, 1
-"""Words between a negator and the first mention; a mention, a link and the next; two members of a list."""
+"""Most words from a negator to the first mention, from a link to the next, between members of a list."""
 HAN_REACH, HAN_REACH_SHORT, HAN_REACH_LINKED = 10, 4, 4
-"""Chinese characters between a negator, one of a single character, or a link, and the mention."""
+"""Most Chinese characters to the mention from a negator, a negator of one character, and a link."""
 FAR = 1_000
-"""Characters; where words alone count."""
+"""The limit in characters for negators with a reach in words."""
 
 
 class Kind(IntEnum):
@@ -105,7 +105,7 @@ SPACED = frozenset({Kind.WORD, Kind.FOCUS, Kind.HIDING, Kind.LEAVING, Kind.TURN,
 """Kinds that count as words between two others."""
 _NOMINAL = frozenset({Kind.DETERMINER, Kind.PRIVATION})
 _REPEATED = frozenset({Kind.DETERMINER, Kind.PRIVATION, Kind.HAN_NEGATOR, Kind.HAN_SHORT_NEGATOR})
-"""Two of a kind are two denials: "no tears no anger"; two others lift each other."""
+"""Two negators of one of these kinds are two denials ("no tears no anger"); others cancel each other."""
 ABSENT = re.compile(
     r"[\"'*]{0,3}\s*[:=]\s*[\"'*]{0,3}(?:no|none|absent|false|0(?:\.0+)?)(?![\w.])"
     r"|-free\b"
@@ -141,8 +141,9 @@ class Scope:
         self._until = self._until_ordinal = 0  # last place of the next mention
 
     def negator(self, token: Token) -> None:
-        """Opens a scope, or lifts an open scope without a mention."""
+        """Opens a scope; within an open scope without a mention it cancels the denial."""
         kind, is_within = token.kind, self.is_open and token.ordinal <= self._until_ordinal
+        # "no emotion other than anger" states anger
         if kind is Kind.EXCEPTION and is_within and self._denies:
             self.is_open = False
             return
@@ -167,6 +168,7 @@ class Scope:
             words = 0 if self._link is Kind.AND else self._until_ordinal
             reaches = mention.start <= self._until and mention.ordinal <= max(words, self._direct_ordinal)
         else:
+            # without a link only directly adjacent mentions share a denial
             between = text[self._tail : mention.start]
             reaches = not between or between.isspace()
         self.is_open, self._tail, self._link = reaches, mention.end, None

@@ -98,10 +98,10 @@ def _key(word: str) -> str:
 
 
 def _places(table: _Table, file: Path) -> dict[str, Place]:
-    # a node is a word, too
     places: dict[str, Place] = {}
 
     def put(words: list[str], place: Place) -> None:
+        # a node is a word, too, and may repeat in its own list
         for word in map(_key, dict.fromkeys(words)):
             if word in places:
                 raise ConfigError(

@@ -83,6 +83,7 @@ class MediaStage:
             async with asyncio.timeout(self._deadline_s):
                 answer: tuple[int, int] | Failure = await header
         except TimeoutError:
+            # force: native code of a decoder does not react to an interrupt
             ray.cancel(header, force=True)
             return Failure(stage="media", reason="deadline", detail=f"{self._deadline_s:g} s passed")
         except RayError as error:

@@ -39,6 +39,7 @@ def longest_prompt(
         prompt = family.process_prompt(clip, question, **pinned)
         if len(prompt.prompt_token_ids) <= max_prompt_tokens or (num_frames == 1 and seconds <= MIN_SECONDS):
             return prompt
+        # 5 % less: the length in tokens is not exactly proportional
         shrink = 0.95 * max_prompt_tokens / len(prompt.prompt_token_ids)
         num_frames, seconds = max(1, int(num_frames * shrink)), max(MIN_SECONDS, seconds * shrink)
 

@@ -70,6 +70,7 @@ def write_cold_start(path: Path, explained: Iterable[Explained]) -> Path:
             **each.provenance,
         }
         lines.append(json.dumps(source, ensure_ascii=False))
+    # the JSON last: a run that finds it also finds its provenance
     beside = path.with_suffix(".provenance.jsonl")
     atomic_write_text(beside, "".join(f"{line}\n" for line in lines))
     atomic_write_text(path, json.dumps(items, ensure_ascii=False, indent=1) + "\n")

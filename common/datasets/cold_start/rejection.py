@@ -74,6 +74,7 @@ async def sample_rationales(
     """
     outcome, tried = _resumed(records, sampling, log)
     on_accepted(len(outcome.explained))
+    # one iterator for all workers: each record is sampled by one of them
     waiting = iter([r for r in records if r.prompt_id not in outcome.explained])
     with log.open("a", encoding="utf-8") as written:
 
@@ -131,6 +132,7 @@ async def _sample(
             question,
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
+            # with the same seed a server may repeat its answer
             seed=sampling.seed + attempt,
         )
         labels = record.labels or (record.label,)

@@ -89,7 +89,7 @@ def _paths(clip: Clip) -> list[str]:
 
 
 def _declared_s(clip: Clip, limits: CheckLimits) -> float:
-    """Seconds by the headers; for whole files of the right kind that are not too long."""
+    """Seconds by the headers; raises `MediaError` for a file that is incomplete, too long or without a track."""
     from common.media.decode import SOUND_FILE_SUFFIXES
     from common.media.tracks import require_short
 

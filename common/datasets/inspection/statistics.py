@@ -93,6 +93,7 @@ def modality_of(record: Record) -> str:
 
 def read_splits(source: AnyCorpusConfig, *, taxonomy: str) -> dict[str, Corpus]:
     """Reads every part of a corpus, or `all` if it has no parts; raises `DatasetError`."""
+    # the configured part would hide the others
     source = _whole(source)
     train = read_corpus(source, split="train", taxonomy=taxonomy)
     singles = source.sources if isinstance(source, MixDataConfig) else (source,)

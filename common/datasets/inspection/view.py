@@ -15,6 +15,7 @@ MAX_LISTED = 20
 
 def show(inspection: Inspection, console: Console, *, level: str) -> None:
     """Prints counts, then left-out clips, then problems."""
+    # markup=False: names of clips and files may contain brackets
     console.print(_counts(inspection))
     if inspection.dropped:
         console.print(_tallied("left out", "clips", [dropped.reason for dropped in inspection.dropped]))

@@ -32,7 +32,7 @@ LabelFrom = Literal["both", "voice", "face"]
 SPEAKERS = tuple(f"en-us+{v}" for v in ("f1", "f2", "f3", "f4", "m1", "m3", "m4", "m5", "m7", "m8"))
 HELDOUT_SPEAKERS = tuple(f"en-us+{v}" for v in ("f5", "m2", "m6"))
 NUM_IDENTITIES = 400
-"""People of the splits that train; held-out people are numbered from here on."""
+"""Number of people in the training splits; the numbers of held-out people start here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def corpus_folder(parent: Path, config: SyntheticDataConfig) -> Path:
 def write_synthetic_corpus(
     folder: Path, config: SyntheticDataConfig, *, on_clip: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Writes the clips, `<split>.json` in R1-Omni's form and `metadata.jsonl`, and keeps complete files."""
+    """Writes the clips, `<split>.json` in R1-Omni's form and `metadata.jsonl`; a complete corpus is kept."""
     if (folder / "corpus.json").exists():
         return folder
     (folder / "clips").mkdir(parents=True, exist_ok=True)
@@ -144,6 +144,7 @@ def _recipe(split: str, labels: Sequence[str], kind: LabelFrom, rng: random.Rand
     identity = rng.randrange(first_identity, first_identity + NUM_IDENTITIES)
     speaker = rng.choice(HELDOUT_SPEAKERS if is_heldout else SPEAKERS)
     fps, seconds, seed = rng.choice((8, 10, 12)), rng.uniform(2.0, 3.0), rng.randrange(2**31)
+    # of the whole pair: its clips differ in words only if their voices differ
     sentence = rng.randrange(2**31)
     recipes: list[ClipRecipe] = []
     for label in labels:
@@ -182,6 +183,7 @@ def write_clip(path: Path, recipe: ClipRecipe) -> None:
 
 def render_voice(recipe: ClipRecipe) -> np.ndarray:
     """float32 [S] at 16 kHz, as long as the clip."""
+    # another stream than that of the face
     rng = np.random.default_rng(recipe.seed + 1)
     samples, rate = speak(
         recipe.transcript, voice=recipe.speaker, prosody=VOICES[recipe.voice].prosody, seed=recipe.seed

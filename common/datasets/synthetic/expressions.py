@@ -90,4 +90,4 @@ EXPLANATIONS = tuple(
     for voice in EMOTIONS
     for label in (face, voice)
 )
-"""Text of the kind that the corpus holds, for a tokenizer to learn its merges from."""
+"""Texts like those of the corpus, for the training of a tokenizer."""

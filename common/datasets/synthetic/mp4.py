@@ -23,6 +23,7 @@ def write_mp4(path: Path, *, frames: np.ndarray | None, fps: float, waveform: np
     import av
 
     with av.open(str(path), "w", format="mp4") as container:
+        # both streams come before the first packet, with which PyAV writes the header
         video = audio = None
         rate = Fraction(fps).limit_denominator(1001)
         if frames is not None:

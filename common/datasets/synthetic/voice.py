@@ -1,4 +1,4 @@
-"""Speech from libespeak-ng, whose library and data come as a wheel: pitch, range, rate and loudness set."""
+"""Speech with a set pitch, range, rate and loudness, from the libespeak-ng of the package `espeakng_loader`."""
 
 import _ctypes
 import ctypes
@@ -26,6 +26,7 @@ class Prosody:
 
 def speak(text: str, *, voice: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
     """Returns float32 [S] in [-1, 1] and its sample rate; the same arguments give the same sound."""
+    # loaded for each call: the state of an earlier call would change the sound
     library, rate = _open_library()
     library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
     try:
