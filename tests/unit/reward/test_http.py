@@ -23,7 +23,7 @@ from common.config.load import load_config
 from common.config.reward import BuiltinRewardConfig, HttpRewardConfig, PythonRewardConfig, RewardConfig, RewardKind
 from common.errors import ConfigError
 from common.types import Failure
-from reward.hosts import remote
+from reward.hosts import http_host
 from reward.hosts.deadlines_and_retries import PooledReward
 from reward.hosts.http_host import HttpHost
 from reward.hosts.reward_host import HostLostError
@@ -502,7 +502,7 @@ def test_only_the_configured_address_is_asked_with_the_token_of_the_environment(
         (lambda: httpx.Response(500, text="oh\nno"), "far-error", "answered 500: oh no"),
         (lambda: httpx.Response(429, json={"message": "busy"}), "far-error", "answered 429"),
         (
-            lambda: httpx.Response(200, content=b" " * (remote.MAX_REPLY_BYTES + 1)),
+            lambda: httpx.Response(200, content=b" " * (http_host.MAX_REPLY_BYTES + 1)),
             "far-error",
             "answered with more",
         ),
