@@ -1,7 +1,7 @@
 """Every error this project raises on purpose. All survive pickling: they cross processes.
 
 OmniError
-├── UserError                a mistake the user can mend; one line; exit code 2
+├── UserError                a mistake the user can correct; one line; exit code 2
 │   ├── ConfigError          a value in the configuration
 │   ├── ModelError           a model folder
 │   ├── DatasetError         a corpus

@@ -153,7 +153,7 @@ def _read(path: Path) -> OmniConfig:
         return load_config(str(path), [])
     except ConfigError as error:
         raise ConfigError(
-            f"a resumed run's configuration must be valid, got {path}: {error}; mend it, or start from "
+            f"a resumed run's configuration must be valid, got {path}: {error}; correct it, or start from "
             "scratch with --run.resume never"
         ) from error
 

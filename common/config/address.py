@@ -20,7 +20,7 @@ def checked_url(url: object, *, key: str) -> str:
     host = parts.hostname
     if not host or parts.scheme not in ("http", "https") or not _can_be_asked(text):
         shown = repr(f"{parts.scheme}://{host}") if host else "something else"
-        raise ValueError(f"{key} must be like https://host:port, got {shown}; mend it")
+        raise ValueError(f"{key} must be like https://host:port, got {shown}; correct it")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"{key} must hold no password, got one for {host!r}; give token_env")
     if "?" in text or "#" in text:

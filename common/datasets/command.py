@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         path = error.filename or "a file"
         raise ConfigError(
-            f"{path} must be usable, got {error.strerror or error}; mend it or its permissions"
+            f"{path} must be usable, got {error.strerror or error}; correct it or its permissions"
         ) from error
 
 

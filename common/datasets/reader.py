@@ -96,8 +96,8 @@ def read_corpus(
         raise DatasetError(f"{source.type}: {error}") from error
     except OSError as error:
         raise DatasetError(
-            f"{source.type}: {error.filename or _place(source)} must be readable, got {error.strerror}; mend it or "
-            "its permissions"
+            f"{source.type}: {error.filename or _place(source)} must be readable, got {error.strerror}; correct "
+            "the path or its permissions"
         ) from error
     dropped = (*corpus.dropped, *outside, *without_track)
     if not kept:
@@ -159,7 +159,7 @@ def _folded(
         if source.outside_taxonomy == "refuse":
             raise DatasetError(
                 f"{_place(source)}: a label must be in data.taxonomy ({classes}), got {record.label!r} of "
-                f"{record.prompt_id!r}; mend it, choose another taxonomy, or set outside_taxonomy to drop"
+                f"{record.prompt_id!r}; correct it, choose another taxonomy, or set outside_taxonomy to drop"
             )
         detail = f"{record.label!r} is none of {classes}"
         dropped.append(Dropped(clip_id=record.prompt_id, reason="outside-taxonomy", detail=detail))
@@ -191,7 +191,7 @@ def _with_transcripts(records: Sequence[Record], transcripts: Transcripts) -> li
     if transcripts.files and records and not any(text for _, text in pairs):
         raise DatasetError(
             f"{transcripts.files[0]}: transcripts must name the clips by id, got none of {len(records)}, the first "
-            f"{records[0].prompt_id!r}; mend the names"
+            f"{records[0].prompt_id!r}; correct the names"
         )
     return [replace(record, transcript=text) if text else record for record, text in pairs]
 
@@ -235,5 +235,5 @@ def _emptiness(source: SingleSourceConfig, part: Part, dropped: Sequence[Dropped
     reasons = Counter(d.reason for d in dropped).most_common()
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
     first = f", the first: {dropped[0].detail}" if dropped else ""
-    remedy = REMEDIES.get(reasons[0][0], "mend what is named") if reasons else "choose another part or fold"
+    remedy = REMEDIES.get(reasons[0][0], "correct what is named") if reasons else "choose another part or fold"
     return f"{source.type}: {_place(source)} must have clips of the part {part}, got {counts}{first}; {remedy}"

@@ -101,7 +101,7 @@ def read_one(prediction: Prediction, *, taxonomy: str) -> ReadPrediction:
         classes = ", ".join(TAXONOMIES[taxonomy] or ())
         raise DatasetError(
             f"{prediction.place or prediction.id}: a label must be of the taxonomy {taxonomy} ({classes}), got "
-            f"{prediction.label!r}; mend it or give another --taxonomy"
+            f"{prediction.label!r}; correct it or give another --taxonomy"
         )
     answer_text = readable_answer(prediction.text)
     answer = normalised(answer_text, taxonomy) if answer_text else None

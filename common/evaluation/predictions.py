@@ -87,9 +87,9 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             values: Any = json.loads(line)
         except ValueError as error:
-            raise DatasetError(f"{place}: a line must be JSON, got {_start(line)}: {error}; mend it") from error
+            raise DatasetError(f"{place}: a line must be JSON, got {_start(line)}: {error}; correct it") from error
         if not isinstance(values, dict):
-            raise DatasetError(f"{place}: a line must be a JSON object, got {_start(line)}; mend it")
+            raise DatasetError(f"{place}: a line must be a JSON object, got {_start(line)}; correct it")
         yield place, cast("dict[str, Any]", values)
 
 
@@ -160,7 +160,7 @@ def _prediction(values: Mapping[str, Any], place: str) -> Prediction:
             raise DatasetError(f"{place}: {name} must not be empty, got ''; fill it in")
     labels: Any = values.get("labels") or []
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in cast("list[Any]", labels)):
-        raise DatasetError(f"{place}: labels must be a list of texts, got {labels!r}; mend it")
+        raise DatasetError(f"{place}: labels must be a list of texts, got {labels!r}; correct it")
     condition = values.get("condition", AS_GIVEN)
     _require("condition", condition, str, place=place, may_be_null=False)
     if not condition:
@@ -183,7 +183,7 @@ def _require(name: str, value: Any, kind: type, *, place: str, may_be_null: bool
     # JSON's true is an int to Python
     if not isinstance(value, kind) or isinstance(value, bool):
         what = {str: "a text", int: "an integer"}[kind] + (" or null" if may_be_null else "")
-        raise DatasetError(f"{place}: {name} must be {what}, got {value!r}; mend it")
+        raise DatasetError(f"{place}: {name} must be {what}, got {value!r}; correct it")
 
 
 def _asked(path: str | Path) -> dict[tuple[str, ...], str]:
@@ -213,12 +213,12 @@ def _clips(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except OSError as error:
         raise DatasetError(f"--clips must be a readable file, got {str(path)!r}: {error.strerror}") from error
     except ValueError as error:
-        raise DatasetError(f"--clips must be JSON, got {str(path)!r}: {error}; mend it") from error
+        raise DatasetError(f"--clips must be JSON, got {str(path)!r}: {error}; correct it") from error
     if not isinstance(items, list):
-        raise DatasetError(f"--clips must hold a list, got a {type(items).__name__} in {str(path)!r}; mend it")
+        raise DatasetError(f"--clips must hold a list, got a {type(items).__name__} in {str(path)!r}; correct it")
     for number, item in enumerate(cast("list[Any]", items)):
         if not isinstance(item, dict):
-            raise DatasetError(f"{path}: clip {number} must be an object, got {item!r}; mend it")
+            raise DatasetError(f"{path}: clip {number} must be an object, got {item!r}; correct it")
         yield f"{path}: clip {number}", cast("dict[str, Any]", item)
 
 

@@ -65,7 +65,7 @@ def check_inputs(config: OmniConfig) -> dict[str, Corpus]:
         if all(map(_is_missing, corpus.records)):
             raise DatasetError(
                 f"{KEYS[split]} must have its media files, got none of {len(corpus.records)} clips, the first: "
-                f"{_media(corpus.records[0])[0]}; set {KEYS[split]}.media_root or mend the paths"
+                f"{_media(corpus.records[0])[0]}; set {KEYS[split]}.media_root or correct the paths"
             )
     if "heldout" in corpora:
         _require_askable(corpora["heldout"].records, config)

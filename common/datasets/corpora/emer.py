@@ -89,7 +89,7 @@ def load_emer(config: EmerDataConfig, *, split: str) -> Corpus:
     subtitles = _table(root, config, layout.subtitles, key="subtitles_file", is_needed=False)
     assert labels is not None
     reason_column = layout.reason_column or config.language
-    reason_by_name = _texts(reasons, reason_column, layout, remedy="mend the header or name another file")
+    reason_by_name = _texts(reasons, reason_column, layout, remedy="correct the header or name another file")
     subtitle_column = layout.subtitle_column or config.language
     transcripts = _texts(subtitles, subtitle_column, layout, remedy="set language or subtitles_file")
     items: list[Labelled] = []

@@ -101,7 +101,7 @@ def compound(text: str, *, place: str) -> tuple[str, ...]:
     ]
     if not classes or not all(classes):
         raise DatasetError(
-            f"{place}: a label must be made of {', '.join(ADJECTIVES)}, got {text!r}; mend the line or name "
+            f"{place}: a label must be made of {', '.join(ADJECTIVES)}, got {text!r}; correct the line or name "
             "another list"
         )
     return tuple(sorted(set(classes), key=MAFW_ORDER.index))
@@ -149,7 +149,7 @@ def _workbook(path: Path, config: MafwDataConfig) -> Iterator[Labelled | Dropped
         has_begun = True
         if LABEL_COLUMN not in cells:
             raise DatasetError(
-                f"{place}: a row must have its label in column {LABEL_COLUMN + 1}, got {len(cells)} cells; mend "
+                f"{place}: a row must have its label in column {LABEL_COLUMN + 1}, got {len(cells)} cells; correct "
                 "the row"
             )
         yield _labelled(place, name, cells[LABEL_COLUMN], config)

@@ -42,7 +42,7 @@ def _read(source: Path) -> list[Any]:
     try:
         items: Any = json.loads(text) if text.strip() else None
     except ValueError as error:
-        raise DatasetError(f"a corpus must be JSON, got {str(source)!r}: {error}; mend the file") from error
+        raise DatasetError(f"a corpus must be JSON, got {str(source)!r}: {error}; correct the file") from error
     if isinstance(items, list) and items:
         return cast(list[Any], items)
     content = "an empty list" if isinstance(items, list) else f"a {type(items).__name__}"
@@ -63,7 +63,7 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         fault = f"no {error}" if isinstance(error, KeyError) else "fewer than two turns with texts"
         raise DatasetError(
             f'{source}: record {index} must be {{"video", "conversations": [{{"value"}}, {{"value"}}]}}, got '
-            f"{fault} in {json.dumps(item, ensure_ascii=False)[:80]}; mend it or take it out"
+            f"{fault} in {json.dumps(item, ensure_ascii=False)[:80]}; correct it or take it out"
         ) from error
     if "<video>" not in human and "<audio>" not in human:
         raise DatasetError(
@@ -76,7 +76,7 @@ def _record(item: Any, index: int, *, root: Path, question: str, source: Path, s
         )
     sound = item.get("audio", video)
     if not isinstance(sound, str) or not sound:
-        raise DatasetError(f"{source}: record {index} must name its audio by a path, got {sound!r}; mend it")
+        raise DatasetError(f"{source}: record {index} must name its audio by a path, got {sound!r}; correct it")
     clip = Clip(
         clip_id=video,
         video_path=str(root / video) if "<video>" in human else None,

@@ -62,7 +62,7 @@ def sampled(count: int, strategy: str, *, seed: str, place: str) -> list[int]:
     if match is None or size < 1 or (is_share and amount > 100) or (not is_share and amount != size):
         raise DatasetError(
             f"{place}: sampling_strategy must be all, or first, end or random with :N or :P%, got "
-            f"{strategy!r}; mend it"
+            f"{strategy!r}; correct it"
         )
     if size > count:
         raise DatasetError(
@@ -78,7 +78,9 @@ def _entries(path: Path) -> list[tuple[str, str]]:
     try:
         tree: Any = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise DatasetError(f"{path}: a list must be YAML, got {' '.join(str(error).split())}; mend it") from error
+        raise DatasetError(
+            f"{path}: a list must be YAML, got {' '.join(str(error).split())}; correct it"
+        ) from error
     items: Any = cast(dict[str, Any], tree).get("datasets") if isinstance(tree, dict) else None
     if not isinstance(items, list) or not items:
         raise DatasetError(

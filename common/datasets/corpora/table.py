@@ -92,7 +92,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DatasetError(f"path must be a table or a folder of them, got {str(path)!r}: no such file; mend it")
+        raise DatasetError(f"path must be a table or a folder of them, got {str(path)!r}: no such file; correct it")
     # rglob would skip unreadable folders silently
     names = [(folder, name) for folder, _, files in os.walk(path, onerror=_refuse) for name in files]
     for pattern in ("metadata.jsonl", "metadata.csv", "*.parquet", "*.arrow", "*.jsonl"):
@@ -192,7 +192,7 @@ def _record(line: _Line, config: TableDataConfig, *, dataset: str, split: str) -
     video, audio = _path(line, config.video_column), _path(line, config.audio_column)
     clip_id = _text(line, config.id_column) or video or audio
     if not clip_id:
-        raise DatasetError(f"{line.place}: a row must name its clip, got no path; mend the row")
+        raise DatasetError(f"{line.place}: a row must name its clip, got no path; correct the row")
     if not video and not audio:
         return Dropped(clip_id=clip_id, reason="no-media", detail=f"{line.place}: neither video nor audio")
     labels = _labels(line, config)
@@ -227,7 +227,7 @@ def _labels(line: _Line, config: TableDataConfig) -> tuple[str, ...]:
 def _label(value: Any, line: _Line, config: TableDataConfig) -> str:
     if config.label_names:
         return class_of(
-            value, classes=config.label_names, first=0, place=line.place, remedy="mend the row or label_names"
+            value, classes=config.label_names, first=0, place=line.place, remedy="correct the row or label_names"
         )
     if isinstance(value, int | float):
         raise DatasetError(
@@ -249,7 +249,7 @@ def _path(line: _Line, column: str | None) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise DatasetError(f"{line.place}: {column!r} must be a path, got {value!r}; mend the row")
+        raise DatasetError(f"{line.place}: {column!r} must be a path, got {value!r}; correct the row")
     return value.strip()
 
 

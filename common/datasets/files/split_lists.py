@@ -49,7 +49,7 @@ def read_own_list(path: Path, *, classes: Sequence[str], key: Key) -> list[Label
             if column not in first:
                 raise DatasetError(
                     f"{path}:{line}: a header must have the columns video_name and label, got no {column!r} in "
-                    f"{', '.join(first)!r}; mend the header or name another list"
+                    f"{', '.join(first)!r}; correct the header or name another list"
                 )
         name_at, label_at = first.index("video_name"), first.index("label")
         del rows[0]
@@ -57,7 +57,9 @@ def read_own_list(path: Path, *, classes: Sequence[str], key: Key) -> list[Label
     for line, cells in rows:
         place = f"{path}:{line}"
         if len(cells) <= max(name_at, label_at) or not cells[name_at]:
-            raise DatasetError(f"{place}: a line must be video_name,label, got {','.join(cells)!r}; mend the line")
+            raise DatasetError(
+                f"{place}: a line must be video_name,label, got {','.join(cells)!r}; correct the line"
+            )
         label = class_of(cells[label_at], classes=classes, first=1, place=place)
         clips.append(Labelled(place=place, clip_id=numbered(cells[name_at], place=place, key=key), label=label))
     return clips
@@ -79,7 +81,7 @@ def read_public_list(path: Path, *, classes: Sequence[str], key: Key) -> list[La
         if len(parts) == 2 and (parts[1].isdigit() or Path(parts[1]).suffix.lower() in SOUND_SUFFIXES):
             name = parts[0]
         if not name:
-            raise DatasetError(f"{place}: a line must be path, frames and label, got {text!r}; mend the line")
+            raise DatasetError(f"{place}: a line must be path, frames and label, got {text!r}; correct the line")
         label = class_of(label, classes=classes, first=0, place=place)
         clips.append(Labelled(place=place, clip_id=numbered(name, place=place, key=key), label=label))
     return clips
@@ -100,7 +102,7 @@ def numbered(path: str, *, place: str, key: Key) -> str:
     """The id of a clip whose file is named by its number; raises `DatasetError`."""
     clip_id = key(stem_of(path))
     if clip_id is None:
-        raise DatasetError(f"{place}: a clip must be named by its number, got {stem_of(path)!r}; mend the line")
+        raise DatasetError(f"{place}: a clip must be named by its number, got {stem_of(path)!r}; correct the line")
     return clip_id
 
 
@@ -110,7 +112,7 @@ def class_of(
     classes: Sequence[str],
     first: int,
     place: str,
-    remedy: str = "mend the line or name another list",
+    remedy: str = "correct the line or name another list",
 ) -> str:
     """The class with a number that counts from `first`; raises `DatasetError`."""
     number = re.sub(r"\.0+$", "", str(cell).strip())

@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"a corpus must be a readable file, got {str(path)!r}: {error.strerror}; mend the path"
+            f"a corpus must be a readable file, got {str(path)!r}: {error.strerror}; correct the path"
         ) from error
 
 
@@ -78,15 +78,15 @@ def read_jsonl(path: Path) -> list[Row]:
         try:
             cells: Any = json.loads(text)
         except ValueError as error:
-            raise DatasetError(f"{place}: a line must be JSON, got {error}; mend the line") from error
+            raise DatasetError(f"{place}: a line must be JSON, got {error}; correct the line") from error
         if not isinstance(cells, dict):
-            raise DatasetError(f"{place}: a line must be an object, got {text[:60]!r}; mend the line")
+            raise DatasetError(f"{place}: a line must be an object, got {text[:60]!r}; correct the line")
         rows.append(Row(place=place, cells=cast(dict[str, Any], cells)))
     return rows
 
 
 def read_csv(
-    path: Path, *, columns: Sequence[str] = (), remedy: str = "mend the header or name another file"
+    path: Path, *, columns: Sequence[str] = (), remedy: str = "correct the header or name another file"
 ) -> list[Row]:
     """Reads a table with a header, with all its columns and without its blank rows.
 

@@ -68,7 +68,7 @@ def _entries(source: Path) -> Iterator[tuple[str, str, str]]:
             if not isinstance(name, str) or not isinstance(text, str):
                 raise DatasetError(
                     f'{row.place}: a line must be {{"name", "text"}}, both texts, got {str(row.cells)[:60]!r}; '
-                    "mend it"
+                    "correct it"
                 )
             yield row.place, name, text.strip()
     else:

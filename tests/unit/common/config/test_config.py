@@ -282,7 +282,7 @@ def test_a_mistake_names_key_rule_and_value(overrides: tuple[str, ...], parts: t
         ),
         (
             ("--reward.rewards=[{type: http, name: a, url: 'ftp://far.example'}]",),
-            "reward.rewards url must be like https://host:port, got 'ftp://far.example'; mend it",
+            "reward.rewards url must be like https://host:port, got 'ftp://far.example'; correct it",
         ),
         (
             ("--reward.rewards=[]",),

@@ -61,7 +61,7 @@ def test_each_file_is_read_for_the_stage_that_is_on(tmp_path: Path) -> None:
     ("text", "part"),
     [
         (json.dumps([item("a.mp4", "sad"), item("a.mp4", "happy")]), "'a.mp4' twice; remove one"),
-        (json.dumps([item("a.mp4", "sad"), item("b.mp4", "bored")]), "got 'bored' of 'b.mp4'; mend it"),
+        (json.dumps([item("a.mp4", "sad"), item("b.mp4", "bored")]), "got 'bored' of 'b.mp4'; correct it"),
         (
             json.dumps([item("a.mp4", "sad"), {"video": "b.mp4"}]),
             'got no \'conversations\' in {"video": "b.mp4"}; ',
@@ -123,7 +123,7 @@ def test_a_corpus_without_any_of_its_media_is_refused(tmp_path: Path, key: str) 
         check_inputs(config)
     assert str(caught.value) == (
         f"{key} must have its media files, got none of 2 clips, the first: {tmp_path}/x.mp4; "
-        f"set {key}.media_root or mend the paths"
+        f"set {key}.media_root or correct the paths"
     )
 
 

@@ -158,7 +158,7 @@ def test_the_full_response_is_kept(tmp_path: Path) -> None:
 def test_a_label_outside_the_taxonomy_is_named_with_its_clip(tmp_path: Path) -> None:
     (tmp_path / "mafw.json").write_text(json.dumps([item("a.mp4", gpt="sad"), item("b.mp4", gpt="bored")]))
     source = R1OmniDataConfig(type="r1_omni", path=str(tmp_path / "mafw.json"))
-    with pytest.raises(DatasetError, match=r"\(happy, sad, .*\), got 'bored' of 'b\.mp4'; mend it") as caught:
+    with pytest.raises(DatasetError, match=r"\(happy, sad, .*\), got 'bored' of 'b\.mp4'; correct it") as caught:
         read_corpus(source, split="train", taxonomy="dfew")
     assert "mafw.json" in str(caught.value)
     assert "\n" not in str(caught.value)
