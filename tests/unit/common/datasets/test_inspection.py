@@ -149,7 +149,7 @@ def test_files_that_the_system_refuses_are_one_line(tmp_path: Path, capsys: pyte
     assert main(["inspect", "--format", "table", "--root", str(tmp_path / ("x" * 300))]) == 2
     output = capsys.readouterr().err
     assert output.count("\n") == 1
-    assert "File name too long; correct it" in output
+    assert "File name too long; correct the path" in output
     turns = [{"value": "<video>"}, {"value": "<think>x</think><answer>sad</answer>"}]
     path = put_text(tmp_path / "list.json", json.dumps([{"video": "1.mp4", "conversations": turns}]))
     args = (
