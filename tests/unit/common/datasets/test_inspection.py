@@ -163,7 +163,7 @@ def test_files_that_the_system_refuses_are_one_line(tmp_path: Path, capsys: pyte
         str(tmp_path / f"{'y' * 249}.json"),
     )
     assert main(["make-cold-start", *args]) == 2
-    assert "File name too long; correct the path" in capsys.readouterr().err
+    assert "File name too long; correct it" in capsys.readouterr().err
 
 
 def test_a_table_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
