@@ -7,7 +7,7 @@ from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import Completion, Failure, Generation, ProcessedPrompt, SamplingSpec
-from learner.publishing.transfer import Transfer, all_ended
+from learner.publishing.transfer import RANKS, Transfer, all_ended
 from learner.publishing.verification import Agreement, Logprobs, agreement_of, minus
 
 PROBE_SEED = 2**61
@@ -61,7 +61,7 @@ class Probe:
     async def score(self, answers: Sequence[Answers], *, only_media: bool = False) -> list[Logprobs]:
         """The ranks' log-probabilities of each engine's answers; with `only_media`, texts get empty rows."""
         chosen = [i for i, p in enumerate(self.probes) if p.placeholders or not only_media]
-        async with self.transfer.phase("score", "ranks"):
+        async with self.transfer.phase("score", RANKS):
             scores = await self.senders.score(
                 [self.probes[i] for i in chosen],
                 [[c.token_ids for a in answers for c in a.completions[i]] for i in chosen],

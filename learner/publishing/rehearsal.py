@@ -14,7 +14,7 @@ from common.config.learner import PublishConfig
 from common.protocols import WeightReceiver
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Answers, Probe
-from learner.publishing.transfer import Identity
+from learner.publishing.transfer import RANKS, Identity
 from learner.publishing.verification import (
     Agreement,
     Evidence,
@@ -114,7 +114,7 @@ class Rehearsal:
     async def _rounding_of(self, answers: Sequence[Answers], scores: Sequence[Logprobs]) -> list[float]:
         """The effect of rounding on each engine's answers under the noisy weights, which is larger than at rest."""
         self._num_nonces += 1
-        async with self._transfer.phase("perturb", "ranks"):
+        async with self._transfer.phase("perturb", RANKS):
             await self._senders.perturb(scale=self._rounding, nonce=self._num_nonces, names=None)
         moved = await self._probe.score(answers)
         return [agreement_of(minus(m, s)).max for m, s in zip(moved, scores, strict=True)]
@@ -124,10 +124,10 @@ class Rehearsal:
     ) -> list[Logprobs]:
         """The change of the scores of each engine's answers with one layer's old weights."""
         is_tower = not set(self._plan.tower_names).isdisjoint(layer)
-        async with self._transfer.phase("restore", "ranks"):
+        async with self._transfer.phase("restore", RANKS):
             await self._senders.restore(names=layer)
         stale = await self._probe.score(answers, only_media=is_tower)
-        async with self._transfer.phase("perturb", "ranks"):
+        async with self._transfer.phase("perturb", RANKS):
             await self._senders.perturb(scale=self._scale, nonce=nonce, names=layer)
         # a tower has no effect on probes without media
         return [
@@ -185,13 +185,13 @@ class Rehearsal:
         nonce = self._num_nonces
         label = f"{current.weights_id}-rehearsal-{nonce}"
         tower_id = label if self._plan.changes_towers else current.tower_id
-        async with self._transfer.phase("perturb", "ranks"):
+        async with self._transfer.phase("perturb", RANKS):
             await self._senders.perturb(scale=self._scale, nonce=nonce, names=names)
         try:
             await self._transfer.send(engines, replace(current, weights_id=label, tower_id=tower_id))
             yield nonce
         finally:
-            async with self._transfer.phase("restore", "ranks"):
+            async with self._transfer.phase("restore", RANKS):
                 await self._senders.restore()
 
 

@@ -20,6 +20,8 @@ from learner.publishing.verification import check_receipt
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+RANKS = "ranks"
+"""The place of a phase that all learner ranks run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,7 @@ class Transfer:
 
     async def _gather(self, bucket: int) -> list[TensorReceipt]:
         with self.timed("gather"):
-            async with self.phase("gather", "ranks"):
+            async with self.phase("gather", RANKS):
                 return await self._senders.send_bucket(bucket)
 
     async def _each(
@@ -97,7 +99,10 @@ class Transfer:
 
     @asynccontextmanager
     async def phase(self, phase: str, where: str) -> AsyncGenerator[None]:
-        """A block with a deadline; its errors name the phase and the engine, or `ranks`."""
+        """A block with a deadline, whose errors name the phase and the engine, or `ranks`.
+
+        Ranks that hang raise a `LearnerError`, so that they are rebuilt like dead ones.
+        """
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
@@ -109,6 +114,8 @@ class Transfer:
             failed = (
                 f"must end within {self._deadline_s} s, and did not" if deadline.expired() else f"failed: {error}"
             )
+            if where == RANKS and deadline.expired():
+                raise LearnerError(f"publish: {phase} on {where} {failed}") from error
             raise PublishError(
                 f"publish: {phase} on {where} {failed}",
                 proof=phase,
