@@ -22,6 +22,7 @@ class RolloutPool:
     ) -> None:
         self._engines = list(engines)
         self._in_flight = [0] * len(engines)
+        self._last = -1
         self._sampling, self._group_size, self._deadline_s = sampling, group_size, deadline_s
 
     async def __call__(self, prompt: Prompt) -> Generation | Failure:
@@ -50,7 +51,10 @@ class RolloutPool:
 
     @contextmanager
     def _least_busy(self) -> Generator[WeightReceiver]:
-        index = self._in_flight.index(min(self._in_flight))
+        # ties go round: an engine that fails fast would otherwise get every request
+        count = len(self._engines)
+        order = [(self._last + 1 + offset) % count for offset in range(count)]
+        index = self._last = min(order, key=self._in_flight.__getitem__)
         self._in_flight[index] += 1
         try:
             yield self._engines[index]

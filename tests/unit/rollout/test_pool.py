@@ -82,21 +82,37 @@ def test_a_failed_request_is_data_and_frees_its_engine() -> None:
         pool = pool_of(first, second)
         first.open.set()
         second.open.set()
-        assert [await pool(prompt_of("x")) for _ in range(3)] == [FAILURE] * 3
-        assert (len(first.asked), len(second.asked)) == (3, 0)
+        answers = [await pool(prompt_of("x")) for _ in range(3)]
+        assert [answer == FAILURE for answer in answers] == [True, False, True]
+        assert (len(first.asked), len(second.asked)) == (2, 1)
+
+    run(work())
+
+
+def test_an_engine_that_fails_fast_does_not_get_every_request() -> None:
+    async def work() -> None:
+        engines = [Engine("a", FAILURE), Engine("b", FAILURE), Engine("c", FAILURE)]
+        for engine in engines:
+            engine.open.set()
+        pool = pool_of(*engines)
+        for _ in range(6):
+            await pool(prompt_of("x"))
+        assert [len(e.asked) for e in engines] == [2, 2, 2]
 
     run(work())
 
 
 def test_a_dead_engine_is_raised_and_freed() -> None:
     async def work() -> None:
-        engine = Engine("a", EngineError("gone"))
+        engine, other = Engine("a", EngineError("gone")), Engine("b")
         engine.open.set()
-        pool = pool_of(engine, Engine("b"))
+        other.open.set()
+        pool = pool_of(engine, other)
         for _ in range(2):
             with pytest.raises(EngineError, match="gone"):
                 await pool(prompt_of("x"))
-        assert len(engine.asked) == 2
+            await pool(prompt_of("x"))
+        assert (len(engine.asked), len(other.asked)) == (2, 2)
 
     run(work())
 
