@@ -5,6 +5,7 @@ receipt of every tensor that it passes to `load_weights`, and refuses a partial 
 from uninitialised memory.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketIn
     def start_weight_update(self) -> None:
         """Opens an update, in which each layer receives all of its elements or none."""
         self.receipts = []
+        self._forget_removed_segments()
         # a failed update leaves layers open; the next complete publish repairs their weights
         self._abandon_open_layers()
         initialize_layerwise_reload(self.model)
@@ -86,6 +88,11 @@ class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketIn
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
+
+    def _forget_removed_segments(self) -> None:
+        # ranks that were rebuilt have new segments; a mapping would keep the memory of the old ones
+        for path in [path for path in self._segments if not os.path.exists(path)]:
+            self._segments.pop(path).close()
 
     def _abandon_open_layers(self) -> None:
         for layer in self.model.modules():

@@ -73,9 +73,20 @@ class Probe:
                 row[i] = [v for _ in answer.completions[i] for v in next(rows)]
         return logprobs
 
-    async def agreement(self, engine: WeightReceiver, *, num_completions: int = 1) -> Agreement:
-        answers = await self.ask(engine, num_completions=num_completions)
-        return agreement_of(minus(answers.logprobs, (await self.score([answers]))[0]))
+    async def ask_all(self, engines: Sequence[WeightReceiver], *, num_completions: int = 1) -> list[Answers]:
+        """All engines answer at the same time."""
+        return await all_ended(self.ask(engine, num_completions=num_completions) for engine in engines)
+
+    async def agreements(
+        self, engines: Sequence[WeightReceiver], *, num_completions: int = 1
+    ) -> dict[str, Agreement]:
+        """The agreement of each engine, by name, from one call of the ranks."""
+        answers = await self.ask_all(engines, num_completions=num_completions)
+        scores = await self.score(answers)
+        return {
+            engine.name: agreement_of(minus(answer.logprobs, score))
+            for engine, answer, score in zip(engines, answers, scores, strict=True)
+        }
 
     def disagreement(
         self,

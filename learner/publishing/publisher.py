@@ -97,7 +97,7 @@ class Publisher:
         """
         if synchronize:
             await self._send_weights(self.version)
-        at_rest = {e.name: await self._probe.agreement(e, num_completions=NUM_COMPLETIONS) for e in self._engines}
+        at_rest = await self._probe.agreements(self._engines, num_completions=NUM_COMPLETIONS)
         if self._dtype != "float32":
             self._set_tolerance(at_rest)
         for engine in self._engines:
@@ -125,7 +125,7 @@ class Publisher:
         version = self.version + 1
         manifest = await self._send_weights(version)
         with self._transfer.timed("canary"):
-            canary = await self._check_all()
+            canary = await self._check_all(self._engines)
         report = PublishReport(
             version=version,
             num_bytes=sum(num_bytes(r) for r in manifest),
@@ -144,9 +144,7 @@ class Publisher:
 
     async def check(self, engine: WeightReceiver) -> Agreement:
         """The canary of one engine, which is paused if it fails."""
-        agreement = await self._probe.agreement(engine)
-        await self._require(agreement, engine)
-        return agreement
+        return (await self._check_all([engine]))[engine.name]
 
     async def rehearse(self, *engines: WeightReceiver) -> None:
         """Publishes noisy weights to some engines, checks every layer, and publishes the true weights again."""
@@ -158,8 +156,7 @@ class Publisher:
                 await next(e for e in engines if e.name == error.engine).pause()
             raise
         await self._transfer.send(engines, self._identity)
-        for engine in engines:
-            await self.check(engine)
+        await self._check_all(engines)
         self.num_rehearsals += len(engines)
         self.not_exercised = not_exercised
         logger.info(
@@ -185,9 +182,9 @@ class Publisher:
             version=version, weights_id=weights_id, tower_id=self._identity.tower_id if keeps_towers else weights_id
         )
 
-    async def _check_all(self) -> dict[str, Agreement]:
-        agreements = {e.name: await self._probe.agreement(e) for e in self._engines}
-        for engine in self._engines:
+    async def _check_all(self, engines: Sequence[WeightReceiver]) -> dict[str, Agreement]:
+        agreements = await self._probe.agreements(engines)
+        for engine in engines:
             await self._require(agreements[engine.name], engine)
         return agreements
 

@@ -94,7 +94,7 @@ class Rehearsal:
         self, engines: Sequence[WeightReceiver], layers: Sequence[Layer], *, current: Identity
     ) -> list[Trial]:
         async with self._noise(engines, names=None, current=current) as nonce:
-            answers = [await self._probe.ask(e, num_completions=NUM_COMPLETIONS) for e in engines]
+            answers = await self._probe.ask_all(engines, num_completions=NUM_COMPLETIONS)
             scores = await self._probe.score(answers)
             signatures: list[dict[Layer, Logprobs]] = [{} for _ in engines]
             for layer in layers:
@@ -160,7 +160,9 @@ class Rehearsal:
             for half in (layers[:middle], layers[middle:]):
                 names = [name for layer in half for name in layer]
                 async with self._noise([engine], names=names, current=current):
-                    agreement = await self._probe.agreement(engine, num_completions=NUM_COMPLETIONS)
+                    agreement = (await self._probe.agreements([engine], num_completions=NUM_COMPLETIONS))[
+                        engine.name
+                    ]
                 if agreement.exceeds(trial.tolerance):
                     layers = half
                     break

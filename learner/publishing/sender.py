@@ -1,9 +1,11 @@
 """One rank's part in a publish: gathers buckets, and writes them to shared memory on rank 0."""
 
+import errno
 import logging
 from collections.abc import Sequence
 
-from common.shared_memory import Segment, segment_path, sweep_segments
+from common.errors import ClusterError
+from common.shared_memory import SEGMENT_FOLDER, Segment, segment_path, sweep_segments
 from common.types import TensorReceipt
 from learner.publishing.plan import PublishPlan
 from learner.zero.weight_source import WeightSource
@@ -26,7 +28,7 @@ class WeightSender:
             for path in sweep_segments():
                 logger.info("removed %s, left by a process that has ended", path)
             for i in range(2):
-                segment = Segment(segment_path("learner", i), num_bytes=self.plan.segment_bytes)
+                segment = _segment(i, num_bytes=self.plan.segment_bytes)
                 segment.pin()
                 self._segments.append(segment)
         return [str(s.path) for s in self._segments]
@@ -51,3 +53,16 @@ class WeightSender:
         for segment in self._segments:
             segment.close(unlink=True)
         self._segments.clear()
+
+
+def _segment(index: int, *, num_bytes: int) -> Segment:
+    try:
+        return Segment(segment_path("learner", index), num_bytes=num_bytes)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # not a failure of the rank: a new one would meet the same disk
+        raise ClusterError(
+            f"{SEGMENT_FOLDER} must have room for two segments of {num_bytes / 2**20:.0f} MiB, got too little; "
+            "enlarge it, remove files there, or lower learner.publish.bucket_bytes"
+        ) from error

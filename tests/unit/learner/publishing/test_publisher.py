@@ -185,6 +185,18 @@ def test_an_engine_that_does_not_answer_the_probe_is_named() -> None:
     assert (error.proof, error.engine) == ("probe", "engine-1")
 
 
+def test_all_engines_answer_the_probe_at_the_same_time() -> None:
+    bench = Bench(num_engines=3)
+    for engine in bench.engines:
+        engine.slow_on = "generate"
+    run(bench.publisher.publish())
+    asked = [i for i, entry in enumerate(bench.fleet.log) if entry[1] == "generate"]
+    answered = [i for i, entry in enumerate(bench.fleet.log) if entry[1:] == ("slow", "generate")]
+    assert len({bench.fleet.log[i][0] for i in asked}) == 3
+    assert max(asked) < min(answered)
+    assert [entry for entry in bench.fleet.log if entry[1] == "score"] == [("ranks", "score", "")]
+
+
 def test_a_probe_that_fails_stops_the_publish() -> None:
     bench = Bench()
     bench.engine.probe_failure = Failure(stage="rollout", reason="too-long", detail="no room")

@@ -1,6 +1,8 @@
 """Freezing, perturbing and putting parameters back, and the sender that does it for a rehearsal."""
 
+import errno
 import math
+import os
 import re
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 import common.shared_memory
-from common.errors import ConfigError
+from common.errors import ClusterError, ConfigError
 from common.shared_memory import Segment
 from learner.checkpoints.shard_writer import HostCopies
 from learner.publishing.plan import PublishPlan
@@ -129,6 +131,17 @@ def sender(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def values(sender: WeightSender) -> dict[str, torch.Tensor]:
     """Copies of every parameter."""
     return {n: p.detach().clone() for n, p in sender._source.parameters.items()}  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_full_shared_memory_is_a_matter_of_the_node_and_not_of_the_rank(
+    sender: WeightSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ClusterError, match=r"must have room for two segments of 0 MiB, got too little; enlarge"):
+        sender.open()
 
 
 def test_a_rehearsal_is_taken_back_to_the_bit(sender: WeightSender) -> None:
