@@ -28,7 +28,7 @@ from learner.records.event_log import EventLog
 class StepRecorder(Protocol):
     """Records a step and returns the file of its samples; `published` is None for a step that was left out."""
 
-    def __call__(
+    async def __call__(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path: ...
 
@@ -119,27 +119,29 @@ class GrpoLoop:
             | draw_seconds,
             seconds=dict(events.seconds),
         )
-        batch = self._close_step(step, groups, report, published)
+        batch = await self._close_step(step, groups, report, published)
         self._equal.note(step, report.metrics, batch=batch)
         self._guard.check(step, batch=batch)
 
-    def _close_step(
+    async def _close_step(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path:
         # ledger, then records, then the state: earlier steps are whole whenever the run ends
         parts = self.parts
-        outstanding = parts.producer.outstanding()
-        parts.ledger.stepped(step, outstanding=outstanding, cursor=parts.producer.stream.cursor)
+        outstanding, cursor = parts.producer.outstanding(), parts.producer.stream.cursor
+        parts.ledger.stepped(step, outstanding=outstanding, cursor=cursor)
         parts.ledger.commit()
-        batch = parts.record(step, groups, report, published)
-        self.state = replace(
+        # as of now: draws go on while the step is recorded
+        state = replace(
             self.state,
             step=step,
             policy_version=parts.publisher.version,
-            cursor=parts.producer.stream.cursor,
+            cursor=cursor,
             outstanding=tuple((draw.position, draw.draw) for draw in outstanding),
             ledger_bytes=parts.ledger.num_bytes,
         )
+        batch = await parts.record(step, groups, report, published)
+        self.state = state
         return batch
 
     async def save_checkpoint(self) -> None:

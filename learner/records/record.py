@@ -1,5 +1,6 @@
 """The records of a step in the run folder: samples, a metrics line, curves, and a line on the screen."""
 
+import asyncio
 import gzip
 import json
 import time
@@ -52,12 +53,13 @@ class RunRecorder:
         self.folder = folder
         self._metrics, self._display, self._lineage = metrics, display, lineage
 
-    def __call__(
+    async def __call__(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path:
+        # in a thread: compression would hold up completions and rewards of the next groups
         # samples first: a line in the metrics means whole samples
         samples = sample_file(self.folder, step)
-        write_samples(samples, groups)
+        await asyncio.to_thread(write_samples, samples, groups)
         line = {**report.metrics, "run/lineage": float(self._lineage)}
         line |= _of_publish(published) if published else {}
         self._metrics.write(step, line | {f"seconds/{k}": v for k, v in report.seconds.items()})

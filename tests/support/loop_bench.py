@@ -192,7 +192,7 @@ class Bench:
         self.version += 1
         return PublishReport(version=self.version, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=1)
 
-    def record(
+    async def record(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
     ) -> Path:
         """Notes the step, and that its draws are on disk by now."""

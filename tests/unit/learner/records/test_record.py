@@ -1,10 +1,13 @@
 """What a step leaves in the run folder."""
 
+import asyncio
+import gc
 import gzip
 import json
 import math
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ from typing import Any
 import pytest
 
 from common.runtime.metrics import MetricsFile, distribution
-from common.types import StepReport
+from common.types import Group, StepReport
 from learner.publishing.publisher import PublishReport
 from learner.publishing.verification import Agreement
+from learner.records import record
 from learner.records.record import (
     CurvedMetrics,
     RunRecorder,
@@ -96,9 +100,31 @@ def test_a_recorder_keeps_nothing_of_a_step(tmp_path: Path) -> None:
     seconds = {"rollout": 1.5, "learn": 2.5, "publish": 0.25}
     published = PublishReport(version=1, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=0)
     before = sys.getrefcount(group)
-    recorder(1, [group], StepReport(metrics=metrics, seconds=seconds), published)
+    asyncio.run(recorder(1, [group], StepReport(metrics=metrics, seconds=seconds), published))
+    gc.collect()
     # a clip that is still referred to stays in the object store
     assert sys.getrefcount(group) == before
+
+
+def test_draws_go_on_while_samples_are_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples").mkdir()
+    went_on = threading.Event()
+
+    def compress(path: Path, groups: Sequence[Group]) -> None:
+        # on the event loop, nobody would set it
+        assert went_on.wait(timeout=60)
+
+    async def work() -> None:
+        monkeypatch.setattr(record, "write_samples", compress)
+        recorder = RunRecorder(tmp_path, metrics=MetricsFile(tmp_path / "metrics.jsonl"), display=Screen())
+        metrics = {"reward/total/mean": 0.5, "rollout/length/mean": 1.0, "learner/logprob_diff/max": 2e-6}
+        report = StepReport(metrics=metrics, seconds={"rollout": 1.5, "learn": 2.5})
+        recording = asyncio.create_task(recorder(1, [make_group([1.0])], report, None))
+        await asyncio.sleep(0)
+        went_on.set()
+        await recording
+
+    asyncio.run(work())
 
 
 def test_samples_that_break_off_leave_no_file(tmp_path: Path) -> None:
@@ -201,7 +227,7 @@ def test_a_step_is_recorded_in_samples_metrics_and_on_the_screen(tmp_path: Path)
         num_rehearsals=2,
         seconds={"pause": 0.125},
     )
-    recorder(4, groups, report, published)
+    asyncio.run(recorder(4, groups, report, published))
     assert len(lines_of(tmp_path / "samples" / "step_000004.jsonl.gz")) == 4
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line == {
