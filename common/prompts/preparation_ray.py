@@ -5,7 +5,7 @@ The driver receives a length and a handle; the tensors go from the task directly
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,16 @@ class _Prepared:
 
 
 MemoryKey = tuple[str | None, ...]
+TURN_S = 3600.0
+"""Seconds that a task may wait for a CPU."""
+
+
+def prepare_in_turn(*arguments: Any) -> Iterator[Any]:
+    """`prepare` as a Ray generator, whose first item shows that the task runs: it may have waited for a CPU."""
+    yield None
+    # no `yield from`: Ray sends values into a generator, which a tuple does not take
+    for value in prepare(*arguments):  # noqa: UP028
+        yield value
 
 
 def memory_key(record: Record, *, condition: Condition = "av", sound: Record | None = None) -> MemoryKey:
@@ -44,7 +54,7 @@ class MediaStage:
         self._kept: OrderedDict[MemoryKey, _Prepared] = OrderedDict()
         self._running: dict[MemoryKey, asyncio.Task[_Prepared | Failure]] = {}
         options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
-        self._task: Any = ray.remote(prepare).options(num_returns=2, **options)
+        self._task: Any = ray.remote(prepare_in_turn).options(num_returns="streaming", **options)
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
     async def __call__(
@@ -78,14 +88,19 @@ class MediaStage:
     async def _prepare(
         self, key: MemoryKey, record: Record, condition: Condition, sound: Record | None
     ) -> _Prepared | Failure:
-        header, prompt = self._task.remote(record, self._settings, condition, sound)
+        values = self._task.remote(record, self._settings, condition, sound)
+        limit_s = TURN_S
         try:
-            async with asyncio.timeout(self._deadline_s):
-                answer: tuple[int, int] | Failure = await header
+            async with asyncio.timeout(limit_s):
+                await (await anext(values))
+            limit_s = self._deadline_s
+            async with asyncio.timeout(limit_s):
+                answer: tuple[int, int] | Failure = await (await anext(values))
+            prompt = await anext(values)
         except TimeoutError:
             # force: native code of a decoder does not react to an interrupt
-            ray.cancel(header, force=True)
-            return Failure(stage="media", reason="deadline", detail=f"{self._deadline_s:g} s passed")
+            ray.cancel(values, force=True)
+            return Failure(stage="media", reason="deadline", detail=f"{limit_s:g} s passed")
         except RayError as error:
             return Failure(stage="media", reason="task-error", detail=last_line(error))
         if isinstance(answer, Failure):
