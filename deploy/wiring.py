@@ -31,7 +31,7 @@ from deploy.reporting.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
 from reward.actor import GRACE_S, RewardActor, RewardClient
-from rollout.actor import EngineActor, EngineClient
+from rollout.actor import CONCURRENCY_GROUPS, EngineActor, EngineClient
 
 logger = logging.getLogger(__name__)
 NAMESPACE = "omni-rlvr"
@@ -150,7 +150,7 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
-    actor: Any = ray.remote(EngineActor)
+    actor: Any = cast(Any, ray.remote)(concurrency_groups=CONCURRENCY_GROUPS)(EngineActor)
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": {"env_vars": env}}
     nodes = place_engines(placement_plan(run.config), driver=driver_node(), nodes=node_resources())
     handles: dict[str, Any] = {}
@@ -163,7 +163,10 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
         ).remote(name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version)
     try:
         sampling = sampling_of(run.config)
-        yield [EngineClient(handle, name=name, sampling=sampling) for name, handle in handles.items()]
+        yield [
+            EngineClient(handle, name=name, sampling=sampling, answer_deadline_s=settings.answer_deadline_s)
+            for name, handle in handles.items()
+        ]
     finally:
         await _end(list(handles.values()), [handle.shutdown.remote() for handle in handles.values()])
 

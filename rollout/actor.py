@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,7 +16,7 @@ from common.config.rollout import RolloutConfig
 from common.errors import EngineError, ReceiveError, last_line
 from common.protocols import WeightReceiver
 from common.runtime import provenance
-from common.runtime.remote_calls import forwarded, forwarded_async, remote
+from common.runtime.remote_calls import remote
 from common.shared_memory import Segment, segment_path
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
 
@@ -26,12 +27,34 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+CONCURRENCY_GROUPS = {"control": 16}
+"""Ray's groups of an engine's calls. Requests are in the default group; control calls never queue behind them."""
+
+
+def control(path: str) -> Any:
+    """A method of the control group that calls the async method at a path below the actor.
+
+    Each of Ray's groups has its own event loop. The call runs in the loop of the requests.
+    """
+
+    @ray.method(concurrency_group="control")
+    async def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        work = attrgetter(path)(self)(*args, **kwargs)
+        if self.loop is None:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    return forward
+
+
 class EngineActor:
     """The process of an engine; vLLM's processes are its children."""
 
     def __init__(self, *, name: str, model_path: str, config: RolloutConfig, **settings: Any) -> None:
         from rollout.engine import RolloutEngine
 
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The loop of the requests, to which vLLM's client belongs; None before `warm_up`."""
         self._copies: dict[int, Segment] = {}
         self._engine_or_error: RolloutEngine | EngineError
         try:
@@ -47,15 +70,23 @@ class EngineActor:
             raise self._engine_or_error
         return self._engine_or_error
 
-    failure = forwarded("_engine.failure")
-    warm_up = forwarded_async("_engine.warm_up")
-    pause = forwarded_async("_engine.pause")
-    resume = forwarded_async("_engine.resume")
-    start_update = forwarded_async("_engine.start_update")
+    pause = control("_engine.pause")
+    resume = control("_engine.resume")
+    start_update = control("_engine.start_update")
+    receive = control("_receive")
+    receive_copy = control("_receive_copy")
+    finish_update = control("_finish_update")
+    failure = control("_failure")
+    sources = control("_sources")
+    shutdown = control("_shutdown")
 
     async def place(self) -> tuple[str, str]:
         """The actor's node, and the place of its output for error messages."""
         return ray.get_runtime_context().get_node_id(), _output()
+
+    async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
+        self.loop = asyncio.get_running_loop()
+        await self._engine.warm_up(prompts, sampling)
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])
@@ -77,16 +108,16 @@ class EngineActor:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])
         return prompt if isinstance(prompt, Failure) else await self._engine.score(prompt, **request)
 
-    async def sources(self) -> dict[str, dict[str, str]]:
+    async def _sources(self) -> dict[str, dict[str, str]]:
         """The sources of this process and of vLLM's workers, by the process's name."""
         workers = await self._engine.call_workers("sources")
         name = self._engine.name
         return {name: provenance.sources()} | {f"{name}, worker {i}": w for i, w in enumerate(workers)}
 
-    async def receive(self, path: str, bucket: int) -> None:
+    async def _receive(self, path: str, bucket: int) -> None:
         await self._as_receive_error(self._engine.receive(path, bucket))
 
-    async def finish_update(self, **identity: Any) -> list[TensorReceipt]:
+    async def _finish_update(self, **identity: Any) -> list[TensorReceipt]:
         return await self._as_receive_error(self._engine.finish_update(**identity))
 
     async def _as_receive_error(self, work: Awaitable[T]) -> T:
@@ -95,7 +126,7 @@ class EngineActor:
         except Exception as error:  # vLLM raises a worker's error as a plain one
             raise ReceiveError(self._engine.failure() or last_line(error)) from None
 
-    async def receive_copy(self, data: np.ndarray, bucket: int) -> None:
+    async def _receive_copy(self, data: np.ndarray, bucket: int) -> None:
         """Loads a bucket whose bytes came from another node, through a segment on this node."""
         slot = bucket % 2
         if slot in self._copies and self._copies[slot].num_bytes < len(data):
@@ -103,9 +134,12 @@ class EngineActor:
         if slot not in self._copies:
             self._copies[slot] = Segment(segment_path("engine", slot), num_bytes=len(data))
         await asyncio.to_thread(self._copies[slot].fill, data)
-        await self.receive(str(self._copies[slot].path), bucket)
+        await self._receive(str(self._copies[slot].path), bucket)
 
-    def shutdown(self) -> None:
+    async def _failure(self) -> str:
+        return self._engine.failure()
+
+    async def _shutdown(self) -> None:
         self._engine.shutdown()
         for segment in self._copies.values():
             segment.close(unlink=True)
@@ -139,18 +173,19 @@ class EngineClient:
     start_update = remote(WeightReceiver.start_update)
     finish_update = remote(WeightReceiver.finish_update)
 
-    def __init__(self, handle: Any, *, name: str, sampling: SamplingSpec) -> None:
+    def __init__(self, handle: Any, *, name: str, sampling: SamplingSpec, answer_deadline_s: float = 30.0) -> None:
         self.name = name
         self.handle = handle
-        self._sampling = sampling
+        self._sampling, self._answer_deadline_s = sampling, answer_deadline_s
         self._is_elsewhere = False
         self._output = "; its output is in the logs of Ray on its node"
 
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
         """Waits until the engine is ready; the first prompt is the longest."""
-        node, self._output = await self._call("place")
+        # the deadline of the start applies
+        node, self._output = await self._call("place", limit_s=None)
         self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
-        await self._call("warm_up", list(prompts), self._sampling)
+        await self._call("warm_up", list(prompts), self._sampling, limit_s=None)
 
     async def sources(self) -> dict[str, dict[str, str]]:
         return await self._call("sources")
@@ -165,9 +200,22 @@ class EngineClient:
         else:
             await self._call("receive", path, bucket)
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, method: str, *args: Any, limit_s: float | None = -1.0, **kwargs: Any) -> Any:
+        if limit_s is not None and limit_s < 0:
+            # a request waits for its clip, and then for its completions
+            limit_s = self._answer_deadline_s + 2 * kwargs.get("deadline_s", 0.0)
+        answer = getattr(self.handle, method).remote(*map(_unresolved, args), **kwargs)
         try:
-            return await getattr(self.handle, method).remote(*map(_unresolved, args), **kwargs)
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # Ray does not pass a cancellation on: the engine would finish the request for nobody
+            ray.cancel(answer, force=False)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise EngineError(
+                f"engine {self.name}: {method} must end within {limit_s:g} s, and did not{self._output}"
+            ) from error
         except RayTaskError as error:
             cause = cast(BaseException, error.cause)
             if isinstance(cause, EngineError):

@@ -11,7 +11,7 @@ import importlib
 import itertools
 import os
 from collections.abc import Awaitable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -25,6 +25,10 @@ from common.models.registry import family_of
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
 from rollout.failure import FailureFile, cause_of
 from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
+
+T = TypeVar("T")
+POLL_S = 0.2
+"""Seconds between two looks whether vLLM's core lives, while a call is outstanding."""
 
 
 class RolloutEngine:
@@ -220,11 +224,11 @@ class RolloutEngine:
 
     async def _empty_caches(self) -> None:
         """Clears prefixes and encoded clips; raises `EngineError` if requests still use them."""
-        if not await self._llm.reset_prefix_cache():
+        if not await self._answer(self._llm.reset_prefix_cache()):
             raise EngineError(
                 f"engine {self.name}: its caches must be idle before a batch in lockstep, and were not"
             )
-        await self._llm.reset_encoder_cache()
+        await self._answer(self._llm.reset_encoder_cache())
 
     def _too_long(self, num_tokens: int, max_tokens: int) -> Failure | None:
         room = self.config.max_model_len - num_tokens
@@ -248,19 +252,21 @@ class RolloutEngine:
 
     async def pause(self) -> None:
         """Freezes every request where it is; nothing in flight is lost."""
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
 
     async def resume(self) -> None:
-        await self._llm.resume_generation()
+        await self._answer(self._llm.resume_generation())
 
     async def start_update(self) -> None:
         """Opens a weight update; the engine must be paused."""
         await self.call_workers("abandon_update")
-        await self._llm.start_weight_update()
+        await self._answer(self._llm.start_weight_update())
 
     async def receive(self, path: str, bucket: int) -> None:
         """Loads one bucket from shared memory; vLLM raises a plain error if the bucket ends inside a layer."""
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
+        await self._answer(
+            self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
+        )
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Closes the update; from then on the version and the identities hold.
@@ -271,7 +277,7 @@ class RolloutEngine:
         Raises:
             RuntimeError: another worker received other bytes.
         """
-        await self._llm.finish_weight_update(str(version))
+        await self._answer(self._llm.finish_weight_update(str(version)))
         self._version, self._weights_id, self._tower_id = version, weights_id, tower_id
         per_worker = await self.call_workers("weight_receipts")
         if any(receipts != per_worker[0] for receipts in per_worker[1:]):
@@ -283,7 +289,19 @@ class RolloutEngine:
 
     async def call_workers(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of the worker extension on every worker."""
-        return cast(list[Any], await self._llm.collective_rpc(method, args=args))
+        return await self._answer(cast(Awaitable[list[Any]], self._llm.collective_rpc(method, args=args)))
+
+    async def _answer(self, call: Awaitable[T]) -> T:
+        # vLLM never answers a call that is outstanding when its core dies
+        task = asyncio.ensure_future(call)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=POLL_S)
+                if self._llm.errored and not task.done():
+                    raise self._llm.dead_error
+            return task.result()
+        finally:
+            task.cancel()
 
     def failure(self) -> str:
         """The cause of death of a vLLM process; empty while all run."""

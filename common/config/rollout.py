@@ -42,6 +42,8 @@ class RolloutConfig(Config):
     """Most tokens of one forward pass; raised to `max_model_len` where it is less."""
     deadline_s: float = changeable(600.0, gt=0)
     """Seconds after which a request is aborted and its draw counted as failed."""
+    answer_deadline_s: float = changeable(30.0, gt=0)
+    """Seconds in which an engine must answer the publisher; requests get as many beyond `deadline_s`."""
     num_cpus: float = changeable(0.5, ge=0)
     """Ray CPUs that one engine takes."""
     num_gpus: float = changeable(0.0, ge=0)

@@ -15,7 +15,7 @@ from common.config.rollout import RolloutConfig
 from common.types import SamplingSpec, TensorReceipt
 from deploy.wiring import process_env
 from learner.actor import LearnerRank, RankClients
-from rollout.actor import EngineActor, EngineClient
+from rollout.actor import CONCURRENCY_GROUPS, EngineActor, EngineClient
 from rollout.translation import sampling_params
 
 SAMPLING = SamplingSpec(temperature=1.0, max_tokens=24)
@@ -126,6 +126,7 @@ class BreakableEngine(EngineActor):
         counts = await asyncio.gather(*(one(i, r) for i, r in enumerate(inputs)))
         return sum(counts) / (time.perf_counter() - start)
 
+    @ray.method(concurrency_group="control")
     async def num_unfinished(self) -> int:
         """Requests that vLLM has not answered."""
         return self._engine._llm.output_processor.get_num_unfinished_requests()
@@ -194,10 +195,12 @@ def start_engine(
     name: str = "engine-0",
     config: RolloutConfig = ENGINE,
     actor: type[BreakableEngine] = BreakableEngine,
+    max_concurrency: int = 1000,
+    answer_deadline_s: float = 30.0,
 ) -> EngineClient:
-    """A breakable engine, still starting."""
+    """A breakable engine, still starting; it runs `max_concurrency` requests at a time."""
     handle: Any = (
-        ray.remote(actor)
+        ray.remote(concurrency_groups=CONCURRENCY_GROUPS, max_concurrency=max_concurrency)(actor)
         .options(num_cpus=0.2, runtime_env={"env_vars": ENGINE_ENV})
         .remote(
             name=name,
@@ -207,7 +210,7 @@ def start_engine(
             worker_extension="tests.support.engines.BreakableWorker",
         )
     )
-    return EngineClient(handle, name=name, sampling=SAMPLING)
+    return EngineClient(handle, name=name, sampling=SAMPLING, answer_deadline_s=answer_deadline_s)
 
 
 def start_ranks(
