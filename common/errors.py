@@ -8,6 +8,7 @@ OmniError
 │   ├── LedgerError          the ledger that an earlier attempt left
 │   └── ClusterError         what the cluster cannot give
 ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
+├── FleetError               too few rollout engines that can still start
 ├── EngineError              a rollout engine
 │   └── ReceiveError         weights that did not arrive whole
 ├── LearnerError             a learner rank
@@ -72,6 +73,10 @@ class MediaError(OmniError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class FleetError(OmniError):
+    """Too few slots of the fleet can still have an engine."""
 
 
 class EngineError(OmniError):
