@@ -1,0 +1,54 @@
+"""The health of one engine from its signs of life, as a pure function of time: no clock, no asyncio.
+
+An engine shows life in two ways: all of vLLM's workers answer a heartbeat, and its work moves. A long step of vLLM holds
+up both. So the engine hangs only after a silence that is longer than any of its steps.
+"""
+
+MIN_SILENCE_S = 30.0
+"""Silence below which an engine never counts as hung."""
+LONGEST_STEPS = 5.0
+"""Silence that counts as a hang, as a multiple of the longest step."""
+
+
+class EngineHealth:
+    """Signs of life of one incarnation; times are seconds of the caller's clock."""
+
+    def __init__(self) -> None:
+        self._last_sign_s: float | None = None
+        self._last_step_s = 0.0
+        self._num_steps = 0
+        self._longest_step_s = 0.0
+        self._is_busy = False
+
+    def warmed_up(self, now_s: float, *, longest_step_s: float) -> None:
+        """Begins to count; the warm-up has run the longest step of the run's shapes."""
+        self._last_sign_s = self._last_step_s = now_s
+        self._longest_step_s = longest_step_s
+
+    def answered(self, now_s: float) -> None:
+        """All workers answered a heartbeat."""
+        self._note(now_s)
+
+    def stepped(self, now_s: float, *, num_steps: int, num_running: int) -> None:
+        """vLLM's counters were read; only a new number of steps is a sign of life."""
+        was_busy, self._is_busy = self._is_busy, num_running > 0
+        if num_steps == self._num_steps:
+            return
+        # an idle engine takes no step; with several steps in between, none of them took all of this time
+        if was_busy and num_steps == self._num_steps + 1:
+            self._longest_step_s = max(self._longest_step_s, now_s - self._last_step_s)
+        self._num_steps, self._last_step_s = num_steps, now_s
+        self._note(now_s)
+
+    @property
+    def max_silence_s(self) -> float:
+        return max(MIN_SILENCE_S, LONGEST_STEPS * self._longest_step_s)
+
+    def hangs(self, now_s: float) -> bool:
+        """True after a silence that no step explains; never before the warm-up has ended."""
+        return self._last_sign_s is not None and now_s - self._last_sign_s > self.max_silence_s
+
+    def _note(self, now_s: float) -> None:
+        # signs during the warm-up do not start the count
+        if self._last_sign_s is not None:
+            self._last_sign_s = now_s
