@@ -1,7 +1,7 @@
 """The health of one engine from its signs of life, as a pure function of time: no clock, no asyncio.
 
-An engine shows life in two ways: all of vLLM's workers answer a heartbeat, and its work moves. A long step of vLLM holds
-up both. So the engine hangs only after a silence that is longer than any of its steps.
+An engine shows life in two ways: all of vLLM's workers answer a heartbeat, and its work moves. A long step of vLLM
+holds up both. So the engine hangs only after a silence that is longer than any of its steps.
 """
 
 MIN_SILENCE_S = 30.0
