@@ -54,7 +54,7 @@ def test_control_calls_do_not_wait_for_requests(run: Run, engine: EngineClient, 
         # behind the requests, the pause would have come after the last of them
         num_done = sum(request.done() for request in running)
         assert num_done < len(running)
-        await engine.start_update()
+        assert await engine.sources()
         assert sum(request.done() for request in running) == num_done
         await engine.resume()
         assert all(isinstance(answer, Generation) for answer in await asyncio.gather(*running))
