@@ -51,9 +51,9 @@ def test_control_calls_do_not_wait_for_requests(run: Run, engine: EngineClient, 
         while not await unfinished(engine):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
         await engine.pause()
-        # behind the requests, the pause would have come after the last of them
+        # behind the requests, the pause would have come after nearly all of them
         num_done = sum(request.done() for request in running)
-        assert num_done < len(running)
+        assert num_done < len(running) / 2
         assert await engine.sources()
         assert sum(request.done() for request in running) == num_done
         await engine.resume()
