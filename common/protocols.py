@@ -112,6 +112,56 @@ class WeightReceiver(Protocol):
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]: ...
 
 
+class EngineFleet(Protocol):
+    """The engines of a run, as the publisher sees them. Engines come and go between any two calls.
+
+    An engine serves requests only after a delivery of the fleet's version: a transfer whose members were fixed
+    before it began, and whose receipt and canary it passed. One delivery is open at a time.
+    """
+
+    async def until_joining(self) -> None:
+        """Waits until an engine needs a rehearsal or a delivery.
+
+        Raises:
+            FleetError: too few engines can still start.
+        """
+        ...
+
+    def unverified(self) -> Sequence["WeightReceiver"]:
+        """Warm engines that no rehearsal has verified since they started."""
+        ...
+
+    def candidates(self) -> Sequence["WeightReceiver"]:
+        """All warm engines, verified or not."""
+        ...
+
+    def rehearsed(self, engine: "WeightReceiver") -> None:
+        """A rehearsal verified the engine; nothing happens if it was verified before or is lost."""
+        ...
+
+    def begin_delivery(self, version: int, *, only_joining: bool = False) -> Sequence["WeightReceiver"]:
+        """Fixes the members of a transfer: all verified engines, or those that have no delivery of the standing
+        version.
+        """
+        ...
+
+    def delivered(self, engine: "WeightReceiver") -> None:
+        """A member passed receipt and canary; nothing happens if it was lost meanwhile."""
+        ...
+
+    def end_delivery(self) -> None:
+        """Closes the transfer, whose version the fleet then has; engines without it stop serving."""
+        ...
+
+    def abort_delivery(self) -> None:
+        """Closes a transfer that the ranks could not finish; its members stop serving until the next delivery."""
+        ...
+
+    def lost(self, engine: "WeightReceiver", *, reason: str) -> None:
+        """Condemns an engine: its answers are void, its processes are ended, and its slot starts another."""
+        ...
+
+
 class WeightSenders(Protocol):
     """All learner ranks, as the publisher sees them: every call is a collective."""
 
