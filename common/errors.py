@@ -10,6 +10,8 @@ OmniError
 ├── MediaError               one clip; becomes a reason in the ledger, never stops a run
 ├── FleetError               too few rollout engines that can still start
 ├── EngineError              a rollout engine
+│   ├── EngineStartError     an engine that could not start
+│   ├── RequestRefusedError  a request that a living engine refused
 │   └── ReceiveError         weights that did not arrive whole
 ├── LearnerError             a learner rank
 ├── CheckpointError          a checkpoint that could not be written
@@ -81,6 +83,22 @@ class FleetError(OmniError):
 
 class EngineError(OmniError):
     """A rollout engine failed outside any one request."""
+
+
+class EngineStartError(EngineError):
+    """A rollout engine could not start.
+
+    Attributes:
+        is_killed: a signal ended one of its processes, so that another start may succeed.
+    """
+
+    def __init__(self, message: str, *, is_killed: bool = False) -> None:
+        super().__init__(message)
+        self.is_killed = is_killed
+
+
+class RequestRefusedError(EngineError):
+    """A living engine refused one request."""
 
 
 class ReceiveError(EngineError):

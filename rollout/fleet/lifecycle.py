@@ -167,13 +167,13 @@ class Lifecycle:
     def rehearsed(self, name: str) -> bool:
         return self._advance(name, State.REHEARSING, State.WAITING)
 
-    def begin_delivery(self, version: int, *, members: Sequence[str] | None = None) -> Delivery:
-        """Fixes the members of a transfer: the given WAITING engines, or for None all WAITING and READY ones."""
+    def begin_delivery(self, version: int, *, only_joining: bool = False) -> Delivery:
+        """Fixes the members of a transfer: all WAITING engines, and all READY ones unless only engines join."""
         assert self._open is None, "one delivery at a time"
-        candidates = self.in_state(State.WAITING, State.READY)
-        chosen = [i.name for i in candidates if members is None or i.name in members]
+        states = (State.WAITING,) if only_joining else (State.WAITING, State.READY)
         self._num_deliveries += 1
-        self._open = Delivery(number=self._num_deliveries, version=version, members=tuple(chosen))
+        members = tuple(incarnation.name for incarnation in self.in_state(*states))
+        self._open = Delivery(number=self._num_deliveries, version=version, members=members)
         return self._open
 
     def delivered(self, delivery: Delivery, name: str) -> bool:
@@ -199,6 +199,16 @@ class Lifecycle:
         self.version = delivery.version
         for incarnation in self.in_state(State.READY):
             if incarnation.version != self.version:
+                self._move(incarnation, State.WAITING)
+
+    def abort_delivery(self, delivery: Delivery) -> None:
+        """Closes a transfer that did not finish; its members may hold parts of it, so they wait."""
+        assert delivery == self._open, "only the open delivery ends"
+        self._open = None
+        for name in delivery.members:
+            incarnation = self._incarnations[name]
+            if incarnation.state in (State.WAITING, State.READY):
+                incarnation.version = None
                 self._move(incarnation, State.WAITING)
 
     def lend(self, name: str) -> bool:

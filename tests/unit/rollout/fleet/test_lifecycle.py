@@ -218,8 +218,7 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(is_admission=st.booleans())
     def begin(self, is_admission: bool) -> None:
         version = self.lifecycle.version + (not is_admission)
-        members = self.live(State.WAITING) if is_admission else None
-        self.delivery = self.lifecycle.begin_delivery(version, members=members)
+        self.delivery = self.lifecycle.begin_delivery(version, only_joining=is_admission)
 
     @precondition(lambda self: self.delivery is not None)
     @rule(data=st.data())
@@ -230,6 +229,15 @@ class FleetMachine(RuleBasedStateMachine):
                 self.lifecycle.delivered(self.delivery, name)
                 self.held[name] = self.delivery.version
         self.lifecycle.end_delivery(self.delivery)
+        self.delivery = None
+
+    @precondition(lambda self: self.delivery is not None)
+    @rule()
+    def abort(self) -> None:
+        for name in self.delivery.members:
+            # it may hold a part of the transfer
+            self.held.pop(name, None)
+        self.lifecycle.abort_delivery(self.delivery)
         self.delivery = None
 
     @invariant()
