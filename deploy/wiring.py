@@ -7,31 +7,41 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import ray
+from common.runtime.engine_processes import ENGINE_TOKEN
+from common.runtime.node_agent_actor import NodeAgents
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.config.learner import LearnerConfig
+from common.config.rollout import RolloutConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
 from common.prompts.preparation_ray import MediaSettings, MediaStage
 from common.runtime import provenance
-from common.types import SamplingSpec
+from common.types import ProcessedPrompt, SamplingSpec
 from deploy.checks.machine import free_memory_bytes
 from deploy.checks.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
 from deploy.checks.placement import place_engines, placement_plan
 from deploy.checks.preflight import Corpora, check_inputs, load_corpora, resolve_model, with_steps
+from deploy.control_actor import ControlActor
+from deploy.engine_host import MakeEngineFn, RayEngineHost
 from deploy.interrupt import Interrupts
 from deploy.reporting.progress import Progress
 from deploy.run_folder import hold_run_folder, make_run_folder, require_same_settings, take_up
 from learner.actor import LearnerRank, RankClients
+from learner.records.event_log import EventLog
 from reward.actor import GRACE_S, RewardActor, RewardClient
-from rollout.actor import CONCURRENCY_GROUPS, EngineActor, EngineClient
+from rollout.actor import CONCURRENCY_GROUPS, EngineActor
+from rollout.fleet.dispatcher import Request
+from rollout.fleet.fleet import EngineEvent, Fleet
+from rollout.fleet.lifecycle import State
 
 logger = logging.getLogger(__name__)
 NAMESPACE = "omni-rlvr"
@@ -46,6 +56,10 @@ QUIET = {
 """Environment that silences library output that the run replaces or that does not apply to it."""
 
 
+NAME_WAIT_S = 15.0
+"""Seconds in which a cluster ends the actors of a driver that has died."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """State that all stages of a run share."""
@@ -58,9 +72,18 @@ class Run:
     prepare: MediaStage
     progress: Progress
     interrupts: Interrupts
+    agents: NodeAgents
+
+    async def references(self) -> list[ProcessedPrompt]:
+        """The longest prompt within the limits, and the prompts of the probe."""
+        rollout = self.config.rollout
+        return await self.prepare.references(
+            question=self.corpora.train[0].question,
+            max_prompt_tokens=rollout.max_model_len - rollout.sampling.max_tokens,
+        )
 
 
-async def require_same_sources(*processes: EngineClient | RankClients | RewardClient) -> None:
+async def require_same_sources(*processes: RankClients | RewardClient) -> None:
     """Raises `ClusterError` if an actor runs other sources than the driver, with the first file that differs."""
     ours = provenance.sources()
     for process in processes:
@@ -78,6 +101,41 @@ def start_ray() -> None:
         keep_idle_workers = {"idle_worker_killing_time_threshold_ms": 600_000}
         options |= {"address": "local", "include_dashboard": False, "_system_config": keep_idle_workers}
     ray.init(**options)
+
+
+@asynccontextmanager
+async def hold_run_name(config: OmniConfig, folder: Path) -> AsyncGenerator[None]:
+    """Takes the run's name on this cluster for the block; the driver's end frees it.
+
+    Raises:
+        ClusterError: another run has the name, whatever its folder.
+    """
+    options: Any = {"name": f"control-{config.run.name}", "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
+    deadline_s = asyncio.get_running_loop().time() + NAME_WAIT_S
+    while True:
+        try:
+            handle: Any = ray.remote(ControlActor).options(**options).remote(str(folder))
+            break
+        except ValueError:  # Ray's error for a name that is taken
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise ClusterError(
+                    f"run.name must be free on this cluster, got {config.run.name!r}, which a run in "
+                    f"{await _folder_of(options['name'])} has; choose another name, or let that run end"
+                ) from None
+            await asyncio.sleep(1.0)
+    try:
+        yield
+    finally:
+        ray.kill(handle)
+
+
+async def _folder_of(name: str) -> str:
+    try:
+        holder = cast(Any, ray.get_actor(name, namespace=NAMESPACE))
+        async with asyncio.timeout(NAME_WAIT_S):
+            return await holder.folder.remote()
+    except (RayError, ValueError, TimeoutError):
+        return "an unknown folder"
 
 
 def driver_node() -> str:
@@ -103,7 +161,8 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
     folder = make_run_folder(config)
     interrupts = Interrupts(progress.say)
     progress.when_unread(interrupts.stopper())
-    with hold_run_folder(folder):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(hold_run_folder(folder))
         if config.run.resume != "never":
             require_same_settings(folder, config)
         with progress.phase("model"):
@@ -114,6 +173,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
             progress.say(f"warning: {line}")
         with progress.phase("ray"):
             start_ray()
+        await stack.enter_async_context(hold_run_name(config, folder))
         nodes = place_engines(placement_plan(config), driver=driver_node(), nodes=node_resources())
         if has_engines:
             # the memory of other nodes is unknown here
@@ -136,14 +196,52 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
             prepare=MediaStage(MediaSettings(data=config.data, model_path=model_path), env=process_env(1)),
             progress=progress,
             interrupts=interrupts,
+            agents=NodeAgents(_node_agent),
         )
 
 
 @asynccontextmanager
-async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncGenerator[list[EngineClient]]:
-    """Starts the rollout engines on a checkpoint of a policy version; they are not yet warm."""
-    cache = engine_cache_bytes(run.config, model_sizes(Path(model_path)))
-    settings = run.config.rollout.model_copy(update={"kv_cache_gib": None if cache is None else cache / 2**30})
+async def open_fleet(
+    run: Run,
+    model_path: str,
+    *,
+    version: int = 0,
+    is_static: bool = False,
+    events: EventLog | None = None,
+) -> AsyncGenerator[tuple[Fleet, RayEngineHost]]:
+    """Starts the rollout engines on a checkpoint of a policy version, and replaces those that are lost.
+
+    With `is_static` nothing is published: engines serve the checkpoint. `events` gets a line per transition.
+    """
+    config = run.config
+    cache = engine_cache_bytes(config, model_sizes(Path(model_path)))
+    settings = config.rollout.model_copy(update={"kv_cache_gib": None if cache is None else cache / 2**30})
+    host = RayEngineHost(
+        _engine_actors(run, settings),
+        model_path=model_path,
+        config=settings,
+        sampling=sampling_of(config),
+        warm_up_prompts=run.references,
+        reaper=run.agents,
+        version=version,
+    )
+    fleet = Fleet(
+        host,
+        slots=[f"engine-{index}" for index in range(settings.num_engines)],
+        min_engines=settings.num_engines if config.is_deterministic else settings.min_engines,
+        version=version,
+        max_sequences=2 * settings.max_num_seqs,
+        start_deadline_s=config.run.start_deadline_s,
+        is_static=is_static,
+        notify=_notifier(run, events),
+        resubmitted=_resubmission(events),
+    )
+    async with fleet:
+        yield fleet, host
+
+
+def _engine_actors(run: Run, settings: RolloutConfig) -> MakeEngineFn:
+    """A function that requests the actor of an engine, on the node of its slot while that lives."""
     env = process_env(settings.num_threads) | {
         # vLLM's own binding would take all cores of the machine
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -151,24 +249,43 @@ async def open_engines(run: Run, model_path: str, *, version: int = 0) -> AsyncG
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     actor: Any = cast(Any, ray.remote)(concurrency_groups=CONCURRENCY_GROUPS)(EngineActor)
-    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": {"env_vars": env}}
     nodes = place_engines(placement_plan(run.config), driver=driver_node(), nodes=node_resources())
-    handles: dict[str, Any] = {}
     for index, node in enumerate(nodes):
-        name = f"engine-{index}"
         if node != driver_node():
-            run.progress.say(f"{name} runs on node {node[:8]}; its weights go there through Ray's object store")
-        handles[name] = actor.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **options
-        ).remote(name=name, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version)
-    try:
-        sampling = sampling_of(run.config)
-        yield [
-            EngineClient(handle, name=name, sampling=sampling, answer_deadline_s=settings.answer_deadline_s)
-            for name, handle in handles.items()
-        ]
-    finally:
-        await _end(list(handles.values()), [handle.shutdown.remote() for handle in handles.values()])
+            run.progress.say(f"engine-{index} runs on node {node[:8]}; its weights go there over the network")
+
+    def make(slot: str, token: str, model_path: str, version: int) -> Any:
+        node = nodes[int(slot.rpartition("-")[2])]
+        # the node of a slot may be gone: then any node with room
+        options: dict[str, Any] = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
+        if node in node_resources():
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        options["runtime_env"] = {"env_vars": env | {ENGINE_TOKEN: token}}
+        return actor.options(**options).remote(
+            name=slot, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version
+        )
+
+    return make
+
+
+def _notifier(run: Run, events: EventLog | None) -> Callable[[EngineEvent], None]:
+    """Writes the transitions of engines, and reports those that are lost."""
+
+    def notify(event: EngineEvent) -> None:
+        if events is not None:
+            events.write(event="engine", **asdict(event))
+        if event.state == State.CONDEMNED and event.reason:
+            run.progress.say(f"{event.engine} is lost and replaced: {event.reason}")
+
+    return notify
+
+
+def _resubmission(events: EventLog | None) -> Callable[[Request, str], None]:
+    def write(request: Request, engine: str) -> None:
+        if events is not None:
+            events.write(event="resubmitted", draw=request.label, engine=engine, losses=request.num_losses)
+
+    return write
 
 
 @asynccontextmanager

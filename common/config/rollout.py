@@ -30,6 +30,8 @@ class RolloutConfig(Config):
 
     num_engines: int = changeable(1, ge=1)
     """Number of vLLM engines, one Ray actor each."""
+    min_engines: int = changeable(1, ge=1)
+    """Fewest engines that must be able to start; a run with fewer ends. With `run.deterministic` all must."""
     group_size: int = Field(default=8)
     """Completions per prompt (G)."""
     sampling: SamplingConfig = SamplingConfig()
@@ -59,6 +61,16 @@ class RolloutConfig(Config):
     """GPUs over which one engine splits the model."""
     enforce_eager: bool = changeable(True)
     """Run without CUDA graphs and compilation."""
+
+    @model_validator(mode="after")
+    def a_run_can_have_its_fewest_engines(self) -> Self:
+        # a fleet has one slot per engine
+        if self.min_engines > self.num_engines:
+            raise ValueError(
+                f"rollout.min_engines must be <= rollout.num_engines, got {self.min_engines} > {self.num_engines}; "
+                "lower the one or raise the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def a_group_has_rewards_to_centre(self) -> Self:

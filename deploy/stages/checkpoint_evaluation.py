@@ -23,8 +23,8 @@ from common.runtime.screen import Screen
 from common.types import Condition, Record
 from deploy.checks.preflight import heldout_clips
 from deploy.reporting.progress import Progress
-from deploy.stages.evaluation_stage import ask, warm_up
-from deploy.wiring import Run, open_engines, open_run
+from deploy.stages.evaluation_stage import ask
+from deploy.wiring import Run, open_fleet, open_run, starting
 from learner.checkpoints import checkpoint
 from learner.loops.evaluation import Asking, require_some_asked
 
@@ -95,11 +95,12 @@ async def _answers(
 ) -> list[Prediction]:
     """Predictions of each condition; raises `DatasetError` if no unchanged clip could be decoded."""
     predictions: list[Prediction] = []
-    async with open_engines(run, run.model_path, version=version) as engines:
-        await warm_up(run, engines, phase="engines")
+    async with open_fleet(run, run.model_path, version=version, is_static=True) as (fleet, _):
+        async with starting(run, "engines"):
+            await fleet.until_warm()
         for condition, clips in records_by_condition.items():
             asking = Asking(policy_version=version, taxonomy=run.config.data.taxonomy, condition=condition)
-            texts = await ask(run, engines, clips, asking, name=condition)
+            texts = await ask(run, fleet, clips, asking, name=condition)
             run.interrupts.check()
             try:
                 require_some_asked(texts)

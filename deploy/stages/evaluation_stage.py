@@ -1,14 +1,13 @@
-"""The evaluation of a policy on the held-out clips as a stage of a run, and the warm-up of engines."""
+"""The evaluation of a policy on the held-out clips as a stage of a run."""
 
-import asyncio
 from collections.abc import Sequence
 
 from common.config.evaluation import Policy
 from common.evaluation.controls import asked_in_groups
 from common.evaluation.predictions import Prediction, write_predictions
 from common.labels import TAXONOMIES
-from common.types import Condition, ProcessedPrompt, Record, SamplingSpec
-from deploy.wiring import Run, open_engines, require_same_sources, starting
+from common.types import Condition, Record, SamplingSpec
+from deploy.wiring import Run, open_fleet, starting
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import Best, RunState
 from learner.loops.evaluation import (
@@ -25,7 +24,7 @@ from learner.loops.evaluation import (
 )
 from learner.records.curves import curves_of
 from learner.records.event_log import EventLog
-from rollout.actor import EngineClient
+from rollout.fleet.fleet import Fleet
 from rollout.pool import RolloutPool
 
 
@@ -33,9 +32,10 @@ async def evaluate_untrained(run: Run) -> None:
     """Evaluates the untrained policy on separate engines."""
     if not is_due(run, "untrained"):
         return
-    async with open_engines(run, run.model_path) as engines:
-        await warm_up(run, engines, phase="engine, untrained")
-        await evaluate_policy(run, engines, "untrained", version=0)
+    async with open_fleet(run, run.model_path, is_static=True) as (fleet, _):
+        async with starting(run, "engine, untrained"):
+            await fleet.until_warm()
+        await evaluate_policy(run, fleet, "untrained", version=0)
 
 
 def is_due(run: Run, policy: Policy) -> bool:
@@ -51,13 +51,13 @@ def _due(run: Run, policy: Policy) -> list[Condition]:
     return [c for c in ("av", *controls) if read_result(folder, result_name(policy, c)) is None]
 
 
-async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Policy, *, version: int) -> None:
+async def evaluate_policy(run: Run, fleet: Fleet, policy: Policy, *, version: int) -> None:
     """Evaluates the missing conditions of a policy on the held-out clips."""
     taxonomy, seed = run.config.data.taxonomy, run.config.run.seed
     for condition in _due(run, policy):
         clips = asked_in_groups(run.corpora.heldout, condition, classes=TAXONOMIES[taxonomy], seed=seed)
         asking = Asking(policy_version=version, taxonomy=taxonomy, condition=condition)
-        result = await _evaluate(run, engines, clips, asking, policy=result_name(policy, condition))
+        result = await _evaluate(run, fleet, clips, asking, policy=result_name(policy, condition))
         for curve in curves_of(run.folder, run.config.run, "eval", after_step=None):
             curve.write(version, result_metrics(result))
 
@@ -65,9 +65,9 @@ async def evaluate_policy(run: Run, engines: Sequence[EngineClient], policy: Pol
 class CheckpointEvaluator:
     """An `EvaluateFn` of the validation clips, after every n-th and the last checkpoint; it records the best."""
 
-    def __init__(self, run: Run, engines: Sequence[EngineClient], events: EventLog, *, after_step: int) -> None:
+    def __init__(self, run: Run, fleet: Fleet, events: EventLog, *, after_step: int) -> None:
         """Points of the curves after `after_step` are void."""
-        self._run, self._engines, self._events = run, engines, events
+        self._run, self._fleet, self._events = run, fleet, events
         config = run.config
         self._every = config.evaluation.every_checkpoints * config.learner.checkpoint.every_steps
         self._curves = curves_of(run.folder, config.run, "validation", after_step=after_step) if self._every else []
@@ -79,7 +79,7 @@ class CheckpointEvaluator:
         asking = Asking(policy_version=state.policy_version, taxonomy=run.config.data.taxonomy)
         with self._events.phase("evaluation"):
             result = await _evaluate(
-                run, self._engines, run.corpora.validation, asking, policy=f"validation_{state.step:06d}"
+                run, self._fleet, run.corpora.validation, asking, policy=f"validation_{state.step:06d}"
             )
         war, uar = result.recognition.war.value, result.recognition.uar.value
         checkpoint.note_best(run.folder, Best(step=state.step, war=war, uar=uar))
@@ -88,22 +88,22 @@ class CheckpointEvaluator:
 
 
 async def _evaluate(
-    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, policy: str
+    run: Run, fleet: Fleet, clips: Sequence[Record], asking: Asking, *, policy: str
 ) -> EvaluationResult:
-    predictions, folder = await ask(run, engines, clips, asking, name=policy), run.folder / "eval"
+    predictions, folder = await ask(run, fleet, clips, asking, name=policy), run.folder / "eval"
     write_predictions(answers_file(folder, policy), predictions)
     result = evaluation_result(predictions, policy=policy, policy_version=asking.policy_version)
     write_result(folder, result)
     return result
 
 
-async def ask(
-    run: Run, engines: Sequence[EngineClient], clips: Sequence[Record], asking: Asking, *, name: str
-) -> list[Prediction]:
-    """Answers clips greedily, once each, on warm engines; results are in the order of the clips."""
+async def ask(run: Run, fleet: Fleet, clips: Sequence[Record], asking: Asking, *, name: str) -> list[Prediction]:
+    """Answers clips greedily, once each; results are in the order of the clips."""
     config = run.config.rollout
     greedy = SamplingSpec(temperature=0.0, max_tokens=config.sampling.max_tokens)
-    pool = RolloutPool(engines, sampling=greedy, group_size=1, deadline_s=config.deadline_s)
+    pool = RolloutPool(
+        fleet.dispatcher, slots=fleet.slots, sampling=greedy, group_size=1, deadline_s=config.deadline_s
+    )
     with run.progress.bar(f"evaluation, {name}") as update:
         return await predict_clips(
             clips,
@@ -113,20 +113,3 @@ async def ask(
             max_in_flight=run.config.evaluation.max_in_flight,
             on_clip=update,
         )
-
-
-async def warm_up(run: Run, engines: Sequence[EngineClient], *, phase: str) -> list[ProcessedPrompt]:
-    """Waits for engines, warms them up on the longest prompt, and checks their sources; returns the probes.
-
-    Raises:
-        ClusterError: they are late, or run other sources than the driver.
-    """
-    rollout = run.config.rollout
-    async with starting(run, phase):
-        longest, *probes = await run.prepare.references(
-            question=run.corpora.train[0].question,
-            max_prompt_tokens=rollout.max_model_len - rollout.sampling.max_tokens,
-        )
-        await asyncio.gather(*(engine.warm_up([longest, *probes]) for engine in engines))
-        await require_same_sources(*engines)
-    return probes

@@ -10,11 +10,12 @@ from typing import Any
 from common.datasets.dropout import dropout_of
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
+from deploy.engine_host import RayEngineHost
 from deploy.reporting.progress import StepLines
-from deploy.stages.evaluation_stage import CheckpointEvaluator, evaluate_policy, is_due, warm_up
+from deploy.stages.evaluation_stage import CheckpointEvaluator, evaluate_policy, is_due
 from deploy.stages.scoring import scored_by
 from deploy.stages.training import Training, newest, open_training
-from deploy.wiring import Run, open_engines, open_reward, sampling_of
+from deploy.wiring import Run, open_fleet, open_reward, sampling_of, starting
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import RunState
 from learner.loops.grpo_loop import GrpoLoop, LoopParts
@@ -26,7 +27,7 @@ from learner.records.curves import curves_of
 from learner.records.event_log import EventLog
 from learner.records.record import CurvedMetrics, RunRecorder
 from reward.actor import RewardClient
-from rollout.actor import EngineClient
+from rollout.fleet.fleet import Fleet
 from rollout.pool import RolloutPool
 
 LAYOUT = {
@@ -41,7 +42,9 @@ class _Stage:
     """State that outlives the ranks."""
 
     run: Run
-    engines: Sequence[EngineClient]
+    fleet: Fleet
+    host: RayEngineHost
+    events: EventLog
     reward: RewardClient
     probes: Sequence[ProcessedPrompt]
     reference_path: str
@@ -65,10 +68,17 @@ async def run_grpo_stage(run: Run, start: str) -> None:
     # other inputs are reported before an actor starts and before any record becomes void
     await _with_inputs(run, start, state)
     async with AsyncExitStack() as stack:
-        engines = await stack.enter_async_context(open_engines(run, policy, version=state.policy_version))
+        events = EventLog(run.folder / "events.jsonl")
+        fleet, host = await stack.enter_async_context(
+            open_fleet(run, policy, version=state.policy_version, events=events)
+        )
         reward = await stack.enter_async_context(open_reward(run))
-        probes = await warm_up(run, engines, phase="engines")
-        stage = _Stage(run=run, engines=engines, reward=reward, probes=probes, reference_path=start)
+        async with starting(run, "engines"):
+            await fleet.until_warm()
+            _, *probes = await run.references()
+        stage = _Stage(
+            run=run, fleet=fleet, host=host, events=events, reward=reward, probes=probes, reference_path=start
+        )
         reached, num_rebuilds = state.step, 0
         while True:
             try:
@@ -92,21 +102,23 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         run, run.folder, start=start, learner=config.learner, phase="learner ranks", resumed="resumed"
     ) as training:
         state = await _with_inputs(run, start, training.state)
+        stage.host.load_next(training.policy_path, version=state.policy_version)
         publisher = Publisher(
             senders=training.ranks,
-            engines=stage.engines,
+            fleet=stage.fleet,
             plan=training.info["plan"],
             segments=training.info["segments"],
             probes=stage.probes,
             sampling=sampling_of(config),
             config=config.learner.publish,
             dtype=config.model.dtype,
+            answer_deadline_s=config.rollout.answer_deadline_s,
             version=state.policy_version,
         )
         with run.progress.phase("rehearsal"):
             await publisher.start(synchronize=synchronize)
         if state.step == 0:
-            await evaluate_policy(run, stage.engines, "cold_start", version=state.policy_version)
+            await evaluate_policy(run, stage.fleet, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps)
         producer = await _producer(stage, training, display=display, publisher=publisher)
         parts = _loop_parts(stage, training, producer=producer, publisher=publisher, display=display)
@@ -116,7 +128,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
                 loop.run, save_checkpoint=loop.save_checkpoint, listener=producer.interrupt
             )
         run.interrupts.check()
-        await evaluate_policy(run, stage.engines, "grpo", version=publisher.version)
+        await evaluate_policy(run, stage.fleet, "grpo", version=publisher.version)
 
 
 async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
@@ -152,8 +164,10 @@ async def _producer(
     vary = dropout_of(config.data, seed=config.run.seed)
     stream = PromptStream(run.corpora.train, seed=config.run.seed, cursor=state.cursor, vary=vary)
     stream.ask_again(state.outstanding)
+    stage.events.show = display.phase
     pool = RolloutPool(
-        stage.engines,
+        stage.fleet.dispatcher,
+        slots=stage.fleet.slots,
         sampling=sampling_of(config),
         group_size=config.rollout.group_size,
         deadline_s=config.rollout.deadline_s,
@@ -166,7 +180,7 @@ async def _producer(
         score=await scored_by(run, stage.reward, pool=pool, version=lambda: publisher.version),
         ledger=training.ledger,
         buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
-        events=EventLog(run.folder / "events.jsonl", show=display.phase),
+        events=stage.events,
         seed=config.run.seed,
         max_redraws=config.learner.max_redraws,
     )
@@ -181,6 +195,7 @@ def _loop_parts(
         producer=producer,
         train=training.ranks.train,
         publisher=publisher,
+        fleet=stage.fleet,
         ledger=training.ledger,
         record=RunRecorder(
             run.folder,
@@ -189,7 +204,7 @@ def _loop_parts(
             lineage=training.ledger.lineage,
         ),
         save_checkpoint=training.checkpointer,
-        evaluate=CheckpointEvaluator(run, stage.engines, producer.events, after_step=step),
+        evaluate=CheckpointEvaluator(run, stage.fleet, producer.events, after_step=step),
         prefetch=run.prepare.prefetch,
         events=producer.events,
         reward_metrics=stage.reward.take_metrics,

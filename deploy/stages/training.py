@@ -21,6 +21,8 @@ from learner.records.record import take_up_records
 class Training:
     state: RunState
     """The state of the newest checkpoint, from which the ranks continue."""
+    policy_path: str
+    """The model of that checkpoint, or of the start."""
     ledger: Ledger
     ranks: RankClients
     info: Mapping[str, Any]
@@ -52,6 +54,9 @@ async def open_training(
             )
             if state.step:
                 await ranks.load_optimizer(checkpoint.checkpoint_folder(folder, state.step))
-        checkpointer = Checkpointer(folder, ranks, keep=run.config.learner.checkpoint.keep)
+        keep = run.config.learner.checkpoint.keep
+        checkpointer = Checkpointer(folder, ranks, keep=keep, in_use=state.step)
         await stack.enter_async_context(checkpointer)
-        yield Training(state=state, ledger=ledger, ranks=ranks, info=info, checkpointer=checkpointer)
+        yield Training(
+            state=state, policy_path=policy, ledger=ledger, ranks=ranks, info=info, checkpointer=checkpointer
+        )

@@ -142,11 +142,12 @@ def version_of(model: Path) -> int:
     return read_state(model.parent).policy_version if is_checkpoint else 0
 
 
-def prune(run: Path, *, keep: int) -> None:
-    """Removes all checkpoints but the newest and the best."""
+def prune(run: Path, *, keep: int, in_use: int | None = None) -> None:
+    """Removes all checkpoints but the newest, the best, and that of the step `in_use`."""
     best = read_best(run)
+    kept = {in_use, None if best is None else best.step}
     for folder in checkpoints(run)[keep:]:
-        if best is None or _step_of(folder) != best.step:
+        if _step_of(folder) not in kept:
             shutil.rmtree(folder)
 
 

@@ -24,8 +24,9 @@ class Checkpointer:
         CheckpointError: the previous checkpoint could not be written.
     """
 
-    def __init__(self, run: Path, savers: Savers, *, keep: int) -> None:
-        self._run, self._savers, self._keep = run, savers, keep
+    def __init__(self, run: Path, savers: Savers, *, keep: int, in_use: int | None = None) -> None:
+        """`in_use` is the step of a checkpoint that engines still load; it is not removed."""
+        self._run, self._savers, self._keep, self._in_use = run, savers, keep, in_use
         self._is_writing = False
 
     async def __call__(self, state: RunState) -> None:
@@ -40,7 +41,7 @@ class Checkpointer:
         if self._is_writing:
             await self._savers.wait_saved()
             self._is_writing = False
-            await asyncio.to_thread(checkpoint.prune, self._run, keep=self._keep)
+            await asyncio.to_thread(checkpoint.prune, self._run, keep=self._keep, in_use=self._in_use)
 
     async def __aenter__(self) -> "Checkpointer":
         return self

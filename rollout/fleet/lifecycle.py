@@ -91,7 +91,7 @@ class Slot:
 
 
 OnChange = Callable[[Incarnation, State], None]
-"""Called after each transition with the incarnation and its earlier state."""
+"""Called after each transition and delivery with the incarnation and its earlier state."""
 
 
 class Lifecycle:
@@ -130,6 +130,15 @@ class Lifecycle:
     def num_possible(self) -> int:
         """Slots that have an engine or may still get one."""
         return sum(not slot.retired for slot in self._slots.values())
+
+    @property
+    def num_starting(self) -> int:
+        """Slots whose next engine is not warm yet."""
+        warm = (State.REHEARSING, State.WAITING, State.READY, State.PINNED, State.DRAINING)
+        return sum(
+            not slot.retired and (slot.incarnation is None or slot.incarnation.state not in warm)
+            for slot in self._slots.values()
+        )
 
     def require_possible(self) -> None:
         """Raises `FleetError` if too few slots can still have an engine."""
@@ -189,7 +198,8 @@ class Lifecycle:
             self._slots[incarnation.slot].num_losses = 0
         incarnation.version = delivery.version
         if incarnation.state != State.DRAINING:
-            self._move(incarnation, State.READY)
+            before, incarnation.state = incarnation.state, State.READY
+            self._on_change(incarnation, before)
         return True
 
     def end_delivery(self, delivery: Delivery) -> None:

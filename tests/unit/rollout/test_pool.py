@@ -10,6 +10,7 @@ from common.types import Failure, Generation, MediaRef, Prompt, SamplingSpec
 from rollout.pool import RolloutPool
 from tests.support.builders import make_draw, make_generation
 from tests.support.clock import run
+from tests.support.fleet import dispatcher_of
 
 SAMPLING = SamplingSpec(max_tokens=5)
 FAILURE = Failure(stage="rollout", reason="deadline", detail="1 s passed")
@@ -35,8 +36,13 @@ class Engine:
 
 def pool_of(*engines: Engine) -> RolloutPool:
     """Groups of two."""
-    some: Any = engines
-    return RolloutPool(some, sampling=SAMPLING, group_size=2, deadline_s=7.0)
+    return RolloutPool(
+        dispatcher_of(engines),
+        slots=[engine.name for engine in engines],
+        sampling=SAMPLING,
+        group_size=2,
+        deadline_s=7.0,
+    )
 
 
 def prompt_of(name: str, *, seed: int = 0) -> Prompt:
@@ -62,7 +68,7 @@ def test_the_least_busy_engine_is_asked() -> None:
         pool = pool_of(*engines)
         async with asyncio.TaskGroup() as group:
             waiting = [group.create_task(pool(prompt_of(f"clip-{i}"))) for i in range(6)]
-            await asyncio.sleep(0)
+            await asyncio.sleep(1)
             assert [len(e.asked) for e in engines] == [2, 2, 2]
             engines[1].open.set()
             await asyncio.gather(waiting[1], waiting[4])
@@ -102,17 +108,13 @@ def test_an_engine_that_fails_fast_does_not_get_every_request() -> None:
     run(work())
 
 
-def test_a_dead_engine_is_raised_and_freed() -> None:
+def test_a_draw_of_a_dead_engine_goes_to_another_with_its_seed() -> None:
     async def work() -> None:
         engine, other = Engine("a", EngineError("gone")), Engine("b")
         engine.open.set()
         other.open.set()
-        pool = pool_of(engine, other)
-        for _ in range(2):
-            with pytest.raises(EngineError, match="gone"):
-                await pool(prompt_of("x"))
-            await pool(prompt_of("x"))
-        assert (len(engine.asked), len(other.asked)) == (2, 2)
+        assert await pool_of(engine, other)(prompt_of("x", seed=7)) == make_generation(2, engine="b")
+        assert [request["seed"] for request in (*engine.asked, *other.asked)] == [7, 7]
 
     run(work())
 
@@ -120,7 +122,7 @@ def test_a_dead_engine_is_raised_and_freed() -> None:
 @pytest.mark.parametrize("num_completions", [1, 3])
 def test_a_group_of_another_size_is_no_group(num_completions: int) -> None:
     async def work() -> None:
-        engine = Engine("a", make_generation(num_completions))
+        engine = Engine("a", make_generation(num_completions, engine="a"))
         engine.open.set()
         with pytest.raises(EngineError, match=f"engine a must return 2 completions, got {num_completions}"):
             await pool_of(engine)(prompt_of("x"))

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from common.errors import EngineError, MediaError
+from common.errors import EngineError, MediaError, RequestRefusedError
 from common.types import Condition, Failure, MediaRef, Record, SamplingSpec
 from rollout.pool import RolloutPool
 from rollout.scoring import LogprobScorer
 from tests.support.builders import make_record
 from tests.support.clock import run
+from tests.support.fleet import dispatcher_of
 
 LATE = Failure(stage="rollout", reason="deadline", detail="engine a: 7 s passed")
 
@@ -58,9 +59,14 @@ class Scene:
     def __init__(self, *, failure: Failure | None = None, num_engines: int = 1, is_alone: bool = False) -> None:
         self.engines = [ScoringEngine(str(i)) for i in range(num_engines)]
         self.clips, self.version = Clips(failure), 0
-        some: Any = self.engines
         self.scorer = LogprobScorer(
-            RolloutPool(some, sampling=SamplingSpec(), group_size=2, deadline_s=7.0),
+            RolloutPool(
+                dispatcher_of(self.engines),
+                slots=[engine.name for engine in self.engines],
+                sampling=SamplingSpec(),
+                group_size=2,
+                deadline_s=7.0,
+            ),
             prepare=self.clips,
             encode=lambda text: [len(text)],
             version=lambda: self.version,
@@ -146,7 +152,7 @@ def test_an_answer_of_an_older_version_that_comes_late_is_not_remembered_as_new(
     run(work())
 
 
-@pytest.mark.parametrize("answer", [LATE, EngineError("gone")])
+@pytest.mark.parametrize("answer", [LATE, RequestRefusedError("gone")])
 def test_a_failure_is_raised_and_not_remembered(answer: Failure | Exception) -> None:
     async def work() -> None:
         scene = Scene()

@@ -1,0 +1,11 @@
+"""The actor by which a cluster knows a run: its name is taken while the run lives."""
+
+
+class ControlActor:
+    """One per run, in the namespace of all runs."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def folder(self) -> str:
+        return self._folder
