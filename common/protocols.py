@@ -53,16 +53,24 @@ class ScoreLogprobsFn(Protocol):
 
 
 class PrepareFn(Protocol):
-    """Decodes and processes a record's clip: a handle to it and its length in tokens, or a failure."""
+    """Decodes and processes a record's clip: a handle to it and its length in tokens, or a failure.
 
-    async def __call__(self, record: Record) -> tuple[MediaRef, int] | Failure: ...
+    `lost` is a handle of an earlier call whose clip is no longer in memory: it is never returned again.
+    """
+
+    async def __call__(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure: ...
 
 
 class PrepareInConditionFn(Protocol):
     """`PrepareFn` for a condition; `sound` is the record whose sound replaces the clip's."""
 
     async def __call__(
-        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
+        self,
+        record: Record,
+        *,
+        condition: Condition = "av",
+        sound: Record | None = None,
+        lost: MediaRef | None = None,
     ) -> tuple[MediaRef, int] | Failure: ...
 
 

@@ -304,7 +304,7 @@ async def open_ranks(
     handles = [actor.remote(rank=r, world_size=learner.num_ranks) for r in range(learner.num_ranks)]
     segments: list[str] = []
     try:
-        ranks = RankClients(handles, deadline_s=learner.deadline_s)
+        ranks = RankClients(handles, prepare=run.prepare, deadline_s=learner.deadline_s)
         info = await ranks.start(
             config=learner,
             model_path=model_path,

@@ -1,6 +1,7 @@
 """One DeepSpeed rank as a Ray actor: a shell around `LearnerEngine`."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -8,16 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
-from common.protocols import WeightSenders
+from common.prompts.lost_clips import MAX_LOSSES
+from common.protocols import PrepareFn, WeightSenders
 from common.runtime import provenance
 from common.runtime.remote_calls import forwarded, remote
-from common.types import Group, MediaRef, ProcessedPrompt
+from common.types import Failure, Group, MediaRef, ProcessedPrompt, Prompt
 from learner.checkpoints.checkpointer import Savers
 from learner.training.batch import split_groups, token_cost, train_example, train_group
+
+logger = logging.getLogger(__name__)
 
 
 class LearnerRank:
@@ -33,6 +37,7 @@ class LearnerRank:
 
     def __init__(self, *, rank: int, world_size: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
+        self._clips: list[ProcessedPrompt] = []
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for rank 0's rendezvous."""
@@ -54,13 +59,27 @@ class LearnerRank:
     def sources(self) -> dict[str, str]:
         return provenance.sources()
 
-    def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
-        prompts = _fetched([g.prompt.media for g in groups])
-        return self._engine.train_step([train_group(g, p) for g, p in zip(groups, prompts, strict=True)])
+    def fetch(self, media: Sequence[MediaRef]) -> dict[int, str]:
+        """Takes the clips of the next step into this process: pixels never pass through the driver.
 
-    def sft_step(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
-        pairs = zip(_fetched(prompts), completions, strict=True)
-        return self._engine.sft_step([train_example(p, self._engine.encode(text)) for p, text in pairs])
+        Returns:
+            The causes of the clips that are lost, by position. A step must not start without them: the other
+                ranks would wait in a collective.
+        """
+        self._clips, lost = _fetched(media)
+        return lost
+
+    def train_step(self, groups: Sequence[Group]) -> dict[str, float]:
+        pairs = zip(groups, self._taken_clips(), strict=True)
+        return self._engine.train_step([train_group(group, clip) for group, clip in pairs])
+
+    def sft_step(self, completions: Sequence[str]) -> dict[str, float]:
+        pairs = zip(self._taken_clips(), completions, strict=True)
+        return self._engine.sft_step([train_example(clip, self._engine.encode(text)) for clip, text in pairs])
+
+    def _taken_clips(self) -> list[ProcessedPrompt]:
+        clips, self._clips = self._clips, []
+        return clips
 
     def begin_save(self, folder: Path, target: Path, state: str) -> None:
         self._engine.checkpoints.begin_save(folder, target, state=state, num_updates=self._engine.num_updates)
@@ -69,9 +88,21 @@ class LearnerRank:
         self._engine.num_updates = self._engine.checkpoints.load(folder)
 
 
-def _fetched(media: Sequence[MediaRef]) -> list[ProcessedPrompt]:
-    # in the rank's process: pixels never pass through the driver
-    return cast(list[ProcessedPrompt], ray.get(cast(Any, list(media))))
+def _fetched(media: Sequence[MediaRef]) -> tuple[list[ProcessedPrompt], dict[int, str]]:
+    references = cast(list[Any], list(media))
+    try:
+        # all at once, in parallel
+        return ray.get(references), {}
+    except RayError:
+        # it names one of them
+        clips: list[ProcessedPrompt] = []
+    lost: dict[int, str] = {}
+    for position, reference in enumerate(references):
+        try:
+            clips.append(cast(ProcessedPrompt, ray.get(reference)))
+        except RayError as error:
+            lost[position] = last_line(error)
+    return clips, lost
 
 
 class RankClients:
@@ -89,9 +120,12 @@ class RankClients:
     begin_save = remote(Savers.begin_save)
     wait_saved = remote(Savers.wait_saved)
 
-    def __init__(self, handles: Sequence[Any], *, deadline_s: float = 3600.0) -> None:
+    def __init__(
+        self, handles: Sequence[Any], *, prepare: PrepareFn | None = None, deadline_s: float = 3600.0
+    ) -> None:
+        """Stores its arguments; `prepare` makes lost clips of a step again."""
         self.handles = list(handles)
-        self._deadline_s = deadline_s
+        self._prepare, self._deadline_s = prepare, deadline_s
 
     async def start(self, **settings: Any) -> dict[str, Any]:
         """Joins the ranks and loads their models; returns rank 0's publish plan and segments."""
@@ -108,20 +142,54 @@ class RankClients:
             token_cost(g.prompt.num_prompt_tokens, [len(s.completion.token_ids) for s in g.samples]) for g in groups
         ]
         shares = split_groups(costs, len(self.handles))
+        await self._fetch([group.prompt for group in groups], shares)
         calls = [
             handle.train_step.remote([groups[i] for i in share])
             for handle, share in zip(self.handles, shares, strict=True)
         ]
         return (await self._within_deadline(calls))[0]
 
-    async def train_sft(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
+    async def train_sft(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> dict[str, float]:
         """Deals the examples out to the ranks and runs one supervised step."""
         num_ranks = len(self.handles)
+        shares = [range(rank, len(prompts), num_ranks) for rank in range(num_ranks)]
+        await self._fetch(prompts, shares)
         calls = [
-            handle.sft_step.remote(list(prompts[rank::num_ranks]), list(completions[rank::num_ranks]))
-            for rank, handle in enumerate(self.handles)
+            handle.sft_step.remote([completions[i] for i in share])
+            for handle, share in zip(self.handles, shares, strict=True)
         ]
         return (await self._within_deadline(calls))[0]
+
+    async def _fetch(self, prompts: Sequence[Prompt], shares: Sequence[Sequence[int]]) -> None:
+        """Returns once each rank holds the clips of its share; lost clips are made again before any step starts."""
+        media = [prompt.media for prompt in prompts]
+        for remaining in reversed(range(MAX_LOSSES + 1)):
+            calls = [
+                handle.fetch.remote([media[i] for i in share])
+                for handle, share in zip(self.handles, shares, strict=True)
+            ]
+            answers: list[dict[int, str]] = await self._within_deadline(calls, call="the fetch of a step's clips")
+            causes: dict[int, str] = {
+                share[position]: cause
+                for share, answer in zip(shares, answers, strict=True)
+                for position, cause in answer.items()
+            }
+            if not causes:
+                return
+            lost, cause = next(iter(causes.items()))
+            logger.warning("clips of a step were lost num=%d cause=%s", len(causes), cause)
+            if self._prepare is None or not remaining:
+                raise _lost(prompts[lost], cause)
+            renewed = await asyncio.gather(*(self._made_again(prompts[i], lost=media[i]) for i in causes))
+            for i, reference in zip(causes, renewed, strict=True):
+                media[i] = reference
+
+    async def _made_again(self, prompt: Prompt, *, lost: MediaRef) -> MediaRef:
+        assert self._prepare is not None
+        prepared = await self._prepare(prompt.draw.record, lost=lost)
+        if isinstance(prepared, Failure):
+            raise _lost(prompt, f"{prepared.reason}: {prepared.detail}")
+        return prepared[0]
 
     async def save_hf(self, folder: Path) -> None:
         await self._call("save_hf", folder)
@@ -152,3 +220,8 @@ class RankClients:
             raise LearnerError(f"a learner rank failed: {last_line(cast(BaseException, error.cause))}") from error
         except RayActorError as error:
             raise LearnerError(f"a learner rank died: {error}") from error
+
+
+def _lost(prompt: Prompt, cause: str) -> LearnerError:
+    # new ranks begin at the checkpoint; there the draw is made again, or fails as data
+    return LearnerError(f"the clip of draw {prompt.draw.key} was lost and could not be made again: {cause}")

@@ -14,6 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError, ReceiveError, last_line
+from common.prompts.lost_clips import NOT_STARTED, lost_clip
 from common.protocols import WeightReceiver
 from common.runtime import provenance
 from common.runtime.remote_calls import remote
@@ -96,13 +97,12 @@ class EngineActor:
         self, media: list[Any], *, seeds: list[int], **request: Any
     ) -> list[Generation | Failure]:
         deadline_s = request["deadline_s"]
-        prompts = await asyncio.gather(*(_fetch(reference, deadline_s=deadline_s) for reference in media))
-        available = [(p, seed) for p, seed in zip(prompts, seeds, strict=True) if not isinstance(p, Failure)]
-        answers = await self._engine.generate_together(
-            [prompt for prompt, _ in available], seeds=[seed for _, seed in available], **request
-        )
-        remaining = iter(answers)
-        return [prompt if isinstance(prompt, Failure) else next(remaining) for prompt in prompts]
+        clips = await asyncio.gather(*(_fetch(reference, deadline_s=deadline_s) for reference in media))
+        prompts = [clip for clip in clips if not isinstance(clip, Failure)]
+        if len(prompts) < len(clips):
+            # the values of each group depend on the whole batch: nothing starts without a clip
+            return [clip if isinstance(clip, Failure) else NOT_STARTED for clip in clips]
+        return await self._engine.generate_together(prompts, seeds=seeds, **request)
 
     async def score(self, media: Any, **request: Any) -> float | Failure:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])
@@ -153,13 +153,16 @@ def _output() -> str:
 
 
 async def _fetch(media: Any, *, deadline_s: float) -> ProcessedPrompt | Failure:
-    """Resolves a prompt, a reference, or a list of one reference, in this process."""
+    """Resolves a prompt, a reference, or a list of one reference, in this process; a lost clip is data."""
     reference = cast(list[Any], media)[0] if isinstance(media, list) else media
     try:
         async with asyncio.timeout(deadline_s):
             return await cast(Any, reference) if isinstance(reference, ray.ObjectRef) else reference
     except TimeoutError:
-        return Failure(stage="rollout", reason="deadline", detail=f"the clip took more than {deadline_s:.0f} s")
+        return lost_clip(f"the clip took more than {deadline_s:.0f} s")
+    except RayError as error:
+        # its node or object is gone, or the task that made it again failed: the engine is not at fault
+        return lost_clip(last_line(error))
 
 
 class EngineClient:

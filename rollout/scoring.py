@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from common.errors import EngineError, MediaError
 from common.media.conditions import audio_donor
+from common.prompts.lost_clips import with_clip
 from common.protocols import PrepareInConditionFn
-from common.types import Condition, Failure, Record
+from common.types import Condition, Failure, MediaRef, Record
 from rollout.pool import RolloutPool
 
 
@@ -58,18 +59,17 @@ class LogprobScorer:
 
     async def _score(self, record: Record, condition: Condition, prefix: str, text: str) -> float:
         sound = audio_donor(record, self._donors) if condition == "audio_swapped" else None
-        prepared = await self._prepare(record, condition=condition, sound=sound)
-        if isinstance(prepared, Failure):
-            raise MediaError(prepared.detail, reason=prepared.reason)
-        answer = await self._pool.score(
-            prepared[0],
-            prefix_ids=self._encode(prefix),
-            text_ids=self._encode(text),
-            is_alone=self._is_alone,
-        )
-        if isinstance(answer, Failure):
-            raise EngineError(f"{record.prompt_id}: scoring failed: {answer.reason}: {answer.detail}")
-        return answer
+        prefix_ids, text_ids = self._encode(prefix), self._encode(text)
+
+        async def use(media: MediaRef, _: int) -> float | Failure:
+            return await self._pool.score(media, prefix_ids=prefix_ids, text_ids=text_ids, is_alone=self._is_alone)
+
+        answer = await with_clip(functools.partial(self._prepare, record, condition=condition, sound=sound), use)
+        if not isinstance(answer, Failure):
+            return answer
+        if answer.stage == "media":
+            raise MediaError(answer.detail, reason=answer.reason)
+        raise EngineError(f"{record.prompt_id}: scoring failed: {answer.reason}: {answer.detail}")
 
 
 def _forget_failure(

@@ -47,21 +47,35 @@ def memory_key(record: Record, *, condition: Condition = "av", sound: Record | N
 class MediaStage:
     """A `PrepareInConditionFn` over Ray tasks, with a cache of recent clips."""
 
-    def __init__(self, settings: MediaSettings, *, env: dict[str, str]) -> None:
+    def __init__(self, settings: MediaSettings, *, env: dict[str, str], max_retries: int = 2) -> None:
+        """Stores its arguments.
+
+        Args:
+            max_retries: number of times that Ray makes a clip again by itself, before its handle is lost.
+        """
         self._settings = ray.put(settings)
         self._deadline_s = settings.data.deadline_s
         self._max_bytes = int(settings.data.cache_gib * 2**30)
         self._kept: OrderedDict[MemoryKey, _Prepared] = OrderedDict()
         self._running: dict[MemoryKey, asyncio.Task[_Prepared | Failure]] = {}
-        options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}, "max_retries": 2}
+        options: Any = {"num_cpus": settings.data.num_cpus, "runtime_env": {"env_vars": env}}
+        options["max_retries"] = max_retries
         self._task: Any = ray.remote(prepare_in_turn).options(num_returns="streaming", **options)
         self._references: Any = ray.remote(cast(Any, reference_prompts)).options(**options)
 
     async def __call__(
-        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
+        self,
+        record: Record,
+        *,
+        condition: Condition = "av",
+        sound: Record | None = None,
+        lost: MediaRef | None = None,
     ) -> tuple[MediaRef, int] | Failure:
         """Returns a handle and the length in tokens; the handle keeps the clip in memory."""
         key = memory_key(record, condition=condition, sound=sound)
+        # of several callers that report a loss, only the first finds the lost handle here
+        if lost is not None and key in self._kept and self._kept[key].media == lost:
+            del self._kept[key]
         if key in self._kept:
             self._kept.move_to_end(key)
             prepared = self._kept[key]

@@ -6,6 +6,7 @@ version: nothing is published meanwhile.
 """
 
 import asyncio
+import functools
 import json
 import logging
 from collections import Counter
@@ -19,9 +20,10 @@ from common.evaluation.assessment import ReadPrediction, read_all, verbatim_answ
 from common.evaluation.metrics import Estimate, Recognition, recognition
 from common.evaluation.predictions import AS_GIVEN, Prediction
 from common.labels import has_form
+from common.prompts.lost_clips import with_clip
 from common.protocols import GenerateFn, PrepareFn
 from common.runtime.atomic_files import atomic_write_text
-from common.types import Condition, Draw, Failure, Prompt, Record
+from common.types import Condition, Draw, Failure, Generation, MediaRef, Prompt, Record
 from learner.loops.failure_tracker import only_failures
 from learner.loops.producer import REMEDIES
 
@@ -102,11 +104,12 @@ async def predict_clips(
 
 
 async def _ask(position: int, record: Record, *, prepare: PrepareFn, generate: GenerateFn) -> str | Failure:
-    prepared = await prepare(record)
-    if isinstance(prepared, Failure):
-        return prepared
     draw = Draw(epoch=0, record=record, draw=0, position=position)
-    generation = await generate(Prompt(draw=draw, media=prepared[0], num_prompt_tokens=prepared[1], seed=0))
+
+    async def use(media: MediaRef, num_tokens: int) -> Generation | Failure:
+        return await generate(Prompt(draw=draw, media=media, num_prompt_tokens=num_tokens, seed=0))
+
+    generation = await with_clip(functools.partial(prepare, record), use)
     return generation if isinstance(generation, Failure) else generation.completions[0].text
 
 

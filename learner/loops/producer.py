@@ -7,20 +7,23 @@ an error of a task, or `interrupt` unblock it.
 In lockstep the groups of a batch are made together: all clips first, in the stream's order, then all completions in
 one batch of the engines, then all rewards. Otherwise every group is made independently.
 
+A clip that is lost before an engine has it is prepared again, and its draw is asked again with the same seed.
 A draw that fails is a reason in the ledger, and the next draw replaces it; a group that has become too stale is
 handed back to the stream. The groups in flight or buffered are bounded by the calls of `start` and `batch`.
 """
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from common.errors import StopRequestedError
+from common.prompts.lost_clips import MAX_LOSSES, is_lost, with_clip
 from common.protocols import GenerateFn, GenerateTogetherFn, PrepareFn, ScoreFn
-from common.types import Draw, Failure, Generation, Group, Prompt, Sample
+from common.types import Draw, Failure, Generation, Group, MediaRef, Prompt, Sample
 from learner.ledger import Ledger
 from learner.loops.failure_tracker import FailureTracker
 from learner.loops.staleness_buffer import GroupBuffer
@@ -108,35 +111,64 @@ class GroupProducer:
 
     async def _make_group(self, in_flight: list[Draw]) -> None:
         while True:
-            in_flight[:] = [self.stream.next()]
-            answer: Group | Failure
-            prompt = await self._prepared(in_flight[0])
-            if isinstance(prompt, Failure):
-                answer = prompt
-            else:
-                generation = await self._timed("generate", self.generate(prompt))
-                answer = await self._scored(prompt, generation)
-            if self._settle(in_flight[0], answer, in_flight):
+            draw = self.stream.next()
+            in_flight[:] = [draw]
+            self.ledger.event(draw, "asked")
+            answer = await with_clip(partial(self._prepare, draw), partial(self._group_of, draw))
+            if self._settle(draw, answer, in_flight):
                 return
+
+    async def _group_of(self, draw: Draw, media: MediaRef, num_tokens: int) -> Group | Failure:
+        prompt = self._prompt(draw, media, num_tokens)
+        return await self._scored(prompt, await self._timed("generate", self.generate(prompt)))
 
     async def _make_together(self, count: int, in_flight: list[Draw], *, together: GenerateTogetherFn) -> None:
         missing = count
         while missing:
             prompts = await self._prepared_in_order(missing, in_flight)
             with self.events.phase("generate"):
-                generations = await self._timed("generate", together(prompts))
+                answered = await self._generated_together(prompts, in_flight, together=together)
             with self.events.phase("reward"):
-                answers = await asyncio.gather(
-                    *(self._scored(p, g) for p, g in zip(prompts, generations, strict=True))
-                )
-            for prompt, answer in zip(prompts, answers, strict=True):
+                answers = await asyncio.gather(*(self._scored(p, g) for p, g in answered))
+            for (prompt, _), answer in zip(answered, answers, strict=True):
                 missing -= self._settle(prompt.draw, answer, in_flight)
+
+    async def _generated_together(
+        self, prompts: list[Prompt], in_flight: list[Draw], *, together: GenerateTogetherFn
+    ) -> list[tuple[Prompt, Generation | Failure]]:
+        """The answers to the prompts that have a clip. Where some were lost, the whole batch is asked again."""
+        num_losses = Counter[str]()
+        while True:
+            answers = await self._timed("generate", together(prompts))
+            answered = list(zip(prompts, answers, strict=True))
+            if not any(map(is_lost, answers)):
+                return answered
+            # an engine that lacks a clip has started nothing: the bits of a group depend on its batch
+            renewed = await asyncio.gather(*(self._renewed(p, a, num_losses) for p, a in answered))
+            for old, new in zip(prompts, renewed, strict=True):
+                if isinstance(new, Failure):
+                    self._settle(old.draw, new, in_flight)
+            prompts = [prompt for prompt in renewed if isinstance(prompt, Prompt)]
+            if not prompts:
+                return []
+
+    async def _renewed(
+        self, prompt: Prompt, answer: Generation | Failure, num_losses: Counter[str]
+    ) -> Prompt | Failure:
+        if not is_lost(answer):
+            return prompt
+        num_losses[prompt.draw.key] += 1
+        if num_losses[prompt.draw.key] > MAX_LOSSES:
+            return answer
+        return await self._prepared(prompt.draw, lost=prompt.media)
 
     async def _prepared_in_order(self, count: int, in_flight: list[Draw]) -> list[Prompt]:
         ready: list[Prompt] = []
         while len(ready) < count:
             draws = [self.stream.next() for _ in range(count - len(ready))]
             in_flight += draws
+            for draw in draws:
+                self.ledger.event(draw, "asked")
             for draw, prompt in zip(draws, await asyncio.gather(*map(self._prepared, draws)), strict=True):
                 if isinstance(prompt, Failure):
                     self._settle(draw, prompt, in_flight)
@@ -144,12 +176,14 @@ class GroupProducer:
                     ready.append(prompt)
         return ready
 
-    async def _prepared(self, draw: Draw) -> Prompt | Failure:
-        self.ledger.event(draw, "asked")
-        prepared = await self._timed("media", self.prepare(draw.record))
-        if isinstance(prepared, Failure):
-            return prepared
-        media, num_tokens = prepared
+    async def _prepared(self, draw: Draw, *, lost: MediaRef | None = None) -> Prompt | Failure:
+        prepared = await self._prepare(draw, lost=lost)
+        return prepared if isinstance(prepared, Failure) else self._prompt(draw, *prepared)
+
+    async def _prepare(self, draw: Draw, *, lost: MediaRef | None) -> tuple[MediaRef, int] | Failure:
+        return await self._timed("media", self.prepare(draw.record, lost=lost))
+
+    def _prompt(self, draw: Draw, media: MediaRef, num_tokens: int) -> Prompt:
         return Prompt(draw=draw, media=media, num_prompt_tokens=num_tokens, seed=group_seed(self.seed, draw))
 
     async def _scored(self, prompt: Prompt, generation: Generation | Failure) -> Group | Failure:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from common.protocols import PrepareFn
-from common.types import Draw, Failure, MediaRef
+from common.types import Failure, Prompt
 from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
 from learner.loops.failure_tracker import FailureTracker
@@ -24,7 +24,7 @@ class SftParts:
     stream: PromptStream
     """Clips with a response."""
     prepare: PrepareFn
-    train: Callable[[Sequence[MediaRef], Sequence[str]], Awaitable[dict[str, float]]]
+    train: Callable[[Sequence[Prompt], Sequence[str]], Awaitable[dict[str, float]]]
     """One supervised step over all ranks, which returns its metrics, `sft/...`."""
     ledger: Ledger
     metrics: Curves
@@ -72,7 +72,8 @@ class SftLoop:
 
     async def _step(self) -> None:
         parts, step = self.parts, self.state.step + 1
-        draws, prompts = await self._collect()
+        prompts = await self._collect()
+        draws = [prompt.draw for prompt in prompts]
         learned = await parts.train(prompts, [draw.record.response or draw.record.label for draw in draws])
         self._guard.is_taken(learned)
         self._guard.settle(draws, parts.ledger, step=step)
@@ -84,12 +85,11 @@ class SftLoop:
         # samples are not recorded here: the ledger names the clips
         self._guard.check(step, batch=parts.ledger.path)
 
-    async def _collect(self) -> tuple[list[Draw], list[MediaRef]]:
+    async def _collect(self) -> list[Prompt]:
         parts = self.parts
-        draws: list[Draw] = []
-        prompts: list[MediaRef] = []
-        while len(draws) < parts.examples_per_step:
-            candidates = [parts.stream.next() for _ in range(parts.examples_per_step - len(draws))]
+        prompts: list[Prompt] = []
+        while len(prompts) < parts.examples_per_step:
+            candidates = [parts.stream.next() for _ in range(parts.examples_per_step - len(prompts))]
             for draw in candidates:
                 parts.ledger.event(draw, "asked")
             clips = await asyncio.gather(*(parts.prepare(draw.record) for draw in candidates))
@@ -98,6 +98,6 @@ class SftLoop:
                     self._failures.failed(draw, clip)
                 else:
                     self._failures.succeeded()
-                    draws.append(draw)
-                    prompts.append(clip[0])
-        return draws, prompts
+                    # nothing is sampled: the seed has no meaning
+                    prompts.append(Prompt(draw=draw, media=clip[0], num_prompt_tokens=clip[1], seed=0))
+        return prompts

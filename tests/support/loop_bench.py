@@ -136,7 +136,7 @@ class Bench:
         self.in_flight -= 1
         return found
 
-    async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
+    async def prepare(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         """A handle and a length of 3."""
         self.num_asked += 1
         assert self.num_asked < MAX_ASKED, "the loop asks on for ever"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from common.errors import EngineError, MediaError, RequestRefusedError
+from common.prompts.lost_clips import MAX_LOSSES, lost_clip
 from common.types import Condition, Failure, MediaRef, Record, SamplingSpec
 from rollout.pool import RolloutPool
 from rollout.scoring import LogprobScorer
@@ -46,11 +47,17 @@ class Clips:
         self.asked: list[tuple[str, Condition, str | None]] = []
 
     async def __call__(
-        self, record: Record, *, condition: Condition = "av", sound: Record | None = None
+        self,
+        record: Record,
+        *,
+        condition: Condition = "av",
+        sound: Record | None = None,
+        lost: MediaRef | None = None,
     ) -> tuple[MediaRef, int] | Failure:
         """A name."""
         self.asked.append((record.prompt_id, condition, sound and sound.prompt_id))
-        return self.failure or (MediaRef(f"{record.prompt_id}/{condition}"), 3)
+        again = "" if lost is None else f"{lost}+"
+        return self.failure or (MediaRef(f"{again}{record.prompt_id}/{condition}"), 3)
 
 
 class Scene:
@@ -171,6 +178,25 @@ def test_a_clip_that_cannot_be_used_is_a_media_error_with_its_reason() -> None:
         run(scene.ask(condition="audio_muted"))
     assert caught.value.reason == "no-audio-track"
     assert scene.asked == []
+
+
+def test_a_lost_clip_is_made_again_and_the_question_asked_again() -> None:
+    scene = Scene(is_alone=True)
+    scene.engines[0].answers = [lost_clip("its node died")]
+    assert run(scene.ask(condition="audio_swapped")) == -508
+    first, second = scene.asked
+    assert (first["media"], second["media"]) == ("clip/audio_swapped", "clip/audio_swapped+clip/audio_swapped")
+    assert first | {"media": ""} == second | {"media": ""}
+    assert scene.clips.asked == [("clip", "audio_swapped", "gloom")] * 2
+
+
+def test_a_clip_that_is_always_lost_is_no_error_of_an_engine() -> None:
+    scene = Scene()
+    scene.engines[0].answers = [lost_clip("its node died")] * 9
+    with pytest.raises(MediaError, match="its node died") as caught:
+        run(scene.ask())
+    assert caught.value.reason == "lost"
+    assert len(scene.asked) == MAX_LOSSES + 1
 
 
 def test_who_is_cancelled_cancels_nobody_else() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import DatasetError
 from common.evaluation.predictions import Prediction, read_predictions, write_predictions
+from common.prompts.lost_clips import MAX_LOSSES, lost_clip
 from common.types import Failure, Generation, MediaRef, Prompt, Record
 from deploy.commands.evaluate import main
 from learner.loops.evaluation import (
@@ -38,8 +39,10 @@ class Policy:
         self.in_flight = self.max_in_flight = 0
         self.prompts: list[Prompt] = []
         self.told: list[tuple[int, int]] = []
+        self.num_losses: dict[str, int] = {}
+        """By clip: how often an engine finds it lost."""
 
-    async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
+    async def prepare(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         """A handle, or what is wrong with the clip's media."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
@@ -48,7 +51,7 @@ class Policy:
         if isinstance(answer, Failure) and answer.stage == "media":
             self.in_flight -= 1
             return answer
-        return MediaRef(record.prompt_id), 5
+        return MediaRef(record.prompt_id if lost is None else f"{lost}+"), 5
 
     async def generate(self, prompt: Prompt) -> Generation | Failure:
         """The answer."""
@@ -56,6 +59,8 @@ class Policy:
         for _ in range(2 * (len(self.records) - prompt.draw.position)):
             await asyncio.sleep(0)
         self.in_flight -= 1
+        if str(prompt.media).count("+") < self.num_losses.get(prompt.draw.record.prompt_id, 0):
+            return lost_clip("its node died")
         answer = self.answers[prompt.draw.record.prompt_id]
         if isinstance(answer, Failure):
             return answer
@@ -83,6 +88,18 @@ def test_clips_come_back_in_their_order_whichever_is_done_first() -> None:
     assert policy.told == [(i, 9) for i in range(1, 10)]
     assert sorted(p.draw.position for p in policy.prompts) == list(range(9))
     assert {(p.media, p.num_prompt_tokens) for p in policy.prompts} == {(f"clip-{i}", 5) for i in range(9)}
+
+
+def test_a_lost_clip_is_prepared_and_asked_again() -> None:
+    policy = Policy({"clip-0": "x", "clip-1": "y"})
+    policy.num_losses = {"clip-0": MAX_LOSSES, "clip-1": MAX_LOSSES + 1}
+    clips = policy.predict()
+    assert [c.text for c in clips] == ["x", ""]
+    assert clips[0].failure is None
+    assert clips[1].failure == "media/lost: its node died"
+    asked = [p.media for p in policy.prompts if p.draw.record.prompt_id == "clip-0"]
+    assert asked == ["clip-0", "clip-0+", "clip-0++", "clip-0+++"]
+    assert {p.seed for p in policy.prompts} == {0}
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 3])

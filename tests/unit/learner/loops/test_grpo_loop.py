@@ -146,10 +146,10 @@ def test_a_stop_while_groups_are_awaited_ends_the_wait(tmp_path: Path) -> None:
     bench = Bench(tmp_path, Plan(lag=lambda draw: 9 if draw.position >= 4 else 0))
     ask = bench.producer.prepare
 
-    async def prepare(record: Record) -> tuple[MediaRef, int] | Failure:
+    async def prepare(record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         if bench.num_asked == 5:
             bench.producer.interrupt()
-        return await ask(record)
+        return await ask(record, lost=lost)
 
     bench.producer.prepare = prepare
     with pytest.raises(StopRequestedError):

@@ -20,9 +20,9 @@ class Slow(Bench):
         super().__init__(folder, plan)
         self._rng = random.Random(seed)
 
-    async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
+    async def prepare(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         await asyncio.sleep(self._rng.uniform(0, 5))
-        return await super().prepare(record)
+        return await super().prepare(record, lost=lost)
 
 
 def batches_of(folder: Path, *, seed: int, **plan: Any) -> tuple[list[list[str]], list[str]]:

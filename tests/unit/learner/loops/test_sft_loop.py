@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import DatasetError, NonFiniteError, StopRequestedError
 from common.runtime.metrics import MetricsFile
-from common.types import Failure, MediaRef, Record
+from common.types import Failure, MediaRef, Prompt, Record
 from learner.checkpoints.checkpoint import START, RunState
 from learner.ledger import Ledger, check_ledger, read_ledger
 from learner.loops.sft_loop import SftLoop, SftParts
@@ -33,7 +33,7 @@ class Stage:
         self.kept: list[RunState] = []
         self.not_finite: set[int] = set()
 
-    async def prepare(self, record: Record) -> tuple[MediaRef, int] | Failure:
+    async def prepare(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         """A handle that says which clip it is."""
         self.num_asked += 1
         asked = self.num_asked
@@ -41,9 +41,9 @@ class Stage:
         await asyncio.sleep(0)
         return BROKEN if self.bad(record.prompt_id, asked) else (MediaRef(record.prompt_id), 3)
 
-    async def train(self, prompts: Sequence[MediaRef], completions: Sequence[str]) -> dict[str, float]:
+    async def train(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> dict[str, float]:
         """Notes the step."""
-        self.steps.append((list(prompts), list(completions)))
+        self.steps.append(([prompt.media for prompt in prompts], list(completions)))
         skipped = {"sft/is_skipped": 1.0} if len(self.steps) in self.not_finite else {}
         return {"sft/loss": 1.0 / len(self.steps), "sft/grad_norm": 0.5, **skipped}
 
