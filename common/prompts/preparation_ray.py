@@ -110,7 +110,9 @@ class MediaStage:
             limit_s = self._deadline_s
             async with asyncio.timeout(limit_s):
                 answer: tuple[int, int] | Failure = await (await anext(values))
-            prompt = await anext(values)
+                # `anext` waits for a value by fetching it: the clip would be copied to the driver
+                await values.completed()
+            prompt = next(values)
         except TimeoutError:
             # force: native code of a decoder does not react to an interrupt
             ray.cancel(values, force=True)
