@@ -87,6 +87,7 @@ class WeightReceiver(Protocol):
         group_size: int,
         seed: int,
         deadline_s: float,
+        is_probe: bool = False,
     ) -> Generation | Failure: ...
 
     async def generate_together(

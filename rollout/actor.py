@@ -1,25 +1,30 @@
 """A rollout engine as a Ray actor: a shell around `RolloutEngine`, and its handle in the driver."""
 
 import asyncio
+import concurrent.futures
+import dataclasses
 import logging
 import os
-from collections.abc import Awaitable, Sequence
+import threading
+from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from common.config.rollout import RolloutConfig
-from common.errors import EngineError, ReceiveError, last_line
+from common.errors import EngineError, EngineStartError, ReceiveError, RequestRefusedError, last_line
 from common.prompts.lost_clips import NOT_STARTED, lost_clip
 from common.protocols import WeightReceiver
 from common.runtime import provenance
 from common.runtime.remote_calls import remote
 from common.shared_memory import Segment, segment_path
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
+from rollout.admission import WAITING_DEADLINES
+from rollout.engine_stats import EngineStats
+from rollout.processes import engine_processes
 
 if TYPE_CHECKING:
     from rollout.engine import RolloutEngine
@@ -51,25 +56,37 @@ def control(path: str) -> Any:
 class EngineActor:
     """The process of an engine; vLLM's processes are its children."""
 
-    def __init__(self, *, name: str, model_path: str, config: RolloutConfig, **settings: Any) -> None:
-        from rollout.engine import RolloutEngine
-
+    def __init__(self, *, name: str, **settings: Any) -> None:
+        """Begins the start of the engine; `warm_up` waits for it. Other calls are answered meanwhile."""
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The loop of the requests, to which vLLM's client belongs; None before `warm_up`."""
+        """The loop of the requests, to which vLLM's client belongs; None before `place` and `warm_up`."""
+        self._name = name
         self._copies: dict[int, Segment] = {}
-        self._engine_or_error: RolloutEngine | EngineError
+        self._start: concurrent.futures.Future[RolloutEngine] = concurrent.futures.Future()
+        # a daemon: a start that hangs must not keep the process
+        threading.Thread(target=self._run_start, kwargs=settings, name="engine-start", daemon=True).start()
+
+    def _run_start(self, **settings: Any) -> None:
         try:
-            self._engine_or_error = RolloutEngine(name=name, model_path=model_path, config=config, **settings)
-        except EngineError as error:
-            # raised by the first call: Ray forwards only the traceback's text of a constructor's error
-            logger.exception("engine %s could not start", name)
-            self._engine_or_error = EngineError(f"{error}{_output()}")
+            from rollout.engine import RolloutEngine
+
+            self._start.set_result(RolloutEngine(name=self._name, **settings))
+        except BaseException as error:  # raised by the calls that need the engine
+            logger.exception("engine %s could not start", self._name)
+            self._start.set_exception(self._start_error(error))
+
+    def _start_error(self, error: BaseException) -> EngineStartError:
+        cause = (
+            f"{error}" if isinstance(error, EngineStartError) else f"engine {self._name} could not start: {error}"
+        )
+        is_killed = isinstance(error, EngineStartError) and error.is_killed
+        return EngineStartError(f"{cause}{_output()}", is_killed=is_killed)
 
     @property
     def _engine(self) -> "RolloutEngine":
-        if isinstance(self._engine_or_error, EngineError):
-            raise self._engine_or_error
-        return self._engine_or_error
+        if not self._start.done():
+            raise EngineError(f"engine {self._name} must have started before it can answer")
+        return self._start.result()
 
     pause = control("_engine.pause")
     resume = control("_engine.resume")
@@ -77,17 +94,27 @@ class EngineActor:
     receive = control("_receive")
     receive_copy = control("_receive_copy")
     finish_update = control("_finish_update")
+    heartbeat = control("_engine.heartbeat")
+    stats = control("_stats")
+    processes = control("_processes")
     failure = control("_failure")
     sources = control("_sources")
     shutdown = control("_shutdown")
 
     async def place(self) -> tuple[str, str]:
         """The actor's node, and the place of its output for error messages."""
+        self.loop = asyncio.get_running_loop()
         return ray.get_runtime_context().get_node_id(), _output()
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         self.loop = asyncio.get_running_loop()
-        await self._engine.warm_up(prompts, sampling)
+        # shielded: a caller that is cancelled does not cancel the start
+        engine = await asyncio.shield(asyncio.wrap_future(self._start))
+        try:
+            await engine.warm_up(prompts, sampling)
+        except Exception as error:
+            logger.exception("engine %s could not warm up", self._name)
+            raise self._start_error(engine.start_error(error)) from None
 
     async def generate(self, media: Any, **request: Any) -> Generation | Failure:
         prompt = await _fetch(media, deadline_s=request["deadline_s"])
@@ -136,11 +163,18 @@ class EngineActor:
         await asyncio.to_thread(self._copies[slot].fill, data)
         await self._receive(str(self._copies[slot].path), bucket)
 
+    async def _stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    async def _processes(self) -> dict[str, int]:
+        return engine_processes(os.getpid())
+
     async def _failure(self) -> str:
         return self._engine.failure()
 
     async def _shutdown(self) -> None:
-        self._engine.shutdown()
+        if self._start.done() and self._start.exception() is None:
+            self._engine.shutdown()
         for segment in self._copies.values():
             segment.close(unlink=True)
 
@@ -166,36 +200,69 @@ async def _fetch(media: Any, *, deadline_s: float) -> ProcessedPrompt | Failure:
 
 
 class EngineClient:
-    """The driver's handle of one engine: a `WeightReceiver` whose actor resolves the references to prompts."""
+    """The driver's handle of one engine: a `WeightReceiver` whose actor resolves the references to prompts.
 
-    generate = remote(WeightReceiver.generate)
-    generate_together = remote(WeightReceiver.generate_together)
+    Every call ends: after its deadline with an `EngineError`, as when the engine is dead. A `RequestRefusedError`
+    leaves the engine as it is. `place`, `warm_up` and `heartbeat` have no deadline of their own.
+    """
+
     score = remote(WeightReceiver.score)
     pause = remote(WeightReceiver.pause)
     resume = remote(WeightReceiver.resume)
     start_update = remote(WeightReceiver.start_update)
     finish_update = remote(WeightReceiver.finish_update)
 
-    def __init__(self, handle: Any, *, name: str, sampling: SamplingSpec, answer_deadline_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        handle: Any,
+        *,
+        name: str,
+        sampling: SamplingSpec,
+        answer_deadline_s: float = 30.0,
+        slot: str | None = None,
+    ) -> None:
+        """Stores its arguments; `slot` replaces the engine's own name in the generations that are returned."""
         self.name = name
         self.handle = handle
-        self._sampling, self._answer_deadline_s = sampling, answer_deadline_s
-        self._is_elsewhere = False
+        self.node: str | None = None
+        """Ray's id of the engine's node, once it has a place."""
+        self._sampling, self._answer_deadline_s, self._slot = sampling, answer_deadline_s, slot
         self._output = "; its output is in the logs of Ray on its node"
 
+    async def place(self) -> None:
+        """Waits until Ray has started the engine's process on a node; raises `EngineStartError`."""
+        self.node, self._output = await self._starting("place")
+
     async def warm_up(self, prompts: Sequence[ProcessedPrompt]) -> None:
-        """Waits until the engine is ready; the first prompt is the longest."""
-        # the deadline of the start applies
-        node, self._output = await self._call("place", limit_s=None)
-        self._is_elsewhere = node != ray.get_runtime_context().get_node_id()
-        await self._call("warm_up", list(prompts), self._sampling, limit_s=None)
+        """Waits until the engine is ready; the first prompt is the longest. Raises `EngineStartError`."""
+        if self.node is None:
+            await self.place()
+        await self._starting("warm_up", list(prompts), self._sampling)
+
+    async def generate(self, prompt: Any, **request: Any) -> Generation | Failure:
+        return self._of_slot(await self._call("generate", prompt, **request))
+
+    async def generate_together(self, prompts: Sequence[Any], **request: Any) -> list[Generation | Failure]:
+        return [self._of_slot(answer) for answer in await self._call("generate_together", prompts, **request)]
+
+    async def heartbeat(self) -> None:
+        """Returns once every worker of vLLM has answered."""
+        await self._call("heartbeat", limit_s=None)
+
+    async def stats(self) -> EngineStats:
+        """vLLM's counters, which the actor answers alone."""
+        return await self._call("stats")
+
+    async def processes(self) -> dict[str, int]:
+        """Process ids: `actor`, `core`, and `worker-0` and so on where workers have processes of their own."""
+        return await self._call("processes")
 
     async def sources(self) -> dict[str, dict[str, str]]:
         return await self._call("sources")
 
     async def receive(self, path: str, bucket: int) -> None:
         """Loads one bucket; an engine on another node gets a copy through Ray's object store."""
-        if self._is_elsewhere:
+        if self.node not in (None, ray.get_runtime_context().get_node_id()):
             # mapped, not read: Ray makes the only copy
             copy = ray.put(np.asarray(np.memmap(path, np.uint8, "r")))
             # a keyword passes `_unresolved`: Ray resolves it before the method runs
@@ -203,10 +270,24 @@ class EngineClient:
         else:
             await self._call("receive", path, bucket)
 
+    def _of_slot(self, answer: Generation | Failure) -> Generation | Failure:
+        if self._slot is None or isinstance(answer, Failure):
+            return answer
+        return dataclasses.replace(answer, engine=self._slot)
+
+    async def _starting(self, method: str, *args: Any) -> Any:
+        try:
+            # the deadline of the start applies
+            return await self._call(method, *args, limit_s=None)
+        except EngineStartError:
+            raise
+        except EngineError as error:
+            # the actor is gone: killed, or its node lost
+            raise EngineStartError(f"{error}", is_killed=True) from error
+
     async def _call(self, method: str, *args: Any, limit_s: float | None = -1.0, **kwargs: Any) -> Any:
         if limit_s is not None and limit_s < 0:
-            # a request waits for its clip, and then for its completions
-            limit_s = self._answer_deadline_s + 2 * kwargs.get("deadline_s", 0.0)
+            limit_s = self._answer_deadline_s + _num_deadlines(method, kwargs) * kwargs.get("deadline_s", 0.0)
         answer = getattr(self.handle, method).remote(*map(_unresolved, args), **kwargs)
         try:
             async with asyncio.timeout(limit_s):
@@ -220,20 +301,29 @@ class EngineClient:
                 f"engine {self.name}: {method} must end within {limit_s:g} s, and did not{self._output}"
             ) from error
         except RayTaskError as error:
-            cause = cast(BaseException, error.cause)
-            if isinstance(cause, EngineError):
-                raise cause from None
-            raise EngineError(f"engine {self.name}: {method}: {await self._why(cause)}{self._output}") from None
-        except (RayActorError, OutOfMemoryError) as error:
+            raise await self._as_engine_error(method, cast(BaseException, error.cause)) from None
+        except (RayActorError, OutOfMemoryError, ActorUnschedulableError) as error:
             cause = f"the actor died: {last_line(error)}"
             raise EngineError(f"engine {self.name}: {method}: {cause}{self._output}") from error
 
-    async def _why(self, error: BaseException) -> str:
-        """The cause of death of a vLLM process, which vLLM's errors omit; else the error's text."""
+    async def _as_engine_error(self, method: str, error: BaseException) -> EngineError:
+        """The error of an actor that answered, with the cause of death of a vLLM process, which vLLM's omit."""
+        if isinstance(error, EngineError):
+            return error
         try:
-            return await self.handle.failure.remote() or last_line(error)
+            failure = cast(str, await self.handle.failure.remote())
+            # by name: the driver does not import vLLM
+            is_alive = not failure and type(error).__name__ != "EngineDeadError"
         except RayError:
-            return last_line(error)
+            failure, is_alive = "", False
+        kind = RequestRefusedError if is_alive else EngineError
+        return kind(f"engine {self.name}: {method}: {failure or last_line(error)}{self._output}")
+
+
+def _num_deadlines(method: str, request: Mapping[str, Any]) -> float:
+    # the clip, then the completions; between them the admission, outside lockstep
+    is_admitted = not (method == "generate_together" or request.get("is_alone") or request.get("is_probe"))
+    return 2 + (WAITING_DEADLINES if is_admitted else 0)
 
 
 def _unresolved(argument: Any) -> Any:

@@ -4,12 +4,12 @@ Plain Python around `AsyncLLM`, without Ray. Requests of one prompt share its pr
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import importlib
 import itertools
 import os
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -20,11 +20,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from common.config.rollout import RolloutConfig
-from common.errors import EngineError
+from common.errors import EngineError, EngineStartError
 from common.models.registry import family_of
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
-from rollout.failure import FailureFile, cause_of
-from rollout.translation import completion_of, engine_args, logprob_of, sampling_params, scoring_params
+from rollout.admission import NUM_PROBE_PLACES, WAITING_DEADLINES, Admission
+from rollout.engine_stats import EngineStats, Step, StepCounter
+from rollout.failure import FailureFile, cause_of, is_kill
+from rollout.translation import StepLogger, completion_of, engine_args, logprob_of, sampling_params, scoring_params
 
 T = TypeVar("T")
 POLL_S = 0.2
@@ -37,6 +39,8 @@ class RolloutEngine:
     `warm_up` must end before the first request. vLLM itself holds the paused state and the open update. This class
     holds the policy version and the identities of the weights and of the towers, which `finish_update` replaces.
     These identities key all entries of vLLM's caches, so a publish clears no cache.
+
+    Outside lockstep a request waits for admission, in order, until vLLM has room for its sequences; probes do not.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class RolloutEngine:
         """Starts vLLM's processes, which takes half a minute on CPU; `version` is the checkpoint's policy version.
 
         Raises:
-            EngineError: names the cause that kept a process of vLLM from starting.
+            EngineStartError: names the cause that kept a process of vLLM from starting.
         """
         self.name = name
         self.config = config
@@ -64,20 +68,36 @@ class RolloutEngine:
         self._request_ids = itertools.count()
         self._engine_input = importlib.import_module(f"rollout.models.{family_of(model_path).name}").engine_input
         self._failures = FailureFile()
+        self._steps = StepCounter()
+        self._admission = Admission(
+            max_sequences=config.max_num_seqs - NUM_PROBE_PLACES,
+            min_sequences=config.group_size,
+            count=self._num_unfinished,
+        )
         # it would override the configured cache size
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
         args = engine_args(model_path=model_path, config=config, dtype=dtype)
         args.worker_extension_cls = worker_extension
         try:
-            self._llm = AsyncLLM.from_engine_args(args)
+            self._llm = AsyncLLM.from_engine_args(
+                args, stat_loggers=[functools.partial(StepLogger, on_step=self._stepped)]
+            )
         except Exception as error:  # vLLM has no base class for its errors
-            raise EngineError(f"engine {name} could not start: {self.failure() or cause_of(error)}") from error
+            raise self.start_error(error) from error
+
+    def start_error(self, error: Exception) -> EngineStartError:
+        """The error of a start that failed, with the cause that vLLM's processes recorded."""
+        cause = self.failure()
+        text = f"engine {self.name} could not start: {cause or cause_of(error)}"
+        return EngineStartError(text, is_killed=is_kill(cause))
 
     async def warm_up(self, prompts: list[ProcessedPrompt], sampling: SamplingSpec) -> None:
         """Sets the version, and generates for every prompt and for a full batch of the first, the longest."""
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
-        generate = functools.partial(self.generate, sampling=sampling, group_size=1, deadline_s=600.0)
+        generate = functools.partial(
+            self.generate, sampling=sampling, group_size=1, deadline_s=600.0, is_probe=True
+        )
         results = [await generate(prompt, seed=0) for prompt in prompts]
         results += await asyncio.gather(*(generate(prompts[0], seed=i) for i in range(self.config.max_num_seqs)))
         for result in results:
@@ -92,8 +112,13 @@ class RolloutEngine:
         group_size: int,
         seed: int,
         deadline_s: float,
+        is_probe: bool = False,
     ) -> Generation | Failure:
         """Samples `group_size` completions of one prompt in one request; completion i samples with `seed + i`.
+
+        Args:
+            deadline_s: seconds from the admission. The wait for it ends after `WAITING_DEADLINES` times as many.
+            is_probe: it is submitted at once, before requests that wait for admission.
 
         Returns:
             The completions in order, or a failure `too-long` or `deadline`; the request is aborted after
@@ -105,9 +130,12 @@ class RolloutEngine:
         too_long = self._too_long(len(prompt.prompt_token_ids), sampling.max_tokens)
         if too_long is not None:
             return too_long
-        version = self._version
         params = sampling_params(sampling, group_size=group_size, seed=seed)
-        return self._generation(await self._within(deadline_s, self._complete(prompt, params)), version)
+        if is_probe:
+            version = self._version
+            return self._generation(await self._within(deadline_s, self._complete(prompt, params)), version)
+        output, version = await self._complete_in_turn(prompt, params, deadline_s=deadline_s)
+        return self._generation(output, version)
 
     async def generate_together(
         self,
@@ -174,19 +202,37 @@ class RolloutEngine:
         too_long = self._too_long(len(whole.prompt_token_ids), 1)
         if too_long is not None:
             return too_long
-        async with self._lockstep if is_alone else contextlib.nullcontext():
-            if is_alone:
+        if is_alone:
+            async with self._lockstep:
                 await self._empty_caches()
-            output = await self._within(deadline_s, self._complete(whole, scoring_params()))
+                output = await self._within(deadline_s, self._complete(whole, scoring_params()))
+        else:
+            output, _ = await self._complete_in_turn(whole, scoring_params(), deadline_s=deadline_s)
         return output if isinstance(output, Failure) else logprob_of(output, text_ids)
+
+    async def _complete_in_turn(
+        self, prompt: ProcessedPrompt, params: SamplingParams, *, deadline_s: float
+    ) -> tuple[RequestOutput | Failure, int]:
+        """Waits for admission; returns the output, and the version at the submission."""
+        with self._admission.queued(params.n) as admitted:
+            try:
+                async with asyncio.timeout(WAITING_DEADLINES * deadline_s):
+                    await self._answer(admitted)
+            except TimeoutError:
+                return self._late(WAITING_DEADLINES * deadline_s, "passed before its admission"), self._version
+            version = self._version
+            queue = await self._submit(prompt, params)
+        return await self._within(deadline_s, self._collect(queue)), version
 
     async def _within(self, deadline_s: float, request: Awaitable[RequestOutput]) -> RequestOutput | Failure:
         try:
             async with asyncio.timeout(deadline_s):
                 return await request
         except TimeoutError:
-            detail = f"engine {self.name}: {deadline_s:.0f} s passed"
-            return Failure(stage="rollout", reason="deadline", detail=detail)
+            return self._late(deadline_s, "passed")
+
+    def _late(self, seconds: float, what: str) -> Failure:
+        return Failure(stage="rollout", reason="deadline", detail=f"engine {self.name}: {seconds:.0f} s {what}")
 
     async def _complete(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutput:
         return await self._collect(await self._submit(prompt, params))
@@ -194,6 +240,7 @@ class RolloutEngine:
     async def _submit(self, prompt: ProcessedPrompt, params: SamplingParams) -> RequestOutputCollector:
         # the request is in vLLM's core when this returns
         request = self._engine_input(prompt, cache_salt=self._weights_id, tower_version=self._tower_id)
+        self._steps.began(time.monotonic())
         return await self._llm.add_request(f"{self.name}-{next(self._request_ids)}", request, params)
 
     async def _collect(self, queue: RequestOutputCollector) -> RequestOutput:
@@ -202,8 +249,15 @@ class RolloutEngine:
             return cast(RequestOutput, await queue.get())
         except asyncio.CancelledError:
             # by the deadline or the caller: without the abort, vLLM would finish the request
-            await self._llm.abort(queue.request_id, internal=True)
+            await self._abort([queue])
             raise
+
+    async def _abort(self, queues: Sequence[RequestOutputCollector]) -> None:
+        await self._llm.abort([queue.request_id for queue in queues], internal=True)
+        # a paused or idle vLLM takes no step that would show the free places
+        self._admission.wake()
+        if not self._num_unfinished():
+            self._steps.stopped()
 
     async def _submit_together(
         self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams]]
@@ -216,7 +270,7 @@ class RolloutEngine:
                 queues.append(await self._submit(prompt, params))
         except BaseException:
             # left in the engine, they would use the caches that the next batch must empty
-            await self._llm.abort([queue.request_id for queue in queues], internal=True)
+            await self._abort(queues)
             raise
         finally:
             await self.resume()
@@ -253,9 +307,36 @@ class RolloutEngine:
     async def pause(self) -> None:
         """Freezes every request where it is; nothing in flight is lost."""
         await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
+        self._steps.paused()
 
     async def resume(self) -> None:
         await self._answer(self._llm.resume_generation())
+        self._steps.resumed(time.monotonic(), is_busy=self._num_unfinished() > 0)
+
+    async def heartbeat(self) -> None:
+        """Returns once every worker of vLLM has answered; each does so between two steps."""
+        await self.call_workers("heartbeat")
+
+    def stats(self) -> EngineStats:
+        """The counters of this process; no other is asked."""
+        num_unfinished = self._num_unfinished()
+        num_running = min(self._steps.last.num_running, num_unfinished)
+        return EngineStats(
+            num_steps=self._steps.num_steps,
+            num_running=num_running,
+            num_waiting=num_unfinished - num_running + self._admission.num_waiting,
+            kv_use=self._steps.last.kv_use,
+            num_preemptions=self._steps.num_preemptions,
+            longest_step_s=self._steps.longest_step_s,
+        )
+
+    def _stepped(self, step: Step) -> None:
+        self._steps.ended(time.monotonic(), step, is_busy=self._num_unfinished() > 0)
+        self._admission.step(step)
+
+    def _num_unfinished(self) -> int:
+        # this process counts a sequence from its submission, before vLLM's core does, and until its last token
+        return self._llm.output_processor.get_num_unfinished_requests()
 
     async def start_update(self) -> None:
         """Opens a weight update; the engine must be paused."""

@@ -19,6 +19,8 @@ ENDINGS = frozenset({"worker_main", "run_engine_core", "monitor_workers"})
 """vLLM's functions that log the error that ends a process."""
 WRAPPED = re.compile(r"Worker failed with error '(.*)', please check the stack trace above")
 """The text with which vLLM's core reports a worker's error."""
+KILLED = re.compile(r"\S+ was killed by SIG\w+")
+"""The cause of death of a process that a signal ended."""
 LONGEST = 800
 """Characters of a cause."""
 EXIT_S = 5.0
@@ -63,6 +65,11 @@ def cause_of(error: BaseException) -> str:
     text = " ".join(text.split())
     wrapped = WRAPPED.search(text)
     return (wrapped[1] if wrapped else f"{type(error).__name__}: {text}".removesuffix(": "))[:LONGEST]
+
+
+def is_kill(cause: str) -> bool:
+    """True if a cause is a signal, as from the kernel when memory is short."""
+    return KILLED.fullmatch(cause) is not None
 
 
 def _child_exit() -> str:

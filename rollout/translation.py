@@ -1,19 +1,23 @@
 """Translation between the messages of our processes and vLLM's arguments and outputs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from vllm import SamplingParams
+from vllm.config import VllmConfig
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from common.config.rollout import RolloutConfig
 from common.errors import EngineError
 from common.types import Completion, SamplingSpec, VersionSpan
+from rollout.engine_stats import Step
 from rollout.weights import BACKEND
 
 
@@ -40,7 +44,36 @@ def engine_args(*, model_path: str, config: RolloutConfig, dtype: str) -> AsyncE
         limit_mm_per_prompt={"video": 1, "audio": 1, "image": 0},
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         seed=0,
+        # without them admission would stand still
+        disable_log_stats=False,
     )
+
+
+class StepLogger(StatLoggerBase):
+    """Passes the statistics of each step of vLLM on, in the process and event loop of `AsyncLLM`."""
+
+    def __init__(self, vllm_config: VllmConfig, engine_index: int = 0, *, on_step: Callable[[Step], None]) -> None:
+        self._on_step = on_step
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        # outputs of aborted requests come without a step
+        if scheduler_stats is not None:
+            step = Step(
+                num_running=scheduler_stats.num_running_reqs,
+                num_waiting=scheduler_stats.num_waiting_reqs,
+                kv_use=scheduler_stats.kv_cache_usage,
+                num_preempted=iteration_stats.num_preempted_reqs if iteration_stats else 0,
+            )
+            self._on_step(step)
+
+    def log_engine_initialized(self) -> None:
+        """Does nothing."""
 
 
 def sampling_params(sampling: SamplingSpec, *, group_size: int, seed: int) -> SamplingParams:

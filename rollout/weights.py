@@ -140,6 +140,9 @@ class ReceiptExtension:
         """Forgets an unfinished update, because of which vLLM would refuse the next."""
         self._weight_update_active = False
 
+    def heartbeat(self) -> int:
+        return os.getpid()
+
     def sources(self) -> dict[str, str]:
         return provenance.sources()
 

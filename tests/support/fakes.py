@@ -161,6 +161,7 @@ class FakeEngine:
         group_size: int,
         seed: int,
         deadline_s: float,
+        is_probe: bool = False,
     ) -> Generation | Failure:
         """The same few tokens, with log-probabilities of the engine's own weights."""
         await self._enter("generate", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
-from rollout.failure import FAILURE_FILE, FailureFile, cause_of, record_failures
+from rollout.failure import FAILURE_FILE, FailureFile, cause_of, is_kill, record_failures
 
 SPAWN = multiprocessing.get_context("spawn")
 WRAPPER = (
@@ -150,3 +150,17 @@ def test_two_engines_of_one_process_have_files_of_their_own() -> None:
     first, second = FailureFile(), FailureFile()
     Path(os.environ[FAILURE_FILE]).write_text("of the second\n")
     assert (first.cause(), second.cause()) == ("", "of the second")
+
+
+@pytest.mark.parametrize(
+    ("cause", "killed"),
+    [
+        ("VllmWorker-0 was killed by SIGKILL", True),
+        ("EngineCore was killed by SIGSEGV", True),
+        ("EngineCore exited with code 1", False),
+        ("ValueError: a worker was killed by SIGKILL, or so it seems", False),
+        ("", False),
+    ],
+)
+def test_a_cause_that_is_a_signal_is_told_apart(cause: str, killed: bool) -> None:
+    assert is_kill(cause) == killed
