@@ -5,17 +5,17 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
 
 from common.errors import EngineError, EngineStartError, RequestRefusedError
 from common.types import Generation, ProcessedPrompt
-from rollout.actor import EngineClient
+from rollout.actor import CONCURRENCY_GROUPS, EngineActor, EngineClient
 from rollout.admission import NUM_PROBE_PLACES
 from tests.integration.conftest import Run
-from tests.support.engines import ENGINE, SAMPLING, start_engine
+from tests.support.engines import ENGINE, ENGINE_ENV, SAMPLING, start_engine
 from tests.support.media.clips import case_named, processed
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -84,21 +84,24 @@ def test_a_cancelled_caller_aborts_its_request_in_the_engine(run: Run, engine: E
 
 def test_a_probe_is_answered_before_the_requests_in_the_queue(run: Run, engine: EngineClient, untied: str) -> None:
     async def work() -> None:
+        prompt, answered = processed(case_named("text-only"), untied), list[asyncio.Task[Any]]()
+        # paused, so that all requests are there before any runs
+        await engine.pause()
         # one place of the actor stays for the probe
-        running = requests(engine, untied, count=MAX_CONCURRENCY - 1, group_size=2)
+        groups = requests(engine, untied, count=MAX_CONCURRENCY - 1, group_size=2)
         while await unfinished(engine) < LIMIT:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
-        prompt = processed(case_named("text-only"), untied)
-        probe = await engine.generate(
-            prompt, sampling=SAMPLING, group_size=1, seed=0, deadline_s=60.0, is_probe=True
-        )
-        assert isinstance(probe, Generation)
+        assert (await engine.stats()).num_waiting > 2 * LIMIT
+        settings: dict[str, Any] = {"sampling": SAMPLING, "group_size": 1, "seed": 0, "deadline_s": 60.0}
+        probe = asyncio.create_task(engine.generate(prompt, **settings, is_probe=True))
+        while await unfinished(engine) <= LIMIT:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        for task in (*groups, probe):
+            task.add_done_callback(answered.append)
+        await engine.resume()
+        assert all(isinstance(answer, Generation) for answer in await asyncio.gather(*groups, probe))
         # vLLM serves in order: the probe would start once fewer sequences are left than one full batch
-        assert sum(not request.done() for request in running) >= LIMIT + NUM_PROBE_PLACES
-        stats = await engine.stats()
-        assert stats.num_waiting > 0
-        assert 0 < stats.num_running <= LIMIT
-        assert all(isinstance(answer, Generation) for answer in await asyncio.gather(*running))
+        assert answered.index(probe) <= len(groups) - (LIMIT + NUM_PROBE_PLACES)
 
     run(work())
 
@@ -152,7 +155,11 @@ def test_a_living_engine_refuses_a_prompt_and_answers_the_next(run: Run, engine:
 
 def test_an_engine_has_a_place_before_it_has_started(run: Run, untied: str) -> None:
     async def work() -> None:
-        client = start_engine(untied, name="placed")
+        actor: Any = cast(Any, ray.remote)(concurrency_groups=CONCURRENCY_GROUPS)(EngineActor)
+        handle = actor.options(num_cpus=0.2, runtime_env={"env_vars": ENGINE_ENV}).remote(
+            name="placed", model_path=untied, config=ENGINE, dtype="float32"
+        )
+        client = EngineClient(handle, name="placed", sampling=SAMPLING)
         await client.place()
         assert client.node == ray.get_runtime_context().get_node_id()
         with pytest.raises(EngineError, match="engine placed must have started"):

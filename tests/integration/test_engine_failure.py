@@ -12,7 +12,7 @@ import pytest
 import ray
 from safetensors.torch import load_file, save_file
 
-from common.errors import EngineError
+from common.errors import EngineError, EngineStartError
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
 from tests.support.engines import ENGINE, SAMPLING, BreakableEngine, start_engine
@@ -21,11 +21,12 @@ from tests.support.media.clips import case_named, processed
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def failure_of(run: Run, client: EngineClient) -> str:
+def failure_of(run: Run, client: EngineClient, *, is_killed: bool = False) -> str:
     """What an engine that cannot start says to who waits for it."""
     try:
-        with pytest.raises(EngineError) as caught:
+        with pytest.raises(EngineStartError) as caught:
             run(client.warm_up([]))
+        assert caught.value.is_killed == is_killed
         # vLLM's own errors, which point to a text that stands elsewhere
         assert "above" not in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -94,7 +95,7 @@ def _kill_worker() -> None:
 
 @pytest.mark.long
 def test_a_worker_that_is_killed_while_it_loads_is_named_with_its_signal(run: Run, untied: str) -> None:
-    said = failure_of(run, start_engine(untied, actor=KilledEngine))
+    said = failure_of(run, start_engine(untied, actor=KilledEngine), is_killed=True)
     assert "VllmWorker-0 was killed by SIGKILL" in said
 
 

@@ -174,6 +174,29 @@ async def test_a_cancelled_request_makes_room_for_those_behind_it(vllm: Vllm) ->
     assert vllm.order == [0, 2]
 
 
+@pytest.mark.parametrize("is_cancelled_first", [True, False])
+def test_a_request_that_is_cancelled_at_its_admission_leaves_nothing_behind(is_cancelled_first: bool) -> None:
+    async def main() -> None:
+        vllm = Vllm()
+        for num_sequences in (LIMIT, 3):
+            vllm.request(num_sequences)
+        await settled()
+        # in one turn of the loop
+        if is_cancelled_first:
+            vllm.tasks[1].cancel()
+        vllm.end(0)
+        vllm.tasks[1].cancel()
+        await settled()
+        assert vllm.tasks[1].cancelled()
+        vllm.request(1)
+        await settled()
+        vllm.request(LIMIT - 1)
+        await settled()
+        assert vllm.order == [0, 2, 3]
+
+    run(main())
+
+
 @work
 async def test_each_step_of_vllm_wakes_the_queue(vllm: Vllm) -> None:
     vllm.request(LIMIT)
