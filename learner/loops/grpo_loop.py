@@ -1,7 +1,9 @@
 """The GRPO loop: take groups, train on them, publish, record, save a checkpoint.
 
 `GrpoLoop.run` consumes groups of the producer and produces policy versions. It waits for groups, the ranks, the
-publisher and checkpoints, in that order; each unblocks it within its own deadline.
+publisher and checkpoints, in that order; each unblocks it within its own deadline. It holds the ranks' turn from a
+step's training to the end of its publish, and while a checkpoint is copied. While it waits for groups, the turn is
+free, and engines that were started anew are admitted.
 
 With `max_staleness` S, the producer begins (S + 1) batches at the start and one more after each publish. At most
 (S + 1) batches are therefore in flight, buffered or being trained; with S = 0 nothing is in flight during training.
@@ -13,14 +15,16 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Protocol
 
-from common.protocols import TrainFn
+from common.protocols import EngineFleet, TrainFn
 from common.runtime.metrics import distribution
 from common.types import Group, Record, StepReport
 from learner.checkpoints.checkpoint import RunState
 from learner.ledger import Ledger
+from learner.loops.admission import EngineAdmission
 from learner.loops.equal_rewards import EqualRewards
 from learner.loops.non_finite import NonFiniteGuard
 from learner.loops.producer import GroupProducer
+from learner.loops.rank_turn import RankTurn
 from learner.publishing.publisher import Publisher, PublishReport
 from learner.records.event_log import EventLog
 
@@ -50,6 +54,7 @@ class LoopParts:
     producer: GroupProducer
     train: TrainFn
     publisher: Publisher
+    fleet: EngineFleet
     ledger: Ledger
     record: StepRecorder
     save_checkpoint: SaveCheckpointFn
@@ -71,15 +76,27 @@ class GrpoLoop:
     def __init__(self, *, parts: LoopParts, state: RunState, last_step: int) -> None:
         self.parts, self.state, self.last_step = parts, state, last_step
         self._kept_step = state.step
+        self._turn = RankTurn()
+        self._admission = EngineAdmission(
+            fleet=parts.fleet,
+            publisher=parts.publisher,
+            turn=self._turn,
+            events=parts.events,
+            fail=parts.producer.fail,
+        )
         self._equal = EqualRewards()
         self._guard = NonFiniteGuard(key="learner/is_skipped", limit=parts.max_non_finite_steps)
 
     async def run(self) -> None:
-        """Trains; errors of the producer, the ranks, the publisher and the checkpoints end it.
+        """Trains; errors of the producer, the ranks, the publisher, the fleet and the checkpoints end it.
 
         Raises:
             NonFiniteError: too many steps in a row were left out.
         """
+        async with self._admission.running():
+            await self._run_steps()
+
+    async def _run_steps(self) -> None:
         parts, remaining = self.parts, self.last_step - self.state.step
         num_batches = min(parts.producer.buffer.max_staleness + 1, remaining)
         parts.producer.start(num_batches * parts.groups_per_step)
@@ -103,12 +120,7 @@ class GrpoLoop:
         with events.phase("rollout"):
             groups = await parts.producer.batch(parts.groups_per_step, learner_version=learner_version)
         parts.prefetch(parts.producer.stream.peek(parts.groups_per_step))
-        with events.phase("learn"):
-            learned = await parts.train(groups)
-        published: PublishReport | None = None
-        if self._guard.is_taken(learned):
-            with events.phase("publish"):
-                published = await parts.publisher.publish()
+        learned, published = await self._train_and_publish(groups)
         self._guard.settle((group.prompt.draw for group in groups), parts.ledger, step=step)
         draw_seconds = {f"draw_seconds/{k}": v for k, v in parts.producer.draw_seconds.items()}
         parts.producer.draw_seconds.clear()
@@ -122,6 +134,17 @@ class GrpoLoop:
         batch = await self._close_step(step, groups, report, published)
         self._equal.note(step, report.metrics, batch=batch)
         self._guard.check(step, batch=batch)
+
+    async def _train_and_publish(self, groups: Sequence[Group]) -> tuple[dict[str, float], PublishReport | None]:
+        parts, events = self.parts, self.parts.events
+        # the ranks hold the next version before any engine does
+        async with self._turn.changing():
+            with events.phase("learn"):
+                learned = await parts.train(groups)
+            if not self._guard.is_taken(learned):
+                return learned, None
+            with events.phase("publish"):
+                return learned, await parts.publisher.publish()
 
     async def _close_step(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
@@ -147,8 +170,9 @@ class GrpoLoop:
     async def save_checkpoint(self) -> None:
         """Takes a checkpoint of the last whole step, unless there is one; no step may be under way."""
         if self._kept_step != self.state.step:
-            with self.parts.events.phase("checkpoint"):
-                await self.parts.save_checkpoint(self.state)
+            async with self._turn.reading():
+                with self.parts.events.phase("checkpoint"):
+                    await self.parts.save_checkpoint(self.state)
             self._kept_step = self.state.step
 
 

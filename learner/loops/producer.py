@@ -2,7 +2,7 @@
 
 Consumes draws of the stream, as many as `start` allows. Produces scored groups, in a buffer that `batch` empties.
 Waits for media tasks, engines and the reward service, each with its own deadline. `batch` waits for groups; groups,
-an error of a task, or `interrupt` unblock it.
+an error of a task, `fail` or `interrupt` unblock it.
 
 In lockstep the groups of a batch are made together: all clips first, in the stream's order, then all completions in
 one batch of the engines, then all rewards. Otherwise every group is made independently.
@@ -82,7 +82,7 @@ class GroupProducer:
         task.add_done_callback(self._ended)
 
     async def batch(self, count: int, *, learner_version: int) -> list[Group]:
-        """Returns the next groups to train, none too stale; raises the error of a task or of `interrupt`."""
+        """Returns the next groups to train, none too stale; raises the error of a task, `fail` or `interrupt`."""
         while True:
             self._send_back(self.buffer.drop_stale(learner_version=learner_version))
             if self._error is not None:
@@ -94,7 +94,11 @@ class GroupProducer:
 
     def interrupt(self) -> None:
         """Makes `batch` raise, now or at its next call."""
-        self._error = self._error or StopRequestedError("the run was asked to stop")
+        self.fail(StopRequestedError("the run was asked to stop"))
+
+    def fail(self, error: BaseException) -> None:
+        """Makes `batch` raise the error, now or at its next call; the first error counts."""
+        self._error = self._error or error
         self._changed.set()
 
     def outstanding(self) -> list[Draw]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.config.learner import PublishConfig
-from common.errors import PublishError
+from common.errors import EngineError, PublishError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import Completion, Failure, Generation, ProcessedPrompt, SamplingSpec
-from learner.publishing.transfer import RANKS, Transfer, all_ended
+from learner.publishing.members import Members
+from learner.publishing.transfer import Transfer, all_ended
 from learner.publishing.verification import Agreement, Logprobs, agreement_of, minus
 
 PROBE_SEED = 2**61
@@ -40,28 +41,32 @@ class Probe:
     ) -> None:
         self.probes = tuple(probes)
         self.tolerance = config.canary_tolerance
-        self.senders, self.transfer, self._deadline_s = senders, transfer, config.deadline_s
+        self.senders, self.transfer = senders, transfer
         # of the whole vocabulary: a truncated sampler's probabilities are not the learner's
         self.sampling = SamplingSpec(temperature=sampling.temperature, max_tokens=config.probe_tokens)
 
-    async def ask(self, engine: WeightReceiver, *, num_completions: int = 1) -> Answers:
-        async with self.transfer.phase("probe", engine.name):
+    async def ask(self, members: Members, *, num_completions: int = 1) -> dict[str, Answers]:
+        """All members answer at the same time; returns the answers of those that remain, by name."""
+
+        async def ask_one(engine: WeightReceiver) -> Answers:
             answers = await all_ended(
                 engine.generate(
                     probe,
                     sampling=self.sampling,
                     group_size=num_completions,
                     seed=PROBE_SEED + SEEDS_PER_PROBE * i,
-                    deadline_s=self._deadline_s,
+                    deadline_s=self.transfer.engine_deadline_s,
                 )
                 for i, probe in enumerate(self.probes)
             )
-        return Answers(completions=tuple(_completions(a, engine) for a in answers))
+            return Answers(completions=tuple(_completions(a, engine) for a in answers))
+
+        return await self.transfer.each(members, "probe", ask_one)
 
     async def score(self, answers: Sequence[Answers], *, only_media: bool = False) -> list[Logprobs]:
         """The ranks' log-probabilities of each engine's answers; with `only_media`, texts get empty rows."""
         chosen = [i for i, p in enumerate(self.probes) if p.placeholders or not only_media]
-        async with self.transfer.phase("score", RANKS):
+        async with self.transfer.rank_phase("score"):
             scores = await self.senders.score(
                 [self.probes[i] for i in chosen],
                 [[c.token_ids for a in answers for c in a.completions[i]] for i in chosen],
@@ -73,19 +78,13 @@ class Probe:
                 row[i] = [v for _ in answer.completions[i] for v in next(rows)]
         return logprobs
 
-    async def ask_all(self, engines: Sequence[WeightReceiver], *, num_completions: int = 1) -> list[Answers]:
-        """All engines answer at the same time."""
-        return await all_ended(self.ask(engine, num_completions=num_completions) for engine in engines)
-
-    async def agreements(
-        self, engines: Sequence[WeightReceiver], *, num_completions: int = 1
-    ) -> dict[str, Agreement]:
-        """The agreement of each engine, by name, from one call of the ranks."""
-        answers = await self.ask_all(engines, num_completions=num_completions)
-        scores = await self.score(answers)
+    async def agreements(self, members: Members, *, num_completions: int = 1) -> dict[str, Agreement]:
+        """The agreement of each member that answers, by name, from one call of the ranks."""
+        answers = await self.ask(members, num_completions=num_completions)
+        scores = await self.score(list(answers.values())) if answers else []
         return {
-            engine.name: agreement_of(minus(answer.logprobs, score))
-            for engine, answer, score in zip(engines, answers, scores, strict=True)
+            name: agreement_of(minus(answer.logprobs, score))
+            for (name, answer), score in zip(answers.items(), scores, strict=True)
         }
 
     def disagreement(
@@ -113,11 +112,13 @@ class Probe:
 
 
 def _completions(answer: Generation | Failure, engine: WeightReceiver) -> tuple[Completion, ...]:
-    if isinstance(answer, Failure):
-        raise PublishError(
-            f"publish: the probe on {engine.name} failed: {answer.detail}",
-            proof="probe",
-            engine=engine.name,
-            subject=answer.reason,
-        )
-    return answer.completions
+    if isinstance(answer, Generation):
+        return answer.completions
+    if answer.reason == "deadline":
+        raise EngineError(answer.detail)
+    raise PublishError(
+        f"publish: the probe on {engine.name} failed: {answer.detail}",
+        proof="probe",
+        engine=engine.name,
+        subject=answer.reason,
+    )

@@ -1,4 +1,4 @@
-"""Publishes the learner's weights to every engine, with three verifications.
+"""Publishes the learner's weights to the engines of a fleet, with three verifications.
 
 - receipt: every tensor that a worker passed to `load_weights` is the tensor that was sent;
 - rehearsal: with noise in every published tensor, the engine computes the learner's values, and not those of old
@@ -6,18 +6,20 @@
 - canary: after each publish, the same comparison with the true weights.
 
 Consumes the ranks' parameters and produces engines at a version. Waits for ranks and engines, which alone unblock
-it; each phase has a deadline, whose error names the phase and the engine.
+it; each phase has a deadline. An engine that fails is lost to the fleet, and the others go on.
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from common.config.learner import PublishConfig
 from common.errors import PublishError
-from common.protocols import WeightReceiver, WeightSenders
-from common.types import ProcessedPrompt, SamplingSpec, TensorReceipt
+from common.protocols import EngineFleet, WeightReceiver, WeightSenders
+from common.types import ProcessedPrompt, SamplingSpec
+from learner.publishing.members import Members
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Probe
 from learner.publishing.rehearsal import NUM_COMPLETIONS, Rehearsal, describe
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishReport:
-    """A publish that passed receipt and canary on every engine."""
+    """A publish and the engines that passed receipt and canary; they may be none if engines died."""
 
     version: int
     num_bytes: int
@@ -43,42 +45,53 @@ class PublishReport:
 
 
 class Publisher:
-    """Owns the policy version, the identity of cache entries, and the proofs.
+    """Owns the policy version, the identity of cache entries, and the proofs. One call at a time.
 
     Raises:
-        PublishError: a phase failed or passed its deadline, or a proof failed.
+        PublishError: a verification failed and no engine passed, or a phase of the ranks failed.
+        LearnerError: the ranks died or passed a deadline.
     """
 
     def __init__(
         self,
         *,
         senders: WeightSenders,
-        engines: Sequence[WeightReceiver],
+        fleet: EngineFleet,
         plan: PublishPlan,
         segments: Sequence[str],
         probes: Sequence[ProcessedPrompt],
         sampling: SamplingSpec,
         config: PublishConfig,
+        answer_deadline_s: float,
         dtype: str,
         version: int = 0,
     ) -> None:
-        """Takes all ranks and all engines, warmed up and at `version`.
+        """Takes all ranks, which are at `version`, and the fleet.
 
         Args:
             segments: paths of the two segments that rank 0 writes.
             probes: prompts of the rehearsal and the canary: a clip with video and audio, and a text.
             sampling: of the run, for its temperature.
+            answer_deadline_s: seconds in which an engine must end each phase.
         """
         self.version = version
         self.num_rehearsals = 0
         self.not_exercised: tuple[tuple[str, ...], ...] = ()
         """Layers whose effect the last rehearsal could not measure."""
-        self._engines, self._plan, self._config, self._dtype = tuple(engines), plan, config, dtype
-        self._transfer = Transfer(senders=senders, plan=plan, segments=segments, deadline_s=config.deadline_s)
+        self._fleet, self._plan, self._config, self._dtype = fleet, plan, config, dtype
+        self._transfer = Transfer(
+            senders=senders,
+            plan=plan,
+            segments=segments,
+            deadline_s=config.deadline_s,
+            engine_deadline_s=min(config.deadline_s, answer_deadline_s),
+        )
         self._probe = Probe(
             senders=senders, transfer=self._transfer, probes=probes, sampling=sampling, config=config
         )
         self._rehearsal = Rehearsal(self._probe, plan=plan, config=config, dtype=dtype)
+        # in float32 the tolerance is given
+        self._has_tolerance = dtype == "float32"
         # cache entries outlive publishers: a resumed run that repeats a version must not repeat its identity
         self._lineage = secrets.token_hex(4)
         self._num_identities = 0
@@ -86,92 +99,142 @@ class Publisher:
 
     @property
     def canary_tolerance(self) -> float:
-        """Largest difference of the probe that passes; `start` measures it in bfloat16."""
+        """Largest difference of the probe that passes; measured in bfloat16."""
         return self._probe.tolerance
 
     async def start(self, *, synchronize: bool = False) -> dict[str, Agreement]:
-        """Measures the noise at the current version, then rehearses every engine; returns their agreements at rest.
+        """Measures the noise at the current version, rehearses every engine, and delivers the version to all.
 
         With `synchronize`, engines first get the ranks' weights: for ranks that were rebuilt from a checkpoint
         older than the engines' version.
-        """
-        if synchronize:
-            await self._send_weights(self.version)
-        at_rest = await self._probe.agreements(self._engines, num_completions=NUM_COMPLETIONS)
-        if self._dtype != "float32":
-            self._set_tolerance(at_rest)
-        for engine in self._engines:
-            await self._require(at_rest[engine.name], engine)
-        if self._config.rehearsal:
-            await self.rehearse(*self._engines)
-        return at_rest
 
-    def _set_tolerance(self, at_rest: dict[str, Agreement]) -> None:
-        """Raises the tolerance to a multiple of the rounding noise, which has a limit."""
-        # of the quietest engine: an engine that computes something else must not set its own tolerance
-        noise, limit = min(a.max for a in at_rest.values()), self._config.canary_noise_limit
-        if not noise <= limit:
-            raise PublishError(
-                f"canary at version {self.version}: rounding must move log-probabilities by at most {limit}, got "
-                f"{noise:.2e}; the engines do not compute what the learner computes",
-                proof="canary",
-                engine=", ".join(at_rest),
-                subject="log-probabilities",
-            )
-        self._probe.tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
+        Returns:
+            The agreements at rest of the engines that passed, by name.
+        """
+        members = self._members(self._fleet.candidates())
+        at_rest = await self._measure(members, synchronize=synchronize)
+        if self._config.rehearsal:
+            await self._rehearse(members)
+        members.require_verified()
+        self._pass(members)
+        await self._deliver(self.version)
+        return {engine.name: at_rest[engine.name] for engine in members.engines}
 
     async def publish(self) -> PublishReport:
-        """Sends the ranks' weights to every engine as the next version."""
-        version = self.version + 1
-        manifest = await self._send_weights(version)
-        with self._transfer.timed("canary"):
-            canary = await self._check_all(self._engines)
-        report = PublishReport(
-            version=version,
-            num_bytes=sum(num_bytes(r) for r in manifest),
-            canary=canary,
-            canary_tolerance=self.canary_tolerance,
-            num_rehearsals=self.num_rehearsals,
-            seconds=dict(self._transfer.seconds),
-        )
+        """Sends the ranks' weights to every verified engine as the next version."""
+        self._identity = self._next_identity(self.version + 1)
+        report = await self._deliver(self.version + 1)
         logger.info(
-            "published weights version=%d bytes=%d seconds=%.2f",
-            version,
+            "published weights version=%d bytes=%d engines=%d seconds=%.2f",
+            report.version,
             report.num_bytes,
+            len(report.canary),
             sum(report.seconds.values()),
         )
         return report
 
-    async def check(self, engine: WeightReceiver) -> Agreement:
-        """The canary of one engine, which is paused if it fails."""
-        return (await self._check_all([engine]))[engine.name]
+    async def admit(self) -> None:
+        """Rehearses the engines that have started, and brings all that join to the standing version.
 
-    async def rehearse(self, *engines: WeightReceiver) -> None:
-        """Publishes noisy weights to some engines, checks every layer, and publishes the true weights again."""
+        The ranks must hold that version. An engine that fails is lost; this ends no run.
+        """
+        members = self._members(self._fleet.unverified())
+        if not self._has_tolerance:
+            await self._measure(members, synchronize=True)
+        if self._config.rehearsal:
+            await self._rehearse(members)
+        self._pass(members)
+        report = await self._deliver(self.version, only_joining=True)
+        logger.info("admitted engines=%d version=%d", len(report.canary), self.version)
+
+    async def _measure(self, members: Members, *, synchronize: bool) -> dict[str, Agreement]:
+        """The agreements at rest, and in bfloat16 the tolerance; rejects engines beyond it."""
+        if synchronize:
+            self._identity = self._next_identity(self.version)
+            await self._transfer.send(members, self._identity)
+        at_rest = await self._probe.agreements(members, num_completions=NUM_COMPLETIONS)
+        if at_rest and self._dtype != "float32":
+            self._set_tolerance(members, at_rest)
+        self._check(members, at_rest, version=self.version)
+        return at_rest
+
+    def _set_tolerance(self, members: Members, at_rest: dict[str, Agreement]) -> None:
+        """Raises the tolerance to a multiple of the rounding noise; rejects all if that exceeds its limit."""
+        # of the quietest engine: an engine that computes something else must not set its own tolerance
+        noise = min((a.max for a in at_rest.values() if a.max == a.max), default=math.nan)
+        limit = self._config.canary_noise_limit
+        if noise <= limit:
+            self._probe.tolerance = max(self.canary_tolerance, self._config.canary_noise_factor * noise)
+            self._has_tolerance = True
+            return
+        error = PublishError(
+            f"canary at version {self.version}: rounding must move log-probabilities by at most {limit}, got "
+            f"{noise:.2e}; the engines do not compute what the learner computes",
+            proof="canary",
+            engine=", ".join(at_rest),
+            subject="log-probabilities",
+        )
+        for engine in list(members.engines):
+            members.reject(engine, error)
+
+    async def _rehearse(self, members: Members) -> None:
+        """Publishes noisy weights to the members and checks every layer; leaves the noise in the engines."""
+        if not members.engines:
+            return
+        not_exercised = await self._rehearsal.run(members, current=self._identity)
+        if members.engines:
+            self.num_rehearsals += len(members.engines)
+            self.not_exercised = not_exercised
+            logger.info(
+                "rehearsed engines=%d layers=%d not_exercised=%s",
+                len(members.engines),
+                len(self._plan.layers) - len(not_exercised),
+                describe(not_exercised),
+            )
+
+    def _pass(self, members: Members) -> None:
+        for engine in members.engines:
+            self._fleet.rehearsed(engine)
+
+    async def _deliver(self, version: int, *, only_joining: bool = False) -> PublishReport:
+        """One transfer under the current identity, whose members that pass the canary serve the version."""
+        # before the transfer: an engine that joins later has not received the weights
+        members = self._members(self._fleet.begin_delivery(version, only_joining=only_joining))
         try:
-            not_exercised = await self._rehearsal.run(engines, current=self._identity)
-        except PublishError as error:
-            if error.proof == "rehearsal":
-                await self._transfer.send(engines, self._identity)
-                await next(e for e in engines if e.name == error.engine).pause()
+            manifest = await self._transfer.send(members, self._identity)
+            with self._transfer.timed("canary"):
+                agreements = await self._probe.agreements(members)
+            self._check(members, agreements, version=version)
+            if not only_joining:
+                members.require_verified()
+        except BaseException:
+            self._fleet.abort_delivery()
             raise
-        await self._transfer.send(engines, self._identity)
-        await self._check_all(engines)
-        self.num_rehearsals += len(engines)
-        self.not_exercised = not_exercised
-        logger.info(
-            "rehearsed engines=%d layers=%d not_exercised=%s",
-            len(engines),
-            len(self._plan.layers) - len(not_exercised),
-            describe(not_exercised),
+        for engine in members.engines:
+            self._fleet.delivered(engine)
+        self._fleet.end_delivery()
+        self.version = version
+        return PublishReport(
+            version=version,
+            num_bytes=sum(num_bytes(r) for r in manifest),
+            canary={engine.name: agreements[engine.name] for engine in members.engines},
+            canary_tolerance=self.canary_tolerance,
+            num_rehearsals=self.num_rehearsals,
+            seconds=dict(self._transfer.seconds),
         )
 
-    async def _send_weights(self, version: int) -> list[TensorReceipt]:
-        """Sends the ranks' weights to every engine, under a new identity for their caches."""
-        self._identity = self._next_identity(version)
-        manifest = await self._transfer.send(self._engines, self._identity)
-        self.version = version
-        return manifest
+    def _members(self, engines: Sequence[WeightReceiver]) -> Members:
+        return Members(engines, on_lost=lambda engine, error: self._fleet.lost(engine, reason=str(error)))
+
+    def _check(self, members: Members, agreements: dict[str, Agreement], *, version: int) -> None:
+        """Rejects the members whose agreement exceeds the tolerance."""
+        for engine in list(members.engines):
+            agreement = agreements[engine.name]
+            if agreement.exceeds(self.canary_tolerance):
+                error = self._probe.disagreement(
+                    agreement, engine, proof="canary", version=version, subject="log-probabilities"
+                )
+                members.reject(engine, error)
 
     def _next_identity(self, version: int) -> Identity:
         weights_id = f"{self._lineage}-{version}-{self._num_identities}"
@@ -181,16 +244,3 @@ class Publisher:
         return Identity(
             version=version, weights_id=weights_id, tower_id=self._identity.tower_id if keeps_towers else weights_id
         )
-
-    async def _check_all(self, engines: Sequence[WeightReceiver]) -> dict[str, Agreement]:
-        agreements = await self._probe.agreements(engines)
-        for engine in engines:
-            await self._require(agreements[engine.name], engine)
-        return agreements
-
-    async def _require(self, agreement: Agreement, engine: WeightReceiver) -> None:
-        if agreement.exceeds(self.canary_tolerance):
-            await engine.pause()
-            raise self._probe.disagreement(
-                agreement, engine, proof="canary", version=self.version, subject="log-probabilities"
-            )

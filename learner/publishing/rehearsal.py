@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from common.config.learner import PublishConfig
 from common.protocols import WeightReceiver
+from learner.publishing.members import Members
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Answers, Probe
-from learner.publishing.transfer import RANKS, Identity
+from learner.publishing.transfer import Identity
 from learner.publishing.verification import (
     Agreement,
     Evidence,
@@ -73,48 +74,52 @@ class Rehearsal:
         self._noise_factor, self._rounding = config.canary_noise_factor, ROUNDING[dtype]
         self._num_nonces = 0
 
-    async def run(self, engines: Sequence[WeightReceiver], *, current: Identity) -> tuple[Layer, ...]:
+    async def run(self, members: Members, *, current: Identity) -> tuple[Layer, ...]:
         """Tries until every engine follows every layer, or no effect of the rest can be measured.
 
-        Returns the layers whose effect on the probe is lost in rounding; raises `PublishError` for a layer that an
-        engine does not follow.
+        Rejects the members that do not follow a layer. Returns the layers whose effect on the probe is lost in
+        rounding.
         """
         open_layers = list(self._plan.layers)
         for _ in range(MAX_TRIALS):
-            trials = await self._trials(engines, open_layers, current=current)
-            for engine, trial in zip(engines, trials, strict=True):
-                await self._require(trial, engine, current=current)
-            evidence = {layer: [t.evidence(layer) for t in trials] for layer in open_layers}
+            trials = await self._trials(members, open_layers, current=current)
+            for engine in list(members.engines):
+                await self._check(trials[engine.name], engine, members, current=current)
+            remaining = [trials[engine.name] for engine in members.engines]
+            evidence = {layer: [t.evidence(layer) for t in remaining] for layer in open_layers}
             open_layers = [layer for layer in open_layers if not all(e.is_followed for e in evidence[layer])]
             if not any(e.power for layer in open_layers for e in evidence[layer]):
                 break
         return tuple(open_layers)
 
-    async def _trials(
-        self, engines: Sequence[WeightReceiver], layers: Sequence[Layer], *, current: Identity
-    ) -> list[Trial]:
-        async with self._noise(engines, names=None, current=current) as nonce:
-            answers = await self._probe.ask_all(engines, num_completions=NUM_COMPLETIONS)
+    async def _trials(self, members: Members, layers: Sequence[Layer], *, current: Identity) -> dict[str, Trial]:
+        async with self._noise(members, names=None, current=current) as nonce:
+            by_name = await self._probe.ask(members, num_completions=NUM_COMPLETIONS)
+            if not by_name:
+                return {}
+            answers = list(by_name.values())
             scores = await self._probe.score(answers)
-            signatures: list[dict[Layer, Logprobs]] = [{} for _ in engines]
+            signatures: list[dict[Layer, Logprobs]] = [{} for _ in answers]
             for layer in layers:
                 of_layer = await self._signatures(layer, answers, scores, nonce=nonce)
                 for by_layer, signature in zip(signatures, of_layer, strict=True):
                     by_layer[layer] = signature
             rounding = await self._rounding_of(answers, scores)
-        return [
-            Trial(
+        return {
+            name: Trial(
                 differences=minus(answer.logprobs, score),
                 signatures=by_layer,
                 tolerance=max(self._probe.tolerance, self._noise_factor * noise),
             )
-            for answer, score, by_layer, noise in zip(answers, scores, signatures, rounding, strict=True)
-        ]
+            for name, answer, score, by_layer, noise in zip(
+                by_name, answers, scores, signatures, rounding, strict=True
+            )
+        }
 
     async def _rounding_of(self, answers: Sequence[Answers], scores: Sequence[Logprobs]) -> list[float]:
         """The effect of rounding on each engine's answers under the noisy weights, which is larger than at rest."""
         self._num_nonces += 1
-        async with self._transfer.phase("perturb", RANKS):
+        async with self._transfer.rank_phase("perturb"):
             await self._senders.perturb(scale=self._rounding, nonce=self._num_nonces, names=None)
         moved = await self._probe.score(answers)
         return [agreement_of(minus(m, s)).max for m, s in zip(moved, scores, strict=True)]
@@ -124,10 +129,10 @@ class Rehearsal:
     ) -> list[Logprobs]:
         """The change of the scores of each engine's answers with one layer's old weights."""
         is_tower = not set(self._plan.tower_names).isdisjoint(layer)
-        async with self._transfer.phase("restore", RANKS):
+        async with self._transfer.rank_phase("restore"):
             await self._senders.restore(names=layer)
         stale = await self._probe.score(answers, only_media=is_tower)
-        async with self._transfer.phase("perturb", RANKS):
+        async with self._transfer.rank_phase("perturb"):
             await self._senders.perturb(scale=self._scale, nonce=nonce, names=layer)
         # a tower has no effect on probes without media
         return [
@@ -135,7 +140,7 @@ class Rehearsal:
             for o, s in zip(stale, scores, strict=True)
         ]
 
-    async def _require(self, trial: Trial, engine: WeightReceiver, *, current: Identity) -> None:
+    async def _check(self, trial: Trial, engine: WeightReceiver, members: Members, *, current: Identity) -> None:
         agreement, culprit = trial.agreement, trial.culprit()
         if culprit is None and not agreement.exceeds(trial.tolerance):
             return
@@ -143,7 +148,7 @@ class Rehearsal:
             layers = [culprit[0]]
         else:
             layers = await self._locate(engine, trial, current=current)
-        raise self._probe.disagreement(
+        error = self._probe.disagreement(
             agreement,
             engine,
             proof="rehearsal",
@@ -151,19 +156,22 @@ class Rehearsal:
             subject=name_layers(layers),
             tolerance=trial.tolerance,
         )
+        members.reject(engine, error)
 
     async def _locate(self, engine: WeightReceiver, trial: Trial, *, current: Identity) -> list[Layer]:
         """Halves the layers while one half alone shows the failure; several remain if no half does."""
         layers = self._suspects(trial)
+        # the engine is rejected in any case: its death would only hide the cause
+        alone = Members([engine], on_lost=lambda engine, error: None)
         while len(layers) > 1:
             middle = len(layers) // 2
             for half in (layers[:middle], layers[middle:]):
                 names = [name for layer in half for name in layer]
-                async with self._noise([engine], names=names, current=current):
-                    agreement = (await self._probe.agreements([engine], num_completions=NUM_COMPLETIONS))[
-                        engine.name
-                    ]
-                if agreement.exceeds(trial.tolerance):
+                async with self._noise(alone, names=names, current=current):
+                    agreements = await self._probe.agreements(alone, num_completions=NUM_COMPLETIONS)
+                if not alone.engines:
+                    return layers
+                if agreements[engine.name].exceeds(trial.tolerance):
                     layers = half
                     break
             else:
@@ -180,20 +188,21 @@ class Rehearsal:
 
     @asynccontextmanager
     async def _noise(
-        self, engines: Sequence[WeightReceiver], *, names: Sequence[str] | None, current: Identity
+        self, members: Members, *, names: Sequence[str] | None, current: Identity
     ) -> AsyncGenerator[int]:
         """A block with noisy weights in ranks and engines, whose end restores the ranks; yields the nonce."""
         self._num_nonces += 1
         nonce = self._num_nonces
         label = f"{current.weights_id}-rehearsal-{nonce}"
         tower_id = label if self._plan.changes_towers else current.tower_id
-        async with self._transfer.phase("perturb", RANKS):
-            await self._senders.perturb(scale=self._scale, nonce=nonce, names=names)
         try:
-            await self._transfer.send(engines, replace(current, weights_id=label, tower_id=tower_id))
+            async with self._transfer.rank_phase("perturb"):
+                await self._senders.perturb(scale=self._scale, nonce=nonce, names=names)
+            await self._transfer.send(members, replace(current, weights_id=label, tower_id=tower_id))
             yield nonce
         finally:
-            async with self._transfer.phase("restore", RANKS):
+            # also if the call of `perturb` was given up: the ranks may still execute it
+            async with self._transfer.rank_phase("restore"):
                 await self._senders.restore()
 
 

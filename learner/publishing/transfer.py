@@ -1,6 +1,7 @@
 """One transfer of weights: each phase on all engines, then the receipts.
 
 A phase has ended on every engine, with or without an error, before the next step: a failure leaves nothing running.
+An engine that fails or passes the deadline of a phase leaves the transfer, and the others go on.
 """
 
 import asyncio
@@ -12,9 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common.errors import LearnerError, PublishError
+from common.errors import LearnerError, PublishError, ReceiveError
 from common.protocols import WeightReceiver, WeightSenders
 from common.types import TensorReceipt
+from learner.publishing.members import Members
 from learner.publishing.plan import PublishPlan
 from learner.publishing.verification import check_receipt
 
@@ -39,55 +41,102 @@ class Transfer:
     """Moves the ranks' weights to engines, bucket by bucket."""
 
     def __init__(
-        self, *, senders: WeightSenders, plan: PublishPlan, segments: Sequence[str], deadline_s: float
+        self,
+        *,
+        senders: WeightSenders,
+        plan: PublishPlan,
+        segments: Sequence[str],
+        deadline_s: float,
+        engine_deadline_s: float,
     ) -> None:
-        self._senders, self._plan, self._segments, self._deadline_s = senders, plan, segments, deadline_s
+        """`deadline_s` is that of a phase of the ranks."""
+        self._senders, self._plan, self._segments = senders, plan, segments
+        self._deadline_s, self.engine_deadline_s = deadline_s, engine_deadline_s
         self.seconds: dict[str, float] = defaultdict(float)
         """Durations of the last transfer's phases."""
 
-    async def send(self, engines: Sequence[WeightReceiver], identity: Identity) -> list[TensorReceipt]:
-        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads."""
+    async def send(self, members: Members, identity: Identity) -> list[TensorReceipt]:
+        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
+
+        Returns the manifest; it ends early if no member remains.
+
+        Raises:
+            LearnerError: the ranks failed or passed their deadline. No call of an engine runs any more.
+        """
         self.seconds.clear()
-        await self._each(engines, "pause", lambda e: e.pause())
-        await self._each(engines, "start", lambda e: e.start_update())
+        await self._timed_each(members, "pause", lambda e: e.pause())
+        await self._timed_each(members, "start", lambda e: e.start_update())
+        manifest = await self._send_buckets(members)
+        version, weights_id, tower_id = identity.version, identity.weights_id, identity.tower_id
+        receipts = await self._timed_each(
+            members,
+            "finish",
+            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
+        )
+        for engine in list(members.engines):
+            try:
+                check_receipt(self._plan.names, manifest, receipts[engine.name], engine=engine.name)
+            except PublishError as error:
+                members.reject(engine, error)
+        await self._timed_each(members, "resume", lambda e: e.resume())
+        return manifest
+
+    async def _send_buckets(self, members: Members) -> list[TensorReceipt]:
         manifest: list[TensorReceipt] = []
+        if not members.engines:
+            return manifest
+        num_buckets = len(self._plan.buckets)
         gathering = asyncio.ensure_future(self._gather(0))
         try:
-            for bucket in range(len(self._plan.buckets)):
+            for bucket in range(num_buckets):
                 manifest += await gathering
-                if bucket + 1 < len(self._plan.buckets):
+                if not members.engines:
+                    break
+                if bucket + 1 < num_buckets:
                     gathering = asyncio.ensure_future(self._gather(bucket + 1))
                 path = self._segments[bucket % len(self._segments)]
-                await self._each(engines, "update", lambda e, p=path, b=bucket: e.receive(p, b))
+                await self._timed_each(members, "update", lambda e, p=path, b=bucket: e.receive(p, b))
         finally:
             # an error that is already raised comes first
             await asyncio.wait([gathering])
             _ = gathering.cancelled() or gathering.exception()
-        version, weights_id, tower_id = identity.version, identity.weights_id, identity.tower_id
-        receipts = await self._each(
-            engines,
-            "finish",
-            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
-        )
-        for engine, receipt in zip(engines, receipts, strict=True):
-            check_receipt(self._plan.names, manifest, receipt, engine=engine.name)
-        await self._each(engines, "resume", lambda e: e.resume())
         return manifest
 
     async def _gather(self, bucket: int) -> list[TensorReceipt]:
         with self.timed("gather"):
-            async with self.phase("gather", RANKS):
+            async with self.rank_phase("gather"):
                 return await self._senders.send_bucket(bucket)
 
-    async def _each(
-        self, engines: Sequence[WeightReceiver], phase: str, call: Callable[[WeightReceiver], Awaitable[T]]
-    ) -> list[T]:
-        async def call_in_phase(engine: WeightReceiver) -> T:
-            async with self.phase(phase, engine.name):
-                return await call(engine)
-
+    async def _timed_each(
+        self, members: Members, phase: str, call: Callable[[WeightReceiver], Awaitable[T]]
+    ) -> dict[str, T]:
         with self.timed(phase):
-            return await all_ended(map(call_in_phase, engines))
+            return await self.each(members, phase, call)
+
+    async def each(
+        self, members: Members, phase: str, call: Callable[[WeightReceiver], Awaitable[T]]
+    ) -> dict[str, T]:
+        """Calls all members at the same time; returns the answers of those that remain, by name.
+
+        A `PublishError` or `ReceiveError` of a call rejects its engine; another error or the deadline loses it.
+        """
+        answers: dict[str, T] = {}
+
+        async def call_in_phase(engine: WeightReceiver) -> None:
+            deadline = asyncio.timeout(self.engine_deadline_s)
+            try:
+                async with deadline:
+                    answers[engine.name] = await call(engine)
+            except PublishError as error:
+                members.reject(engine, error)
+            except Exception as error:  # a call into another process
+                logger.warning("publish: %s failed on %s", phase, engine.name, exc_info=True)
+                failure = _failure(phase, engine.name, error, deadline, limit_s=self.engine_deadline_s)
+                (members.reject if isinstance(error, ReceiveError) else members.lose)(engine, failure)
+
+        await all_ended(map(call_in_phase, list(members.engines)))
+        # in an order that does not depend on the engines' speed
+        return {engine.name: answers[engine.name] for engine in members.engines}
 
     @contextmanager
     def timed(self, phase: str) -> Generator[None]:
@@ -98,8 +147,8 @@ class Transfer:
             self.seconds[phase] += time.perf_counter() - start
 
     @asynccontextmanager
-    async def phase(self, phase: str, where: str) -> AsyncGenerator[None]:
-        """A block with a deadline, whose errors name the phase and the engine, or `ranks`.
+    async def rank_phase(self, phase: str) -> AsyncGenerator[None]:
+        """A block with a deadline, whose errors name the phase.
 
         Ranks that hang raise a `LearnerError`, so that they are rebuilt like dead ones.
         """
@@ -108,20 +157,25 @@ class Transfer:
             async with deadline:
                 yield
         except (PublishError, LearnerError):
-            # dead ranks are rebuilt, unlike engines: their error passes unchanged
             raise
         except Exception as error:  # a call into another process
-            failed = (
-                f"must end within {self._deadline_s} s, and did not" if deadline.expired() else f"failed: {error}"
-            )
-            if where == RANKS and deadline.expired():
-                raise LearnerError(f"publish: {phase} on {where} {failed}") from error
-            raise PublishError(
-                f"publish: {phase} on {where} {failed}",
-                proof=phase,
-                engine=where,
-                subject=phase if deadline.expired() else str(error),
-            ) from error
+            failure = _failure(phase, RANKS, error, deadline, limit_s=self._deadline_s)
+            if deadline.expired():
+                raise LearnerError(str(failure)) from error
+            raise failure from error
+
+
+def _failure(
+    phase: str, where: str, error: Exception, deadline: asyncio.Timeout, *, limit_s: float
+) -> PublishError:
+    is_late = deadline.expired()
+    failed = f"must end within {limit_s:g} s, and did not" if is_late else f"failed: {error}"
+    return PublishError(
+        f"publish: {phase} on {where} {failed}",
+        proof=phase,
+        engine=where,
+        subject=phase if is_late else str(error),
+    )
 
 
 async def all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:

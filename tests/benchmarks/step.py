@@ -37,6 +37,7 @@ from reward.service import RewardService
 from rollout.actor import EngineClient
 from tests.benchmarks.part import Part, boxed, parser_of
 from tests.support.engines import ENGINE, start_engine, start_ranks, stop_ranks
+from tests.support.fakes import FakeFleet
 from tests.support.habit import teach_habit
 
 ROUNDS, NUM_GROUPS, GROUP_SIZE = 5, 8, 8
@@ -135,12 +136,13 @@ async def measure(part: Part) -> dict[str, Any]:
         await engine.warm_up(prompts[:1])
     publisher = Publisher(
         senders=ranks,
-        engines=[engine],
+        fleet=FakeFleet([engine]),
         plan=info["plan"],
         segments=info["segments"],
         probes=probe_prompts(family_of(model), model_path=model, data=data),
         sampling=SAMPLING,
         config=PublishConfig(),
+        answer_deadline_s=ENGINE.answer_deadline_s,
         dtype="float32",
     )
     with part.measurement("rehearsal"):

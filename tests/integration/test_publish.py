@@ -17,7 +17,8 @@ from common.types import Generation, ProcessedPrompt
 from learner.publishing.publisher import Publisher
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
-from tests.support.engines import SAMPLING, start_ranks, stop_ranks
+from tests.support.engines import ENGINE, SAMPLING, start_ranks, stop_ranks
+from tests.support.fakes import FakeFleet
 from tests.support.media.clips import CASES, processed
 
 QKV = "language_model.model.layers.0.self_attn.qkv_proj"
@@ -48,21 +49,31 @@ class Rig:
         run(self.publisher.start())
         self.tolerance = self.publisher.canary_tolerance
 
-    def new_publisher(self, *, plan: Any = None, version: int = 0) -> Publisher:
-        """A publisher that has sent nothing."""
+    def new_publisher(self, *, plan: Any = None, version: int = 0, rehearsal: bool = True) -> Publisher:
+        """A publisher that has sent nothing, over a fleet that has verified the engine and has never lost it."""
+        self.fleet = FakeFleet([self.engine], version=version, are_verified=True)
         # in bfloat16 it was measured when the engine was whole
         tolerance = max(PublishConfig().canary_tolerance, self.tolerance)
         return Publisher(
             senders=self.ranks,
-            engines=[self.engine],
+            fleet=self.fleet,
             plan=plan or self.info["plan"],
             segments=self.info["segments"],
             probes=self.probes,
             sampling=SAMPLING,
-            config=PublishConfig(deadline_s=120, rehearsal=True, canary_tolerance=tolerance),
+            config=PublishConfig(deadline_s=120, rehearsal=rehearsal, canary_tolerance=tolerance),
+            answer_deadline_s=ENGINE.answer_deadline_s,
             dtype=self.dtype,
             version=version,
         )
+
+    def reject(self, publisher: Publisher, work: str) -> PublishError:
+        """The error of a publish or start, after which the engine is lost."""
+        with pytest.raises(PublishError) as caught:
+            self.run(getattr(publisher, work)())
+        assert [engine for engine, _ in self.fleet.losses] == [self.engine.name]
+        assert self.fleet.serving == []
+        return caught.value
 
     def broken(self, how: str, name: str = "") -> None:
         """Breaks or mends the sender."""
@@ -109,54 +120,49 @@ def test_a_publish_is_received_whole_and_the_engine_follows(rig: Rig) -> None:
 
 def test_the_canary_sees_weights_that_were_not_published(rig: Rig) -> None:
     rig.run(rig.ranks.perturb(scale=0.5, nonce=11, names=None))
-    with pytest.raises(PublishError, match="canary") as caught:
-        rig.run(rig.publisher.check(rig.engine))
-    assert caught.value.engine == rig.engine.name
-    assert ray.get(rig.engine.handle.is_paused.remote()), "an engine that fails its canary serves nothing"
-    rig.run(rig.ranks.restore())
+    try:
+        error = rig.reject(rig.new_publisher(rehearsal=False), "start")
+    finally:
+        rig.run(rig.ranks.restore())
+    assert (error.proof, error.engine) == ("canary", rig.engine.name)
 
 
 def test_a_skipped_tensor_is_caught_by_the_receipt_at_a_learning_rate_no_canary_could_see(rig: Rig) -> None:
     ray.get([h.take_tiny_step.remote(1e-6) for h in rig.ranks.handles])
     rig.broken("skip", K)
     try:
-        with pytest.raises(PublishError) as caught:
-            rig.run(rig.publisher.publish())
+        error = rig.reject(rig.publisher, "publish")
     finally:
         rig.broken("mend")
     # one of three fused projections is missing: the worker refuses the layer before the receipt compares
-    assert caught.value.proof in {"receipt", "update", "finish"}
+    assert error.proof in {"receipt", "update", "finish"}
     rig.broken("skip", "thinker.model.norm.weight")
     try:
-        with pytest.raises(PublishError) as caught:
-            rig.run(rig.publisher.publish())
+        error = rig.reject(rig.new_publisher(), "publish")
     finally:
         rig.broken("mend")
-    assert caught.value.proof == "receipt"
-    assert caught.value.subject == "thinker.model.norm.weight"
+    assert (error.proof, error.subject) == ("receipt", "thinker.model.norm.weight")
     assert ray.get(rig.engine.handle.is_paused.remote()), "an engine with a failed receipt serves nothing"
 
 
 def test_half_a_fused_layer_is_refused_with_its_name(rig: Rig) -> None:
     rig.broken("half", Q)
     try:
-        publisher = rig.new_publisher(plan=rig.current_plan())
-        with pytest.raises(PublishError, match=QKV) as caught:
-            rig.run(publisher.publish())
+        error = rig.reject(rig.new_publisher(plan=rig.current_plan()), "publish")
     finally:
         rig.broken("mend")
-    assert caught.value.proof in {"update", "finish"}
+    assert QKV in str(error)
+    assert error.proof in {"update", "finish"}
 
 
 def test_a_bucket_border_inside_a_layer_is_refused_with_its_name(rig: Rig) -> None:
     rig.broken("cut", Q)
     try:
-        publisher = rig.new_publisher(plan=rig.current_plan())
-        with pytest.raises(PublishError, match=QKV) as caught:
-            rig.run(publisher.publish())
+        error = rig.reject(rig.new_publisher(plan=rig.current_plan()), "publish")
     finally:
         rig.broken("mend")
-    assert caught.value.proof == "update"
+    assert QKV in str(error)
+    assert error.proof == "update"
 
 
 @pytest.mark.parametrize("name", STALE)
@@ -167,22 +173,20 @@ def test_a_layer_left_stale_is_caught_by_the_rehearsal_with_its_name(rig: Rig, n
     rig.tell_workers("hold", list(layer))
     try:
         rig.run(rig.publisher.publish())
-        with pytest.raises(PublishError) as caught:
-            rig.run(rig.publisher.rehearse(rig.engine))
+        error = rig.reject(rig.publisher, "start")
     finally:
         rig.tell_workers("hold", [])
-    assert caught.value.proof == "rehearsal"
-    assert caught.value.subject == ", ".join(layer)
-    assert ray.get(rig.engine.handle.is_paused.remote()), "an engine that fails its rehearsal serves nothing"
+    assert (error.proof, error.subject) == ("rehearsal", ", ".join(layer))
 
 
 def test_a_healthy_engine_passes_and_only_what_has_no_effect_is_not_claimed(rig: Rig) -> None:
     for _ in range(3):
-        rig.run(rig.publisher.rehearse(rig.engine))
+        rig.run(rig.publisher.start())
         assert rig.publisher.not_exercised == (("thinker.audio_tower.audio_bos_eos_token.weight",),)
     rig.run(rig.publisher.publish())
     # labels of a rehearsal are never used twice, by a second publisher either
-    rig.run(rig.publisher.rehearse(rig.engine))
+    rig.run(rig.publisher.start())
+    assert rig.fleet.serving == [rig.engine.name]
 
 
 def test_ranks_of_an_older_version_take_the_engine_back(rig: Rig) -> None:
@@ -192,10 +196,8 @@ def test_ranks_of_an_older_version_take_the_engine_back(rig: Rig) -> None:
         assert rig.run(ahead.publish()).version == 5
     finally:
         rig.run(rig.ranks.restore())
+    assert rig.reject(rig.new_publisher(version=3, rehearsal=False), "start").proof == "canary"
     rig.publisher = rig.new_publisher(version=3)
-    with pytest.raises(PublishError, match="canary"):
-        rig.run(rig.publisher.check(rig.engine))
-    rig.run(rig.engine.resume())
     at_rest = rig.run(rig.publisher.start(synchronize=True))
     assert at_rest[rig.engine.name].max <= rig.publisher.canary_tolerance
     assert ray.get(rig.engine.handle.versions.remote()) == (3, "3")
@@ -204,35 +206,33 @@ def test_ranks_of_an_older_version_take_the_engine_back(rig: Rig) -> None:
     assert isinstance(answer, Generation)
     assert {span.version for c in answer.completions for span in c.version_spans} == {3}
     # the same probe was just asked of the newer weights: none of its cache entries are served
-    assert rig.run(rig.publisher.check(rig.engine)).max <= rig.publisher.canary_tolerance
+    again = rig.run(rig.publisher.start())
+    assert again[rig.engine.name].max <= rig.publisher.canary_tolerance
 
 
 def test_a_tied_head_left_stale_is_caught_by_the_rehearsal_with_its_name(rig: Rig) -> None:
     if "thinker.lm_head.weight" in rig.info["plan"].names:
         # a head of its own arrives under its own name: nothing is stale, and the rehearsal says so
-        rig.run(rig.publisher.rehearse(rig.engine))
+        rig.run(rig.publisher.start())
+        assert rig.fleet.losses == []
         return
     rig.tell_workers("set_repacking", False)
     try:
-        with pytest.raises(PublishError) as caught:
-            rig.run(rig.publisher.rehearse(rig.engine))
+        error = rig.reject(rig.publisher, "start")
     finally:
         rig.tell_workers("set_repacking", True)
-    assert caught.value.proof == "rehearsal"
-    assert caught.value.subject == EMBEDDING
+    assert (error.proof, error.subject) == ("rehearsal", EMBEDDING)
 
 
 @pytest.mark.parametrize("what", ["tower", "weights"])
 def test_a_cache_entry_served_old_is_caught_by_the_rehearsal(rig: Rig, what: str) -> None:
-    rig.run(rig.publisher.check(rig.engine))
     ray.get(rig.engine.handle.freeze_identity.remote(what))
     try:
-        with pytest.raises(PublishError) as caught:
-            rig.run(rig.publisher.rehearse(rig.engine))
+        error = rig.reject(rig.publisher, "start")
     finally:
         ray.get(rig.engine.handle.freeze_identity.remote(None))
-    assert caught.value.proof == "rehearsal"
-    named = caught.value.subject
+    assert error.proof == "rehearsal"
+    named = error.subject
     if what == "tower":
         assert "thinker.visual." in named or "thinker.audio_tower." in named
         assert "thinker.model." not in named

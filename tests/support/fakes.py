@@ -1,15 +1,17 @@
 """Ranks and engines of a few numbers: what travels is real, only the arithmetic is small.
 
-`FakeSenders` and `FakeEngine` speak the Protocols of `common/protocols.py` and share a `Fleet`: its memory
-stands for the shared segments, its log tells in which order things happened.
+`FakeSenders` and `FakeEngine` speak the Protocols of `common/protocols.py` and use a `Shared`: its memory stands
+for the shared segments, its log tells in which order things happened. `FakeFleet` has the product's own states.
 """
 
 import asyncio
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from common.protocols import WeightReceiver
 from common.types import (
     Completion,
     Failure,
@@ -21,6 +23,7 @@ from common.types import (
 )
 from learner.publishing.plan import PublishPlan
 from learner.publishing.rehearsal import ROUNDING
+from rollout.fleet.lifecycle import Delivery, Lifecycle, State
 from tests.support.builders import make_receipt
 
 SEGMENTS = ("segment-0", "segment-1")
@@ -29,7 +32,7 @@ TOWER = "tower"
 
 
 @dataclass
-class Fleet:
+class Shared:
     """What ranks and engines share."""
 
     plan: PublishPlan
@@ -37,6 +40,13 @@ class Fleet:
     """By segment."""
     log: list[tuple[str, ...]] = field(default_factory=list)
     """(who, phase, detail)"""
+    on_phase: Callable[[str], None] = lambda phase: None
+    """Called when a phase begins on an engine or the ranks."""
+
+    def begin(self, who: str, phase: str, detail: str) -> None:
+        """Notes a phase."""
+        self.log.append((who, phase, detail))
+        self.on_phase(phase)
 
 
 def plan_of(layers: Sequence[Sequence[str]], *, layers_per_bucket: int = 1) -> PublishPlan:
@@ -71,9 +81,9 @@ def logprobs_of(weights: dict[str, float], prompt: ProcessedPrompt, ids: Iterabl
 class FakeSenders:
     """All ranks: `WeightSenders` over a dict of numbers."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.weights = {name: number_of(name) for name in fleet.plan.names}
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.weights = {name: number_of(name) for name in shared.plan.names}
         self.perturbed: list[tuple[str, ...] | None] = []
         self.skipped: set[str] = set()
         self.hangs_on: str | None = None
@@ -86,14 +96,14 @@ class FakeSenders:
     async def send_bucket(self, bucket: int) -> list[TensorReceipt]:
         """Writes one bucket."""
         await self._enter("gather", str(bucket))
-        chosen = {n: self.weights[n] for n in self.fleet.plan.buckets[bucket] if n not in self.skipped}
-        self.fleet.memory[SEGMENTS[bucket % 2]] = chosen
+        chosen = {n: self.weights[n] for n in self.shared.plan.buckets[bucket] if n not in self.skipped}
+        self.shared.memory[SEGMENTS[bucket % 2]] = chosen
         return receipts_of(chosen)
 
     async def perturb(self, *, scale: float, nonce: int, names: Sequence[str] | None) -> None:
         """Moves some weights or all."""
         await self._enter("perturb", str(nonce))
-        chosen = self.fleet.plan.names if names is None else names
+        chosen = self.shared.plan.names if names is None else names
         if scale > ROUNDING["bfloat16"]:
             assert not set(chosen) & set(self._saved), "perturbed twice without a restore"
             self.perturbed.append(None if names is None else tuple(names))
@@ -104,7 +114,7 @@ class FakeSenders:
     async def restore(self, *, names: Sequence[str] | None = None) -> None:
         """Takes it back."""
         await self._enter("restore", "")
-        assert self._saved, "restored before anything was perturbed"
+        assert self._saved or names is None, "restored before anything was perturbed"
         for name in list(self._saved) if names is None else names:
             self.weights[name] = self._saved.pop(name)
 
@@ -119,7 +129,7 @@ class FakeSenders:
         ]
 
     async def _enter(self, phase: str, detail: str) -> None:
-        self.fleet.log.append(("ranks", phase, detail))
+        self.shared.begin("ranks", phase, detail)
         if self.hangs_on == phase:
             await asyncio.Event().wait()
 
@@ -127,9 +137,9 @@ class FakeSenders:
 class FakeEngine:
     """One engine: a `WeightReceiver` that may ignore what it is sent, lose it, or stop answering."""
 
-    def __init__(self, fleet: Fleet, senders: FakeSenders, *, name: str = "engine-0") -> None:
+    def __init__(self, shared: Shared, senders: FakeSenders, *, name: str = "engine-0") -> None:
         self.name = name
-        self.fleet = fleet
+        self.shared = shared
         self.weights = dict(senders.weights)
         self.version = 0
         self.identities: list[tuple[int, str, str]] = []
@@ -146,8 +156,12 @@ class FakeEngine:
         """Weights that make every log-probability NaN when they are not those of the start."""
         self.hangs_on: str | None = None
         self.fails_on: str | None = None
+        self.fails_at: tuple[str, int] | None = None
+        """A phase, and the number of its call that fails, with all later ones."""
         self.slow_on: str | None = None
         """Takes long there, but ends."""
+        self.num_calls: dict[str, int] = defaultdict(int)
+        """By phase."""
         self.samplings: list[SamplingSpec] = []
         self.probe_failure: Failure | None = None
         self._start = dict(self.weights)
@@ -201,10 +215,10 @@ class FakeEngine:
         await self._enter("update", str(bucket))
         for _ in range(5):
             await asyncio.sleep(0)
-        found = {n: v for n, v in self.fleet.memory[path].items() if n not in self.lost}
+        found = {n: v for n, v in self.shared.memory[path].items() if n not in self.lost}
         self._received |= found
         self.weights |= {n: v for n, v in found.items() if n not in self.ignored}
-        self.fleet.log.append((self.name, "updated", str(bucket)))
+        self.shared.log.append((self.name, "updated", str(bucket)))
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Takes the identities, answers the receipt."""
@@ -214,12 +228,106 @@ class FakeEngine:
         return receipts_of(self._received)
 
     async def _enter(self, phase: str, detail: str) -> None:
-        self.fleet.log.append((self.name, phase, detail))
+        self.shared.begin(self.name, phase, detail)
         if self.hangs_on == phase:
             await asyncio.Event().wait()
-        if self.fails_on == phase:
+        self.num_calls[phase] += 1
+        first = self.fails_at[1] if self.fails_at and self.fails_at[0] == phase else math.inf
+        if self.fails_on == phase or self.num_calls[phase] >= first:
             raise OSError("no more")
         if self.slow_on == phase:
             for _ in range(50):
                 await asyncio.sleep(0)
-            self.fleet.log.append((self.name, "slow", phase))
+            self.shared.log.append((self.name, "slow", phase))
+
+
+class FakeFleet:
+    """An `EngineFleet` whose engines a test starts and loses."""
+
+    def __init__(self, engines: Sequence[WeightReceiver], *, version: int = 0, are_verified: bool = False) -> None:
+        """All engines are warm; those that are verified may be members of a delivery at once."""
+        self.lifecycle = Lifecycle([engine.name for engine in engines], min_engines=1, version=version)
+        self.losses: list[tuple[str, str]] = []
+        """Engine and reason."""
+        self._engines: dict[str, WeightReceiver] = {}
+        self._changed = asyncio.Event()
+        self._delivery: Delivery | None = None
+        for engine in engines:
+            self.join(engine, is_verified=are_verified)
+
+    def join(self, engine: WeightReceiver, *, is_verified: bool = False) -> None:
+        """The next incarnation of the engine's slot is warm."""
+        self.lifecycle.ask(math.inf)
+        name = next(i.name for i in self.lifecycle.in_state(State.ASKED) if i.slot == engine.name)
+        self._engines[name] = engine
+        self.lifecycle.placed(name)
+        self.lifecycle.warmed_up(name)
+        if is_verified:
+            self.lifecycle.rehearsed(name)
+        self._changed.set()
+
+    @property
+    def serving(self) -> list[str]:
+        """Engines that may get requests."""
+        return [i.slot for i in self.lifecycle.serving]
+
+    async def until_joining(self) -> None:
+        """Waits for `join`."""
+        while not self.lifecycle.in_state(State.REHEARSING, State.WAITING):
+            self.lifecycle.require_possible()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def unverified(self) -> list[WeightReceiver]:
+        """Not rehearsed."""
+        return self._in_state(State.REHEARSING)
+
+    def candidates(self) -> list[WeightReceiver]:
+        """All."""
+        return self._in_state(State.REHEARSING, State.WAITING, State.READY)
+
+    def rehearsed(self, engine: WeightReceiver) -> None:
+        """Verifies it, once."""
+        name = self._name_of(engine)
+        if name and self.lifecycle[name].state == State.REHEARSING:
+            self.lifecycle.rehearsed(name)
+
+    def begin_delivery(self, version: int, *, only_joining: bool = False) -> list[WeightReceiver]:
+        """The members as of now."""
+        self._delivery = self.lifecycle.begin_delivery(version, only_joining=only_joining)
+        return [self._engines[name] for name in self._delivery.members]
+
+    def delivered(self, engine: WeightReceiver) -> None:
+        """A member is."""
+        name = self._name_of(engine)
+        assert self._delivery
+        if name:
+            self.lifecycle.delivered(self._delivery, name)
+
+    def end_delivery(self) -> None:
+        """It went well."""
+        assert self._delivery
+        self.lifecycle.end_delivery(self._delivery)
+        self._delivery = None
+
+    def abort_delivery(self) -> None:
+        """It did not."""
+        assert self._delivery
+        self.lifecycle.abort_delivery(self._delivery)
+        self._delivery = None
+
+    def lost(self, engine: WeightReceiver, *, reason: str) -> None:
+        """Nothing is left of it."""
+        name = self._name_of(engine)
+        assert name, "an engine is lost once"
+        self.losses.append((engine.name, reason))
+        self.lifecycle.lost(name, reason=reason, now_s=0.0)
+        self.lifecycle.reaped(name)
+        self._changed.set()
+
+    def _in_state(self, *states: State) -> list[WeightReceiver]:
+        return [self._engines[i.name] for i in self.lifecycle.in_state(*states)]
+
+    def _name_of(self, engine: WeightReceiver) -> str | None:
+        names = [name for name, known in self._engines.items() if known is engine]
+        return next((name for name in names if self.lifecycle[name].state != State.GONE), None)

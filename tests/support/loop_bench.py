@@ -57,6 +57,8 @@ class Seen:
     """What a bench was given."""
 
     log: list[str] = field(default_factory=list[str])
+    uses: list[str] = field(default_factory=list[str])
+    """Begin and end of each use of the ranks."""
     trained: list[list[Group]] = field(default_factory=list[list[Group]])
     train_versions: list[int] = field(default_factory=list[int])
     recorded: list[tuple[int, StepReport, PublishReport | None]] = field(default_factory=list[Any])
@@ -86,6 +88,10 @@ class Bench:
         self.not_finite: set[int] = set()
         """Numbers of the batches that the ranks do not take."""
         self.publish_error_at: int | None = None
+        self.joining = asyncio.Event()
+        """Set while an engine joins."""
+        self.admit_error: Exception | None = None
+        self.fleet_error: Exception | None = None
         self.on_train: Callable[[int], None] = lambda step: None
         """Called while a step trains, with the number of the batch."""
         self.path = folder / "ledger.jsonl"
@@ -117,6 +123,7 @@ class Bench:
             producer=self.producer,
             train=self.train,
             publisher=self,  # pyright: ignore[reportArgumentType]
+            fleet=self,  # pyright: ignore[reportArgumentType]
             ledger=self.ledger,
             record=self.record,
             save_checkpoint=self.save_checkpoint,
@@ -174,6 +181,7 @@ class Bench:
     async def train(self, groups: Sequence[Group]) -> dict[str, float]:
         """Notes the batch; takes a few turns, in which others may work."""
         self.seen.log.append("train")
+        self.seen.uses.append("train")
         self.seen.trained.append(list(groups))
         self.seen.train_versions.append(self.version)
         for turn in range(8):
@@ -181,16 +189,35 @@ class Bench:
             await asyncio.sleep(0)
             if turn == 4:
                 self.on_train(len(self.seen.trained))
+        self.seen.uses.append("trained")
         return self.metrics | {"learner/is_skipped": float(len(self.seen.trained) in self.not_finite)}
 
     async def publish(self) -> PublishReport:
         """The next version."""
         self.seen.log.append("publish")
+        self.seen.uses.append("publish")
         await asyncio.sleep(0)
         if self.version + 1 == self.publish_error_at:
             raise PublishError("no", proof="receipt", engine="e", subject="t")
         self.version += 1
+        self.seen.uses.append("published")
         return PublishReport(version=self.version, num_bytes=4, canary={}, canary_tolerance=1e-4, num_rehearsals=1)
+
+    async def until_joining(self) -> None:
+        """Waits for an engine that joins."""
+        await self.joining.wait()
+        if self.fleet_error is not None:
+            raise self.fleet_error
+
+    async def admit(self) -> None:
+        """Takes a few turns, in which others may work."""
+        self.seen.uses.append("admit")
+        self.joining.clear()
+        for _ in range(8):
+            await asyncio.sleep(0)
+        if self.admit_error is not None:
+            raise self.admit_error
+        self.seen.uses.append("admitted")
 
     async def record(
         self, step: int, groups: Sequence[Group], report: StepReport, published: PublishReport | None
@@ -203,7 +230,11 @@ class Bench:
         return Path(f"step-{step}")
 
     async def save_checkpoint(self, state: RunState) -> None:
-        """Notes the state."""
+        """Notes the state; takes a few turns, in which others may work."""
+        self.seen.uses.append("save")
+        for _ in range(8):
+            await asyncio.sleep(0)
+        self.seen.uses.append("saved")
         self.seen.kept.append(state)
 
     async def evaluate(self, state: RunState) -> None:

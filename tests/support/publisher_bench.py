@@ -9,7 +9,7 @@ from learner.publishing.plan import PublishPlan
 from learner.publishing.publisher import Publisher, PublishReport
 from tests.support.builders import text_prompt
 from tests.support.clock import run
-from tests.support.fakes import SEGMENTS, FakeEngine, FakeSenders, Fleet, plan_of
+from tests.support.fakes import SEGMENTS, FakeEngine, FakeFleet, FakeSenders, Shared, plan_of
 
 LAYERS = [[f"layer-{i}.{part}" for part in ("weight", "bias")] for i in range(5)]
 TOWERS = [[f"tower-{i}.{part}" for part in ("weight", "bias")] for i in range(2)]
@@ -30,9 +30,9 @@ class Bench:
         rehearsal: bool = True,
         canary_noise_factor: float = 3.0,
     ) -> None:
-        self.fleet = Fleet(plan=plan or plan_of(BOTH))
-        self.senders = FakeSenders(self.fleet)
-        self.engines = [FakeEngine(self.fleet, self.senders, name=f"engine-{i}") for i in range(num_engines)]
+        self.shared = Shared(plan=plan or plan_of(BOTH))
+        self.senders = FakeSenders(self.shared)
+        self.engines = [self.new_engine(i) for i in range(num_engines)]
         self.publisher = self.another(dtype=dtype, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor)
 
     def another(
@@ -43,15 +43,17 @@ class Bench:
         canary_noise_factor: float = 3.0,
         version: int = 0,
     ) -> Publisher:
-        """A publisher over the same engines."""
+        """A publisher over the same engines, in a fleet of its own that has verified them."""
+        self.fleet = FakeFleet(self.engines, version=version, are_verified=True)
         return Publisher(
             senders=self.senders,
-            engines=self.engines,
-            plan=self.fleet.plan,
+            fleet=self.fleet,
+            plan=self.shared.plan,
             segments=SEGMENTS,
             probes=PROBES,
             sampling=SamplingSpec(temperature=0.9, top_p=0.5, top_k=3, max_tokens=64),
-            config=PublishConfig(deadline_s=30.0, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor),
+            config=PublishConfig(deadline_s=60.0, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor),
+            answer_deadline_s=30.0,
             dtype=dtype,
             version=version,
         )
@@ -61,6 +63,10 @@ class Bench:
         """The first."""
         return self.engines[0]
 
+    def new_engine(self, index: int) -> FakeEngine:
+        """With the weights that the ranks have now."""
+        return FakeEngine(self.shared, self.senders, name=f"engine-{index}")
+
     def publish(self) -> PublishReport:
         """One step of the optimizer, and its publish."""
         self.senders.step()
@@ -68,7 +74,7 @@ class Bench:
 
     def phases(self, who: str) -> list[str]:
         """What one of them did, in order."""
-        return [" ".join(entry[1:]).strip() for entry in self.fleet.log if entry[0] == who]
+        return [" ".join(entry[1:]).strip() for entry in self.shared.log if entry[0] == who]
 
 
 def complaint(bench: Bench, work: str = "publish") -> PublishError:

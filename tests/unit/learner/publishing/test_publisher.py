@@ -1,6 +1,5 @@
 """The publisher over ranks and engines of a few numbers: order, deadlines, identities, receipts and the canary."""
 
-import asyncio
 import math
 from typing import Any
 
@@ -34,14 +33,14 @@ def test_phases_follow_each_other_on_every_engine() -> None:
 def test_no_engine_starts_a_phase_before_all_have_ended_the_one_before() -> None:
     bench = Bench(num_engines=3)
     bench.publish()
-    order = [entry[1] for entry in bench.fleet.log if entry[1] in {"pause", "start", "finish", "resume"}]
+    order = [entry[1] for entry in bench.shared.log if entry[1] in {"pause", "start", "finish", "resume"}]
     assert order == ["pause"] * 3 + ["start"] * 3 + ["finish"] * 3 + ["resume"] * 3
 
 
 def test_a_segment_is_not_written_again_before_every_engine_has_read_it() -> None:
     bench = Bench(num_engines=2)
     bench.publish()
-    log = bench.fleet.log
+    log = bench.shared.log
     for bucket in range(2, len(BOTH)):
         written = log.index(("ranks", "gather", str(bucket)))
         assert all(log.index((e.name, "updated", str(bucket - 2))) < written for e in bench.engines)
@@ -50,7 +49,7 @@ def test_a_segment_is_not_written_again_before_every_engine_has_read_it() -> Non
 def test_the_next_bucket_is_gathered_while_one_loads() -> None:
     bench = Bench()
     bench.publish()
-    log = bench.fleet.log
+    log = bench.shared.log
     for bucket in range(len(BOTH) - 1):
         gathered = log.index(("ranks", "gather", str(bucket + 1)))
         assert gathered < log.index(("engine-0", "updated", str(bucket)))
@@ -110,7 +109,7 @@ def test_perturbed_weights_never_share_an_identity_with_true_ones(changes_towers
     bench = Bench(plan=plan_of(BOTH if changes_towers else LAYERS))
     run(bench.publisher.start())
     bench.publish()
-    run(bench.publisher.rehearse(bench.engine))
+    run(bench.publisher.start())
     rehearsed, at_rest, published, rehearsed_again, back = bench.engine.identities
     assert len({rehearsed[1], at_rest[1], published[1], rehearsed_again[1]}) == 4
     # the same weights are the same identity: what was cached under it is still true
@@ -134,11 +133,11 @@ def test_two_publishers_of_one_engine_share_no_identity() -> None:
 
 
 @pytest.mark.parametrize("name", ["layer-0.weight", "tower-1.bias"])
-def test_a_tensor_that_one_engine_lost_stops_the_publish(name: str) -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].lost = {name}
+def test_an_engine_that_lost_a_tensor_is_named_with_it(name: str) -> None:
+    bench = Bench()
+    bench.engine.lost = {name}
     error = complaint(bench)
-    assert (error.proof, error.engine, error.subject) == ("receipt", "engine-1", name)
+    assert (error.proof, error.engine, error.subject) == ("receipt", "engine-0", name)
 
 
 def test_a_tensor_that_the_ranks_skipped_stops_the_publish() -> None:
@@ -149,40 +148,23 @@ def test_a_tensor_that_the_ranks_skipped_stops_the_publish() -> None:
 
 
 def test_nothing_resumes_after_a_failed_receipt() -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].lost = {"layer-2.bias"}
+    bench = Bench()
+    bench.engine.lost = {"layer-2.bias"}
     complaint(bench)
-    assert not any(entry[1] in {"resume", "generate"} for entry in bench.fleet.log)
+    assert not any(entry[1] in {"resume", "generate"} for entry in bench.shared.log)
     assert bench.publisher.version == 0
 
 
 # -- deadlines ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["pause", "start", "update", "finish", "resume"])
-def test_a_phase_past_its_deadline_names_itself_and_the_engine(phase: str) -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].hangs_on = phase
-    error = complaint(bench)
-    assert (error.proof, error.engine) == (phase, "engine-1")
-    assert f"{phase} on engine-1 must end within 30.0 s" in str(error)
-    assert bench.publisher.version == 0
-
-
 @pytest.mark.parametrize("phase", ["gather", "score"])
 def test_ranks_that_hang_in_a_publish_are_rebuilt_like_dead_ones(phase: str) -> None:
     bench = Bench()
     bench.senders.hangs_on = phase
-    with pytest.raises(LearnerError, match=f"{phase} on ranks must end within 30.0 s"):
+    with pytest.raises(LearnerError, match=f"{phase} on ranks must end within 60 s"):
         run(bench.publisher.publish())
-    assert bench.publisher.version == (phase == "score")
-
-
-def test_an_engine_that_does_not_answer_the_probe_is_named() -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].hangs_on = "generate"
-    error = complaint(bench)
-    assert (error.proof, error.engine) == ("probe", "engine-1")
+    assert bench.publisher.version == 0
 
 
 def test_all_engines_answer_the_probe_at_the_same_time() -> None:
@@ -190,11 +172,11 @@ def test_all_engines_answer_the_probe_at_the_same_time() -> None:
     for engine in bench.engines:
         engine.slow_on = "generate"
     run(bench.publisher.publish())
-    asked = [i for i, entry in enumerate(bench.fleet.log) if entry[1] == "generate"]
-    answered = [i for i, entry in enumerate(bench.fleet.log) if entry[1:] == ("slow", "generate")]
-    assert len({bench.fleet.log[i][0] for i in asked}) == 3
+    asked = [i for i, entry in enumerate(bench.shared.log) if entry[1] == "generate"]
+    answered = [i for i, entry in enumerate(bench.shared.log) if entry[1:] == ("slow", "generate")]
+    assert len({bench.shared.log[i][0] for i in asked}) == 3
     assert max(asked) < min(answered)
-    assert [entry for entry in bench.fleet.log if entry[1] == "score"] == [("ranks", "score", "")]
+    assert [entry for entry in bench.shared.log if entry[1] == "score"] == [("ranks", "score", "")]
 
 
 def test_a_probe_that_fails_stops_the_publish() -> None:
@@ -203,36 +185,6 @@ def test_a_probe_that_fails_stops_the_publish() -> None:
     error = complaint(bench)
     assert (error.proof, error.engine, error.subject) == ("probe", "engine-0", "too-long")
     assert "no room" in str(error)
-
-
-@pytest.mark.parametrize("phase", ["pause", "start", "update", "finish", "resume"])
-def test_a_phase_that_fails_on_one_engine_names_it_and_ends_on_the_others_first(phase: str) -> None:
-    bench = Bench(num_engines=3)
-    bench.engines[1].fails_on = phase
-    bench.engines[2].slow_on = phase
-
-    async def publish() -> list[str]:
-        with pytest.raises(PublishError) as caught:
-            await bench.publisher.publish()
-        assert (caught.value.proof, caught.value.engine) == (phase, "engine-1")
-        assert f"{phase} on engine-1 failed: no more" in str(caught.value)
-        return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-
-    assert run(publish()) == []
-    assert ("engine-2", "slow", phase) in bench.fleet.log
-
-
-def test_a_probe_that_fails_leaves_nothing_running() -> None:
-    bench = Bench()
-    bench.engine.fails_on = "generate"
-
-    async def check() -> int:
-        with pytest.raises(PublishError) as caught:
-            await bench.publisher.check(bench.engine)
-        assert (caught.value.proof, caught.value.engine) == ("probe", "engine-0")
-        return len(asyncio.all_tasks())
-
-    assert run(check()) == 1
 
 
 # -- ranks that were rebuilt ----------------------------------------------------------------------
@@ -257,15 +209,18 @@ def test_ranks_of_an_older_version_take_the_engines_back() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_publisher_starts_over_engines_that_hold_other_weights_when_told(dtype: str) -> None:
-    bench = Bench(dtype=dtype)
-    ahead(bench, version=5)
-    bench.publisher = bench.another(dtype=dtype, version=3)
-    with pytest.raises(PublishError, match="canary"):
-        run(bench.publisher.start())
-    run(bench.publisher.start(synchronize=True))
-    assert bench.engine.version == bench.publisher.version == 3
-    assert bench.engine.weights == bench.senders.weights
+def test_engines_that_hold_other_weights_are_rejected_unless_synchronized(dtype: str) -> None:
+    for synchronize in (False, True):
+        bench = Bench(dtype=dtype)
+        ahead(bench, version=5)
+        bench.publisher = bench.another(dtype=dtype, version=3)
+        if not synchronize:
+            with pytest.raises(PublishError, match="canary"):
+                run(bench.publisher.start())
+            continue
+        run(bench.publisher.start(synchronize=True))
+        assert bench.engine.version == bench.publisher.version == 3
+        assert bench.engine.weights == bench.senders.weights
 
 
 def test_weights_sent_again_have_identities_of_their_own() -> None:
@@ -274,7 +229,8 @@ def test_weights_sent_again_have_identities_of_their_own() -> None:
         bench.senders.step()
         run(bench.publisher.start(synchronize=True))
     versions, weights_ids, tower_ids = zip(*bench.engine.identities, strict=True)
-    assert versions == (0, 0, 0)
+    # each time once to compare, and once to deliver the same weights
+    assert versions == (0, 0) * 3
     assert len(set(weights_ids)) == len(set(tower_ids)) == 3
 
 
@@ -283,41 +239,33 @@ def test_a_publish_that_failed_shares_no_identity_with_the_next() -> None:
     bench.engine.lost = {"layer-0.weight"}
     complaint(bench)
     bench.engine.lost = set()
+    bench.fleet.join(bench.engine, is_verified=True)
     bench.publish()
     (_, first, _), (_, second, _) = bench.engine.identities
     assert first != second
 
 
 def test_weights_sent_again_are_proven() -> None:
-    bench = Bench(num_engines=2, rehearsal=False)
+    bench = Bench(num_engines=3, rehearsal=False)
     bench.engines[1].lost = {"layer-1.bias"}
-    with pytest.raises(PublishError, match="receipt on engine-1"):
-        run(bench.publisher.start(synchronize=True))
-    bench.engines[1].lost, bench.engines[1].ignored = set(), {"layer-1.bias"}
+    bench.engines[2].ignored = {"layer-1.bias"}
     bench.senders.step()
-    with pytest.raises(PublishError, match="canary on engine-1"):
-        run(bench.publisher.start(synchronize=True))
-    assert bench.phases("engine-1")[-1] == "pause"
+    assert set(run(bench.publisher.start(synchronize=True))) == {"engine-0"}
+    (_, first), (_, second) = bench.fleet.losses
+    assert first.startswith("receipt on engine-1")
+    assert second.startswith("canary on engine-2")
+    assert bench.fleet.serving == ["engine-0"]
 
 
 # -- canary ---------------------------------------------------------------------------------------
 
 
-def test_one_engine_can_be_checked_at_any_time() -> None:
-    bench = Bench(num_engines=2)
-    assert run(bench.publisher.check(bench.engine)).max < 1e-9
-    bench.engines[1].noise = 1e-3
-    with pytest.raises(PublishError) as caught:
-        run(bench.publisher.check(bench.engines[1]))
-    assert (caught.value.proof, caught.value.engine) == ("canary", "engine-1")
-    assert bench.phases("engine-1")[-1] == "pause"
-
-
 def test_an_engine_that_drifts_is_caught_by_the_canary() -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].noise_once_moved = 2e-4
+    bench = Bench()
+    bench.engine.noise_once_moved = 2e-4
     error = complaint(bench)
-    assert (error.proof, error.engine) == ("canary", "engine-1")
+    assert (error.proof, error.engine) == ("canary", "engine-0")
+    assert "at version 1" in str(error)
     assert "2.00e-04" in str(error)
 
 
@@ -334,19 +282,28 @@ def test_a_difference_within_the_tolerance_passes() -> None:
     assert bench.publish().canary["engine-0"].max == pytest.approx(0.5e-4)
 
 
-def test_an_engine_that_disagrees_at_rest_never_starts() -> None:
+@pytest.mark.parametrize("noise", [1e-3, math.nan])
+def test_an_engine_that_disagrees_at_rest_never_serves(noise: float) -> None:
     bench = Bench(num_engines=2)
-    bench.engines[1].noise = 1e-3
-    error = complaint(bench, "start")
-    assert (error.proof, error.engine) == ("canary", "engine-1")
+    bench.engines[1].noise = noise
+    assert set(run(bench.publisher.start())) == {"engine-0"}
+    assert [engine for engine, _ in bench.fleet.losses] == ["engine-1"]
+    assert bench.fleet.serving == ["engine-0"]
+    # no noise was sent to it
+    assert "pause" not in bench.phases("engine-1")
 
 
-def test_in_bfloat16_an_engine_that_computes_something_else_does_not_set_its_own_tolerance() -> None:
+@pytest.mark.parametrize("noise", [5.0, math.nan])
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_in_bfloat16_an_engine_that_computes_something_else_does_not_set_the_tolerance(
+    noise: float, culprit: int
+) -> None:
     bench = Bench(dtype="bfloat16", num_engines=2)
-    bench.engines[1].noise = 5.0
-    error = complaint(bench, "start")
-    assert (error.proof, error.engine) == ("canary", "engine-1")
-    assert bench.phases("engine-1")[-1] == "pause"
+    bench.engines[culprit].noise = noise
+    bench.engines[1 - culprit].noise = 0.01
+    run(bench.publisher.start())
+    assert [engine for engine, _ in bench.fleet.losses] == [f"engine-{culprit}"]
+    assert bench.publisher.canary_tolerance == pytest.approx(0.03)
 
 
 def test_in_bfloat16_noise_past_rounding_is_refused() -> None:
@@ -355,13 +312,6 @@ def test_in_bfloat16_noise_past_rounding_is_refused() -> None:
     error = complaint(bench, "start")
     assert error.proof == "canary"
     assert "0.25" in str(error)
-
-
-def test_an_engine_that_fails_its_canary_serves_nothing() -> None:
-    bench = Bench(num_engines=2)
-    bench.engines[1].noise = 1e-3
-    assert complaint(bench).engine == "engine-1"
-    assert bench.phases("engine-1")[-1] == "pause"
 
 
 def test_the_probe_is_drawn_from_the_whole_vocabulary() -> None:
@@ -395,3 +345,4 @@ def test_ranks_that_die_during_a_publish_are_no_engines_fault(call: str, monkeyp
     monkeypatch.setattr(bench.senders, call, dies)
     with pytest.raises(LearnerError, match="a learner rank died"):
         bench.publish()
+    assert bench.fleet.losses == []

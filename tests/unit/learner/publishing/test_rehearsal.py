@@ -29,7 +29,7 @@ def test_an_engine_that_fails_its_rehearsal_serves_nothing() -> None:
     bench = Bench()
     bench.engine.ignored.add("layer-2.weight")
     assert complaint(bench, "start").proof == "rehearsal"
-    assert bench.phases("engine-0")[-1] == "pause"
+    assert bench.fleet.serving == []
 
 
 def test_a_rehearsal_ends_with_the_true_weights() -> None:
@@ -69,9 +69,8 @@ def test_a_layer_that_the_engine_ignores_is_found_and_named(culprit: int, layers
     assert (error.proof, error.engine) == ("rehearsal", "engine-0")
     assert all(name in error.subject for name in BOTH[culprit])
     assert not any(name in error.subject for layer in BOTH for name in layer if layer is not BOTH[culprit])
-    # the ranks hold the true weights again, and so does the engine as far as it follows
+    # the ranks hold the true weights again
     assert bench.senders.weights == before
-    assert bench.engine.weights == before
 
 
 def test_several_towers_that_only_media_can_see_are_looked_for_among_the_towers() -> None:
@@ -126,8 +125,8 @@ def test_the_ranks_take_the_noise_back_when_a_rehearsal_breaks() -> None:
 def test_each_rehearsal_moves_the_weights_differently() -> None:
     bench = Bench()
     run(bench.publisher.start())
-    run(bench.publisher.rehearse(bench.engine))
-    nonces = [entry[2] for entry in bench.fleet.log if entry[1] == "perturb"]
+    run(bench.publisher.start())
+    nonces = [entry[2] for entry in bench.shared.log if entry[1] == "perturb"]
     once = 1 + len(BOTH)
     # and between them the noise of rounding
     assert nonces == ["1"] * once + ["2"] + ["3"] * once + ["4"]
@@ -176,15 +175,44 @@ def test_what_every_engine_follows_is_claimed() -> None:
     assert bench.publisher.num_rehearsals == 3
 
 
-def test_one_engine_of_several_that_does_not_follow_is_named_and_the_others_hold_the_truth() -> None:
+@pytest.mark.parametrize("culprits", [{1}, {0, 2}])
+def test_engines_that_do_not_follow_are_named_and_the_others_serve_the_true_weights(culprits: set[int]) -> None:
     bench = Bench(num_engines=3)
-    bench.engines[1].ignored = set(BOTH[2])
+    for culprit in culprits:
+        bench.engines[culprit].ignored = set(BOTH[2 + culprit])
     before = dict(bench.senders.weights)
-    error = complaint(bench, "start")
-    assert (error.engine, error.subject) == ("engine-1", ", ".join(BOTH[2]))
-    assert [bench.phases(e.name)[-1] for e in bench.engines] == ["resume", "pause", "resume"]
+    run(bench.publisher.start())
+    for culprit, (engine, reason) in zip(sorted(culprits), bench.fleet.losses, strict=True):
+        assert engine == f"engine-{culprit}"
+        assert reason.startswith(f"rehearsal on engine-{culprit}")
+        assert reason.endswith(f"does not follow {', '.join(BOTH[2 + culprit])}")
+    others = [engine for i, engine in enumerate(bench.engines) if i not in culprits]
+    assert bench.fleet.serving == [engine.name for engine in others]
     assert bench.senders.weights == before
-    assert all(engine.weights == before for engine in bench.engines)
+    assert all(engine.weights == before for engine in others)
+    assert bench.publisher.num_rehearsals == len(others)
+
+
+@pytest.mark.parametrize("phase", ["pause", "update", "generate"])
+def test_an_engine_that_dies_in_a_rehearsal_leaves_the_others_to_it(phase: str) -> None:
+    bench = Bench(num_engines=2)
+    bench.engines[0].fails_at = (phase, 2)
+    before = dict(bench.senders.weights)
+    run(bench.publisher.start())
+    assert [engine for engine, _ in bench.fleet.losses] == ["engine-0"]
+    assert bench.fleet.serving == ["engine-1"]
+    assert bench.publisher.not_exercised == ()
+    assert bench.senders.weights == before
+
+
+def test_an_engine_that_dies_while_its_layer_is_located_is_rejected_all_the_same() -> None:
+    bench = Bench()
+    # the noise and its answers pass, and the first half of the layers fails
+    bench.engine.ignored = {name for layer in BOTH for name in layer}
+    bench.engine.fails_at = ("start", 2)
+    error = complaint(bench, "start")
+    assert error.proof == "rehearsal"
+    assert f"({len(BOTH)} layers" in error.subject
 
 
 def test_rounding_may_be_larger_under_noise_than_at_rest() -> None:
