@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import blake3
 
+from common.errors import ReceiveError
 from common.types import TensorReceipt
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-SEGMENT_FOLDER = Path("/dev/shm")
+SEGMENT_FOLDER = Path(os.environ.get("OMNI_RLVR_SEGMENTS", "/dev/shm"))
+"""Memory that the processes of one node share; several nodes on one machine need a folder each."""
 SEGMENT_PATTERN = re.compile(r"^omni-rlvr-\w+-\d+-[0-9a-f]{16}$")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NAMES = {v: k for k, v in _DTYPES.items()}
@@ -60,6 +62,12 @@ class Segment:
     @property
     def num_bytes(self) -> int:
         return len(self._map)
+
+    @property
+    def num_used_bytes(self) -> int:
+        """Bytes up to the end of the last tensor."""
+        table, start = self._table()
+        return start + max((entry["data_offsets"][1] for entry in table.values()), default=0)
 
     def pin(self) -> None:
         """Pins the memory if there is a GPU, for direct copies."""
@@ -160,6 +168,16 @@ class Segment:
 def segment_path(owner: str, index: int) -> Path:
     """A path that no other segment has or had."""
     return SEGMENT_FOLDER / f"omni-rlvr-{owner}-{index}-{secrets.token_hex(8)}"
+
+
+def local_segment(path: str) -> Path:
+    """A segment of this node; raises `ReceiveError` for another node's, which must be copied, not mapped."""
+    if Path(path).parent != SEGMENT_FOLDER or not os.path.exists(path):
+        raise ReceiveError(
+            f"segment {path} must lie in {SEGMENT_FOLDER} of this node, and does not; weights of another node are "
+            "copied by the node agents"
+        )
+    return Path(path)
 
 
 def sweep_segments() -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import ray
 
 from common.config.rollout import RolloutConfig
+from common.node_agent_actor import NodeAgents
 from common.runtime import provenance
 from common.types import ProcessedPrompt, SamplingSpec
 from rollout.actor import EngineClient
@@ -24,17 +25,6 @@ class MakeEngineFn(Protocol):
     """Requests the actor of an engine; returns its handle."""
 
     def __call__(self, slot: str, token: str, model_path: str, version: int) -> Any: ...
-
-
-class Reaper(Protocol):
-    """Ends what an engine left on the nodes of the cluster."""
-
-    async def reap(self, token: str, *, node: str | None) -> None:
-        """Ends all processes with the token and removes the segments that they held.
-
-        `node` is None for all nodes. Nothing happens on a node that is gone.
-        """
-        ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,7 +46,7 @@ class RayEngineHost:
         config: RolloutConfig,
         sampling: SamplingSpec,
         warm_up_prompts: Callable[[], Awaitable[Sequence[ProcessedPrompt]]],
-        reaper: Reaper,
+        agents: NodeAgents,
     ) -> None:
         """Stores its arguments.
 
@@ -67,7 +57,7 @@ class RayEngineHost:
         """
         self._model_path, self._version = model_path, version
         self._make_actor, self._config, self._sampling = make_actor, config, sampling
-        self._warm_up_prompts, self._reaper = warm_up_prompts, reaper
+        self._warm_up_prompts, self._agents = warm_up_prompts, agents
         self._hosted: dict[str, _Hosted] = {}
         # a token of another run, or of an earlier fleet of this one, must not match
         self._lineage = secrets.token_hex(8)
@@ -80,18 +70,25 @@ class RayEngineHost:
         token = f"{self._lineage}/{incarnation}"
         handle = self._make_actor(slot, token, self._model_path, self._version)
         client = EngineClient(
-            handle, name=slot, sampling=self._sampling, answer_deadline_s=self._config.answer_deadline_s
+            handle,
+            name=slot,
+            sampling=self._sampling,
+            answer_deadline_s=self._config.answer_deadline_s,
+            agents=self._agents,
+            ranks_node=ray.get_runtime_context().get_node_id(),
         )
         self._hosted[incarnation] = _Hosted(handle=handle, client=client, token=token)
         await client.place()
         return client
 
     async def warm_up(self, engine: ManagedEngine) -> None:
-        client = next(hosted.client for hosted in self._hosted.values() if hosted.client is engine)
-        await client.warm_up(await self._warm_up_prompts())
+        hosted = next(hosted for hosted in self._hosted.values() if hosted.client is engine)
+        await hosted.client.warm_up(await self._warm_up_prompts())
         ours = provenance.sources()
-        for who, theirs in (await client.sources()).items():
+        for who, theirs in (await hosted.client.sources()).items():
             provenance.require_same_sources(ours, theirs, who=who)
+        # the files of processes that end by themselves cannot be found afterwards
+        await self._agents.held(hosted.token, node=cast(str, hosted.client.node))
 
     async def end(self, incarnation: str, *, is_lost: bool) -> None:
         hosted = self._hosted.get(incarnation)
@@ -100,9 +97,14 @@ class RayEngineHost:
         if not is_lost:
             farewell = hosted.handle.shutdown.remote()
             await asyncio.to_thread(cast(Any, ray.wait), [farewell], num_returns=1, timeout=FAREWELL_S)
-        else:
-            # processes first: Ray cannot end an actor that is stopped
-            await self._reaper.reap(hosted.token, node=hosted.client.node)
+            ray.kill(hosted.handle)
+        # Ray cannot end an actor that is stopped, nor the processes below it
+        await self._reap(hosted)
         ray.kill(hosted.handle)
-        await self._reaper.reap(hosted.token, node=hosted.client.node)
         self._hosted.pop(incarnation, None)
+
+    async def _reap(self, hosted: _Hosted) -> None:
+        alive = {node["NodeID"] for node in cast(list[dict[str, Any]], ray.nodes()) if node["Alive"]}
+        node = hosted.client.node
+        for name in alive if node is None else alive & {node}:
+            await self._agents.reap(hosted.token, node=name)

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from common.runtime.engine_processes import ENGINE_TOKEN
-from common.runtime.node_agent_actor import NodeAgents
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,8 +21,10 @@ from common.config.learner import LearnerConfig
 from common.config.rollout import RolloutConfig
 from common.config.run import OmniConfig
 from common.errors import ClusterError
+from common.node_agent_actor import COPY_GROUPS, NodeAgent, NodeAgents, agent_options
 from common.prompts.preparation_ray import MediaSettings, MediaStage
 from common.runtime import provenance
+from common.runtime.engine_processes import ENGINE_VARIABLE
 from common.types import ProcessedPrompt, SamplingSpec
 from deploy.checks.machine import free_memory_bytes
 from deploy.checks.memory_plan import engine_cache_bytes, model_sizes, require_free_memory
@@ -188,6 +188,8 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
         interrupts.install()
         if config.uses_gpus:
             progress.say("warning: no GPU has run this yet; docs/gpu-status.md lists the untested parts")
+        agents = NodeAgents(_node_agent)
+        stack.push_async_callback(agents.close)
         yield Run(
             config=config,
             folder=folder,
@@ -196,8 +198,13 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
             prepare=MediaStage(MediaSettings(data=config.data, model_path=model_path), env=process_env(1)),
             progress=progress,
             interrupts=interrupts,
-            agents=NodeAgents(_node_agent),
+            agents=agents,
         )
+
+
+def _node_agent(node: str) -> Any:
+    agent: Any = cast(Any, ray.remote)(concurrency_groups=COPY_GROUPS)(NodeAgent)
+    return agent.options(**agent_options(node)).remote()
 
 
 @asynccontextmanager
@@ -222,7 +229,7 @@ async def open_fleet(
         config=settings,
         sampling=sampling_of(config),
         warm_up_prompts=run.references,
-        reaper=run.agents,
+        agents=run.agents,
         version=version,
     )
     fleet = Fleet(
@@ -260,7 +267,7 @@ def _engine_actors(run: Run, settings: RolloutConfig) -> MakeEngineFn:
         options: dict[str, Any] = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
         if node in node_resources():
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        options["runtime_env"] = {"env_vars": env | {ENGINE_TOKEN: token}}
+        options["runtime_env"] = {"env_vars": env | {ENGINE_VARIABLE: token}}
         return actor.options(**options).remote(
             name=slot, model_path=model_path, config=settings, dtype=run.config.model.dtype, version=version
         )

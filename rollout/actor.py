@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import dataclasses
 import logging
 import os
 import threading
@@ -11,16 +10,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 import ray
 from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from common.errors import EngineError, EngineStartError, ReceiveError, RequestRefusedError, last_line
+from common.node_agent_actor import NodeAgents
 from common.prompts.lost_clips import NOT_STARTED, lost_clip
 from common.protocols import WeightReceiver
 from common.runtime import provenance
 from common.runtime.remote_calls import remote
-from common.shared_memory import Segment, segment_path
 from common.types import Failure, Generation, ProcessedPrompt, SamplingSpec, TensorReceipt
 from rollout.admission import WAITING_DEADLINES
 from rollout.engine_stats import EngineStats
@@ -61,7 +59,6 @@ class EngineActor:
         self.loop: asyncio.AbstractEventLoop | None = None
         """The loop of the requests, to which vLLM's client belongs; None before `place` and `warm_up`."""
         self._name = name
-        self._copies: dict[int, Segment] = {}
         self._start: concurrent.futures.Future[RolloutEngine] = concurrent.futures.Future()
         # a daemon: a start that hangs must not keep the process
         threading.Thread(target=self._run_start, kwargs=settings, name="engine-start", daemon=True).start()
@@ -92,7 +89,6 @@ class EngineActor:
     resume = control("_engine.resume")
     start_update = control("_engine.start_update")
     receive = control("_receive")
-    receive_copy = control("_receive_copy")
     finish_update = control("_finish_update")
     heartbeat = control("_engine.heartbeat")
     stats = control("_stats")
@@ -153,16 +149,6 @@ class EngineActor:
         except Exception as error:  # vLLM raises a worker's error as a plain one
             raise ReceiveError(self._engine.failure() or last_line(error)) from None
 
-    async def _receive_copy(self, data: np.ndarray, bucket: int) -> None:
-        """Loads a bucket whose bytes came from another node, through a segment on this node."""
-        slot = bucket % 2
-        if slot in self._copies and self._copies[slot].num_bytes < len(data):
-            self._copies.pop(slot).close(unlink=True)
-        if slot not in self._copies:
-            self._copies[slot] = Segment(segment_path("engine", slot), num_bytes=len(data))
-        await asyncio.to_thread(self._copies[slot].fill, data)
-        await self._receive(str(self._copies[slot].path), bucket)
-
     async def _stats(self) -> EngineStats:
         return self._engine.stats()
 
@@ -175,8 +161,6 @@ class EngineActor:
     async def _shutdown(self) -> None:
         if self._start.done() and self._start.exception() is None:
             self._engine.shutdown()
-        for segment in self._copies.values():
-            segment.close(unlink=True)
 
 
 def _output() -> str:
@@ -206,10 +190,11 @@ class EngineClient:
     leaves the engine as it is. `place`, `warm_up` and `heartbeat` have no deadline of their own.
     """
 
+    generate = remote(WeightReceiver.generate)
+    generate_together = remote(WeightReceiver.generate_together)
     score = remote(WeightReceiver.score)
     pause = remote(WeightReceiver.pause)
     resume = remote(WeightReceiver.resume)
-    start_update = remote(WeightReceiver.start_update)
     finish_update = remote(WeightReceiver.finish_update)
 
     def __init__(
@@ -219,14 +204,16 @@ class EngineClient:
         name: str,
         sampling: SamplingSpec,
         answer_deadline_s: float = 30.0,
-        slot: str | None = None,
+        agents: NodeAgents | None = None,
+        ranks_node: str = "",
     ) -> None:
-        """Stores its arguments; `slot` replaces the engine's own name in the generations that are returned."""
+        """Stores its arguments; without `agents` the engine must be on the ranks' node."""
         self.name = name
         self.handle = handle
         self.node: str | None = None
         """Ray's id of the engine's node, once it has a place."""
-        self._sampling, self._answer_deadline_s, self._slot = sampling, answer_deadline_s, slot
+        self._sampling, self._answer_deadline_s = sampling, answer_deadline_s
+        self._agents, self._ranks_node = agents, ranks_node
         self._output = "; its output is in the logs of Ray on its node"
 
     async def place(self) -> None:
@@ -238,12 +225,6 @@ class EngineClient:
         if self.node is None:
             await self.place()
         await self._starting("warm_up", list(prompts), self._sampling)
-
-    async def generate(self, prompt: Any, **request: Any) -> Generation | Failure:
-        return self._of_slot(await self._call("generate", prompt, **request))
-
-    async def generate_together(self, prompts: Sequence[Any], **request: Any) -> list[Generation | Failure]:
-        return [self._of_slot(answer) for answer in await self._call("generate_together", prompts, **request)]
 
     async def heartbeat(self) -> None:
         """Returns once every worker of vLLM has answered."""
@@ -260,20 +241,17 @@ class EngineClient:
     async def sources(self) -> dict[str, dict[str, str]]:
         return await self._call("sources")
 
-    async def receive(self, path: str, bucket: int) -> None:
-        """Loads one bucket; an engine on another node gets a copy through Ray's object store."""
-        if self.node not in (None, ray.get_runtime_context().get_node_id()):
-            # mapped, not read: Ray makes the only copy
-            copy = ray.put(np.asarray(np.memmap(path, np.uint8, "r")))
-            # a keyword passes `_unresolved`: Ray resolves it before the method runs
-            await self._call("receive_copy", data=copy, bucket=bucket)
-        else:
-            await self._call("receive", path, bucket)
+    async def start_update(self) -> None:
+        if self._agents is not None:
+            # every engine begins before any engine asks for a bucket
+            self._agents.forget()
+        await self._call("start_update")
 
-    def _of_slot(self, answer: Generation | Failure) -> Generation | Failure:
-        if self._slot is None or isinstance(answer, Failure):
-            return answer
-        return dataclasses.replace(answer, engine=self._slot)
+    async def receive(self, path: str, bucket: int) -> None:
+        """Loads one bucket; an engine on another node reads a copy that its node's agent has made."""
+        if self._agents is not None and self.node is not None:
+            path = await self._agents.local_path(path, bucket, node=self.node, source_node=self._ranks_node)
+        await self._call("receive", path, bucket)
 
     async def _starting(self, method: str, *args: Any) -> Any:
         try:
@@ -311,10 +289,11 @@ class EngineClient:
         if isinstance(error, EngineError):
             return error
         try:
-            failure = cast(str, await self.handle.failure.remote())
+            async with asyncio.timeout(self._answer_deadline_s):
+                failure = cast(str, await self.handle.failure.remote())
             # by name: the driver does not import vLLM
             is_alive = not failure and type(error).__name__ != "EngineDeadError"
-        except RayError:
+        except (RayError, TimeoutError):
             failure, is_alive = "", False
         kind = RequestRefusedError if is_alive else EngineError
         return kind(f"engine {self.name}: {method}: {failure or last_line(error)}{self._output}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.config.evaluation import Policy
 from common.datasets.dropout import dropout_of
 from common.errors import ConfigError, LearnerError
 from common.types import ProcessedPrompt
@@ -18,6 +19,7 @@ from deploy.stages.training import Training, newest, open_training
 from deploy.wiring import Run, open_fleet, open_reward, sampling_of, starting
 from learner.checkpoints import checkpoint
 from learner.checkpoints.checkpoint import RunState
+from learner.loops.admission import EngineAdmission
 from learner.loops.grpo_loop import GrpoLoop, LoopParts
 from learner.loops.producer import GroupProducer
 from learner.loops.staleness_buffer import GroupBuffer
@@ -118,7 +120,7 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
         with run.progress.phase("rehearsal"):
             await publisher.start(synchronize=synchronize)
         if state.step == 0:
-            await evaluate_policy(run, stage.fleet, "cold_start", version=state.policy_version)
+            await _evaluate(stage, publisher, "cold_start", version=state.policy_version)
         display = StepLines(run.progress, name="step", first_step=state.step, num_steps=config.learner.steps)
         producer = await _producer(stage, training, display=display, publisher=publisher)
         parts = _loop_parts(stage, training, producer=producer, publisher=publisher, display=display)
@@ -128,7 +130,12 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
                 loop.run, save_checkpoint=loop.save_checkpoint, listener=producer.interrupt
             )
         run.interrupts.check()
-        await evaluate_policy(run, stage.fleet, "grpo", version=publisher.version)
+        await _evaluate(stage, publisher, "grpo", version=publisher.version)
+
+
+async def _evaluate(stage: _Stage, publisher: Publisher, policy: Policy, *, version: int) -> None:
+    evaluation = evaluate_policy(stage.run, stage.fleet, policy, version=version)
+    await EngineAdmission.beside(evaluation, fleet=stage.fleet, publisher=publisher, events=stage.events)
 
 
 async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:

@@ -5,9 +5,10 @@ the ranks' turn, and for the publisher; the fleet, the GRPO loop and the publish
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from common.protocols import EngineFleet
 from learner.loops.rank_turn import RankTurn
@@ -38,6 +39,27 @@ class EngineAdmission:
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    @classmethod
+    async def beside(
+        cls, work: Coroutine[Any, Any, None], *, fleet: EngineFleet, publisher: Publisher, events: EventLog
+    ) -> None:
+        """Admits engines while work outside the GRPO loop runs, such as an evaluation; the ranks must be free.
+
+        The error of an admission cancels the work, which may wait for engines, and is raised.
+        """
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        admission = cls(fleet=fleet, publisher=publisher, turn=RankTurn(), events=events, fail=failed.set_exception)
+        task = asyncio.create_task(work)
+        try:
+            async with admission.running():
+                await asyncio.wait([task, failed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failed.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        await (task if failed.cancelled() else failed)
 
     async def _run(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The event log of a run: a line in `events.jsonl` for each begin and end of a phase, and each change of an engine."""
+"""The event log of a run: a line in `events.jsonl` for each begin and end of a phase, and each engine event."""
 
 import json
 import time

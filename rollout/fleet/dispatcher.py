@@ -253,7 +253,7 @@ class Dispatcher:
             if self._engines.get(name) is serving:
                 self._lost(name, str(error))
                 assert self._engines.get(name) is not serving, "a lost engine must be fenced"
-        except Exception as error:  # a bug: it must reach the caller
+        except Exception as error:  # noqa: BLE001 - a bug, which must reach the caller
             answer = error
         finally:
             serving.leases.pop(request, None)

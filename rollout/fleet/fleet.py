@@ -1,8 +1,8 @@
 """The owner of a run's engines: it starts them, watches them, condemns those that are lost, and starts others.
 
 `Fleet` alone sends events to the `Lifecycle`. Its tasks run in the driver's event loop: one starts incarnations
-when their slots' back-off is over; one for each incarnation starts it and watches its health; one for each condemned
-incarnation ends its processes. They wait for the host and the engines, each with a deadline.
+when their slots' back-off is over; one for each incarnation starts it and watches its health; one for each
+condemned incarnation ends its processes. They wait for the host and the engines, each with a deadline.
 """
 
 import asyncio

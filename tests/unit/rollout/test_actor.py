@@ -11,7 +11,6 @@ from common.errors import EngineError, EngineStartError, ReceiveError, RequestRe
 from common.types import SamplingSpec
 from rollout.actor import EngineClient
 from rollout.admission import WAITING_DEADLINES
-from tests.support.builders import make_generation
 from tests.support.clock import run
 
 SAMPLING = SamplingSpec(max_tokens=4)
@@ -45,8 +44,8 @@ class Handle:
         return answer
 
 
-def client_of(*, slot: str | None = None, **answers: Any) -> EngineClient:
-    return EngineClient(Handle(**answers), name="engine-1.2", sampling=SAMPLING, answer_deadline_s=30.0, slot=slot)
+def client_of(**answers: Any) -> EngineClient:
+    return EngineClient(Handle(**answers), name="engine-1.2", sampling=SAMPLING, answer_deadline_s=30.0)
 
 
 def raised(cause: Exception) -> RayTaskError:
@@ -142,18 +141,6 @@ def test_a_heartbeat_has_no_deadline_of_its_own() -> None:
         await asyncio.sleep(10_000)
         assert not heartbeat.done()
         heartbeat.cancel()
-
-    run(work())
-
-
-def test_generations_carry_the_name_of_the_slot() -> None:
-    async def work() -> None:
-        own = make_generation(2, engine="engine-1.2")
-        of_slot = make_generation(2, engine="engine-1")
-        answers: dict[str, Any] = {"generate": own, "generate_together": [own]}
-        assert await client_of(**answers, slot="engine-1").generate("media", **REQUEST) == of_slot
-        assert await client_of(**answers, slot="engine-1").generate_together(["media"], **TOGETHER) == [of_slot]
-        assert await client_of(**answers).generate("media", **REQUEST) == own
 
     run(work())
 

@@ -249,8 +249,11 @@ def test_predictions_say_how_what_and_where() -> None:
 class Engines:
     """That need no start."""
 
-    async def __aenter__(self) -> list[Any]:
-        return []
+    async def __aenter__(self) -> tuple["Engines", None]:
+        return self, None
+
+    async def until_warm(self) -> None:
+        """They are."""
 
     async def __aexit__(self, *_: object) -> None:
         """Nothing to end."""
@@ -261,16 +264,12 @@ def said(config: OmniConfig, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
     """A run whose policy says `sad` of every clip, but in the conditions that are broken."""
     found = SimpleNamespace(broken=set[str](), console=Console(file=io.StringIO(), width=200))
 
-    async def warm_up(*_: Any, **__: Any) -> None:
-        """They are."""
-
     async def ask(run: Run, engines: Any, clips: list[Record], asking: Asking, *, name: str) -> list[Prediction]:
         if name in found.broken:
             return [asking.prediction(r, failure="media/undecodable: broken") for r in clips]
         return [asking.prediction(r, text="<answer>sad</answer>") for r in clips]
 
-    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "open_engines", lambda *_, **__: Engines())
-    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "warm_up", warm_up)
+    monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "open_fleet", lambda *_, **__: Engines())
     monkeypatch.setattr(deploy.stages.checkpoint_evaluation, "ask", ask)
     fields: dict[str, Any] = {
         "config": config,

@@ -162,6 +162,7 @@ class Drawing:
         self.points.append((step, metrics))
 
 
+NO_ENGINES: Any = SimpleNamespace(dispatcher=None, slots=("engine-0",))
 opened: list[Drawing] = []
 
 
@@ -182,8 +183,8 @@ def test_every_evaluation_is_drawn_and_hides_no_other(
         return clips
 
     async def judge_two(run: Run) -> None:
-        await evaluate_policy(run, [], "untrained", version=0)
-        await evaluate_policy(run, [], "grpo", version=7)
+        await evaluate_policy(run, NO_ENGINES, "untrained", version=0)
+        await evaluate_policy(run, NO_ENGINES, "grpo", version=7)
 
     monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     stages(judge_two)
@@ -215,9 +216,9 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
     object.__setattr__(run.corpora, "heldout", heldout)
     controls = run.config.evaluation.model_copy(update={"controls": ("video_only", "audio_only")})
     object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
-    run_loop(evaluate_policy(run, [], "untrained", version=0))
+    run_loop(evaluate_policy(run, NO_ENGINES, "untrained", version=0))
     assert len(asked) == 1, "controls are the last policy's"
-    run_loop(evaluate_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, NO_ENGINES, "grpo", version=7))
     given = [("sad.mp4", "x"), ("happy.mp4", "x")]
     assert asked == [given, given, [("sad.mp4", None), ("happy.mp4", None)], [(None, "x"), (None, "x")]]
     names = ["grpo", "grpo_audio_only", "grpo_video_only", "untrained"]
@@ -225,7 +226,7 @@ def test_the_last_policy_is_asked_in_every_condition_and_none_twice(
     # one that was lost alone is asked again
     (run.folder / "eval" / "grpo_audio_only.json").unlink()
     assert is_due(run, "grpo")
-    run_loop(evaluate_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, NO_ENGINES, "grpo", version=7))
     assert (len(asked), is_due(run, "grpo")) == (5, False)
 
 
@@ -253,7 +254,7 @@ def test_a_run_swaps_sounds_within_a_dataset(
     object.__setattr__(run.corpora, "heldout", heldout)
     controls = run.config.evaluation.model_copy(update={"controls": ("swapped_audio",)})
     object.__setattr__(run, "config", run.config.model_copy(update={"evaluation": controls}))
-    run_loop(evaluate_policy(run, [], "grpo", version=7))
+    run_loop(evaluate_policy(run, NO_ENGINES, "grpo", version=7))
     other = {"sad": "happy", "happy": "sad"}
     assert [r.clip.audio_path for r in asked[1]] == [f"{r.dataset}-{other[r.label]}.wav" for r in heldout]
     # what was said is a file for learner.evaluate
@@ -272,7 +273,7 @@ def test_what_was_said_is_kept_where_it_cannot_be_scored(
     monkeypatch.setattr(deploy.stages.evaluation_stage, "predict_clips", predict_clips)
     run = run_in(tmp_path / "run")
     with pytest.raises(DatasetError, match="a label must be of the taxonomy"):
-        run_loop(evaluate_policy(run, [], "grpo", version=7))
+        run_loop(evaluate_policy(run, NO_ENGINES, "grpo", version=7))
     assert [p.id for p in read_predictions(run.folder / "eval" / "grpo.jsonl")] == ["a"]
     assert is_due(run, "grpo")
 

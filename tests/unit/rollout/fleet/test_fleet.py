@@ -1,4 +1,4 @@
-"""A fleet over engines that crash, hang, start badly or get a clip that kills them: draws, versions and replacements."""
+"""A fleet over engines that crash, hang or start badly: draws, versions and replacements."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -59,6 +59,14 @@ class Scene:
 def prompt_of(name: str, *, seed: int = 0) -> Prompt:
     """Whose media is its name."""
     return Prompt(draw=make_draw(name), media=MediaRef(name), num_prompt_tokens=3, seed=seed)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns when it holds."""
+    for _ in range(10_000):
+        if holds():
+            return
+        await asyncio.sleep(0.5)
 
 
 def fleet_test(work: Callable[[Scene], Awaitable[None]], **options: Any) -> Scene:
@@ -258,8 +266,8 @@ def test_a_share_that_is_lost_twice_without_a_guilty_clip_is_the_same_share_in_t
         async with admission(scene):
             share = asyncio.create_task(scene.pool.together([prompt_of(f"clip-{i}", seed=i) for i in range(2)]))
             for number in (1, 2):
-                while len(scene.host.batches) != number:
-                    await asyncio.sleep(0.5)
+                async with asyncio.timeout(200):
+                    await until(lambda n=number: len(scene.host.batches) == n)
                 scene.host.engines[f"engine-0.{number}"].break_down()
             answers = await share
         assert not any(isinstance(answer, Failure) for answer in answers)
