@@ -9,7 +9,8 @@ import logging
 import pickle
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -42,7 +43,9 @@ class RewardActor:
     """Scores groups with the configured rewards, any number at a time."""
 
     def __init__(self, *, config: RewardConfig) -> None:
-        self._service = RewardService(config, host=hosted, has_engines=True)
+        # the service before this one had found all actors: one that was lost with it may come back
+        was_there = cast(Any, ray.get_runtime_context()).was_current_actor_reconstructed
+        self._service = RewardService(config, host=partial(hosted, was_there=was_there), has_engines=True)
 
     async def sources(self) -> dict[str, str]:
         await self._service.start()
@@ -80,6 +83,8 @@ class RewardClient:
         self._life = 0
         """Number of processes that have ended."""
         self._is_up = False
+        self._silent: set[int] = set()
+        """Lives that stopped to answer."""
         self._explained: set[int] = set()
         """Lives that were ended because of one known group: no other group caused their end."""
 
@@ -103,15 +108,15 @@ class RewardClient:
     ) -> list[Score] | Failure:
         packed = pack((record, pack_completions(completions), dict(precomputed)))
         # the deadline is that of scoring alone: waiting for a turn does not count
-        num_deaths = 0
+        num_deaths = num_silences = 0
         while num_deaths <= self._max_retries:
             async with self._room(alone=num_deaths > 0):
                 await self._wait_until_up()
                 life = self._life
-                is_alone = num_deaths > 0 or self._width == 1
-                answer = await self._ask(packed, count=len(completions), is_alone=is_alone)
+                answer = await self._ask(packed, count=len(completions), was_silent=num_silences > 0)
             if answer is not None:
                 return answer
+            num_silences += life in self._silent
             num_deaths += life not in self._explained
         return self._lost("service-died", f"the service died {num_deaths} times while it scored this group")
 
@@ -119,8 +124,8 @@ class RewardClient:
         self._observed.add_lost()
         return Failure(stage="reward", reason=reason, detail=detail)
 
-    async def _ask(self, packed: bytes, *, count: int, is_alone: bool) -> list[Score] | Failure | None:
-        """None if the process ended meanwhile."""
+    async def _ask(self, packed: bytes, *, count: int, was_silent: bool) -> list[Score] | Failure | None:
+        """None if the process ended meanwhile; `was_silent` if one that had this group once stopped to answer."""
         life = self._life
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -128,8 +133,12 @@ class RewardClient:
                 call = self.handle.score.options(max_task_retries=0)
                 report: GroupReport = pickle.loads(await call.remote(packed))
         except TimeoutError:
-            # code that holds the interpreter stops all groups in the process: any of them may be the cause
-            is_culprit = is_alone or await self._answers()
+            # A process is silent if it was stopped from outside, or if code holds its interpreter, for any of its
+            # groups. The group that is there, alone, when the next one falls silent is the cause.
+            is_silent = not await self._answers()
+            is_culprit = was_silent or not is_silent
+            if is_silent:
+                self._silent.add(life)
             self._end(life, is_explained=is_culprit)
             if not is_culprit:
                 return None

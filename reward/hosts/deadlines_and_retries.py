@@ -7,7 +7,8 @@
 3. While all workers are busy for longer than x seconds and calls wait, up to k spare workers are opened, which end
    when no call waits. x is the largest of 1 s, a tenth of the deadline, and twice the longest recent answer. While
    spare workers are open, each group has one call at a time: no group that hangs can take them all.
-4. A call whose worker died, or was killed because of another call, is repeated once, alone in a worker.
+4. A call whose worker died, was stopped from outside, or was killed because of another call, is repeated once,
+   alone in a worker.
 5. A call that fails in another way is retried `max_retries` times, after waits that double, within its deadline.
 6. After the last failure of a completion, the reward is not called for the rest of the group.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from common.config.reward import RewardEntry
 from common.errors import ConfigError
-from reward.hosts.reward_host import HostLostError, RewardHost
+from reward.hosts.reward_host import START_S, HostLostError, RewardHost
 from reward.outcome import Outcome, RewardFault, fault_of
 from reward.request import RewardRequest
 
@@ -33,6 +34,8 @@ MIN_BUSY_S, BUSY_FRACTION = 1.0, 0.1
 """Lower bounds of x in the policy; the second is a fraction of the deadline."""
 REOPEN_S = 5.0
 """Seconds between attempts to start a worker while others serve."""
+NUM_STARTS = 3
+"""Attempts to start a worker before any serves."""
 FINAL = frozenset({"deadline", "refused"})
 """Kinds of failures that are not retried."""
 NOT_CALLED = RewardFault(kind="error", detail="not called: another completion of the group failed")
@@ -104,16 +107,36 @@ class PooledReward:
         """
         hosts = [self._make_host() for _ in range(self._size)]
         self._hosts.update(hosts)
-        results = await asyncio.gather(*(host.open() for host in hosts), return_exceptions=True)
-        failure = next((result for result in results if result is not None), None)
+        results = await asyncio.gather(*map(self._opened, hosts), return_exceptions=True)
+        failure = next((result for result in results if isinstance(result, BaseException)), None)
         if failure is not None:
             self.close()
             raise failure
+        hosts = [result for result in results if isinstance(result, RewardHost)]
         self.decision, self._takes_groups = hosts[0].decision, hosts[0].takes_groups
         for host in hosts:
             self._spawn(self._keep(host))
         if self._num_spare:
             self._spawn(self._open_spares())
+
+    async def _opened(self, host: RewardHost) -> RewardHost:
+        # a worker that is lost while it starts must not end a service that comes back after the loss of a node
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + START_S
+        for attempts_left in reversed(range(NUM_STARTS)):
+            try:
+                await host.open()
+            except HostLostError as error:
+                self._hosts.discard(host)
+                host.end()
+                if not attempts_left or clock() >= ends_at:
+                    raise
+                logger.warning("a worker of reward %s did not start: %s", self.entry.name, error)
+                host = self._make_host()
+                self._hosts.add(host)
+            else:
+                return host
+        raise AssertionError("the last attempt raises")
 
     def close(self) -> None:
         self._is_closed = True
@@ -242,12 +265,13 @@ class PooledReward:
                 return
             answer.cancel()
             detail, is_shared = f"{self.entry.deadline_s:g} s passed", len(present) > 1
-            is_hung = not await host.can_go_on()
+            is_stopped = await host.is_stopped()
+            is_hung = is_stopped or not await host.can_go_on()
             if is_hung:
-                stacks = await host.stacks()
+                stacks = "" if is_stopped else await host.stacks()
                 detail += f"; it was at\n{stacks}" if stacks else ""
                 host.end()
-            fault, is_lost = RewardFault(kind="deadline", detail=detail), is_hung and is_shared
+            fault, is_lost = RewardFault(kind="deadline", detail=detail), is_hung and (is_shared or is_stopped)
         except Exception as error:  # noqa: BLE001 - any error of a worker is a failure of its call
             fault, is_lost = _fault(error), isinstance(error, HostLostError) and host.is_lost
         finally:

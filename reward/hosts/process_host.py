@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reward.hosts.reward_host import START_S, HostLostError, RewardHost
-from reward.hosts.worker import STACK_SIGNAL
+from reward.hosts.worker import STACK_SIGNAL, is_stopped
 from reward.outcome import MAX_DETAIL, Outcome, RewardFault
 from reward.plugins.plugin import PluginSpec
 from reward.request import RewardRequest, RewardResult
@@ -78,6 +78,9 @@ class ProcessHost(RewardHost):
             raise
         finally:
             del self._answers[number]
+
+    async def is_stopped(self) -> bool:
+        return self._process is not None and is_stopped(self._process.pid)
 
     async def stacks(self) -> str:
         if self._process is not None:

@@ -49,6 +49,10 @@ class RewardHost:
         except (TimeoutError, HostLostError):
             return False
 
+    async def is_stopped(self) -> bool:
+        """True if the worker is stopped by a signal, or its machine does not answer: no fault of the code in it."""
+        return False
+
     async def stacks(self) -> str:
         """Python stacks of the worker; empty if unavailable."""
         return ""

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from io import BufferedRWPair
+from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
@@ -41,6 +42,15 @@ def lead_group(lifeline_fd: int) -> None:
         os.setpgid(0, 0)
     # a thread could not act while C code holds the interpreter
     subprocess.Popen(GUARD, stdin=lifeline_fd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def is_stopped(pid: int) -> bool:
+    """True if a signal or a debugger has stopped a process of this machine."""
+    try:
+        # the name, which is in brackets, may hold anything
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
 
 
 def load(spec: PluginSpec) -> tuple[Plugin | None, dict[str, Any]]:

@@ -37,11 +37,11 @@ class Cluster:
             "RAY_ENABLE_AUTO_CONNECT": "0",
         }
         (folder / "token").write_text("a" * 64)
-        self._port, dashboard = free_port(), free_port()
+        self.port, dashboard = free_port(), free_port()
         self.temp = f"/tmp/ray-test-{dashboard}"
         self.nodes: list[subprocess.Popen[str]] = []
         # another Ray on this machine has the usual ports
-        ports = {"port": self._port, "dashboard-port": dashboard, "ray-client-server-port": free_port()}
+        ports = {"port": self.port, "dashboard-port": dashboard, "ray-client-server-port": free_port()}
         self._start_node(
             f"--temp-dir={self.temp}", "--head", *(f"--{k}={v}" for k, v in ports.items()), num_cpus=num_cpus
         )
@@ -49,7 +49,7 @@ class Cluster:
 
     def add_node(self, *, num_cpus: int) -> None:
         """Starts another node."""
-        self._start_node(f"--address=127.0.0.1:{self._port}", num_cpus=num_cpus)
+        self._start_node(f"--address=127.0.0.1:{self.port}", num_cpus=num_cpus)
 
     def _start_node(self, *options: str, num_cpus: int | None) -> None:
         ports = {"dashboard-agent-listen-port": free_port(), "dashboard-agent-grpc-port": free_port()}

@@ -18,6 +18,12 @@ def good(completion: str, label: str) -> float:
     return float(len(completion))
 
 
+def measured(completion: str, label: str) -> float:
+    """The length, after a while."""
+    time.sleep(0.1)
+    return float(len(completion))
+
+
 def whole_record(request: RewardRequest) -> RewardResult:
     """Tells all that it sees."""
     return RewardResult(value=1.0, detail=repr(request.record))
@@ -152,6 +158,15 @@ def suicidal(completion: str, label: str) -> float:
     if not path.exists():
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
+def stopping(completion: str, label: str) -> float:
+    """Is stopped where the file that the completion names is not there; writes its process's id into it before."""
+    path = Path(completion)
+    if not path.exists():
+        path.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
     return 1.0
 
 

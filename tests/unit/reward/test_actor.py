@@ -182,6 +182,31 @@ def test_a_group_that_holds_the_interpreter_is_found_by_asking_each_alone(monkey
     assert service.num_deaths == 2
 
 
+@pytest.mark.parametrize("max_concurrency", [1, 4])
+@pytest.mark.parametrize("labels", [("sad",), LABELS])
+def test_a_service_that_is_stopped_from_outside_costs_no_group(
+    monkeypatch: pytest.MonkeyPatch, labels: Sequence[str], max_concurrency: int
+) -> None:
+    service = Service(holding=["sad"])
+    die = service.die
+
+    def die_and_recover() -> None:
+        # the next process is not stopped
+        service.holding.clear()
+        die()
+
+    monkeypatch.setattr(service, "die", die_and_recover)
+    answers = score_all(monkeypatch, service, labels=labels, max_concurrency=max_concurrency)
+    assert failed(answers) == {}
+    assert service.num_deaths == 1
+
+
+def test_a_group_that_holds_the_interpreter_whenever_it_is_scored_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(holding=["fear"])
+    assert failed(score_all(monkeypatch, service, labels=("fear",))) == {"fear": "deadline"}
+    assert service.num_deaths == 2
+
+
 def test_a_group_that_ends_the_process_fails_and_whoever_was_beside_it_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

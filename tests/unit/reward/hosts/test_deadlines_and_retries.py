@@ -268,7 +268,7 @@ def test_calls_that_were_cancelled_beside_one_that_blocks_fail_no_other() -> Non
 def test_of_workers_that_open_together_none_stays_when_one_fails() -> None:
     async def opening(number: int) -> None:
         await asyncio.sleep(0.05 * number)
-        if number == 2:
+        if number not in {1, 3}:
             raise HostLostError("no room")
 
     async def run() -> Log:
@@ -278,6 +278,24 @@ def test_of_workers_that_open_together_none_stays_when_one_fails() -> None:
         return log
 
     log = asyncio.run(run())
+    # the second is tried three times
+    assert (log.num_made, len(log.ended)) == (5, 5)
+
+
+def test_a_worker_that_is_lost_while_it_starts_is_replaced() -> None:
+    async def opening(number: int) -> None:
+        if number == 2:
+            raise HostLostError("its node is gone")
+
+    async def run() -> tuple[Log, list[Outcome]]:
+        log = Log(opening)
+        pool = await started(log, size=2, num_spare=0)
+        outcomes = await asked(pool, "slow", "slow")
+        pool.close()
+        return log, outcomes
+
+    log, outcomes = asyncio.run(run())
+    assert {result.value for result in outcomes if isinstance(result, RewardResult)} == {1.0, 3.0}
     assert (log.num_made, len(log.ended)) == (3, 3)
 
 

@@ -113,6 +113,15 @@ def test_a_process_that_dies_just_after_its_deadline_failed_by_its_deadline() ->
     assert report.scores.detail.startswith("1 s passed")
 
 
+def test_a_process_that_is_stopped_from_outside_is_replaced_and_its_call_is_repeated(tmp_path: Path) -> None:
+    # it stops itself the first time: for its owner it makes no difference
+    report = scored("stopping", "happy", text=str(tmp_path / "first"), deadline_s=2.0, max_retries=0)
+    assert isinstance(report.scores, list), report.scores
+    assert [score.total for score in report.scores] == [1.0]
+    pid = int((tmp_path / "first").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_process_that_left_a_fork_behind_has_died_all_the_same() -> None:
     report = scored("forking", "happy", deadline_s=60.0, max_retries=0)
     assert isinstance(report.scores, Failure)
