@@ -130,8 +130,7 @@ def _require_recent(turn: Turn, newest: Turn) -> None:
     """Raises `EngineError` for a bucket of an older transfer, or one whose segment a later bucket has taken."""
     if turn < (newest[0], newest[1] - 1):
         raise EngineError(
-            "a bucket must be one of the last two of the transfer, got "
-            f"bucket {turn[1]} of transfer {turn[0]} after "
+            f"a bucket must be one of the last two of a transfer, got bucket {turn[1]} of transfer {turn[0]} after "
             f"bucket {newest[1]} of transfer {newest[0]}; it may have been overwritten"
         )
 

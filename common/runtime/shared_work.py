@@ -24,29 +24,28 @@ class SharedWork(Generic[K, T]):
             task = self._tasks[key] = asyncio.create_task(work())
 
             def drop_failure(done: asyncio.Task[T]) -> None:
-                if done.cancelled() or done.exception() is not None:
-                    self._drop(key, done)
+                if not _has_result(done) and self._tasks.get(key) is done:
+                    del self._tasks[key]
 
             task.add_done_callback(drop_failure)
         return await asyncio.shield(task)
 
     def results(self) -> dict[K, T]:
         """Results of the work that is done."""
-        return {key: task.result() for key, task in self._tasks.items() if task.done()}
+        return {key: task.result() for key, task in self._tasks.items() if _has_result(task)}
 
     def drop(self, key: K, result: T) -> bool:
-        """Forgets a result, unless another has taken its place; returns if it did."""
+        """Forgets a result; returns False if it is not there or another has taken its place."""
         task = self._tasks.get(key)
-        if task is None or not task.done() or task.result() is not result:
+        if task is None or not _has_result(task) or task.result() is not result:
             return False
-        return self._drop(key, task)
+        del self._tasks[key]
+        return True
 
     def keep(self, is_kept: Callable[[K], bool]) -> None:
         """Forgets all other work; who waits for it gets its result."""
         self._tasks = {key: task for key, task in self._tasks.items() if is_kept(key)}
 
-    def _drop(self, key: K, task: asyncio.Task[T]) -> bool:
-        if self._tasks.get(key) is not task:
-            return False
-        del self._tasks[key]
-        return True
+
+def _has_result(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

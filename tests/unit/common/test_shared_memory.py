@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import common.shared_memory
-from common.shared_memory import Segment, segment_path, sweep_segments
+from common.errors import ReceiveError
+from common.shared_memory import Segment, local_segment, segment_path, sweep_segments
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,6 +109,17 @@ def test_a_segment_of_the_needed_size_is_large_enough(tmp_path: Path) -> None:
         Segment(tmp_path / f"exact-{number}", num_bytes=needed).write(bucket)
         with pytest.raises(ValueError, match="must hold"):
             Segment(tmp_path / f"short-{number}", num_bytes=needed - 1).write(bucket)
+
+
+def test_the_used_bytes_end_with_the_last_tensor(tmp_path: Path) -> None:
+    segment = Segment(tmp_path / "large", num_bytes=2**16)
+    segment.write(TENSORS)
+    used = segment.path.read_bytes()[: segment.num_used_bytes]
+    other = Segment(tmp_path / "small", num_bytes=len(used))
+    other.path.write_bytes(used)
+    assert other.manifest() == segment.manifest()
+    segment.write({})
+    assert segment.num_used_bytes < len(used)
 
 
 def test_an_unknown_dtype_is_refused_by_name(segment: Segment) -> None:
@@ -258,6 +270,15 @@ def test_only_segments_are_swept(folder: Path) -> None:
     link.symlink_to(target)
     assert sweep_segments() == []
     assert sorted(folder.iterdir()) == sorted([*strangers, link])
+
+
+def test_a_segment_of_another_node_is_refused(folder: Path) -> None:
+    segment = Segment(segment_path("learner", 0), num_bytes=4096)
+    assert local_segment(str(segment.path)) == segment.path
+    elsewhere = Segment(folder.with_name("other-node-segment"), num_bytes=4096)
+    for path in (elsewhere.path, segment_path("learner", 0)):
+        with pytest.raises(ReceiveError, match=f"segment {path} must lie in {folder} of this node"):
+            local_segment(str(path))
 
 
 def test_no_two_segments_share_a_name() -> None:
