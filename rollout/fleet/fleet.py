@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 from common.errors import EngineError, EngineStartError, FleetError, OmniError
 from common.protocols import WeightReceiver
 from rollout.fleet.dispatcher import Dispatcher, Request
-from rollout.fleet.health import EngineHealth
+from rollout.fleet.health import MIN_SILENCE_S, EngineHealth
 from rollout.fleet.host import EngineHost, ManagedEngine
 from rollout.fleet.lifecycle import ENDED, Delivery, Incarnation, Lifecycle, State
 
@@ -50,6 +50,7 @@ class Fleet:
         version: int,
         max_sequences: int,
         start_deadline_s: float,
+        min_silence_s: float = MIN_SILENCE_S,
         is_static: bool = False,
         notify: Callable[[EngineEvent], None] = lambda event: None,
         resubmitted: Callable[[Request, str], None] = lambda request, engine: None,
@@ -62,14 +63,11 @@ class Fleet:
             version: policy version of the checkpoint that engines load.
             max_sequences: sequences in flight above which an engine gets no further request.
             start_deadline_s: seconds in which an engine must be warm.
+            min_silence_s: silence below which an engine never counts as hung.
             is_static: nothing is published: an engine serves the version that it has loaded.
         """
-        self._host, self._start_deadline_s, self._is_static, self._notify = (
-            host,
-            start_deadline_s,
-            is_static,
-            notify,
-        )
+        self._host, self._notify, self._is_static = host, notify, is_static
+        self._start_deadline_s, self._min_silence_s = start_deadline_s, min_silence_s
         self._lifecycle = Lifecycle(slots, min_engines=min_engines, version=version, on_change=self._on_change)
         self.dispatcher = Dispatcher(max_sequences=max_sequences, lost=self._lost, resubmitted=resubmitted)
         self.slots = tuple(slots)
@@ -258,13 +256,13 @@ class Fleet:
 
     async def _watch(self, name: str, engine: ManagedEngine) -> None:
         """Returns never; raises `EngineError` when the engine dies or hangs."""
-        loop, health = asyncio.get_running_loop(), EngineHealth()
+        loop, health = asyncio.get_running_loop(), EngineHealth(min_silence_s=self._min_silence_s)
         health.warmed_up(loop.time(), longest_step_s=(await engine.stats()).longest_step_s)
         beat = asyncio.ensure_future(engine.heartbeat())
         look = asyncio.ensure_future(engine.stats())
         try:
             while True:
-                await asyncio.sleep(HEARTBEAT_S)
+                health.unwatched(await _lateness_of_sleep(HEARTBEAT_S))
                 if beat.done():
                     beat.result()
                     health.answered(loop.time())
@@ -304,3 +302,11 @@ class Fleet:
         if not task.cancelled() and task.exception() is not None:
             # a bug of the fleet itself must not leave callers waiting
             self._fail(cast(BaseException, task.exception()))
+
+
+async def _lateness_of_sleep(seconds: float) -> float:
+    """Sleeps, and returns the time beyond twice the duration, for which the driver stood still."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + 2 * seconds
+    await asyncio.sleep(seconds)
+    return max(0.0, loop.time() - end_s)

@@ -13,7 +13,8 @@ LONGEST_STEPS = 5.0
 class EngineHealth:
     """Signs of life of one incarnation; times are seconds of the caller's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, min_silence_s: float = MIN_SILENCE_S) -> None:
+        self._min_silence_s = min_silence_s
         self._last_sign_s: float | None = None
         self._last_step_s = 0.0
         self._num_steps = 0
@@ -40,9 +41,15 @@ class EngineHealth:
         self._num_steps, self._last_step_s = num_steps, now_s
         self._note(now_s)
 
+    def unwatched(self, seconds: float) -> None:
+        """Nobody looked for so long, because the caller itself stood still: this was no silence and no step."""
+        if self._last_sign_s is not None:
+            self._last_sign_s += seconds
+            self._last_step_s += seconds
+
     @property
     def max_silence_s(self) -> float:
-        return max(MIN_SILENCE_S, LONGEST_STEPS * self._longest_step_s)
+        return max(self._min_silence_s, LONGEST_STEPS * self._longest_step_s)
 
     def hangs(self, now_s: float) -> bool:
         """True after a silence that no step explains; never before the warm-up has ended."""

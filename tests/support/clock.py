@@ -37,6 +37,10 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         """In seconds, from 0."""
         return self._waiting.waited_s
 
+    def jump(self, seconds: float) -> None:
+        """Time passes in which the loop does not run, as in a process that is stopped."""
+        self._waiting.waited_s += seconds
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` on such a loop."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +12,7 @@ from common.types import Failure, Generation, MediaRef, Prompt, SamplingSpec
 from rollout.fleet.fleet import EngineEvent, Fleet
 from rollout.pool import RolloutPool
 from tests.support.builders import make_draw
-from tests.support.clock import run
+from tests.support.clock import JumpingLoop, run
 from tests.support.fleet import ANSWER_S, START_S, StubHost, deliver
 
 GROUP_SIZE = 2
@@ -180,6 +180,21 @@ def test_a_hang_is_found_after_half_a_minute_and_not_before() -> None:
         await asyncio.sleep(25)
         assert "condemned" not in scene.states("engine-0.1")
         await asyncio.sleep(10)
+        assert "condemned" in scene.states("engine-0.1")
+
+    fleet_test(work)
+
+
+def test_a_driver_that_stood_still_condemns_nobody() -> None:
+    async def work(scene: Scene) -> None:
+        for seconds in (35.0, 1000.0):
+            await asyncio.sleep(0.5)
+            # as after Ctrl-Z and `fg`: the clock went on, and nothing else did
+            cast(JumpingLoop, asyncio.get_running_loop()).jump(seconds)
+            await asyncio.sleep(20)
+        assert not any(event.state == "condemned" for event in scene.events)
+        scene.host.engines["engine-0.1"].hangs = True
+        await asyncio.sleep(35)
         assert "condemned" in scene.states("engine-0.1")
 
     fleet_test(work)

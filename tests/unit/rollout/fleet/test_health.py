@@ -47,6 +47,15 @@ def test_a_slow_engine_is_not_condemned_for_a_step_of_forty_seconds() -> None:
     assert slow.hangs(200.1)
 
 
+def test_time_in_which_nobody_looked_is_no_silence_and_no_step() -> None:
+    health = warm()
+    health.stepped(1.0, num_steps=1, num_running=1)
+    health.unwatched(1000.0)
+    assert not health.hangs(1000.0 + MIN_SILENCE_S)
+    health.stepped(1002.0, num_steps=2, num_running=1)
+    assert health.hangs(1002.0 + MIN_SILENCE_S + 0.1)
+
+
 def test_a_step_that_is_longer_than_the_warm_ups_raises_the_limit() -> None:
     health = warm(longest_step_s=1.0)
     health.stepped(5.0, num_steps=1, num_running=1)
