@@ -9,15 +9,16 @@ the serving engines or the end of the fleet unblocks a request.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from common.errors import EngineError, RequestRefusedError
 from common.protocols import WeightReceiver
 from common.types import Failure
-from rollout.fleet.router import Load, choose
+from rollout.fleet.router import Router
 
 T = TypeVar("T")
 ALONE_AFTER = 2
@@ -25,6 +26,8 @@ ALONE_AFTER = 2
 MAX_LOSSES = 3
 """Losses after which a request fails."""
 KILLS_ENGINES = "kills-engines"
+MAX_CLIPS = 4096
+"""Clips whose last engine is known; the caches of engines hold fewer."""
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -41,11 +44,18 @@ class Request:
     """The slot whose engine alone may serve the request; None for any."""
     num_losses: int = 0
     max_losses: int = MAX_LOSSES
+    engine: str | None = None
+    """The incarnation that has it; None in the queue."""
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def is_alone(self) -> bool:
         return self.num_losses >= ALONE_AFTER
+
+    @property
+    def is_particular(self) -> bool:
+        """Not every engine with room may serve it."""
+        return self.is_alone or self.slot is not None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,11 +64,7 @@ class Serving:
 
     engine: WeightReceiver
     slot: str
-    leases: dict[Request, asyncio.Task[None]] = field(default_factory=dict[Request, "asyncio.Task[None]"])
-
-    @property
-    def num_sequences(self) -> int:
-        return sum(request.num_sequences for request in self.leases)
+    leases: dict[Request, asyncio.Task[Any]] = field(default_factory=dict[Request, "asyncio.Task[Any]"])
 
     @property
     def is_alone(self) -> bool:
@@ -83,20 +89,23 @@ class Dispatcher:
                 `fence`.
             resubmitted: called with a request that returns to the queue and the incarnation that lost it.
         """
-        self._max_sequences, self._lost, self._resubmitted = max_sequences, lost, resubmitted
-        self._queue: deque[Request] = deque()
+        self._lost, self._resubmitted = lost, resubmitted
+        self._router = Router(limit=max_sequences)
+        # an answer must not cost more with a longer queue or more engines: nothing searches either of them
+        self._queue: OrderedDict[Request, None] = OrderedDict()
+        self._particular: OrderedDict[Request, None] = OrderedDict()
+        """The queue of the requests that need a certain engine, or one for themselves: they are few."""
         self._engines: dict[str, Serving] = {}
         """Serving engines, and others until their leases have ended."""
-        self._serving: set[str] = set()
-        self._clips: dict[str, str] = {}
-        """The last engine of a clip, for clips in flight or in the queue."""
-        self._previous = ""
-        """The last engine that got a request."""
+        self._slots: dict[str, str] = {}
+        """Serving engines by slot."""
+        self._clips: OrderedDict[str, str] = OrderedDict()
+        """The last engine of a clip."""
         self._error: BaseException | None = None
 
     @property
     def num_queued(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._particular)
 
     def num_in_flight(self, name: str) -> int:
         """Requests that an incarnation has."""
@@ -133,7 +142,7 @@ class Dispatcher:
             num_losses=num_losses,
             max_losses=max_losses,
         )
-        self._queue.append(request)
+        self._queue_of(request)[request] = None
         self._dispatch()
         try:
             return cast("T | Failure", await request.answer)
@@ -145,10 +154,13 @@ class Dispatcher:
         """Sets the engines that get requests: slot and engine by incarnation. Others keep their leases."""
         for name, (slot, engine) in engines.items():
             self._engines.setdefault(name, Serving(engine=engine, slot=slot))
-        self._serving = set(engines)
-        for name in [name for name, serving in self._engines.items() if not serving.leases]:
-            if name not in self._serving:
-                del self._engines[name]
+        self._slots = {slot: name for name, (slot, _) in engines.items()}
+        for name, serving in list(self._engines.items()):
+            if not self._serves(name, serving):
+                self._router.close(name)
+                self._remove_idle(name, serving)
+            elif not serving.is_alone:
+                self._router.open(name)
         self._dispatch()
 
     def fence(self, name: str, *, reason: str) -> bool:
@@ -157,19 +169,27 @@ class Dispatcher:
         Returns:
             True if one of the requests was in flight at an earlier loss, so that it may be the cause.
         """
-        self._serving.discard(name)
         serving = self._engines.pop(name, None)
         if serving is None:
             return False
+        self._router.remove(name)
+        if self._serves(name, serving):
+            del self._slots[serving.slot]
         is_fault_of_request = any(request.num_losses for request in serving.leases)
         for request, task in reversed(serving.leases.items()):
             if task is not asyncio.current_task():
                 task.cancel()
+            request.engine = None
+            if request.answer.done():
+                # its caller is gone
+                continue
             request.num_losses += 1
             if request.num_losses >= request.max_losses:
                 self._settle(request, _killer(request, reason=reason))
             else:
-                self._queue.appendleft(request)
+                queue = self._queue_of(request)
+                queue[request] = None
+                queue.move_to_end(request, last=False)
                 self._resubmitted(request, name)
         self._dispatch()
         return is_fault_of_request
@@ -177,92 +197,106 @@ class Dispatcher:
     def fail(self, error: BaseException) -> None:
         """Ends every request with an error, now and later: no engine will serve again."""
         self._error = error
-        for request in [*self._queue, *(r for serving in self._engines.values() for r in serving.leases)]:
-            if not request.answer.done():
-                request.answer.set_exception(error)
+        leased = [request for serving in self._engines.values() for request in serving.leases]
+        for request in [*self._queue, *self._particular, *leased]:
+            self._settle(request, error)
+        self._queue.clear()
+        self._particular.clear()
 
     def _forget(self, request: Request) -> None:
-        if request in self._queue:
-            self._queue.remove(request)
-        for serving in self._engines.values():
-            task = serving.leases.get(request)
-            if task is not None and not task.done():
-                # its end frees the places of the request
-                task.cancel()
-        if request.clip is not None and not any(r.clip == request.clip for r in self._requests()):
-            self._clips.pop(request.clip, None)
+        self._queue.pop(request, None)
+        self._particular.pop(request, None)
+        if request.engine is not None:
+            # the end of its call frees the places of the request
+            self._engines[request.engine].leases[request].cancel()
 
-    def _requests(self) -> list[Request]:
-        return [*self._queue, *(request for serving in self._engines.values() for request in serving.leases)]
+    def _queue_of(self, request: Request) -> OrderedDict[Request, None]:
+        return self._particular if request.is_particular else self._queue
+
+    def _serves(self, name: str, serving: Serving) -> bool:
+        return self._slots.get(serving.slot) == name
+
+    def _remove_idle(self, name: str, serving: Serving) -> None:
+        if not serving.leases:
+            self._router.remove(name)
+            del self._engines[name]
 
     def _dispatch(self) -> None:
         """Leases queued requests in order, as long as engines have room."""
-        reserved: set[str] = set()
-        is_full = False
-        for request in list(self._queue):
-            if is_full and request.slot is None:
-                continue
+        reserved: list[str] = []
+        for request in list(self._particular):
             name = self._engine_for(request, reserved)
             if name is not None:
-                self._queue.remove(request)
                 self._lease(request, name)
-            elif request.slot is None:
-                # a request must not be overtaken for ever; one that waits for an engine of its own blocks only that
-                is_full = not request.is_alone
+        while self._queue:
+            request = next(iter(self._queue))
+            previous = None if request.clip is None else self._clips.get(request.clip)
+            name = self._router.choose(num_sequences=request.num_sequences, previous=previous)
+            if name is None:
+                # a smaller request must not overtake this one for ever
+                break
+            self._lease(request, name)
+        for name in reserved:
+            self._router.open(name)
 
-    def _engine_for(self, request: Request, reserved: set[str]) -> str | None:
-        names = [
-            name
-            for name, serving in self._engines.items()
-            if name in self._serving
-            and name not in reserved
-            and not serving.is_alone
-            and request.slot in (None, serving.slot)
-        ]
-        loads = [
-            Load(name=name, num_sequences=self._engines[name].num_sequences, limit=self._max_sequences)
-            for name in names
-        ]
-        if not loads:
+    def _engine_for(self, request: Request, reserved: list[str]) -> str | None:
+        """The engine of a particular request; one that has no room yet gets nothing more, and is reserved."""
+        name = self._router.least() if request.slot is None else self._slots.get(request.slot)
+        if name is None or not self._router.is_open(name):
             return None
-        if request.is_alone:
-            idle = min(loads, key=lambda load: load.num_sequences)
-            if idle.num_sequences:
-                # it gets nothing more, and will be idle
-                reserved.add(idle.name)
-                return None
-            return idle.name
-        previous = self._clips.get(request.clip) if request.clip is not None else None
-        turn = names.index(self._previous) + 1 if self._previous in names else 0
-        load = choose(loads, num_sequences=request.num_sequences, previous=previous, turn=turn)
-        return None if load is None else load.name
+        if self._router.num_sequences(name) == 0:
+            return name
+        if not request.is_alone and self._router.has_room(name, request.num_sequences):
+            return name
+        self._router.close(name)
+        reserved.append(name)
+        return None
 
     def _lease(self, request: Request, name: str) -> None:
-        serving, self._previous = self._engines[name], name
+        del self._queue_of(request)[request]
+        serving, request.engine = self._engines[name], name
         if request.clip is not None:
             self._clips[request.clip] = name
-        serving.leases[request] = asyncio.create_task(self._serve(request, name, serving))
+            self._clips.move_to_end(request.clip)
+            if len(self._clips) > MAX_CLIPS:
+                self._clips.popitem(last=False)
+        self._router.add(name, request.num_sequences)
+        if request.is_alone:
+            self._router.close(name)
+        task = serving.leases[request] = asyncio.create_task(self._answer(request, name, serving))
+        # not at the end of the task's own code: a task that is cancelled before it starts runs none of it
+        task.add_done_callback(partial(self._ended, request, name, serving))
 
-    async def _serve(self, request: Request, name: str, serving: Serving) -> None:
-        answer: Any = None
+    async def _answer(self, request: Request, name: str, serving: Serving) -> Any:
         try:
-            answer = await request.call(serving.engine)
+            return await request.call(serving.engine)
         except RequestRefusedError as error:
-            answer = Failure(stage="rollout", reason="refused", detail=str(error))
+            return Failure(stage="rollout", reason="refused", detail=str(error))
         except EngineError as error:
             if self._engines.get(name) is serving:
                 self._lost(name, str(error))
                 assert self._engines.get(name) is not serving, "a lost engine must be fenced"
-        except Exception as error:  # noqa: BLE001 - a bug, which must reach the caller
-            answer = error
-        finally:
-            serving.leases.pop(request, None)
-            # of an engine that was lost meanwhile, nothing counts
-            if self._engines.get(name) is serving:
-                self._settle(request, answer)
-                if not serving.leases and name not in self._serving:
-                    del self._engines[name]
-                self._dispatch()
+
+    def _ended(self, request: Request, name: str, serving: Serving, task: "asyncio.Task[Any]") -> None:
+        error = None if task.cancelled() else task.exception()
+        # of an engine that was lost meanwhile, nothing counts
+        if self._engines.get(name) is not serving:
+            return
+        del serving.leases[request]
+        request.engine = None
+        if not task.cancelled():
+            # any other error is a bug, and must reach the caller
+            answer = error or task.result()
+            if request.clip is not None and isinstance(answer, Failure):
+                # an engine that fails fast would get the clip's next draws as well
+                self._clips.pop(request.clip, None)
+            self._settle(request, answer)
+        self._router.add(name, -request.num_sequences)
+        if not self._serves(name, serving):
+            self._remove_idle(name, serving)
+        elif request.is_alone:
+            self._router.open(name)
+        self._dispatch()
 
     def _settle(self, request: Request, answer: Any) -> None:
         if request.answer.done():

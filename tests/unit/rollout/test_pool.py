@@ -88,7 +88,7 @@ def test_a_failed_request_is_data_and_frees_its_engine() -> None:
         pool = pool_of(first, second)
         first.open.set()
         second.open.set()
-        answers = [await pool(prompt_of("x")) for _ in range(3)]
+        answers = [await pool(prompt_of(clip)) for clip in "xyz"]
         assert [answer == FAILURE for answer in answers] == [True, False, True]
         assert (len(first.asked), len(second.asked)) == (2, 1)
 
