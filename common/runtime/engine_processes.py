@@ -23,6 +23,9 @@ OF_AN_ENGINE = re.compile(
 )
 """Names of the files that `multiprocessing` and vLLM make in shared memory. Ours are swept by their locks."""
 PROC = Path("/proc")
+TRACKER = b"multiprocessing.resource_tracker"
+TRACKER_S = 3.0
+"""Seconds in which a resource tracker removes what the processes that it served left."""
 POLL_S = 0.05
 
 
@@ -62,7 +65,10 @@ def reap(token: str, segments: Iterable[Path] = (), *, deadline_s: float = 10.0)
     # again in each round: a process may have started, or mapped another file, since the last
     while pids := processes_of(token):
         held.update(held_segments(pids))
-        remaining = _kill(pids, token, deadline=deadline)
+        trackers = [pid for pid in pids if _is_tracker(pid)]
+        remaining = _kill([pid for pid in pids if pid not in trackers], token, deadline=deadline)
+        _wait_for_end(trackers, deadline=min(deadline, time.monotonic() + TRACKER_S))
+        remaining += _kill(trackers, token, deadline=deadline)
         killed.update(pids)
         if remaining or time.monotonic() > deadline:
             raise EngineError(
@@ -110,6 +116,28 @@ def _kill(pids: Iterable[int], token: str, *, deadline: float) -> list[int]:
                     descriptors[pid] = descriptor
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         return [pid for pid, descriptor in descriptors.items() if not _has_ended(descriptor, deadline)]
+
+
+def _is_tracker(pid: int) -> bool:
+    """True for the process in which `multiprocessing` notes the files of an engine.
+
+    It ends by itself once all who use it have ended, and removes what they left. It alone knows the files of
+    processes that have ended before.
+    """
+    try:
+        return TRACKER in (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _wait_for_end(pids: Iterable[int], *, deadline: float) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                _has_ended(descriptor, deadline)
+            finally:
+                os.close(descriptor)
 
 
 def _has_ended(descriptor: int, deadline: float) -> bool:
