@@ -118,6 +118,13 @@ class WeightReceiver(Protocol):
 
     async def receive(self, path: str, bucket: int) -> None: ...
 
+    async def receive_perturbed(self, names: Sequence[str], *, scale: float, nonce: int) -> None:
+        """Loads tensors of the checkpoint that the engine started from, with a rehearsal's noise mixed in.
+
+        Loads nothing if the checkpoint lacks one of them: the receipt of `finish_update` shows it.
+        """
+        ...
+
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]: ...
 
 

@@ -212,6 +212,19 @@ def _create_locked(path: Path) -> int:
         os.close(descriptor)
 
 
+def receipt_of(name: str, tensor: "torch.Tensor") -> TensorReceipt:
+    """The receipt of a tensor on the CPU, as `Segment.manifest` has it."""
+    import torch
+
+    data = memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return TensorReceipt(
+        name=name,
+        shape=tuple(tensor.shape),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        digest=_digest(data, torch.get_num_threads()),
+    )
+
+
 def _digest(data: memoryview, num_threads: int) -> str:
     return blake3.blake3(data, max_threads=num_threads).hexdigest(length=8)
 

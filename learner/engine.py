@@ -35,7 +35,7 @@ from learner.training.reference import OwnReference, Reference
 from learner.training.schedule import learning_rate
 from learner.training.step_sums import StepSums
 from learner.zero.deepspeed_facade import DeepSpeedEngine
-from learner.zero.frozen_and_noise import freeze_parameters
+from learner.zero.frozen import freeze_parameters
 from learner.zero.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

@@ -89,6 +89,7 @@ class EngineActor:
     resume = control("_engine.resume")
     start_update = control("_engine.start_update")
     receive = control("_receive")
+    receive_perturbed = control("_engine.receive_perturbed")
     finish_update = control("_finish_update")
     heartbeat = control("_engine.heartbeat")
     stats = control("_stats")
@@ -147,7 +148,10 @@ class EngineActor:
         try:
             return await work
         except Exception as error:  # vLLM raises a worker's error as a plain one
-            raise ReceiveError(self._engine.failure() or last_line(error)) from None
+            if self._engine.failure() or type(error).__name__ == "EngineDeadError":
+                # a dead engine has refused nothing
+                raise
+            raise ReceiveError(last_line(error)) from None
 
     async def _stats(self) -> EngineStats:
         return self._engine.stats()
@@ -195,6 +199,7 @@ class EngineClient:
     score = remote(WeightReceiver.score)
     pause = remote(WeightReceiver.pause)
     resume = remote(WeightReceiver.resume)
+    receive_perturbed = remote(WeightReceiver.receive_perturbed)
     finish_update = remote(WeightReceiver.finish_update)
 
     def __init__(

@@ -349,6 +349,10 @@ class RolloutEngine:
             self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "bucket": bucket}))
         )
 
+    async def receive_perturbed(self, names: Sequence[str], *, scale: float, nonce: int) -> None:
+        """Loads tensors of the engine's checkpoint with noise, in an open update; see `WeightReceiver`."""
+        await self.call_workers("receive_perturbed", list(names), scale, nonce)
+
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Closes the update; from then on the version and the identities hold.
 

@@ -6,12 +6,14 @@ from uninitialised memory.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -28,8 +30,9 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 )
 
 from common.errors import ReceiveError
+from common.models.noise import perturbed
 from common.runtime import provenance
-from common.shared_memory import Segment
+from common.shared_memory import Segment, receipt_of
 from common.types import TensorReceipt
 
 BACKEND = "omni_shared_memory"
@@ -77,6 +80,19 @@ class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketIn
         cast(Any, self.model).load_weights(segment.read().items())
         self._require_whole_layers(f"bucket {update_info.bucket}")
 
+    def receive_perturbed(self, names: Sequence[str], *, scale: float, nonce: int) -> None:
+        """Loads tensors of the engine's own checkpoint with noise, or nothing if it lacks one of them."""
+        stored = _stored(Path(self.model_config.model))
+        if not stored.keys() >= set(names):
+            return
+        tensors: dict[str, torch.Tensor] = {}
+        for name in names:
+            tensor = cast(torch.Tensor, stored[name].get_tensor(name)).to(self.model_config.dtype)
+            tensors[name] = perturbed(name, tensor, scale=scale, nonce=nonce)
+        self.receipts += [receipt_of(name, tensor) for name, tensor in tensors.items()]
+        cast(Any, self.model).load_weights(tensors.items())
+        self._require_whole_layers("a bucket with noise")
+
     def finish_weight_update(self) -> None:
         """Closes the update and repacks tied heads; raises `ReceiveError` for a partial layer."""
         self._require_whole_layers("the update")
@@ -113,6 +129,12 @@ class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketIn
                 )
 
 
+def _stored(folder: Path) -> dict[str, Any]:
+    """The open safetensors file of each tensor of a checkpoint."""
+    files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
 def _loadable_numel(layer: VocabParallelEmbedding) -> int:
     rows = layer.shard_indices.org_vocab_end_index - layer.shard_indices.org_vocab_start_index
     return rows * cast(Any, layer).weight.shape[1]
@@ -135,6 +157,7 @@ class ReceiptExtension:
     """Mixed into vLLM's worker."""
 
     weight_transfer_engine: SharedMemoryReceiver
+    vllm_config: VllmConfig
 
     def abandon_update(self) -> None:
         """Forgets an unfinished update, because of which vLLM would refuse the next."""
@@ -142,6 +165,10 @@ class ReceiptExtension:
 
     def heartbeat(self) -> int:
         return os.getpid()
+
+    def receive_perturbed(self, names: Sequence[str], scale: float, nonce: int) -> None:
+        with set_current_vllm_config(self.vllm_config):
+            self.weight_transfer_engine.receive_perturbed(names, scale=scale, nonce=nonce)
 
     def sources(self) -> dict[str, str]:
         return provenance.sources()

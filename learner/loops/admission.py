@@ -64,6 +64,8 @@ class EngineAdmission:
     async def _run(self) -> None:
         while True:
             await self.fleet.until_joining()
+            with self.events.phase("rehearse"):
+                await self.publisher.rehearse_alone()
             async with self.turn.reading():
                 with self.events.phase("admit"):
                     await self.publisher.admit()

@@ -28,6 +28,10 @@ class Members:
         self._rejections.append(error)
         self.lose(engine, error)
 
+    def dismiss(self, engine: WeightReceiver) -> None:
+        """Removes an engine that has neither passed nor failed."""
+        self.engines.remove(engine)
+
     def require_verified(self) -> None:
         """Raises the first rejection if no member remains: no engine can hold these weights."""
         if self._rejections and not self.engines:

@@ -56,6 +56,7 @@ class Probe:
                     group_size=num_completions,
                     seed=PROBE_SEED + SEEDS_PER_PROBE * i,
                     deadline_s=self.transfer.engine_deadline_s,
+                    is_probe=True,
                 )
                 for i, probe in enumerate(self.probes)
             )

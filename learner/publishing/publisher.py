@@ -19,10 +19,12 @@ from common.config.learner import PublishConfig
 from common.errors import PublishError
 from common.protocols import EngineFleet, WeightReceiver, WeightSenders
 from common.types import ProcessedPrompt, SamplingSpec
+from learner.publishing.lone_rehearsal import LoneRehearsal
 from learner.publishing.members import Members
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Probe
 from learner.publishing.rehearsal import NUM_COMPLETIONS, Rehearsal, describe
+from learner.publishing.rehearsal_record import RehearsalRecord
 from learner.publishing.transfer import Identity, Transfer
 from learner.publishing.verification import Agreement, num_bytes
 
@@ -65,6 +67,7 @@ class Publisher:
         answer_deadline_s: float,
         dtype: str,
         version: int = 0,
+        record: RehearsalRecord | None = None,
     ) -> None:
         """Takes all ranks, which are at `version`, and the fleet.
 
@@ -73,6 +76,7 @@ class Publisher:
             probes: prompts of the rehearsal and the canary: a clip with video and audio, and a text.
             sampling: of the run, for its temperature.
             answer_deadline_s: seconds in which an engine must end each phase.
+            record: of an earlier publisher, whose engines started from the same checkpoint.
         """
         self.version = version
         self.num_rehearsals = 0
@@ -89,7 +93,12 @@ class Publisher:
         self._probe = Probe(
             senders=senders, transfer=self._transfer, probes=probes, sampling=sampling, config=config
         )
-        self._rehearsal = Rehearsal(self._probe, plan=plan, config=config, dtype=dtype)
+        self.record = record or RehearsalRecord()
+        """Of the first rehearsal that an engine passed."""
+        self._rehearsal = Rehearsal(self._probe, plan=plan, record=self.record, config=config, dtype=dtype)
+        self._lone_rehearsal = LoneRehearsal(self._probe, plan=plan, record=self.record)
+        self._needs_ranks: list[WeightReceiver] = []
+        """Engines that started from other weights than the recorded ones."""
         # in float32 the tolerance is given
         self._has_tolerance = dtype == "float32"
         # cache entries outlive publishers: a resumed run that repeats a version must not repeat its identity
@@ -133,17 +142,34 @@ class Publisher:
         )
         return report
 
+    async def rehearse_alone(self) -> None:
+        """Rehearses the engines that have started by the record, without the ranks.
+
+        May run beside any other call. Engines that the record cannot judge are left to `admit`.
+        """
+        if not (self._config.rehearsal and self.record.trials and self._has_tolerance):
+            return
+        members = self._members([e for e in self._fleet.unverified() if e not in self._needs_ranks])
+        self._needs_ranks += await self._lone_rehearsal.run(members, current=self._identity)
+        self._pass(members)
+        logger.info("rehearsed engines=%d without the ranks", len(members.engines))
+
     async def admit(self) -> None:
-        """Rehearses the engines that have started, and brings all that join to the standing version.
+        """Rehearses the engines that need the ranks for it, and brings all that join to the standing version.
 
         The ranks must hold that version. An engine that fails is lost; this ends no run.
         """
-        members = self._members(self._fleet.unverified())
+        unverified = self._fleet.unverified()
+        if self._config.rehearsal and self.record.trials and self._has_tolerance:
+            # the others came after `rehearse_alone`, whose next call has them
+            unverified = [e for e in unverified if e in self._needs_ranks]
+        members = self._members(unverified)
         if not self._has_tolerance:
             await self._measure(members, synchronize=True)
         if self._config.rehearsal:
             await self._rehearse(members)
         self._pass(members)
+        self._needs_ranks.clear()
         report = await self._deliver(self.version, only_joining=True)
         logger.info("admitted engines=%d version=%d", len(report.canary), self.version)
 
@@ -193,6 +219,7 @@ class Publisher:
             )
 
     def _pass(self, members: Members) -> None:
+        """The members are verified."""
         for engine in members.engines:
             self._fleet.rehearsed(engine)
 

@@ -8,25 +8,19 @@ second. The sum over all tokens decides, as rounding can hide a layer in any sin
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from common.config.learner import PublishConfig
 from common.protocols import WeightReceiver
+from common.types import TensorReceipt
 from learner.publishing.members import Members
 from learner.publishing.plan import PublishPlan
 from learner.publishing.probe import Answers, Probe
+from learner.publishing.rehearsal_record import RecordedTrial, RehearsalRecord
 from learner.publishing.transfer import Identity
-from learner.publishing.verification import (
-    Agreement,
-    Evidence,
-    Logprobs,
-    agreement_of,
-    evidence_of,
-    minus,
-    name_layers,
-)
+from learner.publishing.trial import Layer, Trial
+from learner.publishing.verification import Logprobs, agreement_of, minus, name_layers
 
-Layer = tuple[str, ...]
 MAX_TRIALS = 3
 """Each with another noise, on the layers that are still undecided."""
 NUM_COMPLETIONS = 8
@@ -37,38 +31,14 @@ ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8}
 """Relative distance of neighbouring numbers: as noise of the weights, its effect is about that of rounding."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """The comparison of one engine under one noise."""
-
-    differences: Logprobs
-    """The engine's log-probabilities minus the ranks'."""
-    signatures: dict[Layer, Logprobs]
-    """The differences of an engine with one old layer, without rounding."""
-    tolerance: float
-    """Largest difference that counts as rounding."""
-
-    @property
-    def agreement(self) -> Agreement:
-        return agreement_of(self.differences)
-
-    def evidence(self, layer: Layer) -> Evidence:
-        return evidence_of(self.differences, self.signatures[layer])
-
-    def culprit(self) -> tuple[Layer, Agreement] | None:
-        """The old layer that would explain most, and the rest that it would leave unexplained."""
-        stale = [layer for layer in self.signatures if self.evidence(layer).is_stale]
-        rest = {layer: minus(self.differences, self.signatures[layer]) for layer in stale}
-        if not rest:
-            return None
-        best = min(rest, key=lambda layer: sum(d * d for probe in rest[layer] for d in probe))
-        return best, agreement_of(rest[best])
-
-
 class Rehearsal:
     """Publishes noisy weights to engines and compares; the caller publishes the true weights again."""
 
-    def __init__(self, probe: Probe, *, plan: PublishPlan, config: PublishConfig, dtype: str) -> None:
+    def __init__(
+        self, probe: Probe, *, plan: PublishPlan, record: RehearsalRecord, config: PublishConfig, dtype: str
+    ) -> None:
+        """The first rehearsal that an engine passes fills an empty record."""
+        self._record = record
         self._senders, self._transfer, self._probe, self._plan = probe.senders, probe.transfer, probe, plan
         self._scale = config.rehearsal_scale or SCALE
         self._noise_factor, self._rounding = config.canary_noise_factor, ROUNDING[dtype]
@@ -81,19 +51,26 @@ class Rehearsal:
         rounding.
         """
         open_layers = list(self._plan.layers)
+        recorded: list[RecordedTrial] = []
         for _ in range(MAX_TRIALS):
-            trials = await self._trials(members, open_layers, current=current)
+            by_name = await self._trials(members, open_layers, current=current)
             for engine in list(members.engines):
-                await self._check(trials[engine.name], engine, members, current=current)
-            remaining = [trials[engine.name] for engine in members.engines]
-            evidence = {layer: [t.evidence(layer) for t in remaining] for layer in open_layers}
+                await self._check(by_name[engine.name][0], engine, members, current=current)
+            remaining = [by_name[engine.name] for engine in members.engines]
+            recorded += [record for _, record in remaining[:1]]
+            evidence = {layer: [trial.evidence(layer) for trial, _ in remaining] for layer in open_layers}
             open_layers = [layer for layer in open_layers if not all(e.is_followed for e in evidence[layer])]
             if not any(e.power for layer in open_layers for e in evidence[layer]):
                 break
+        if members.engines and not self._record.trials:
+            self._record.trials += recorded
         return tuple(open_layers)
 
-    async def _trials(self, members: Members, layers: Sequence[Layer], *, current: Identity) -> dict[str, Trial]:
-        async with self._noise(members, names=None, current=current) as nonce:
+    async def _trials(
+        self, members: Members, layers: Sequence[Layer], *, current: Identity
+    ) -> dict[str, tuple[Trial, RecordedTrial]]:
+        """The trial of each member that answers, by name, and its record."""
+        async with self._noise(members, names=None, current=current) as (nonce, manifest):
             by_name = await self._probe.ask(members, num_completions=NUM_COMPLETIONS)
             if not by_name:
                 return {}
@@ -105,16 +82,33 @@ class Rehearsal:
                 for by_layer, signature in zip(signatures, of_layer, strict=True):
                     by_layer[layer] = signature
             rounding = await self._rounding_of(answers, scores)
+        rows = zip(by_name, answers, scores, signatures, rounding, strict=True)
         return {
-            name: Trial(
-                differences=minus(answer.logprobs, score),
-                signatures=by_layer,
-                tolerance=max(self._probe.tolerance, self._noise_factor * noise),
-            )
-            for name, answer, score, by_layer, noise in zip(
-                by_name, answers, scores, signatures, rounding, strict=True
-            )
+            name: self._recorded(nonce, manifest, answer, score, by_layer, noise)
+            for name, answer, score, by_layer, noise in rows
         }
+
+    def _recorded(
+        self,
+        nonce: int,
+        manifest: Sequence[TensorReceipt],
+        answers: Answers,
+        scores: Logprobs,
+        signatures: dict[Layer, Logprobs],
+        noise: float,
+    ) -> tuple[Trial, RecordedTrial]:
+        tolerance = max(self._probe.tolerance, self._noise_factor * noise)
+        record = RecordedTrial(
+            nonce=nonce,
+            scale=self._scale,
+            manifest=tuple(manifest),
+            answers=answers,
+            scores=scores,
+            signatures=signatures,
+            tolerance=tolerance,
+        )
+        differences = minus(answers.logprobs, scores)
+        return Trial(differences=differences, signatures=signatures, tolerance=tolerance), record
 
     async def _rounding_of(self, answers: Sequence[Answers], scores: Sequence[Logprobs]) -> list[float]:
         """The effect of rounding on each engine's answers under the noisy weights, which is larger than at rest."""
@@ -141,15 +135,12 @@ class Rehearsal:
         ]
 
     async def _check(self, trial: Trial, engine: WeightReceiver, members: Members, *, current: Identity) -> None:
-        agreement, culprit = trial.agreement, trial.culprit()
-        if culprit is None and not agreement.exceeds(trial.tolerance):
+        if trial.is_passed:
             return
-        if culprit is not None and not (agreement.exceeds(trial.tolerance) and culprit[1].exceeds(trial.tolerance)):
-            layers = [culprit[0]]
-        else:
-            layers = await self._locate(engine, trial, current=current)
+        layer = trial.explanation()
+        layers = [layer] if layer else await self._locate(engine, trial, current=current)
         error = self._probe.disagreement(
-            agreement,
+            trial.agreement,
             engine,
             proof="rehearsal",
             version=current.version,
@@ -160,7 +151,7 @@ class Rehearsal:
 
     async def _locate(self, engine: WeightReceiver, trial: Trial, *, current: Identity) -> list[Layer]:
         """Halves the layers while one half alone shows the failure; several remain if no half does."""
-        layers = self._suspects(trial)
+        layers = trial.suspects(self._plan, self._probe.probes)
         # the engine is rejected in any case: its death would only hide the cause
         alone = Members([engine], on_lost=lambda engine, error: None)
         while len(layers) > 1:
@@ -178,19 +169,14 @@ class Rehearsal:
                 return layers
         return layers
 
-    def _suspects(self, trial: Trial) -> list[Layer]:
-        """All layers; only the towers' if probes with media disagree and texts agree."""
-        media = [bool(p.placeholders) for p in self._probe.probes]
-        disagrees = [not d <= trial.tolerance for d in trial.agreement.by_probe]
-        towers = set(self._plan.tower_names)
-        only_media = any(media) and not any(d and not m for d, m in zip(disagrees, media, strict=True))
-        return [layer for layer in self._plan.layers if not (towers and only_media) or towers & set(layer)]
-
     @asynccontextmanager
     async def _noise(
         self, members: Members, *, names: Sequence[str] | None, current: Identity
-    ) -> AsyncGenerator[int]:
-        """A block with noisy weights in ranks and engines, whose end restores the ranks; yields the nonce."""
+    ) -> AsyncGenerator[tuple[int, list[TensorReceipt]]]:
+        """A block with noisy weights in ranks and engines, whose end restores the ranks.
+
+        Yields the nonce and the manifest of the noisy weights.
+        """
         self._num_nonces += 1
         nonce = self._num_nonces
         label = f"{current.weights_id}-rehearsal-{nonce}"
@@ -198,8 +184,8 @@ class Rehearsal:
         try:
             async with self._transfer.rank_phase("perturb"):
                 await self._senders.perturb(scale=self._scale, nonce=nonce, names=names)
-            await self._transfer.send(members, replace(current, weights_id=label, tower_id=tower_id))
-            yield nonce
+            noisy = replace(current, weights_id=label, tower_id=tower_id)
+            yield nonce, await self._transfer.send(members, noisy)
         finally:
             # also if the call of `perturb` was given up: the ranks may still execute it
             async with self._transfer.rank_phase("restore"):

@@ -67,19 +67,40 @@ class Transfer:
         await self._timed_each(members, "pause", lambda e: e.pause())
         await self._timed_each(members, "start", lambda e: e.start_update())
         manifest = await self._send_buckets(members)
-        version, weights_id, tower_id = identity.version, identity.weights_id, identity.tower_id
-        receipts = await self._timed_each(
-            members,
-            "finish",
-            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
-        )
+        with self.timed("finish"):
+            receipts = await self._finish(members, identity)
         for engine in list(members.engines):
             try:
                 check_receipt(self._plan.names, manifest, receipts[engine.name], engine=engine.name)
             except PublishError as error:
                 members.reject(engine, error)
-        await self._timed_each(members, "resume", lambda e: e.resume())
+        with self.timed("resume"):
+            await self.resume(members)
         return manifest
+
+    async def perturb(
+        self, members: Members, identity: Identity, *, scale: float, nonce: int
+    ) -> dict[str, list[TensorReceipt]]:
+        """An update of the members' own checkpoint with noise, without the ranks; returns the receipts.
+
+        The members stay paused. May run beside any other call.
+        """
+        await self.each(members, "pause", lambda e: e.pause())
+        await self.each(members, "start", lambda e: e.start_update())
+        for names in self._plan.buckets:
+            await self.each(members, "update", lambda e, n=names: e.receive_perturbed(n, scale=scale, nonce=nonce))
+        return await self._finish(members, identity)
+
+    async def resume(self, members: Members) -> None:
+        await self.each(members, "resume", lambda e: e.resume())
+
+    async def _finish(self, members: Members, identity: Identity) -> dict[str, list[TensorReceipt]]:
+        version, weights_id, tower_id = identity.version, identity.weights_id, identity.tower_id
+        return await self.each(
+            members,
+            "finish",
+            lambda e: e.finish_update(version=version, weights_id=weights_id, tower_id=tower_id),
+        )
 
     async def _send_buckets(self, members: Members) -> list[TensorReceipt]:
         manifest: list[TensorReceipt] = []

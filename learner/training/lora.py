@@ -16,7 +16,7 @@ from common.config.learner import LoraConfig
 from common.errors import ConfigError, ModelError
 from common.models.tokens import TokenBatch
 from learner.zero.deepspeed_facade import DeepSpeedEngine
-from learner.zero.frozen_and_noise import names_matching
+from learner.zero.frozen import names_matching
 from learner.zero.parameters import gathered, write_parameter
 from learner.zero.weight_source import WeightSource
 

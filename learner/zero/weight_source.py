@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from learner.zero.frozen_and_noise import perturbed
+from common.models.noise import perturbed
 from learner.zero.parameters import full_bytes, gathered, overwrite, storage_of
 
 

@@ -15,6 +15,7 @@ from common.models.registry import family_of
 from common.prompts.probe_clips import probe_prompts
 from common.types import Generation, ProcessedPrompt
 from learner.publishing.publisher import Publisher
+from learner.publishing.rehearsal_record import RehearsalRecord
 from rollout.actor import EngineClient
 from tests.integration.conftest import Run
 from tests.support.engines import ENGINE, SAMPLING, start_ranks, stop_ranks
@@ -44,18 +45,29 @@ class Rig:
         self.ranks, self.info = start_ranks(model_path, config=LearnerConfig(beta=0.0), dtype=dtype)
         self.probes = probe_prompts(family_of(model_path), model_path=model_path, data=DataConfig())
         self.tolerance = 0.0
-        self.publisher = self.new_publisher()
+        self.record = RehearsalRecord()
+        """Of the checkpoint, from which engine and rank have started."""
+        self.publisher = self.new_publisher(record=self.record)
         run(self.engine.resume())
         run(self.publisher.start())
         self.tolerance = self.publisher.canary_tolerance
 
-    def new_publisher(self, *, plan: Any = None, version: int = 0, rehearsal: bool = True) -> Publisher:
-        """A publisher that has sent nothing, over a fleet that has verified the engine and has never lost it."""
-        self.fleet = FakeFleet([self.engine], version=version, are_verified=True)
+    def new_publisher(
+        self,
+        *,
+        plan: Any = None,
+        version: int = 0,
+        rehearsal: bool = True,
+        is_verified: bool = True,
+        senders: Any = None,
+        record: RehearsalRecord | None = None,
+    ) -> Publisher:
+        """A publisher that has sent nothing, over a fleet that has never lost the engine."""
+        self.fleet = FakeFleet([self.engine], version=version, are_verified=is_verified)
         # in bfloat16 it was measured when the engine was whole
         tolerance = max(PublishConfig().canary_tolerance, self.tolerance)
         return Publisher(
-            senders=self.ranks,
+            senders=senders or self.ranks,
             fleet=self.fleet,
             plan=plan or self.info["plan"],
             segments=self.info["segments"],
@@ -65,6 +77,7 @@ class Rig:
             answer_deadline_s=ENGINE.answer_deadline_s,
             dtype=self.dtype,
             version=version,
+            record=record,
         )
 
     def reject(self, publisher: Publisher, work: str) -> PublishError:
@@ -74,6 +87,10 @@ class Rig:
         assert [engine for engine, _ in self.fleet.losses] == [self.engine.name]
         assert self.fleet.serving == []
         return caught.value
+
+    def as_if_restarted(self, *, senders: Any = None) -> Publisher:
+        """A publisher whose engine counts as one that has just started."""
+        return self.new_publisher(is_verified=False, senders=senders, record=self.record)
 
     def broken(self, how: str, name: str = "") -> None:
         """Breaks or mends the sender."""
@@ -187,6 +204,44 @@ def test_a_healthy_engine_passes_and_only_what_has_no_effect_is_not_claimed(rig:
     # labels of a rehearsal are never used twice, by a second publisher either
     rig.run(rig.publisher.start())
     assert rig.fleet.serving == [rig.engine.name]
+
+
+class NoRanks:
+    """Ranks of which every call fails the test."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the ranks were asked to {name}")
+
+
+def test_a_restarted_engine_is_rehearsed_without_the_ranks_whatever_they_hold(rig: Rig) -> None:
+    ray.get([h.take_tiny_step.remote(1e-2) for h in rig.ranks.handles])
+    rig.run(rig.publisher.publish())
+    publisher = rig.as_if_restarted(senders=NoRanks())
+    rig.run(publisher.rehearse_alone())
+    assert rig.fleet.losses == []
+    assert list(rig.fleet.unverified()) == [], "the engine's noise must be the recorded one, bit for bit"
+    fleet = rig.fleet
+    admitting = rig.new_publisher(version=0, record=rig.record)
+    rig.run(admitting.admit())
+    assert rig.fleet.serving == [rig.engine.name]
+    assert fleet.serving == []
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_a_layer_that_a_restarted_engine_does_not_use_is_caught_by_the_record(rig: Rig, name: str) -> None:
+    layer = next((layer for layer in rig.info["plan"].layers if name in layer), None)
+    if layer is None:
+        pytest.skip("a tied head has no tensor of its own")
+    rig.tell_workers("hold", list(layer))
+    try:
+        rig.run(rig.publisher.publish())
+        rig.run(rig.as_if_restarted(senders=NoRanks()).rehearse_alone())
+    finally:
+        rig.tell_workers("hold", [])
+    ((engine, reason),) = rig.fleet.losses
+    assert engine == rig.engine.name
+    assert reason.startswith(f"rehearsal on {engine}")
+    print(name, reason)
 
 
 def test_ranks_of_an_older_version_take_the_engine_back(rig: Rig) -> None:

@@ -78,6 +78,11 @@ def logprobs_of(weights: dict[str, float], prompt: ProcessedPrompt, ids: Iterabl
     return [-sum(v * number_of(f"{n}/{t}/{asked}") for n, v in used.items()) for t in ids]
 
 
+def noisy(name: str, value: float, *, scale: float, nonce: int) -> float:
+    """Moved by an amount of its own."""
+    return value * (1 + scale * number_of(f"{name}/{nonce}"))
+
+
 class FakeSenders:
     """All ranks: `WeightSenders` over a dict of numbers."""
 
@@ -109,7 +114,7 @@ class FakeSenders:
             self.perturbed.append(None if names is None else tuple(names))
         for name in chosen:
             self._saved.setdefault(name, self.weights[name])
-            self.weights[name] *= 1 + scale * number_of(f"{name}/{nonce}")
+            self.weights[name] = noisy(name, self.weights[name], scale=scale, nonce=nonce)
 
     async def restore(self, *, names: Sequence[str] | None = None) -> None:
         """Takes it back."""
@@ -141,6 +146,7 @@ class FakeEngine:
         self.name = name
         self.shared = shared
         self.weights = dict(senders.weights)
+        self.checkpoint = dict(senders.weights)
         self.version = 0
         self.identities: list[tuple[int, str, str]] = []
         self.ignored: set[str] = set()
@@ -154,6 +160,8 @@ class FakeEngine:
         """Added when the weights are not those of the start."""
         self.nan_once_moved: set[str] = set()
         """Weights that make every log-probability NaN when they are not those of the start."""
+        self.deviates_after: int | None = None
+        """Number of tokens of each completion after which it samples others."""
         self.hangs_on: str | None = None
         self.fails_on: str | None = None
         self.fails_at: tuple[str, int] | None = None
@@ -190,6 +198,9 @@ class FakeEngine:
         completions: list[Completion] = []
         for i in range(group_size):
             own = tuple(t + LENGTH * i for t in ids)
+            if self.deviates_after is not None:
+                kept = self.deviates_after
+                own = own[:kept] + tuple(t + 1000 for t in own[kept:])
             logprobs = [v + noise for v in logprobs_of(self.weights, prompt, own)]
             rounded = tuple(v + self.rounding * (-1) ** t for v, t in zip(logprobs, own, strict=True))
             completions.append(
@@ -215,10 +226,18 @@ class FakeEngine:
         await self._enter("update", str(bucket))
         for _ in range(5):
             await asyncio.sleep(0)
-        found = {n: v for n, v in self.shared.memory[path].items() if n not in self.lost}
+        self._load(self.shared.memory[path])
+        self.shared.log.append((self.name, "updated", str(bucket)))
+
+    async def receive_perturbed(self, names: Sequence[str], *, scale: float, nonce: int) -> None:
+        """Its own checkpoint with noise."""
+        await self._enter("update", "alone")
+        self._load({n: noisy(n, self.checkpoint[n], scale=scale, nonce=nonce) for n in names})
+
+    def _load(self, sent: dict[str, float]) -> None:
+        found = {n: v for n, v in sent.items() if n not in self.lost}
         self._received |= found
         self.weights |= {n: v for n, v in found.items() if n not in self.ignored}
-        self.shared.log.append((self.name, "updated", str(bucket)))
 
     async def finish_update(self, *, version: int, weights_id: str, tower_id: str) -> list[TensorReceipt]:
         """Takes the identities, answers the receipt."""

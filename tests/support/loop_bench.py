@@ -209,6 +209,9 @@ class Bench:
         if self.fleet_error is not None:
             raise self.fleet_error
 
+    async def rehearse_alone(self) -> None:
+        """Uses no ranks."""
+
     async def admit(self) -> None:
         """Takes a few turns, in which others may work."""
         self.seen.uses.append("admit")

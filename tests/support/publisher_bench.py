@@ -7,6 +7,7 @@ from common.errors import PublishError
 from common.types import ProcessedPrompt, SamplingSpec
 from learner.publishing.plan import PublishPlan
 from learner.publishing.publisher import Publisher, PublishReport
+from learner.publishing.rehearsal_record import RehearsalRecord
 from tests.support.builders import text_prompt
 from tests.support.clock import run
 from tests.support.fakes import SEGMENTS, FakeEngine, FakeFleet, FakeSenders, Shared, plan_of
@@ -32,6 +33,7 @@ class Bench:
     ) -> None:
         self.shared = Shared(plan=plan or plan_of(BOTH))
         self.senders = FakeSenders(self.shared)
+        self.checkpoint = dict(self.senders.weights)
         self.engines = [self.new_engine(i) for i in range(num_engines)]
         self.publisher = self.another(dtype=dtype, rehearsal=rehearsal, canary_noise_factor=canary_noise_factor)
 
@@ -42,6 +44,7 @@ class Bench:
         rehearsal: bool = True,
         canary_noise_factor: float = 3.0,
         version: int = 0,
+        record: RehearsalRecord | None = None,
     ) -> Publisher:
         """A publisher over the same engines, in a fleet of its own that has verified them."""
         self.fleet = FakeFleet(self.engines, version=version, are_verified=True)
@@ -56,6 +59,7 @@ class Bench:
             answer_deadline_s=30.0,
             dtype=dtype,
             version=version,
+            record=record,
         )
 
     @property
@@ -64,8 +68,15 @@ class Bench:
         return self.engines[0]
 
     def new_engine(self, index: int) -> FakeEngine:
-        """With the weights that the ranks have now."""
-        return FakeEngine(self.shared, self.senders, name=f"engine-{index}")
+        """With the checkpoint that the ranks started from."""
+        engine = FakeEngine(self.shared, self.senders, name=f"engine-{index}")
+        engine.weights, engine.checkpoint = dict(self.checkpoint), dict(self.checkpoint)
+        return engine
+
+    def admit(self) -> None:
+        """As the loop does."""
+        run(self.publisher.rehearse_alone())
+        run(self.publisher.admit())
 
     def publish(self) -> PublishReport:
         """One step of the optimizer, and its publish."""

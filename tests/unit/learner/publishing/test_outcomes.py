@@ -96,7 +96,7 @@ def test_engines_that_all_die_end_no_publish_and_new_ones_are_admitted(how: str,
     admitted = bench.new_engine(1)
     admitted.weights = dict.fromkeys(admitted.weights, 0.5)
     bench.fleet.join(admitted)
-    run(bench.publisher.admit())
+    bench.admit()
     assert bench.fleet.serving == ["engine-1"]
     assert (admitted.version, admitted.weights) == (1, bench.senders.weights)
     assert bench.publish().version == 2
@@ -196,7 +196,7 @@ def test_an_engine_that_joins_during_a_publish_serves_nothing_before_it_is_admit
     assert set(report.canary) == {"engine-0"}
     assert bench.fleet.serving == ["engine-0"]
     assert late.version == 0
-    run(bench.publisher.admit())
+    bench.admit()
     assert bench.fleet.serving == ["engine-0", "engine-1"]
     assert (late.version, late.weights) == (1, bench.senders.weights)
     assert bench.fleet.losses == [("engine-1", "before")]
@@ -212,7 +212,7 @@ def test_engines_that_join_are_admitted_without_the_others() -> None:
     for index, new in enumerate([bench.new_engine(1), bench.new_engine(2)]):
         new.ignored = {"layer-0.bias"} if index else set()
         bench.fleet.join(new)
-    run(bench.publisher.admit())
+    bench.admit()
     assert len(bench.phases("engine-0")) == before["engine-0"]
     assert bench.fleet.serving == ["engine-0", "engine-1"]
     assert bench.fleet.losses[2][1].startswith("rehearsal on engine-2 at version 1")
@@ -231,7 +231,7 @@ def test_an_engine_that_cannot_be_admitted_is_lost_and_ends_nothing(fault: str, 
     bench.senders.step()
     bench.fleet.join(joining)
     before = dict(bench.senders.weights)
-    run(bench.publisher.admit())
+    bench.admit()
     assert bench.fleet.serving == []
     assert [engine for engine, _ in bench.fleet.losses] == ["engine-0"] * 2
     assert bench.senders.weights == before
@@ -246,7 +246,7 @@ def test_in_bfloat16_an_engine_that_is_admitted_first_sets_the_tolerance() -> No
         joining = bench.new_engine(0)
         joining.noise = noise
         bench.fleet.join(joining)
-        run(bench.publisher.admit())
+        bench.admit()
     assert "must move log-probabilities by at most 0.25" in bench.fleet.losses[1][1]
     assert bench.fleet.serving == ["engine-0"]
     assert bench.publisher.canary_tolerance == pytest.approx(0.03)
@@ -267,7 +267,7 @@ def test_engines_that_all_die_in_a_start_are_admitted_later() -> None:
         engine.fails_on = "generate"
     assert run(bench.publisher.start()) == {}
     bench.fleet.join(bench.new_engine(0))
-    run(bench.publisher.admit())
+    bench.admit()
     assert bench.fleet.serving == ["engine-0"]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
@@ -229,3 +230,45 @@ def test_every_publish_reports_the_rehearsals_before_it() -> None:
     bench = Bench(num_engines=2)
     run(bench.publisher.start())
     assert [bench.publish().num_rehearsals for _ in range(2)] == [2, 2]
+
+
+def test_a_rehearsal_that_is_cancelled_at_any_time_leaves_the_ranks_with_the_true_weights() -> None:
+    num_phases = _phases_until_cancelled(Bench(num_engines=2), at=None)
+    for at in range(1, num_phases + 1):
+        bench = Bench(num_engines=2)
+        before = dict(bench.senders.weights)
+        assert _phases_until_cancelled(bench, at=at) >= at
+        assert bench.senders.weights == before, at
+
+
+def _phases_until_cancelled(bench: Bench, *, at: int | None) -> int:
+    """Phases of a start that is cancelled when phase number `at` has begun and taken effect."""
+    count = 0
+
+    async def start() -> None:
+        nonlocal count
+        task = asyncio.create_task(bench.publisher.start())
+
+        def cancel(phase: str) -> None:
+            nonlocal count
+            count += 1
+            if count == at:
+                # the ranks execute the call all the same
+                asyncio.get_running_loop().call_soon(task.cancel)
+
+        bench.shared.on_phase = cancel
+        await asyncio.wait([task])
+
+    perturb, restore = bench.senders.perturb, bench.senders.restore
+
+    async def perturb_late(**settings: Any) -> None:
+        await perturb(**settings)
+        await asyncio.sleep(0)
+
+    async def restore_late(**settings: Any) -> None:
+        await restore(**settings)
+        await asyncio.sleep(0)
+
+    bench.senders.perturb, bench.senders.restore = perturb_late, restore_late
+    run(start())
+    return count

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from common.config.data import DataConfig
+from common.models.noise import perturbed
 from common.models.qwen2_5_omni.fusion import TOWER_PREFIXES, engine_layer
 from common.models.qwen2_5_omni.policy import Qwen2_5OmniPolicy, load_policy
 from common.models.registry import family_of
 from common.models.tokens import pack_tokens
 from common.prompts.probe_clips import probe_prompts
-from learner.publishing.rehearsal import NUM_COMPLETIONS, SCALE, Layer, Trial
+from learner.publishing.rehearsal import NUM_COMPLETIONS, SCALE
+from learner.publishing.trial import Layer, Trial
 from learner.publishing.verification import Logprobs, minus
-from learner.zero.frozen_and_noise import perturbed
 
 NUM_TOKENS = 16
 NOT_EXERCISED = ("thinker.audio_tower.audio_bos_eos_token.weight",)

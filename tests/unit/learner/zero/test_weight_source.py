@@ -12,11 +12,12 @@ from torch import nn
 
 import common.shared_memory
 from common.errors import ClusterError, ConfigError
+from common.models.noise import MIN_PERTURBATION_RMS, perturbed
 from common.shared_memory import Segment
 from learner.checkpoints.shard_writer import HostCopies
 from learner.publishing.plan import PublishPlan
 from learner.publishing.sender import WeightSender
-from learner.zero.frozen_and_noise import MIN_PERTURBATION_RMS, freeze_parameters, perturbed
+from learner.zero.frozen import freeze_parameters
 from learner.zero.parameters import full_bytes
 from learner.zero.weight_source import WeightSource
 
