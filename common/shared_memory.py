@@ -216,7 +216,7 @@ def receipt_of(name: str, tensor: "torch.Tensor") -> TensorReceipt:
     """The receipt of a tensor on the CPU, as `Segment.manifest` has it."""
     import torch
 
-    data = memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    data = memoryview(cast(Any, tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return TensorReceipt(
         name=name,
         shape=tuple(tensor.shape),

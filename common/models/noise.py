@@ -11,16 +11,13 @@ MIN_PERTURBATION_RMS = 1e-2
 
 
 def perturbed(name: str, parameter: Tensor, *, scale: float, nonce: int) -> Tensor:
-    """(w + n) / sqrt(1 + scale^2), n Gaussian of `scale` times w's root mean square, to four digits.
-
-    The same bits in every process, on the CPU and on a GPU.
-    """
+    """(w + n) / sqrt(1 + scale^2), n Gaussian of `scale` times w's root mean square; the same in every process."""
     # of unchanged size: larger logits would have larger rounding errors, which could hide a stale tensor
     seed = int.from_bytes(blake3.blake3(f"{name}:{nonce}".encode()).digest(length=7), "little")
     generator = torch.Generator().manual_seed(seed)
     rms = float(parameter.detach().double().square().mean().sqrt())
-    # sums of other numbers of threads differ in their last bits
-    size = scale * max(float(f"{rms:.4g}"), MIN_PERTURBATION_RMS) if math.isfinite(rms) else scale
-    noise = torch.randn(parameter.shape, generator=generator) * size
+    size = scale * max(rms, MIN_PERTURBATION_RMS) if math.isfinite(rms) else scale
+    # vLLM and DeepSpeed may change the defaults
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu") * size
     mixed = (parameter.detach().float().cpu() + noise) / math.sqrt(1 + scale**2)
     return mixed.to(parameter.device, parameter.dtype)

@@ -67,7 +67,6 @@ class Publisher:
         answer_deadline_s: float,
         dtype: str,
         version: int = 0,
-        record: RehearsalRecord | None = None,
     ) -> None:
         """Takes all ranks, which are at `version`, and the fleet.
 
@@ -76,7 +75,6 @@ class Publisher:
             probes: prompts of the rehearsal and the canary: a clip with video and audio, and a text.
             sampling: of the run, for its temperature.
             answer_deadline_s: seconds in which an engine must end each phase.
-            record: of an earlier publisher, whose engines started from the same checkpoint.
         """
         self.version = version
         self.num_rehearsals = 0
@@ -93,7 +91,7 @@ class Publisher:
         self._probe = Probe(
             senders=senders, transfer=self._transfer, probes=probes, sampling=sampling, config=config
         )
-        self.record = record or RehearsalRecord()
+        self.record = RehearsalRecord()
         """Of the first rehearsal that an engine passed."""
         self._rehearsal = Rehearsal(self._probe, plan=plan, record=self.record, config=config, dtype=dtype)
         self._lone_rehearsal = LoneRehearsal(self._probe, plan=plan, record=self.record)

@@ -7,7 +7,6 @@ from common.errors import PublishError
 from common.types import ProcessedPrompt, SamplingSpec
 from learner.publishing.plan import PublishPlan
 from learner.publishing.publisher import Publisher, PublishReport
-from learner.publishing.rehearsal_record import RehearsalRecord
 from tests.support.builders import text_prompt
 from tests.support.clock import run
 from tests.support.fakes import SEGMENTS, FakeEngine, FakeFleet, FakeSenders, Shared, plan_of
@@ -44,7 +43,6 @@ class Bench:
         rehearsal: bool = True,
         canary_noise_factor: float = 3.0,
         version: int = 0,
-        record: RehearsalRecord | None = None,
     ) -> Publisher:
         """A publisher over the same engines, in a fleet of its own that has verified them."""
         self.fleet = FakeFleet(self.engines, version=version, are_verified=True)
@@ -59,7 +57,6 @@ class Bench:
             answer_deadline_s=30.0,
             dtype=dtype,
             version=version,
-            record=record,
         )
 
     @property

@@ -15,7 +15,7 @@ import torch
 
 import common.shared_memory
 from common.errors import ReceiveError
-from common.shared_memory import Segment, local_segment, segment_path, sweep_segments
+from common.shared_memory import Segment, local_segment, receipt_of, segment_path, sweep_segments
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,6 +81,17 @@ def test_one_bit_changes_one_digest(segment: Segment, dtype: torch.dtype) -> Non
     after = segment.manifest()
     assert after[0] == before[0]
     assert after[1].digest != before[1].digest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (7,), (0, 2), ()])
+def test_the_receipt_of_a_tensor_is_that_of_its_copy(
+    segment: Segment, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert segment.write({"w": tensor}) == [receipt_of("w", tensor)]
+    turned = tensor.T if tensor.ndim == 2 else tensor
+    assert segment.write({"w": turned.contiguous()}) == [receipt_of("w", turned)]
 
 
 def test_a_digest_of_negative_zero_is_its_own(segment: Segment) -> None:

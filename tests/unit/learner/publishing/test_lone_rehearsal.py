@@ -114,17 +114,6 @@ def test_an_engine_that_starts_after_the_rehearsal_does_not_hold_up_the_ranks() 
     assert bench.fleet.serving == ["engine-0", "engine-1", "engine-2"]
 
 
-def test_the_record_outlives_the_publisher() -> None:
-    bench = Bench(num_engines=2)
-    restarted(bench)
-    bench.publisher = bench.another(version=1, record=bench.publisher.record)
-    bench.fleet.lost(bench.engines[1], reason="killed")
-    bench.fleet.join(bench.new_engine(1))
-    run(bench.publisher.rehearse_alone())
-    assert rank_calls(bench) == []
-    assert bench.fleet.unverified() == []
-
-
 @pytest.mark.parametrize(("after", "is_passed"), [(3, True), (2, True), (1, False), (0, False)])
 def test_tokens_before_a_deviation_are_compared_if_they_are_half_or_more(after: int, is_passed: bool) -> None:
     # three tokens a completion
