@@ -198,7 +198,6 @@ class GroupProducer:
         scores = await self._timed("reward", self.score(draw.record, generation.completions))
         if isinstance(scores, Failure):
             return scores
-        self.ledger.event(draw, "scored", mean=sum(s.total for s in scores) / len(scores))
         return Group(
             prompt=prompt,
             samples=tuple(
@@ -212,6 +211,9 @@ class GroupProducer:
         # no longer in flight: the buffer holds it, or it has its fate
         in_flight.remove(draw)
         if isinstance(answer, Group):
+            # here and not where it is scored: in lockstep the ledger's order must not depend on the rewards' pace
+            totals = [sample.score.total for sample in answer.samples]
+            self.ledger.event(draw, "scored", mean=sum(totals) / len(totals))
             self.buffer.put(answer)
             self._failures.succeeded()
             # `batch` may wait for this group
