@@ -56,17 +56,23 @@ class Transfer:
         """Durations of the last transfer's phases."""
 
     async def send(self, members: Members, identity: Identity) -> list[TensorReceipt]:
-        """Pause, start, every bucket, finish, receipt, resume. The next bucket is gathered while one loads.
+        """Gather, pause, start, every bucket, finish, receipt, resume.
 
+        The first buckets are gathered while the engines generate, and a later one while another loads.
         Returns the manifest; it ends early if no member remains.
 
         Raises:
             LearnerError: the ranks failed or passed their deadline. No call of an engine runs any more.
         """
         self.seconds.clear()
+        if not members.engines:
+            return []
+        early: list[TensorReceipt] = []
+        for bucket in range(len(self._plan.buckets))[: len(self._segments)]:
+            early += await self._gather(bucket)
         await self._timed_each(members, "pause", lambda e: e.pause())
         await self._timed_each(members, "start", lambda e: e.start_update())
-        manifest = await self._send_buckets(members)
+        manifest = early + await self._send_buckets(members)
         with self.timed("finish"):
             receipts = await self._finish(members, identity)
         for engine in list(members.engines):
@@ -103,24 +109,27 @@ class Transfer:
         )
 
     async def _send_buckets(self, members: Members) -> list[TensorReceipt]:
+        """Loads all buckets, of which each segment holds one; returns the manifest of those gathered here."""
         manifest: list[TensorReceipt] = []
-        if not members.engines:
-            return manifest
-        num_buckets = len(self._plan.buckets)
-        gathering = asyncio.ensure_future(self._gather(0))
+        num_buckets, num_segments = len(self._plan.buckets), len(self._segments)
+        gathering: asyncio.Future[list[TensorReceipt]] | None = None
         try:
             for bucket in range(num_buckets):
-                manifest += await gathering
+                if gathering is not None:
+                    manifest += await gathering
+                    gathering = None
                 if not members.engines:
                     break
-                if bucket + 1 < num_buckets:
-                    gathering = asyncio.ensure_future(self._gather(bucket + 1))
-                path = self._segments[bucket % len(self._segments)]
+                # the segment of the last bucket is free now
+                if bucket and bucket - 1 + num_segments < num_buckets:
+                    gathering = asyncio.ensure_future(self._gather(bucket - 1 + num_segments))
+                path = self._segments[bucket % num_segments]
                 await self._timed_each(members, "update", lambda e, p=path, b=bucket: e.receive(p, b))
         finally:
-            # an error that is already raised comes first
-            await asyncio.wait([gathering])
-            _ = gathering.cancelled() or gathering.exception()
+            if gathering is not None:
+                # an error that is already raised comes first
+                await asyncio.wait([gathering])
+                _ = gathering.cancelled() or gathering.exception()
         return manifest
 
     async def _gather(self, bucket: int) -> list[TensorReceipt]:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import time
+from concurrent.futures import Future
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,8 +102,9 @@ class SmallEngineActor(EngineActor):
     """The product's actor around a small engine."""
 
     def __init__(self, name: str) -> None:
-        self.loop = None
-        self._engine_or_error = SmallEngine(name)  # pyright: ignore[reportAttributeAccessIssue]
+        self.loop, self._name = None, name
+        self._start: Any = Future()
+        self._start.set_result(SmallEngine(name))
 
     async def seen(self) -> tuple[int, list[int]]:
         """The process, and the sizes of the batches that it began."""

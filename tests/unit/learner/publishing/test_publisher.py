@@ -9,7 +9,7 @@ from common.config.learner import PublishConfig
 from common.errors import LearnerError, PublishError
 from common.types import Failure
 from tests.support.clock import run
-from tests.support.fakes import plan_of
+from tests.support.fakes import SEGMENTS, plan_of
 from tests.support.publisher_bench import BOTH, LAYERS, Bench, complaint
 
 # -- one publish ----------------------------------------------------------------------------------
@@ -53,6 +53,15 @@ def test_the_next_bucket_is_gathered_while_one_loads() -> None:
     for bucket in range(len(BOTH) - 1):
         gathered = log.index(("ranks", "gather", str(bucket + 1)))
         assert gathered < log.index(("engine-0", "updated", str(bucket)))
+
+
+def test_engines_generate_while_the_first_buckets_are_gathered() -> None:
+    bench = Bench(num_engines=2)
+    bench.publish()
+    log = bench.shared.log
+    paused = min(log.index((engine.name, "pause", "")) for engine in bench.engines)
+    gathered = [int(bucket) for who, phase, bucket in log[:paused] if (who, phase) == ("ranks", "gather")]
+    assert gathered == list(range(len(SEGMENTS)))
 
 
 def test_engines_hold_what_the_ranks_hold() -> None:
