@@ -39,12 +39,13 @@ test-all: lint  ## everything that runs without a GPU; more than an hour on two 
 	$(VENV)/pytest $(UNIT)
 	$(VENV)/pytest -m "not gpu" tests/e2e tests/integration
 
-bench: setup  ## a step by phase, engine through its actor, ranks against plain PyTorch, rewards; JSON, a plot in runs/
+bench: setup  ## a step by phase, engines, their fleet, ranks against plain PyTorch, rewards; JSON, a plot in runs/
 	@mkdir -p runs; failed=0; \
 	$(VENV)/python -m tests.benchmarks.step --check || failed=1; \
 	$(VENV)/python -m tests.benchmarks.learner --check --plot runs/learner.png || failed=1; \
 	$(VENV)/python -m tests.benchmarks.resume --check || failed=1; \
 	$(VENV)/python -m tests.benchmarks.reward --check || failed=1; \
+	$(VENV)/python -m tests.benchmarks.fleet --check || failed=1; \
 	exit $$failed
 
 gpu-check:  ## what only a GPU can show, in 8 minutes; needs torch with CUDA, see docs/gpu-status.md; PYTHON=...
