@@ -8,8 +8,8 @@ import asyncio
 import hashlib
 import os
 import time
-from concurrent.futures import Future
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
