@@ -3,12 +3,14 @@
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.types import Failure, MediaRef, Record
+from common.types import Completion, Failure, MediaRef, Record, Score
+from learner.ledger import read_ledger
 from learner.loops.stream import PromptStream
 from tests.support.loop_bench import Bench, Plan, failure
 
@@ -23,6 +25,28 @@ class Slow(Bench):
     async def prepare(self, record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int] | Failure:
         await asyncio.sleep(self._rng.uniform(0, 5))
         return await super().prepare(record, lost=lost)
+
+
+class Uneven(Bench):
+    """Rewards that take a random time."""
+
+    def __init__(self, folder: Path, plan: Plan, *, seed: int) -> None:
+        super().__init__(folder, plan)
+        self._rng = random.Random(seed)
+
+    async def score(self, record: Record, completions: Sequence[Completion]) -> list[Score] | Failure:
+        await asyncio.sleep(self._rng.uniform(0, 5))
+        return await super().score(record, completions)
+
+
+def test_the_order_of_the_ledger_does_not_depend_on_the_pace_of_the_rewards(tmp_path: Path) -> None:
+    ledgers: list[list[dict[str, Any]]] = []
+    for seed in (1, 2):
+        (tmp_path / f"{seed}").mkdir()
+        bench = Uneven(tmp_path / f"{seed}", Plan(num_records=7, groups_per_step=4, is_lockstep=True), seed=seed)
+        bench.run(3)
+        ledgers.append([{k: v for k, v in entry.items() if k != "time"} for entry in read_ledger(bench.path)])
+    assert ledgers[0] == ledgers[1]
 
 
 def batches_of(folder: Path, *, seed: int, **plan: Any) -> tuple[list[list[str]], list[str]]:
