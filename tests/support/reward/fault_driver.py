@@ -99,7 +99,7 @@ def producer_of(cell: Cell, client: Any) -> GroupProducer:
     """Completions of 3 and 4 letters for every draw; the rest is real."""
     folder, num_scored = Path(cell.folder), 0
 
-    async def prepare(record: Record) -> tuple[MediaRef, int]:
+    async def prepare(record: Record, *, lost: MediaRef | None = None) -> tuple[MediaRef, int]:
         return MediaRef(record), 3
 
     async def generate(prompt: Prompt) -> Generation:
