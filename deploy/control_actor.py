@@ -2,8 +2,6 @@
 
 
 class ControlActor:
-    """One per run, in the namespace of all runs."""
-
     def __init__(self, folder: str) -> None:
         self._folder = folder
 

@@ -108,7 +108,6 @@ class Dispatcher:
         return len(self._queue) + len(self._particular)
 
     def num_in_flight(self, name: str) -> int:
-        """Requests that an incarnation has."""
         return len(self._engines[name].leases) if name in self._engines else 0
 
     async def run(

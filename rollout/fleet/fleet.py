@@ -99,12 +99,10 @@ class Fleet:
 
     @property
     def version(self) -> int:
-        """The version that engines must have to serve."""
         return self._lifecycle.version
 
     @property
     def num_possible(self) -> int:
-        """Slots that have an engine or may still get one."""
         return self._lifecycle.num_possible
 
     async def until_warm(self) -> None:

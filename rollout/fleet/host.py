@@ -19,11 +19,9 @@ class ManagedEngine(WeightReceiver, Protocol):
         ...
 
     async def stats(self) -> "EngineStats":
-        """vLLM's counters, without an answer of the workers."""
         ...
 
     async def processes(self) -> dict[str, int]:
-        """Process ids by name: `actor`, `core`, `worker-0`, ..."""
         ...
 
 

@@ -117,13 +117,11 @@ class Lifecycle:
         return self._incarnations[name]
 
     def in_state(self, *states: State) -> list[Incarnation]:
-        """Incarnations in the order of their slots."""
         current = (slot.incarnation for slot in self._slots.values())
         return [incarnation for incarnation in current if incarnation and incarnation.state in states]
 
     @property
     def serving(self) -> list[Incarnation]:
-        """READY at the fleet's version."""
         return [i for i in self.in_state(State.READY) if i.version == self.version]
 
     @property
