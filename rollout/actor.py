@@ -246,8 +246,8 @@ class EngineClient:
     async def sources(self) -> dict[str, dict[str, str]]:
         return await self._call("sources")
 
-    async def start_update(self) -> None:
-        if self._agents is not None:
+    async def start_update(self, *, is_alone: bool = False) -> None:
+        if self._agents is not None and not is_alone:
             # every engine begins before any engine asks for a bucket
             self._agents.forget()
         await self._call("start_update")

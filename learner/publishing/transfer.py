@@ -92,7 +92,7 @@ class Transfer:
         The members stay paused. May run beside any other call.
         """
         await self.each(members, "pause", lambda e: e.pause())
-        await self.each(members, "start", lambda e: e.start_update())
+        await self.each(members, "start", lambda e: e.start_update(is_alone=True))
         for names in self._plan.buckets:
             await self.each(members, "update", lambda e, n=names: e.receive_perturbed(n, scale=scale, nonce=nonce))
         return await self._finish(members, identity)

@@ -216,7 +216,7 @@ class FakeEngine:
         """Lets them run on."""
         await self._enter("resume", "")
 
-    async def start_update(self) -> None:
+    async def start_update(self, *, is_alone: bool = False) -> None:
         """Opens an update."""
         await self._enter("start", "")
         self._received = {}
