@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.errors import EngineError, last_line
@@ -231,8 +231,8 @@ class NodeAgents:
                 ) from error
             except RayTaskError as error:
                 raise EngineError(f"{who}: {method}: {last_line(cast(BaseException, error.cause))}") from None
-            except RayActorError as error:
-                # a death that Ray does not repair: the node's, or a kill for good
+            except RayError as error:
+                # a death that Ray does not repair, such as the node's
                 self._give_up(node, handle)
                 if is_last:
                     raise EngineError(f"{who}: {method}: {last_line(error)}") from error

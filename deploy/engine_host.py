@@ -1,6 +1,7 @@
 """The engines of a fleet as Ray actors: an `EngineHost`."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Protocol, cast
 import ray
 
 from common.config.rollout import RolloutConfig
+from common.errors import EngineError
 from common.node_agent_actor import NodeAgents
 from common.runtime import provenance
 from common.types import ProcessedPrompt, SamplingSpec
@@ -58,6 +60,7 @@ class RayEngineHost:
         self._model_path, self._version = model_path, version
         self._make_actor, self._config, self._sampling = make_actor, config, sampling
         self._warm_up_prompts, self._agents = warm_up_prompts, agents
+        self._prompts: Sequence[ProcessedPrompt] = ()
         self._hosted: dict[str, _Hosted] = {}
         # a token of another run, or of an earlier fleet of this one, must not match
         self._lineage = secrets.token_hex(8)
@@ -83,7 +86,9 @@ class RayEngineHost:
 
     async def warm_up(self, engine: ManagedEngine) -> None:
         hosted = next(hosted for hosted in self._hosted.values() if hosted.client is engine)
-        await hosted.client.warm_up(await self._warm_up_prompts())
+        # they never change, and a later engine must not depend on another task
+        self._prompts = self._prompts or await self._warm_up_prompts()
+        await hosted.client.warm_up(self._prompts)
         ours = provenance.sources()
         for who, theirs in (await hosted.client.sources()).items():
             provenance.require_same_sources(ours, theirs, who=who)
@@ -98,13 +103,21 @@ class RayEngineHost:
             farewell = hosted.handle.shutdown.remote()
             await asyncio.to_thread(cast(Any, ray.wait), [farewell], num_returns=1, timeout=FAREWELL_S)
             ray.kill(hosted.handle)
-        # Ray cannot end an actor that is stopped, nor the processes below it
-        await self._reap(hosted)
-        ray.kill(hosted.handle)
+        try:
+            # Ray cannot end an actor that is stopped, nor the processes below it
+            await self._reap(hosted)
+        finally:
+            ray.kill(hosted.handle)
         self._hosted.pop(incarnation, None)
 
     async def _reap(self, hosted: _Hosted) -> None:
         alive = {node["NodeID"] for node in cast(list[dict[str, Any]], ray.nodes()) if node["Alive"]}
         node = hosted.client.node
-        for name in alive if node is None else alive & {node}:
-            await self._agents.reap(hosted.token, node=name)
+        if node is not None:
+            for name in alive & {node}:
+                await self._agents.reap(hosted.token, node=name)
+            return
+        for name in alive:
+            # without a place there is nothing to end, in all likelihood
+            with contextlib.suppress(EngineError):
+                await self._agents.reap(hosted.token, node=name)

@@ -56,8 +56,10 @@ QUIET = {
 """Environment that silences library output that the run replaces or that does not apply to it."""
 
 
-NAME_WAIT_S = 15.0
-"""Seconds in which a cluster ends the actors of a driver that has died."""
+NAME_WAIT_S = 60.0
+"""Seconds in which a cluster ends the actors of a driver that has died, with its node or without."""
+ANSWER_S = 10.0
+"""Seconds after which the actor of a name whose run lives answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,25 +119,27 @@ async def hold_run_name(config: OmniConfig, folder: Path) -> AsyncGenerator[None
             handle: Any = ray.remote(ControlActor).options(**options).remote(str(folder))
             break
         except ValueError:  # Ray's error for a name that is taken
-            if asyncio.get_running_loop().time() > deadline_s:
+            await asyncio.sleep(ANSWER_S)
+            holder = await _folder_of(options["name"])
+            if holder is not None or asyncio.get_running_loop().time() > deadline_s:
                 raise ClusterError(
                     f"run.name must be free on this cluster, got {config.run.name!r}, which a run in "
-                    f"{await _folder_of(options['name'])} has; choose another name, or let that run end"
+                    f"{holder or 'an unknown folder'} has; choose another name, or let that run end"
                 ) from None
-            await asyncio.sleep(1.0)
     try:
         yield
     finally:
         ray.kill(handle)
 
 
-async def _folder_of(name: str) -> str:
+async def _folder_of(name: str) -> str | None:
+    """The folder of the run that has a name; None if it does not answer."""
     try:
         holder = cast(Any, ray.get_actor(name, namespace=NAMESPACE))
-        async with asyncio.timeout(NAME_WAIT_S):
+        async with asyncio.timeout(ANSWER_S):
             return await holder.folder.remote()
     except (RayError, ValueError, TimeoutError):
-        return "an unknown folder"
+        return None
 
 
 def driver_node() -> str:
@@ -188,7 +192,7 @@ async def open_run(config: OmniConfig, progress: Progress, *, has_engines: bool 
         interrupts.install()
         if config.uses_gpus:
             progress.say("warning: no GPU has run this yet; docs/gpu-status.md lists the untested parts")
-        agents = NodeAgents(_node_agent)
+        agents = NodeAgents(_node_agent, deadline_s=config.rollout.answer_deadline_s)
         stack.push_async_callback(agents.close)
         yield Run(
             config=config,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from common.config.learner import LearnerConfig
 from common.errors import LearnerError, OmniError, last_line
@@ -218,7 +218,7 @@ class RankClients:
             if isinstance(error.cause, OmniError):
                 raise error.cause from None
             raise LearnerError(f"a learner rank failed: {last_line(cast(BaseException, error.cause))}") from error
-        except RayActorError as error:
+        except RayError as error:
             raise LearnerError(f"a learner rank died: {error}") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
-from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from common.errors import EngineError, EngineStartError, ReceiveError, RequestRefusedError, last_line
 from common.node_agent_actor import NodeAgents
@@ -199,7 +199,6 @@ class EngineClient:
     score = remote(WeightReceiver.score)
     pause = remote(WeightReceiver.pause)
     resume = remote(WeightReceiver.resume)
-    receive_perturbed = remote(WeightReceiver.receive_perturbed)
     finish_update = remote(WeightReceiver.finish_update)
 
     def __init__(
@@ -252,6 +251,10 @@ class EngineClient:
             self._agents.forget()
         await self._call("start_update")
 
+    async def receive_perturbed(self, names: Sequence[str], *, scale: float, nonce: int) -> None:
+        # the publisher's deadline applies
+        await self._call("receive_perturbed", names, scale=scale, nonce=nonce, limit_s=None)
+
     async def receive(self, path: str, bucket: int) -> None:
         """Loads one bucket; an engine on another node reads a copy that its node's agent has made."""
         if self._agents is not None and self.node is not None:
@@ -285,8 +288,9 @@ class EngineClient:
             ) from error
         except RayTaskError as error:
             raise await self._as_engine_error(method, cast(BaseException, error.cause)) from None
-        except (RayActorError, OutOfMemoryError, ActorUnschedulableError) as error:
-            cause = f"the actor died: {last_line(error)}"
+        except RayError as error:
+            # Ray's text goes on with causes that it did not check
+            cause = f"the actor died: {last_line(error).partition(' Some common causes')[0]}"
             raise EngineError(f"engine {self.name}: {method}: {cause}{self._output}") from error
 
     async def _as_engine_error(self, method: str, error: BaseException) -> EngineError:

@@ -96,7 +96,7 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version(str(self._version))
         generate = functools.partial(
-            self.generate, sampling=sampling, group_size=1, deadline_s=600.0, is_probe=True
+            self.generate, sampling=sampling, group_size=1, deadline_s=3600.0, is_probe=True
         )
         results = [await generate(prompt, seed=0) for prompt in prompts]
         results += await asyncio.gather(*(generate(prompts[0], seed=i) for i in range(self.config.max_num_seqs)))

@@ -22,6 +22,7 @@ from learner.checkpoints.checkpoint import RunState
 from learner.loops.admission import EngineAdmission
 from learner.loops.grpo_loop import GrpoLoop, LoopParts
 from learner.loops.producer import GroupProducer
+from learner.loops.rank_turn import RankTurn
 from learner.loops.staleness_buffer import GroupBuffer
 from learner.loops.stream import PromptStream
 from learner.publishing.publisher import Publisher
@@ -135,7 +136,10 @@ async def _attempt(stage: _Stage, *, synchronize: bool) -> None:
 
 async def _evaluate(stage: _Stage, publisher: Publisher, policy: Policy, *, version: int) -> None:
     evaluation = evaluate_policy(stage.run, stage.fleet, policy, version=version)
-    await EngineAdmission.beside(evaluation, fleet=stage.fleet, publisher=publisher, events=stage.events)
+    # the ranks are free during an evaluation
+    admission = EngineAdmission(fleet=stage.fleet, publisher=publisher, turn=RankTurn(), events=stage.events)
+    async with admission.running():
+        await admission.unless_failed(evaluation)
 
 
 async def _with_inputs(run: Run, start: str, state: RunState) -> RunState:
@@ -184,7 +188,7 @@ async def _producer(
         prepare=run.prepare,
         generate=pool,
         together=pool.together if config.is_deterministic else None,
-        score=await scored_by(run, stage.reward, pool=pool, version=lambda: publisher.version),
+        score=await scored_by(run, stage.reward, fleet=stage.fleet, pool=pool, version=lambda: publisher.version),
         ledger=training.ledger,
         buffer=GroupBuffer(max_staleness=config.learner.max_staleness),
         events=stage.events,

@@ -7,7 +7,6 @@ the ranks' turn, and for the publisher; the fleet, the GRPO loop and the publish
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from common.protocols import EngineFleet
@@ -16,61 +15,61 @@ from learner.publishing.publisher import Publisher
 from learner.records.event_log import EventLog
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineAdmission:
     """Admits engines while the ranks are free. Without it, a single engine that died could never return: no publish
     would come, because no group would.
     """
 
-    fleet: EngineFleet
-    publisher: Publisher
-    turn: RankTurn
-    events: EventLog
-    fail: Callable[[BaseException], None]
-    """Called with the error that ends the task, for example a `FleetError`."""
+    def __init__(
+        self,
+        *,
+        fleet: EngineFleet,
+        publisher: Publisher,
+        turn: RankTurn,
+        events: EventLog,
+        fail: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        """`fail` is called with the error that ends the admission, for example a `FleetError`."""
+        self._fleet, self._publisher, self._turn, self._events = fleet, publisher, turn, events
+        self._fail = fail
+        self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Admits engines until the block ends."""
-        task = asyncio.create_task(self._run())
-        task.add_done_callback(self._ended)
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
-    @classmethod
-    async def beside(
-        cls, work: Coroutine[Any, Any, None], *, fleet: EngineFleet, publisher: Publisher, events: EventLog
-    ) -> None:
-        """Admits engines while work outside the GRPO loop runs, such as an evaluation; the ranks must be free.
+    async def unless_failed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs work that may wait for engines, inside the block of `running`.
 
-        The error of an admission cancels the work, which may wait for engines, and is raised.
+        The error of the admission cancels the work, and is raised.
         """
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        admission = cls(fleet=fleet, publisher=publisher, turn=RankTurn(), events=events, fail=failed.set_exception)
+        assert self._task is not None, "the admission must run"
         task = asyncio.create_task(work)
         try:
-            async with admission.running():
-                await asyncio.wait([task, failed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, self._task], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            failed.cancel()
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
-        await (task if failed.cancelled() else failed)
+        await (self._task if task.cancelled() else task)
 
     async def _run(self) -> None:
         while True:
-            await self.fleet.until_joining()
-            with self.events.phase("rehearse"):
-                await self.publisher.rehearse_alone()
-            async with self.turn.reading():
-                with self.events.phase("admit"):
-                    await self.publisher.admit()
+            await self._fleet.until_joining()
+            with self._events.phase("rehearse"):
+                await self._publisher.rehearse_alone()
+            async with self._turn.reading():
+                with self._events.phase("admit"):
+                    await self._publisher.admit()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self.fail(error)
+            self._fail(error)

@@ -9,11 +9,11 @@ With `max_staleness` S, the producer begins (S + 1) batches at the start and one
 (S + 1) batches are therefore in flight, buffered or being trained; with S = 0 nothing is in flight during training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.protocols import EngineFleet, TrainFn
 from common.runtime.metrics import distribution
@@ -46,7 +46,7 @@ class SaveCheckpointFn(Protocol):
 class EvaluateFn(Protocol):
     """Evaluates the current policy when an evaluation is due; nothing is published meanwhile."""
 
-    async def __call__(self, state: RunState) -> None: ...
+    def __call__(self, state: RunState) -> Coroutine[Any, Any, None]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,11 +103,17 @@ class GrpoLoop:
         try:
             for done in range(1, remaining + 1):
                 await self._step()
-                if done + num_batches <= remaining:
-                    parts.producer.start(parts.groups_per_step)
+                num_next = parts.groups_per_step if done + num_batches <= remaining else 0
+                # a batch in lockstep shares the engines with no evaluation: its bits depend on what runs beside it
+                is_alone = parts.producer.together is not None
+                if not is_alone:
+                    parts.producer.start(num_next)
                 if self.state.step % parts.steps_per_checkpoint == 0 or done == remaining:
                     await self.save_checkpoint()
-                    await parts.evaluate(self.state)
+                    # an engine that it waits for may need an admission
+                    await self._admission.unless_failed(parts.evaluate(self.state))
+                if is_alone:
+                    parts.producer.start(num_next)
         finally:
             await parts.producer.stop()
             # the fates of a failed step's draws are needed to find its cause

@@ -94,7 +94,13 @@ class Transfer:
         await self.each(members, "pause", lambda e: e.pause())
         await self.each(members, "start", lambda e: e.start_update(is_alone=True))
         for names in self._plan.buckets:
-            await self.each(members, "update", lambda e, n=names: e.receive_perturbed(n, scale=scale, nonce=nonce))
+            # the engine computes noise on its CPU, which takes as long as the ranks' own
+            await self.each(
+                members,
+                "update",
+                lambda e, n=names: e.receive_perturbed(n, scale=scale, nonce=nonce),
+                deadline_s=self._deadline_s,
+            )
         return await self._finish(members, identity)
 
     async def resume(self, members: Members) -> None:
@@ -144,16 +150,22 @@ class Transfer:
             return await self.each(members, phase, call)
 
     async def each(
-        self, members: Members, phase: str, call: Callable[[WeightReceiver], Awaitable[T]]
+        self,
+        members: Members,
+        phase: str,
+        call: Callable[[WeightReceiver], Awaitable[T]],
+        *,
+        deadline_s: float | None = None,
     ) -> dict[str, T]:
         """Calls all members at the same time; returns the answers of those that remain, by name.
 
         A `PublishError` or `ReceiveError` of a call rejects its engine; another error or the deadline loses it.
         """
         answers: dict[str, T] = {}
+        limit_s = deadline_s or self.engine_deadline_s
 
         async def call_in_phase(engine: WeightReceiver) -> None:
-            deadline = asyncio.timeout(self.engine_deadline_s)
+            deadline = asyncio.timeout(limit_s)
             try:
                 async with deadline:
                     answers[engine.name] = await call(engine)
@@ -161,7 +173,7 @@ class Transfer:
                 members.reject(engine, error)
             except Exception as error:  # a call into another process
                 logger.warning("publish: %s failed on %s", phase, engine.name, exc_info=True)
-                failure = _failure(phase, engine.name, error, deadline, limit_s=self.engine_deadline_s)
+                failure = _failure(phase, engine.name, error, deadline, limit_s=limit_s)
                 (members.reject if isinstance(error, ReceiveError) else members.lose)(engine, failure)
 
         await all_ended(map(call_in_phase, list(members.engines)))

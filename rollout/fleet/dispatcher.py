@@ -26,6 +26,8 @@ ALONE_AFTER = 2
 MAX_LOSSES = 3
 """Losses after which a request fails."""
 KILLS_ENGINES = "kills-engines"
+MAX_SILENT_LOSSES = 12
+"""Losses in a row, without any answer in between, for which requests may be to blame."""
 MAX_CLIPS = 4096
 """Clips whose last engine is known; the caches of engines hold fewer."""
 
@@ -101,6 +103,8 @@ class Dispatcher:
         """Serving engines by slot."""
         self._clips: OrderedDict[str, str] = OrderedDict()
         """The last engine of a clip."""
+        self._num_silent_losses = 0
+        """Engines lost since the last answer of any."""
         self._error: BaseException | None = None
 
     @property
@@ -166,7 +170,8 @@ class Dispatcher:
         """Makes an incarnation's leases void and queues their requests again.
 
         Returns:
-            True if one of the requests was in flight at an earlier loss, so that it may be the cause.
+            True if one of the requests was in flight at an earlier loss, so that it may be the cause. False after
+                many losses without an answer in between: then it is not the requests.
         """
         serving = self._engines.pop(name, None)
         if serving is None:
@@ -174,7 +179,10 @@ class Dispatcher:
         self._router.remove(name)
         if self._serves(name, serving):
             del self._slots[serving.slot]
-        is_fault_of_request = any(request.num_losses for request in serving.leases)
+        self._num_silent_losses += 1
+        is_fault_of_request = (
+            any(request.num_losses for request in serving.leases) and self._num_silent_losses <= MAX_SILENT_LOSSES
+        )
         for request, task in reversed(serving.leases.items()):
             if task is not asyncio.current_task():
                 task.cancel()
@@ -286,6 +294,8 @@ class Dispatcher:
         if not task.cancelled():
             # any other error is a bug, and must reach the caller
             answer = error or task.result()
+            if not isinstance(answer, BaseException):
+                self._num_silent_losses = 0
             if request.clip is not None and isinstance(answer, Failure):
                 # an engine that fails fast would get the clip's next draws as well
                 self._clips.pop(request.clip, None)

@@ -10,10 +10,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
-from common.errors import EngineError, EngineStartError, FleetError, OmniError
+from common.errors import ClusterError, EngineError, EngineStartError, FleetError, OmniError
 from common.protocols import WeightReceiver
 from rollout.fleet.dispatcher import Dispatcher, Request
 from rollout.fleet.health import MIN_SILENCE_S, EngineHealth
@@ -23,6 +24,7 @@ from rollout.fleet.lifecycle import ENDED, Delivery, Incarnation, Lifecycle, Sta
 logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 """Seconds between two looks at an engine's health."""
+END_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +71,9 @@ class Fleet:
         self._host, self._notify, self._is_static = host, notify, is_static
         self._start_deadline_s, self._min_silence_s = start_deadline_s, min_silence_s
         self._lifecycle = Lifecycle(slots, min_engines=min_engines, version=version, on_change=self._on_change)
-        self.dispatcher = Dispatcher(max_sequences=max_sequences, lost=self._lost, resubmitted=resubmitted)
+        self.dispatcher = Dispatcher(
+            max_sequences=max_sequences, lost=self._lost, resubmitted=partial(self._report, resubmitted)
+        )
         self.slots = tuple(slots)
         self._engines: dict[str, ManagedEngine] = {}
         self._pids: dict[str, dict[str, int]] = {}
@@ -77,7 +81,10 @@ class Fleet:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self.num_losses = 0
+        """Engines that were lost."""
         self._has_been_warm = False
+        self._is_closed = False
         self._error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
@@ -87,15 +94,13 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
+        self.dispatcher.fail(FleetError("the engines of the fleet have been ended"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.dispatcher.fail(FleetError("the engines of the fleet have been ended"))
         remaining = [i for i in self._lifecycle.in_state(*State) if i.state != State.GONE]
-        ends = (self._host.end(i.name, is_lost=i.state == State.CONDEMNED) for i in remaining)
-        for failure in await asyncio.gather(*ends, return_exceptions=True):
-            if failure is not None:
-                logger.error("an engine could not be ended: %s", failure)
+        await asyncio.gather(*(self._ended(i.name, is_lost=i.state == State.CONDEMNED) for i in remaining))
 
     @property
     def version(self) -> int:
@@ -106,8 +111,12 @@ class Fleet:
         return self._lifecycle.num_possible
 
     async def until_warm(self) -> None:
-        """Waits until every slot that may still have an engine has a warm one; raises as `until_joining`."""
-        await self._until(lambda: not self._lifecycle.num_starting)
+        """Waits until all engines are warm, or enough of them where others were lost; raises as `until_joining`."""
+        await self._until(lambda: self._lifecycle.has_started)
+
+    async def until_serving(self) -> None:
+        """Waits until an engine serves; raises as `until_joining`."""
+        await self._until(lambda: bool(self._lifecycle.serving))
 
     async def until_joining(self) -> None:
         await self._until(lambda: bool(self._lifecycle.in_state(State.REHEARSING, State.WAITING)))
@@ -157,7 +166,8 @@ class Fleet:
 
     def _on_change(self, incarnation: Incarnation, before: State) -> None:
         name, engine = incarnation.name, self._engines.get(incarnation.name)
-        self._notify(
+        self._report(
+            self._notify,
             EngineEvent(
                 engine=name,
                 state=incarnation.state.value,
@@ -165,9 +175,15 @@ class Fleet:
                 reason=incarnation.reason,
                 node=engine.node if engine else None,
                 pids=self._pids.get(name, {}),
-            )
+            ),
         )
         self._wake()
+
+    def _report(self, listener: Callable[..., None], *details: Any) -> None:
+        try:
+            listener(*details)
+        except Exception as error:  # noqa: BLE001 - a full disk, for example, must not interrupt a transition
+            self._fail(error)
 
     def _wake(self) -> None:
         # each waiter holds the event that it read before its condition
@@ -180,11 +196,12 @@ class Fleet:
 
     def _lost(self, name: str, reason: str) -> None:
         """Condemns an incarnation, and ends it in a task of its own."""
-        if self._lifecycle[name].state in ENDED:
+        if self._is_closed or self._lifecycle[name].state in ENDED:
             return
         is_fault_of_request = self.dispatcher.fence(name, reason=reason)
         now_s = asyncio.get_running_loop().time()
         self._lifecycle.lost(name, reason=reason, now_s=now_s, is_fault_of_draw=is_fault_of_request)
+        self.num_losses += 1
         logger.warning("engine %s is lost: %s", name, reason)
         self._update_serving()
         self._spawn(self._end(name))
@@ -193,16 +210,27 @@ class Fleet:
         life = self._lives.pop(name, None)
         if life is not None:
             life.cancel()
-        while True:
-            try:
-                await self._host.end(name, is_lost=True)
-                break
-            except OmniError as error:
-                # its slot stays empty: a second engine beside what is left could find no memory
-                logger.error("engine %s could not be ended, which is tried again: %s", name, error)
-                await asyncio.sleep(HEARTBEAT_S)
+        failure = await self._ended(name, is_lost=True)
+        if failure:
+            # a second engine beside what is left could find no memory
+            self._lifecycle.retire(name, reason=f"{name} could not be ended: {failure}")
+            self._wake()
+            return
         self._engines.pop(name, None)
         self._lifecycle.reaped(name)
+
+    async def _ended(self, name: str, *, is_lost: bool) -> str:
+        """Ends an engine in several attempts; returns the last failure, or nothing."""
+        failure = ""
+        for _ in range(END_ATTEMPTS):
+            try:
+                await self._host.end(name, is_lost=is_lost)
+                return ""
+            except OmniError as error:
+                failure = str(error)
+                logger.error("engine %s could not be ended: %s", name, failure)
+                await asyncio.sleep(HEARTBEAT_S)
+        return failure
 
     async def _fill_slots(self) -> None:
         loop = asyncio.get_running_loop()
@@ -232,10 +260,10 @@ class Fleet:
                 # another start would meet the same configuration
                 self._fail(error)
             self._lost(name, str(error))
-        except EngineError as error:
-            self._lost(name, str(error))
-        except OmniError as error:
+        except ClusterError as error:
             self._fail(error)
+        except OmniError as error:
+            self._lost(name, str(error))
 
     async def _start(self, incarnation: Incarnation) -> None:
         name = incarnation.name
@@ -267,7 +295,7 @@ class Fleet:
                     beat = asyncio.ensure_future(engine.heartbeat())
                 if look.done():
                     stats = look.result()
-                    health.stepped(loop.time(), num_steps=stats.num_steps, num_running=stats.num_running)
+                    health.stepped(loop.time(), num_steps=stats.num_steps, longest_step_s=stats.longest_step_s)
                     look = asyncio.ensure_future(engine.stats())
                 if health.hangs(loop.time()):
                     raise EngineError(

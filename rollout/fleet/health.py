@@ -16,36 +16,30 @@ class EngineHealth:
     def __init__(self, *, min_silence_s: float = MIN_SILENCE_S) -> None:
         self._min_silence_s = min_silence_s
         self._last_sign_s: float | None = None
-        self._last_step_s = 0.0
         self._num_steps = 0
         self._longest_step_s = 0.0
-        self._is_busy = False
 
     def warmed_up(self, now_s: float, *, longest_step_s: float) -> None:
         """Begins to count; the warm-up has run the longest step of the run's shapes."""
-        self._last_sign_s = self._last_step_s = now_s
+        self._last_sign_s = now_s
         self._longest_step_s = longest_step_s
 
     def answered(self, now_s: float) -> None:
         """All workers answered a heartbeat."""
         self._note(now_s)
 
-    def stepped(self, now_s: float, *, num_steps: int, num_running: int) -> None:
-        """vLLM's counters were read; only a new number of steps is a sign of life."""
-        was_busy, self._is_busy = self._is_busy, num_running > 0
-        if num_steps == self._num_steps:
-            return
-        # an idle engine takes no step; with several steps in between, none of them took all of this time
-        if was_busy and num_steps == self._num_steps + 1:
-            self._longest_step_s = max(self._longest_step_s, now_s - self._last_step_s)
-        self._num_steps, self._last_step_s = num_steps, now_s
-        self._note(now_s)
+    def stepped(self, now_s: float, *, num_steps: int, longest_step_s: float) -> None:
+        """The engine's counters were read; only a new number of steps is a sign of life."""
+        # the engine measures its steps: from here, a pause or an idle hour would look like one
+        self._longest_step_s = max(self._longest_step_s, longest_step_s)
+        if num_steps != self._num_steps:
+            self._num_steps = num_steps
+            self._note(now_s)
 
     def unwatched(self, seconds: float) -> None:
         """Nobody looked for so long, because the caller itself stood still: this was no silence and no step."""
         if self._last_sign_s is not None:
             self._last_sign_s += seconds
-            self._last_step_s += seconds
 
     @property
     def max_silence_s(self) -> float:

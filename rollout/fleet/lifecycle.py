@@ -130,13 +130,16 @@ class Lifecycle:
         return sum(not slot.retired for slot in self._slots.values())
 
     @property
-    def num_starting(self) -> int:
-        """Slots whose next engine is not warm yet."""
+    def has_started(self) -> bool:
+        """True if the engines are warm; one that was lost may follow later if enough others are."""
         warm = (State.REHEARSING, State.WAITING, State.READY, State.PINNED, State.DRAINING)
-        return sum(
-            not slot.retired and (slot.incarnation is None or slot.incarnation.state not in warm)
+        missing = [
+            slot
             for slot in self._slots.values()
-        )
+            if not slot.retired and (slot.incarnation is None or slot.incarnation.state not in warm)
+        ]
+        num_warm = len(self.in_state(*warm))
+        return not missing or (num_warm >= max(1, self._min_engines) and all(slot.num_losses for slot in missing))
 
     def require_possible(self) -> None:
         """Raises `FleetError` if too few slots can still have an engine."""
@@ -255,6 +258,10 @@ class Lifecycle:
         if slot.num_losses >= MAX_LOSSES:
             slot.retired = f"lost {slot.num_losses} times in a row, at last because {reason}"
         return True
+
+    def retire(self, name: str, *, reason: str) -> None:
+        """Ends the slot of an incarnation for good."""
+        self._slots[self._incarnations[name].slot].retired = reason
 
     def reaped(self, name: str) -> bool:
         return self._advance(name, State.CONDEMNED, State.GONE)

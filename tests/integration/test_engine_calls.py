@@ -143,7 +143,7 @@ def test_a_living_engine_refuses_a_prompt_and_answers_the_next(run: Run, engine:
     async def work() -> None:
         unknown = ProcessedPrompt(prompt_token_ids=(10**9,), tensors={}, placeholders={}, clip_hash="unknown")
         settings: dict[str, Any] = {"sampling": SAMPLING, "group_size": 2, "seed": 0, "deadline_s": 60.0}
-        client = EngineClient(engine.handle, name="busy.1", sampling=SAMPLING, slot="busy")
+        client = EngineClient(engine.handle, name="busy.1", sampling=SAMPLING)
         with pytest.raises(RequestRefusedError, match=r"engine busy\.1: generate: .*out of vocabulary"):
             await client.generate(unknown, **settings)
         answer = await client.generate(processed(case_named("text-only"), untied), **settings)

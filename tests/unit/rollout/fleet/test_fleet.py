@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from common.errors import EngineStartError, FleetError
+from common.errors import EngineError, EngineStartError, FleetError
 from common.types import Failure, Generation, MediaRef, Prompt, SamplingSpec
 from rollout.fleet.fleet import EngineEvent, Fleet
 from rollout.pool import RolloutPool
@@ -311,6 +311,9 @@ def test_an_engine_that_is_killed_while_it_starts_is_started_again() -> None:
 
     async def work(scene: Scene) -> None:
         await scene.fleet.until_warm()
+        # the other is enough to begin
+        assert "rehearsing" not in scene.states("engine-0.2")
+        await asyncio.sleep(2 * START_S)
         assert scene.states("engine-0.2")[-1] == "rehearsing"
 
     fleet_test(work, host=host, is_delivered=False)
@@ -325,12 +328,72 @@ def test_a_slot_that_is_lost_three_times_retires_and_the_run_goes_on_with_the_re
         await scene.fleet.until_warm()
         await deliver(scene.fleet)
         assert isinstance(await scene.pool(prompt_of("clip")), Generation)
+        await asyncio.sleep(10 * START_S)
         assert scene.ready() == ["engine-0.1 at 1"]
 
     scene = fleet_test(work, host=host, is_delivered=False)
     assert "engine-1.3" in host.engines
     assert "engine-1.4" not in host.engines
     assert any("no port" in event.reason for event in scene.events)
+
+
+def test_with_all_engines_needed_the_start_waits_for_one_that_was_lost() -> None:
+    host = StubHost()
+    host.start_errors = {"engine-0.1": EngineStartError("killed by SIGKILL", is_killed=True)}
+
+    async def work(scene: Scene) -> None:
+        await scene.fleet.until_warm()
+        assert scene.states("engine-0.2")[-1] == "rehearsing"
+
+    fleet_test(work, host=host, is_delivered=False, min_engines=2)
+
+
+def test_an_engine_that_cannot_be_ended_retires_its_slot() -> None:
+    host = StubHost()
+
+    async def end(incarnation: str, *, is_lost: bool) -> None:
+        raise EngineError("a process is in state D")
+
+    async def work(scene: Scene) -> None:
+        host.end = end
+        host.engines["engine-0.1"].break_down()
+        with pytest.raises(FleetError, match="could not be ended: a process is in state D"):
+            await scene.pool(prompt_of("clip"))
+
+    fleet_test(work, host=host, num_slots=1)
+
+
+def test_a_listener_that_fails_ends_the_run_and_no_transition() -> None:
+    async def work(scene: Scene) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        scene.fleet._notify = full
+        scene.host.seconds = {"clip": 1000.0}
+        draw = asyncio.create_task(scene.pool(prompt_of("clip")))
+        await asyncio.sleep(1)
+        scene.host.engines["engine-0.1"].break_down()
+        scene.host.engines["engine-1.1"].break_down()
+        with pytest.raises(OSError, match="No space left"):
+            await draw
+
+    fleet_test(work)
+
+
+def test_an_engine_that_dies_under_any_load_is_blamed_in_the_end() -> None:
+    host = StubHost()
+    host.killers = {f"clip-{i}" for i in range(40)}
+
+    async def work(scene: Scene) -> None:
+        async with admission(scene):
+            draws = [asyncio.create_task(scene.pool(prompt_of(f"clip-{i}"))) for i in range(40)]
+            with pytest.raises(FleetError, match="in a row"):
+                await asyncio.gather(*draws)
+            for draw in draws:
+                draw.cancel()
+
+    fleet_test(work, host=host, num_slots=1)
+    assert len(host.engines) < 20
 
 
 def test_too_few_engines_end_the_run_with_their_last_words() -> None:
