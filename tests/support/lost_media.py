@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +130,7 @@ class SmallLearner:
     def train_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         self._log.append("step")
         ray.get(self._meeting.meet.remote(), timeout=WAIT_S)
-        return {"num_clips": float(len({group.prompt.clip_hash for group in groups}))}
+        return {"num_clips": float(len(groups))}
 
     def sft_step(self, examples: Sequence[Any]) -> dict[str, float]:
         return self.train_step(examples)
@@ -259,57 +259,88 @@ def close_scene() -> None:
     _scenes.pop().nodes.end()
 
 
-def play(act: Callable[[Scene], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
-    return asyncio.run(act(_scenes[0]))
+def play() -> dict[str, dict[str, Any]]:
+    """What each part of the scene finds once the node is lost that holds its clips."""
+    return asyncio.run(_play(_scenes[0]))
 
 
-async def when_a_node_is_lost(scene: Scene) -> dict[str, Any]:
-    """Clips of a removed node, needed by engines in lockstep and by ranks."""
-    sizes = [tensor.nbytes for tensor in ray.get((await scene.stage()(scene.records[0]))[0]).tensors.values()]
-    assert sum(sizes) > INLINED_BYTES
+async def _play(scene: Scene) -> dict[str, dict[str, Any]]:
+    parts = {part.__name__: part(scene) for part in (lockstep, ranks, by_ray, alone, score, supervised)}
+    # each part prepares its clips, and uses them when the node is lost
+    for part in parts.values():
+        await anext(part)
+    scene.nodes.replace_node()
+    return {name: await anext(part) for name, part in parts.items()}
+
+
+Part = AsyncGenerator[dict[str, Any], None]
+
+
+async def lockstep(scene: Scene) -> Part:
+    """Two batches of two engines, after a batch of the same seeds that nothing disturbs."""
     undisturbed = await scene.batch(scene.producer("undisturbed", scene.stage(), lockstep=True))
-    for_engines, for_ranks, of_ray = scene.stage(), scene.stage(), scene.stage(max_retries=2)
-    elsewhere = get_object_locations(await scene.handles(for_engines))
-    ranks, needed = scene.ranks(for_ranks), await scene.handles(for_ranks)
-    prepared = await of_ray(scene.records[0])
-    engines = [client.handle for client in scene.engines]
-    before = await seen(engines), await seen(ranks.handles)
-    scene.nodes.replace_node()
-    disturbed = scene.producer("disturbed", for_engines, lockstep=True)
-    found: dict[str, Any] = {"places": [place["node_ids"] for place in elsewhere.values()]}
-    found["driver"] = ray.get_runtime_context().get_node_id()
-    found |= {"undisturbed": undisturbed, "disturbed": await scene.batch(disturbed)}
-    found |= {"engines": (before[0], await seen(engines)), "ledger": disturbed.ledger.path}
-    groups = [replace(make_group([0.0, 1.0]), prompt=prompt) for prompt in scene.prompts(needed)]
-    found["trained"] = await ranks.train(groups)
-    found["ranks"] = before[1], await seen(ranks.handles)
-    # lineage: Ray makes these again, and nobody notices
-    found["by_ray"] = await scene.engines[0].generate(prepared[0], seed=1, **REQUEST)
-    # the caches hold the new clips
-    found["engines_again"] = await scene.batch(disturbed), await seen(engines)
-    await ranks.train_sft(scene.prompts(await scene.handles(for_ranks)), ["sad"] * NUM_CLIPS)
-    found["ranks_again"] = await seen(ranks.handles)
-    return found
+    stage, engines = scene.stage(), [client.handle for client in scene.engines]
+    places = get_object_locations(await scene.handles(stage))
+    before = await seen(engines)
+    yield {}
+    producer = scene.producer("disturbed", stage, lockstep=True)
+    disturbed, after = await scene.batch(producer), await seen(engines)
+    await scene.batch(producer)
+    yield {
+        "batches": (undisturbed, disturbed),
+        "failures": producer.ledger.failures,
+        "engines": (before, after, await seen(engines)),
+        "sizes": [place["object_size"] for place in places.values()],
+        "places": [place["node_ids"] for place in places.values()],
+        "driver": ray.get_runtime_context().get_node_id(),
+    }
 
 
-async def when_another_node_is_lost(scene: Scene) -> dict[str, Any]:
-    """Clips of a removed node, needed for single groups, for a score, and by supervised ranks."""
-    for_groups, for_score, for_ranks = scene.stage(), scene.stage(), scene.stage()
-    await scene.handles(for_groups)
-    await for_score(scene.records[0])
-    ranks, needed = scene.ranks(for_ranks), await scene.handles(for_ranks)
-    engine = scene.engines[0]
-    before = await seen([engine.handle])
-    scene.nodes.replace_node()
-    found: dict[str, Any] = {"alone": await scene.batch(scene.producer("alone", for_groups, lockstep=False))}
-    scorer = LogprobScorer(
-        cast(Any, SmallPool(engine)), prepare=for_score, encode=lambda _: [1], version=lambda: 0, donors=[]
-    )
-    found["score"] = await scorer(scene.records[0], condition="av", prefix="", text="sad")
-    found["engine"] = before, await seen([engine.handle])
-    found["trained"] = await ranks.train_sft(scene.prompts(needed), ["sad"] * NUM_CLIPS)
-    found["ranks"] = await seen(ranks.handles)
-    return found
+async def ranks(scene: Scene) -> Part:
+    """Two steps of two ranks on the same clips."""
+    stage = scene.stage()
+    clients, needed = scene.ranks(stage), await scene.handles(stage)
+    before = await seen(clients.handles)
+    yield {}
+    metrics = await clients.train([replace(make_group([0.0, 1.0]), prompt=p) for p in scene.prompts(needed)])
+    after = await seen(clients.handles)
+    await clients.train_sft(scene.prompts(await scene.handles(stage)), ["sad"] * NUM_CLIPS)
+    yield {"metrics": metrics, "ranks": (before, after, await seen(clients.handles))}
+
+
+async def supervised(scene: Scene) -> Part:
+    """A supervised step of two ranks."""
+    stage = scene.stage()
+    clients, needed = scene.ranks(stage), await scene.handles(stage)
+    yield {}
+    metrics = await clients.train_sft(scene.prompts(needed), ["sad"] * NUM_CLIPS)
+    yield {"metrics": metrics, "ranks": await seen(clients.handles)}
+
+
+async def by_ray(scene: Scene) -> Part:
+    """A clip that Ray makes again from its lineage."""
+    prepared: Any = await scene.stage(max_retries=2)(scene.records[0])
+    yield {}
+    yield {"answer": await scene.engines[0].generate(prepared[0], seed=1, **REQUEST)}
+
+
+async def alone(scene: Scene) -> Part:
+    """Groups that an engine makes one by one."""
+    stage, engine = scene.stage(), scene.engines[0].handle
+    await scene.handles(stage)
+    yield {}
+    before = await seen([engine])
+    groups = await scene.batch(scene.producer("alone", stage, lockstep=False))
+    yield {"groups": groups, "engine": (before, await seen([engine]))}
+
+
+async def score(scene: Scene) -> Part:
+    """A score of an engine."""
+    stage, pool = scene.stage(), cast(Any, SmallPool(scene.engines[0]))
+    await stage(scene.records[0])
+    yield {}
+    scorer = LogprobScorer(pool, prepare=stage, encode=lambda _: [1], version=lambda: 0, donors=[])
+    yield {"value": await scorer(scene.records[0], condition="av", prefix="", text="sad")}
 
 
 class SmallPool:
