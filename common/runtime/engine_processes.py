@@ -24,8 +24,7 @@ OF_AN_ENGINE = re.compile(
 """Names of the files that `multiprocessing` and vLLM make in shared memory. Ours are swept by their locks."""
 PROC = Path("/proc")
 TRACKER = b"multiprocessing.resource_tracker"
-TRACKER_S = 3.0
-"""Seconds in which a resource tracker removes what the processes that it served left."""
+TRACKER_S = 3.0  # in which a resource tracker removes what the processes that it served left
 POLL_S = 0.05
 
 
@@ -119,11 +118,8 @@ def _kill(pids: Iterable[int], token: str, *, deadline: float) -> list[int]:
 
 
 def _is_tracker(pid: int) -> bool:
-    """True for the process in which `multiprocessing` notes the files of an engine.
-
-    It ends by itself once all who use it have ended, and removes what they left. It alone knows the files of
-    processes that have ended before.
-    """
+    # `multiprocessing` notes an engine's files there. It ends by itself once all who use it have ended, and removes
+    # what they left. It alone knows the files of processes that have ended before.
     try:
         return TRACKER in (PROC / str(pid) / "cmdline").read_bytes()
     except OSError:

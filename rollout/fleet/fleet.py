@@ -331,7 +331,7 @@ class Fleet:
 
 
 async def _lateness_of_sleep(seconds: float) -> float:
-    """Sleeps, and returns the time beyond twice the duration, for which the driver stood still."""
+    # the driver stood still for the time beyond twice the duration
     loop = asyncio.get_running_loop()
     end_s = loop.time() + 2 * seconds
     await asyncio.sleep(seconds)
