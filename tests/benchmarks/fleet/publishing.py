@@ -24,6 +24,7 @@ HIDDEN_SIZE, NUM_LAYERS = 1024, 13
 """About 490 MB in float32."""
 CONFIG = RolloutConfig(max_model_len=1024, max_num_seqs=8, kv_cache_gib=0.25)
 ROUNDS = 5
+DEADLINE_S = 120.0
 TARGETS = {1: 8.0, 2: 12.0}
 """Copies, by number of engines."""
 
@@ -65,6 +66,8 @@ async def stalls(publisher: Publisher, engines: list[Paused], part: Part) -> dic
     for number in range(ROUNDS + 1):
         with part.measurement(f"publish {number} of {ROUNDS} to {len(engines)}"):
             report = await publisher.publish()
+        # an engine that was lost would count as a quick one
+        assert report.canary.keys() == {engine.name for engine in engines}, report.canary
         num_bytes = report.num_bytes
         rounds.append((max(e.stall_s for e in engines), copy_s(num_bytes), report.seconds))
         part.say(f"  stall {rounds[-1][0]:.3f} s, copy {rounds[-1][1]:.3f} s; {_shown(report.seconds)}")
@@ -99,7 +102,7 @@ async def to_engines(model: str, engines: list[EngineClient], ranks: Any, info: 
             sampling=SAMPLING,
             # a rehearsal moves no bytes that a publish does not
             config=PublishConfig(rehearsal=False),
-            answer_deadline_s=CONFIG.answer_deadline_s,
+            answer_deadline_s=DEADLINE_S,
             dtype="float32",
             version=version,
         )
@@ -114,7 +117,10 @@ def measure(part: Part) -> dict[str, Any]:
     """Stalls of one engine, and of two that are published to at once, on one node."""
     with part.measurement("checkpoint of the publish"):
         model = str(build_tiny_checkpoint(part.folder / "publish", hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS))
-    engines = [start_engine(model, name=f"engine-{i}", config=CONFIG) for i in range(max(TARGETS))]
+    engines = [
+        start_engine(model, name=f"engine-{i}", config=CONFIG, answer_deadline_s=DEADLINE_S)
+        for i in range(max(TARGETS))
+    ]
     with part.measurement("start of a rank"):
         ranks, info = start_ranks(model, config=LearnerConfig(beta=0.0))
     try:
