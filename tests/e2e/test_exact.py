@@ -130,7 +130,7 @@ def assert_same(run: Case, unbroken: Case) -> None:
 
 def seconds_of(run: Case, phase: str) -> float:
     """How long a phase lasts, at the median."""
-    events = [e for e in run.events() if e["phase"] == phase]
+    events = [e for e in run.events() if e.get("phase") == phase]
     spans = sorted(end["time"] - begin["time"] for begin, end in zip(events[::2], events[1::2], strict=True))
     return spans[len(spans) // 2]
 
@@ -163,7 +163,7 @@ def kill_within(run: Case, phase: str, *, seconds: float) -> bool:
             if child.is_running():
                 os.kill(child.pid, signal.SIGKILL)
     psutil.wait_procs(below, timeout=60)
-    *_, last = [e for e in run.events() if e["phase"] == phase]
+    *_, last = [e for e in run.events() if e.get("phase") == phase]
     after_it = [e for e in run.events() if e["time"] > last["time"]]
     is_within = last["event"] == "begin" or (phase == "checkpoint" and not after_it)
     if is_within:
@@ -172,7 +172,7 @@ def kill_within(run: Case, phase: str, *, seconds: float) -> bool:
 
 
 def _begun(events: Sequence[dict[str, Any]], phase: str) -> int:
-    return sum(e["phase"] == phase and e["event"] == "begin" for e in events)
+    return sum(e.get("phase") == phase and e["event"] == "begin" for e in events)
 
 
 def kill_in_each(run: Case, phases: Sequence[str], unbroken: Case) -> None:

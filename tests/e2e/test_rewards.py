@@ -114,8 +114,8 @@ def _is_service(process: psutil.Process) -> bool:
 
 
 def _num_begun(folder: Path, phase: str) -> int:
-    return sum(e["phase"] == phase and e["event"] == "begin" for e in lines_of(folder / "events.jsonl"))
+    return sum(e.get("phase") == phase and e["event"] == "begin" for e in lines_of(folder / "events.jsonl"))
 
 
 def _num_ended(folder: Path, phase: str) -> int:
-    return sum(e["phase"] == phase and e["event"] == "end" for e in lines_of(folder / "events.jsonl"))
+    return sum(e.get("phase") == phase and e["event"] == "end" for e in lines_of(folder / "events.jsonl"))
