@@ -197,9 +197,10 @@ class NodeAgents:
     async def close(self) -> None:
         """Ends the agents, and removes their copies."""
         self.forget()
-        for node, handle in self._agents.results().items():
-            with contextlib.suppress(EngineError):
-                await self._call(node, "close")
+        for handle in self._agents.results().values():
+            with contextlib.suppress(TimeoutError, RayError):
+                async with asyncio.timeout(self._deadline_s):
+                    await handle.close.remote()
             ray.kill(handle)
         self._agents.keep(lambda node: False)
 
