@@ -32,7 +32,7 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 from common.errors import ReceiveError
 from common.models.noise import perturbed
 from common.runtime import provenance
-from common.shared_memory import Segment, receipt_of
+from common.shared_memory import Segment, local_segment, receipt_of
 from common.types import TensorReceipt
 
 BACKEND = "omni_shared_memory"
@@ -75,7 +75,7 @@ class SharedMemoryReceiver(WeightTransferEngine[WeightTransferInitInfo, BucketIn
         """Loads one bucket; raises `ReceiveError` if it ends inside a layer."""
         segment = self._segments.get(update_info.path)
         if segment is None:
-            segment = self._segments[update_info.path] = Segment(Path(update_info.path))
+            segment = self._segments[update_info.path] = Segment(local_segment(update_info.path))
         self.receipts += segment.manifest()
         cast(Any, self.model).load_weights(segment.read().items())
         self._require_whole_layers(f"bucket {update_info.bucket}")

@@ -209,7 +209,7 @@ def cells() -> Iterator[Any]:
     for target, fault in itertools.product(TARGETS, (kill, stop, remove)):
         if target == "named-by-hand" and fault is not kill:
             continue
-        is_long = fault is not kill and (target, fault) != ("worker", stop)
+        is_long = fault is not kill or target == "named-by-hand"
         yield pytest.param(
             target, fault, marks=[pytest.mark.long] if is_long else [], id=f"{target}-{fault.__name__}"
         )
